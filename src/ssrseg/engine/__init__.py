@@ -1,0 +1,1 @@
+"""What runs: configuration, device, disk and networks meet here and nowhere below."""

@@ -1,0 +1,1 @@
+"""Evidence: overlays, tables and the report page."""
