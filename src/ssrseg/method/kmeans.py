@@ -1,0 +1,69 @@
+"""K-means for a batch of point sets, on the device of the points."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+
+def spread_seeds(
+    points: Float[Tensor, "batch points dim"],
+    valid: Bool[Tensor, "batch points"],
+    k: int,
+    generator: torch.Generator,
+) -> Float[Tensor, "batch clusters dim"]:
+    """Initial centroids by k-means++: each new one far from those already chosen.
+
+    Args:
+        points: Any scale.
+        valid: False = not a point (padding); at least one per set is true.
+        k: Centroids; repeats where a set has fewer distinct points.
+        generator: On the CPU, so that every device draws the same numbers.
+
+    Source: Arthur & Vassilvitskii 2007.
+    """
+    chosen: list[Tensor] = []
+    weight = valid.to(points.dtype)
+    for _ in range(k):
+        mass = weight.cumsum(-1)
+        draw = torch.rand(len(points), 1, generator=generator).to(points) * mass[:, -1:]
+        index = (mass <= draw).sum(-1).clamp(max=points.shape[1] - 1)
+        seed = points[torch.arange(len(points), device=points.device), index]
+        chosen.append(seed)
+        squared = (points - seed[:, None]).square().sum(-1) * valid
+        weight = squared if len(chosen) == 1 else torch.minimum(weight, squared)
+        weight = torch.where(weight.sum(-1, keepdim=True) > 0, weight, valid.to(points.dtype))
+    return torch.stack(chosen, 1)
+
+
+def kmeans(
+    points: Float[Tensor, "batch points dim"],
+    centroids: Float[Tensor, "batch clusters dim"],
+    valid: Bool[Tensor, "batch points"],
+    *,
+    iterations: int = 50,
+) -> tuple[Int[Tensor, "batch points"], Float[Tensor, "batch clusters dim"]]:
+    """Lloyd's algorithm from given centroids; an empty cluster keeps its centroid.
+
+    Args:
+        points: Any scale; squared Euclidean distance.
+        centroids: Where to begin.
+        valid: False = not a point; it is assigned, but moves no centroid.
+        iterations: Upper bound; stops when no assignment changes.
+
+    Returns:
+        Cluster of each point, and the centroids.
+    """
+    assignment = points.new_full(points.shape[:2], -1, dtype=torch.long)
+    for _ in range(iterations):
+        nearest = torch.cdist(points, centroids).argmin(-1)
+        if torch.equal(nearest, assignment):
+            break
+        assignment = nearest
+        member = functional.one_hot(nearest, centroids.shape[1]).to(points) * valid[..., None]
+        count = member.sum(1)[..., None]
+        mean = member.mT @ points / count.clamp(min=1)
+        centroids = torch.where(count > 0, mean, centroids)
+    return assignment, centroids

@@ -1,0 +1,44 @@
+"""L_seg and the objective of SSR (Eq. 12)."""
+
+from __future__ import annotations
+
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from ssrseg.method.pseudo_mask import IGNORE
+
+
+def segmentation_loss(
+    logits: Float[Tensor, "batch classes height width"],
+    pseudo_mask: UInt8[Tensor, "batch height width"],
+) -> Float[Tensor, ""]:
+    """Half the mean cross-entropy over background pixels plus half that over foreground pixels.
+
+    The halves keep the background, most of the pixels, from drowning the classes.
+
+    Args:
+        logits: Channel 0 is the background.
+        pseudo_mask: Class ids; 255 is ignored. A half without pixels counts 0.
+
+    Source: WeCLIP; spec §9.
+    """
+    target = pseudo_mask.long()
+    per_pixel = functional.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
+    background, foreground = target == 0, (target > 0) & (target != IGNORE)
+    halves = [
+        (per_pixel * chosen).sum() / chosen.sum().clamp(min=1)
+        for chosen in (background, foreground)
+    ]
+    return (halves[0] + halves[1]) / 2
+
+
+def ssr_loss(
+    proto: Float[Tensor, ""], seg: Float[Tensor, ""], *, seg_weight: float = 0.1
+) -> Float[Tensor, ""]:
+    """L_SSR = L_proto + γ·L_seg (Eq. 12).
+
+    The two terms share no parameter (masks are an argmax, CLIP is frozen) and AdamW ignores the
+    scale of a gradient, so γ changes next to nothing.
+    """
+    return proto + seg_weight * seg

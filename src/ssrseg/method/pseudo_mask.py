@@ -1,0 +1,64 @@
+"""From refined CAMs to a mask of class ids: background score, argmax, ignore (spec §8)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from ssrseg.method.cam import min_max
+
+IGNORE = 255
+
+
+def class_scores(
+    refined_cam: Float[Tensor, "batch slots grid_h grid_w"],
+    size: tuple[int, int],
+    *,
+    alpha: float = 1.0,
+) -> Float[Tensor, "batch channels height width"]:
+    """Background score first, then one score per slot, at image size.
+
+    bg = (1 - max_c CAM_c)^α.
+
+    Args:
+        refined_cam: >= 0, any scale; brought to [0, 1] class by class.
+        size: Height and width of the image.
+        alpha: α; larger values leave less to the background.
+
+    Returns:
+        Scores in [0, 1].
+
+    Source: WeCLIP, CLIP-ES.
+    """
+    cam = functional.interpolate(min_max(refined_cam), size, mode="bilinear", align_corners=False)
+    if cam.shape[1] == 0:
+        return cam.new_ones(len(cam), 1, *size)
+    background = (1 - cam.amax(1, keepdim=True)) ** alpha
+    return torch.cat([background, cam], 1)
+
+
+def class_ids(
+    scores: Float[Tensor, "batch channels height width"],
+    present: Int[Tensor, "batch slots"],
+    *,
+    valid: Bool[Tensor, "batch height width"] | None = None,
+    min_score: float | None = None,
+) -> UInt8[Tensor, "batch height width"]:
+    """The best-scoring class of every pixel: 0 = background, 1 + class index, 255 = ignore.
+
+    Args:
+        scores: Background first, then the slots of ``present``.
+        present: Class ids, -1 = empty slot (never chosen).
+        valid: False = padding, ignored.
+        min_score: Pixels whose best score is below it are ignored (CLIP-ES: 0.95 after the CRF).
+    """
+    empty = functional.pad(present < 0, (1, 0))
+    best, slot = scores.masked_fill(empty[:, :, None, None], -torch.inf).max(1)
+    ids = functional.pad(present + 1, (1, 0)).gather(1, slot.flatten(1)).view_as(slot)
+    if valid is not None:
+        ids = ids.masked_fill(~valid, IGNORE)
+    if min_score is not None:
+        ids = ids.masked_fill(best < min_score, IGNORE)
+    return ids.to(torch.uint8)

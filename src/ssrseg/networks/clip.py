@@ -1,0 +1,185 @@
+"""CLIP's two towers, frozen: tokens and attention of every block, the last block as a function.
+
+The blocks are the library's own modules, called one by one, because SSR needs what lies between
+them; a test holds the result against the library's own forward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPModel, CLIPTokenizer
+
+from ssrseg.networks.attention import NAME, mean_attention, resolve_layers, tag_blocks
+from ssrseg.networks.frozen import Frozen, load_pretrained
+
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+"""CLIP's own normalisation of RGB in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class ClipView:
+    """What the frozen image tower sees before its last block.
+
+    Attributes:
+        tokens: Output of blocks 1 .. L-1, CLS first, one tensor per block.
+        grid: Patch rows and columns.
+        attention: Maps of the chosen blocks among 1 .. L-1, by 0-based index.
+    """
+
+    tokens: tuple[Float[Tensor, "batch tokens dim"], ...]
+    grid: tuple[int, int]
+    attention: dict[int, Tensor | None]
+
+
+class FrozenCLIP(Frozen):
+    """CLIP ViT (image + text) without a trainable parameter."""
+
+    def __init__(
+        self,
+        model: CLIPModel,
+        tokenizer: CLIPTokenizer,
+        *,
+        pos_interpolation: Literal["bilinear", "bicubic"] = "bilinear",
+    ) -> None:
+        """Wrap a loaded model.
+
+        Args:
+            model: The library's CLIP.
+            tokenizer: Its tokenizer.
+            pos_interpolation: How position embeddings are resized to another grid. CLIP-ES and
+                WeCLIP use bilinear; the library's own forward uses bicubic.
+        """
+        model.vision_model.set_attn_implementation(NAME)
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.pos_interpolation = pos_interpolation
+        tag_blocks([block.self_attn for block in self._blocks])
+        self.freeze()
+
+    @classmethod
+    def load(
+        cls, source: str | Path, *, pos_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    ) -> Self:
+        """Load from a hub id or from a directory written by ``save_pretrained``.
+
+        Raises:
+            BackboneError: If ``source`` is not a CLIP, or cannot be read.
+        """
+        model = load_pretrained(CLIPModel, source, "clip", "openai/clip-vit-base-patch16")
+        tokenizer = load_pretrained(
+            CLIPTokenizer, source, "CLIP tokenizer", "openai/clip-vit-base-patch16"
+        )
+        return cls(model.float(), tokenizer, pos_interpolation=pos_interpolation)
+
+    @property
+    def _blocks(self) -> nn.ModuleList:
+        return self.model.vision_model.encoder.layers
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.model.config.vision_config.patch_size
+
+    @property
+    def depth(self) -> int:
+        """Blocks of the image tower (12 for ViT-B)."""
+        return len(self._blocks)
+
+    @property
+    def width(self) -> int:
+        """Length of a token (768 for ViT-B)."""
+        return self.model.config.vision_config.hidden_size
+
+    @property
+    def dim(self) -> int:
+        """d1, length of the space shared by images and texts (512 for ViT-B)."""
+        return self.model.config.projection_dim
+
+    @property
+    def logit_scale(self) -> float:
+        """exp(logit_scale), CLIP's own inverse temperature (100 for OpenAI's weights)."""
+        return float(self.model.logit_scale.exp())
+
+    def _positions(self, grid: tuple[int, int]) -> Float[Tensor, "tokens dim"]:
+        table = self.model.vision_model.embeddings.position_embedding.weight
+        side = round((len(table) - 1) ** 0.5)
+        if grid == (side, side):
+            return table
+        square = table[1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+        resized = functional.interpolate(
+            square, size=grid, mode=self.pos_interpolation, align_corners=False
+        )
+        return torch.cat([table[:1], resized.flatten(2)[0].T])
+
+    @torch.no_grad()
+    def view(
+        self,
+        pixels: Float[Tensor, "batch 3 height width"],
+        attention_layers: int | tuple[int, ...] = (),
+    ) -> ClipView:
+        """Run all blocks but the last.
+
+        Args:
+            pixels: Normalised by ``PIXEL_MEAN`` and ``PIXEL_STD``; sides at least one patch (what
+                exceeds a whole number of patches is cut off at the right and bottom).
+            attention_layers: Blocks whose attention is wanted; the last block's map is collected
+                by :meth:`last_block`.
+        """
+        vision = self.model.vision_model
+        embedded = vision.embeddings.patch_embedding(pixels)
+        grid = (embedded.shape[2], embedded.shape[3])
+        cls = vision.embeddings.class_embedding.expand(len(pixels), 1, -1)
+        hidden = torch.cat([cls, embedded.flatten(2).mT], dim=1) + self._positions(grid)
+        hidden = vision.pre_layrnorm(hidden)
+        sink: dict[int, Tensor | None] = {}
+        if attention_layers != ():
+            sink = dict.fromkeys(resolve_layers(attention_layers, self.depth, "affinity.clip_layers"))
+        tokens = []
+        for block in self._blocks[:-1]:
+            hidden = block(hidden, None, attention_sink=sink)
+            tokens.append(hidden)
+        return ClipView(tuple(tokens), grid, sink)
+
+    def normed(self, view: ClipView) -> Float[Tensor, "batch tokens dim"]:
+        """ln_1 of the last block: the activations that GradCAM looks at (spec §5)."""
+        return self._blocks[-1].layer_norm1(view.tokens[-1])
+
+    def last_block(
+        self, view: ClipView, normed: Float[Tensor, "batch tokens dim"]
+    ) -> Float[Tensor, "batch patches dim1"]:
+        """Last block, final LayerNorm and projection: the patch features V, not normalised.
+
+        Their mean over patches is the image feature v. Differentiable in ``normed``. If the view
+        asks for the last block's attention, its map is put there.
+        """
+        block, vision = self._blocks[-1], self.model.vision_model
+        attended, _ = block.self_attn(
+            hidden_states=normed, attention_mask=None, attention_sink=view.attention
+        )
+        hidden = view.tokens[-1] + attended
+        hidden = hidden + block.mlp(block.layer_norm2(hidden))
+        return self.model.visual_projection(vision.post_layernorm(hidden[:, 1:]))
+
+    def attention(self, view: ClipView) -> Float[Tensor, "batch patches patches"]:
+        """Attention of the chosen blocks, averaged over heads and blocks (Ā_clip of Eq. 9)."""
+        return mean_attention(view.attention)
+
+    @torch.no_grad()
+    def text_features(self, texts: list[str]) -> Float[Tensor, "words dim1"]:
+        """Unit-norm features of texts, in their order."""
+        tokens = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        device = self.model.logit_scale.device
+        output = self.model.get_text_features(
+            input_ids=tokens["input_ids"].to(device),
+            attention_mask=tokens["attention_mask"].to(device),
+        )
+        return functional.normalize(output.pooler_output, dim=-1)

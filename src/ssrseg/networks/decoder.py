@@ -1,0 +1,79 @@
+"""The trained decoder: tokens of all CLIP blocks but the last -> class logits (spec §9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x·sigmoid(1.702 x), CLIP's activation."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+def decoder_width(clip_width: int) -> int:
+    """A third of CLIP's width, in whole multiples of 64: 256 for ViT-B, 64 for the demo's ViT."""
+    return max(64, clip_width // 3 // 64 * 64)
+
+
+class Decoder(nn.Module):
+    """One MLP per CLIP block, fused to one width, three transformer layers, one linear classifier.
+
+    Source: WeCLIP; 5,985,045 parameters for ViT-B and 20 classes.
+    """
+
+    def __init__(
+        self, blocks: int, clip_width: int, n_classes: int, *, layers: int = 3, dropout: float = 0.1
+    ) -> None:
+        """Build with random weights.
+
+        Args:
+            blocks: CLIP blocks that are read (11 for ViT-B).
+            clip_width: Length of their tokens.
+            n_classes: Foreground classes; the logits have one channel more, channel 0 being the
+                background.
+            layers: Transformer layers.
+            dropout: Share of channels dropped after the fusion, in training.
+        """
+        super().__init__()
+        width = decoder_width(clip_width)
+        self.reduce = nn.ModuleList(
+            nn.Sequential(nn.Linear(clip_width, width), nn.ReLU(), nn.Linear(width, width))
+            for _ in range(blocks)
+        )
+        self.fuse = nn.Linear(blocks * width, width)
+        self.drop = nn.Dropout2d(dropout)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width,
+                nhead=width // 32,
+                dim_feedforward=4 * width,
+                dropout=0.0,
+                activation=quick_gelu,
+                norm_first=True,
+                batch_first=True,
+            )
+            for _ in range(layers)
+        )
+        self.classify = nn.Linear(width, n_classes + 1)
+
+    def forward(
+        self, tokens: Sequence[Float[Tensor, "batch tokens dim"]], grid: tuple[int, int]
+    ) -> Float[Tensor, "batch classes grid_h grid_w"]:
+        """Logits on the patch grid.
+
+        Args:
+            tokens: One tensor per block, CLS first (it is left out).
+            grid: Patch rows and columns.
+        """
+        reduced = [mlp(block[:, 1:]) for mlp, block in zip(self.reduce, tokens, strict=True)]
+        fused = self.fuse(torch.cat(reduced, dim=-1))
+        # Dropout2d drops whole channels of (batch, channel, 1, patches)
+        fused = self.drop(fused.mT[:, :, None])[:, :, 0].mT
+        for layer in self.layers:
+            fused = layer(fused)
+        logits: Tensor = self.classify(fused)
+        return logits.mT.unflatten(-1, grid)

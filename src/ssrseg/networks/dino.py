@@ -1,0 +1,71 @@
+"""DINO ViT-S/16, frozen: attention maps on CLIP's patch grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import ViTModel
+
+from ssrseg.networks.attention import NAME, mean_attention, resolve_layers, tag_blocks
+from ssrseg.networks.frozen import Frozen, load_pretrained
+
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+"""ImageNet normalisation of RGB in [0, 1], as DINO was trained with."""
+
+
+class FrozenDINO(Frozen):
+    """A self-supervised ViT without a trainable parameter."""
+
+    def __init__(self, model: ViTModel) -> None:
+        """Wrap a loaded model."""
+        model.set_attn_implementation(NAME)
+        super().__init__()
+        self.model = model
+        tag_blocks([block.attention for block in model.layers])
+        self.freeze()
+
+    @classmethod
+    def load(cls, source: str | Path) -> Self:
+        """Load from a hub id or from a directory written by ``save_pretrained``.
+
+        Raises:
+            BackboneError: If ``source`` is not a ViT, or cannot be read.
+        """
+        # no pooler: DINO checkpoints have none, and the library would make one up at random
+        model = load_pretrained(
+            ViTModel, source, "dino", "facebook/dino-vits16", add_pooling_layer=False
+        )
+        return cls(model.float())
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.model.config.patch_size
+
+    @property
+    def depth(self) -> int:
+        """Blocks of the encoder (12 for ViT-S)."""
+        return len(self.model.layers)
+
+    @torch.no_grad()
+    def attention(
+        self, pixels: Float[Tensor, "batch 3 height width"], layers: int | tuple[int, ...] = -8
+    ) -> Float[Tensor, "batch patches patches"]:
+        """Attention of the chosen blocks, averaged over heads and blocks (Ā_dino of Eq. 9).
+
+        Args:
+            pixels: Normalised by ``PIXEL_MEAN`` and ``PIXEL_STD``.
+            layers: ``-8`` for the last eight blocks, or 0-based indices.
+        """
+        chosen = resolve_layers(layers, self.depth, "affinity.dino_layers")
+        sink: dict[int, Tensor | None] = dict.fromkeys(chosen)
+        hidden = self.model.embeddings(pixels, interpolate_pos_encoding=True)
+        for block in self.model.layers[: chosen[-1] + 1]:  # later blocks would be thrown away
+            hidden = block(hidden, None, attention_sink=sink)
+        return mean_attention(sink)
+

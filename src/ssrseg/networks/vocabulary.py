@@ -1,0 +1,82 @@
+"""The texts that CLIP compares an image with: class names, synonyms, background words (spec §4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import yaml
+
+from ssrseg.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Texts in the order of the text features: classes first, then backgrounds.
+
+    Attributes:
+        classes: Class names, as in the data.
+        texts: One prompt per class, then one per background word.
+        dropped: Background words left out because they name a class.
+    """
+
+    classes: tuple[str, ...]
+    texts: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
+
+
+def available() -> list[str]:
+    """Names of the prompt sets that come with the package."""
+    folder = files("ssrseg.networks") / "prompts"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def build_vocabulary(
+    classes: tuple[str, ...], prompts: str | Path, own: dict[str, str] | None = None
+) -> Vocabulary:
+    """Prompts for the classes of a data set.
+
+    A background word that is a class, or a word of a class's prompt, is left out: it would compete
+    with the class in the CAM's softmax.
+
+    Args:
+        classes: Class names.
+        prompts: Name of a shipped set (``voc``, ``coco``, ``demo``) or a YAML file with
+            ``template``, ``classes`` (name: prompt) and ``background`` (list of words).
+        own: Prompts by class name that come with the data set; they win over the set's.
+
+    Raises:
+        ConfigError: If the set is unknown or the file lacks a key.
+    """
+    if str(prompts) in available():
+        text = (files("ssrseg.networks") / "prompts" / f"{prompts}.yaml").read_text()
+    elif Path(prompts).is_file():
+        text = Path(prompts).read_text()
+    else:
+        raise ConfigError(
+            f'prompts.set = "{prompts}" is neither a shipped set ({", ".join(available())}) nor a'
+            f" file.{did_you_mean(str(prompts), available())}"
+        )
+    try:
+        table = yaml.safe_load(text)
+        template, named, background = table["template"], table["classes"] or {}, table["background"]
+        template.format("cat")
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ConfigError(
+            f"{prompts} is no prompt file ({type(error).__name__}: {error}). It needs three keys:"
+            ' template ("a photo of a {}."), classes (name: prompt) and background (list of words).'
+        ) from error
+    named = {**named, **(own or {})}
+    phrases = [named.get(name, name) for name in classes]
+    taken = {
+        word
+        for phrase in (*classes, *phrases)
+        for word in phrase.lower().replace(",", " ").split()
+    } | {name.lower() for name in classes}
+    kept = [word for word in background if word.lower() not in taken]
+    return Vocabulary(
+        classes,
+        tuple(template.format(phrase) for phrase in (*phrases, *kept)),
+        tuple(word for word in background if word.lower() in taken),
+    )
