@@ -1,0 +1,37 @@
+# Every target sets up what it needs. Python 3.11 or newer.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+READY   = $(VENV)/.ready
+
+.PHONY: setup demo test check bench docs clean
+
+setup: $(READY)
+
+# torch first: it decides which build everything after it has to fit
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: $(READY)
+	$(BIN)/ssrseg demo
+
+test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run_all.py
+
+docs: $(READY)
+	$(BIN)/python -m pytest -q tests/test_paper_map.py tests/test_docs.py
+
+clean:
+	rm -rf $(VENV) demo-run build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

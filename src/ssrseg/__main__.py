@@ -1,0 +1,5 @@
+"""``python -m ssrseg``."""
+
+from ssrseg.cli import main
+
+main()

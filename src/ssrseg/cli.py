@@ -1,0 +1,306 @@
+"""The command line: one function per verb, each a thin shell around the Python API.
+
+torch and transformers are imported inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import cyclopts
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.table import Table
+
+from ssrseg import __version__
+from ssrseg.errors import SSRError
+
+if TYPE_CHECKING:
+    from ssrseg.config import Config
+    from ssrseg.engine.evaluate import Evaluation
+
+app = App(
+    name="ssrseg",
+    help="Image-level labels in, semantic segmentation out: SSR (AAAI 2026).",
+    version=__version__,
+)
+
+Preset = Annotated[str, Parameter(help="Named settings: ssr, paper, clip-es, demo.")]
+ConfigFile = Annotated[
+    Path | None, Parameter(name="--config", help="YAML file of settings that differ from the preset.")
+]
+Overrides = Annotated[
+    tuple[str, ...],
+    Parameter(name="--set", help="One setting, as section.key=value; may be given many times."),
+]
+Clip = Annotated[
+    str | None, Parameter(help="CLIP: hub id, or directory written by save_pretrained.")
+]
+Dino = Annotated[
+    str | None, Parameter(help="DINO: hub id, or directory written by save_pretrained.")
+]
+Prompts = Annotated[
+    str | None, Parameter(help="Prompt set (voc, coco, demo) or a YAML file with your own.")
+]
+Device = Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N.")]
+Cache = Annotated[
+    Path | None, Parameter(help="Folder of superpixels that several runs may share.")
+]
+Split = Annotated[
+    str | None, Parameter(help="List of a VOC tree (train, train_aug, val, ...); default: all.")
+]
+Data = Annotated[
+    Path,
+    Parameter(help="VOC 2012 tree, or a folder with images and labels.csv (columns image,labels)."),
+]
+
+
+def _settings(
+    preset: str,
+    config: Path | None,
+    overrides: tuple[str, ...],
+    clip: str | None,
+    dino: str | None,
+    prompts: str | None = None,
+) -> Config:
+    from ssrseg.config import load_config
+
+    named = [("backbones.clip", clip), ("backbones.dino", dino), ("prompts.set", prompts)]
+    extra = tuple(f"{key}={value}" for key, value in named if value is not None)
+    return load_config(preset, config, (*overrides, *extra))
+
+
+@app.command
+def demo(
+    *,
+    out: Annotated[Path, Parameter(help="Folder for data, run and report.")] = Path("demo-run"),
+    seeds: Annotated[int, Parameter(help="Repeat on fresh scenes and print mean and spread.")] = 1,
+    device: Device = "auto",
+) -> None:
+    """Train SSR on the embedded demo world, segment unseen scenes, write a report. Offline."""
+    from ssrseg.demo.run import run_demo
+    from ssrseg.engine.device import pick_device
+
+    report = run_demo(out, seeds=seeds, device=pick_device(device))
+    _say(report.table)
+    _say(f"Report: {report.page}")
+
+
+@app.command
+def train(
+    *,
+    data: Data,
+    out: Annotated[Path, Parameter(help="Run folder; run the same command again to resume.")],
+    preset: Preset = "ssr",
+    config: ConfigFile = None,
+    overrides: Overrides = (),
+    split: Split = None,
+    clip: Clip = None,
+    dino: Dino = None,
+    prompts: Prompts = None,
+    supervision: Annotated[
+        Literal["labels", "full"],
+        Parameter(help="labels: SSR. full: the same decoder on true masks (the control of Table 6)."),
+    ] = "labels",
+    monitor: Annotated[
+        int, Parameter(help="Score the pseudo masks of this many images that have true masks.")
+    ] = 0,
+    cache: Cache = None,
+    stop_after: Annotated[
+        int | None, Parameter(help="Stop, resumable, when so many iterations are finished.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Train a segmentation model from image-level labels."""
+    settings = _settings(preset, config, overrides, clip, dino, prompts)
+    from ssrseg.data.open import open_labelled
+    from ssrseg.engine.device import pick_device
+    from ssrseg.engine.train import train as run
+
+    images = open_labelled(data, split=split)
+    result = run(
+        images,
+        out,
+        settings,
+        supervision=supervision,
+        monitor=images.with_truth(monitor) if monitor else None,
+        cache=cache,
+        stop_after=stop_after,
+        device=pick_device(device),
+    )
+    if result.finished:
+        _say(f"Finished: {result.run / 'model.safetensors'}. Next: ssrseg predict --model {out} ...")
+    else:
+        _say(f"Stopped after {result.iteration} iterations; the same command goes on.")
+
+
+@app.command
+def masks(
+    *,
+    data: Data,
+    out: Annotated[Path, Parameter(help="Gets masks/, manifest.csv; run again to resume.")],
+    preset: Preset = "ssr",
+    config: ConfigFile = None,
+    overrides: Overrides = (),
+    split: Split = None,
+    model: Annotated[
+        Path | None, Parameter(help="Run folder whose trained CMPA is used; default: training-free.")
+    ] = None,
+    clip: Clip = None,
+    dino: Dino = None,
+    prompts: Prompts = None,
+    save_cams: Annotated[bool, Parameter(help="Also write cams/<name>.npz.")] = False,
+    cache: Cache = None,
+    device: Device = "auto",
+) -> None:
+    """Write refined pseudo masks for labelled images."""
+    settings = _settings(preset, config, overrides, clip, dino, prompts)
+    from ssrseg.data.open import open_labelled
+    from ssrseg.engine.device import pick_device
+    from ssrseg.engine.masks import masks as run
+
+    result = run(
+        open_labelled(data, split=split),
+        out,
+        settings,
+        model=model,
+        save_cams=save_cams,
+        cache=cache,
+        device=pick_device(device),
+    )
+    _say(
+        f"{result.written} masks written to {result.out / 'masks'} in {result.seconds:.0f} s,"
+        f" {result.skipped} were there already."
+    )
+
+
+@app.command
+def predict(
+    *,
+    images: Annotated[Path, Parameter(help="One image or a folder of images.")],
+    model: Annotated[Path, Parameter(help="Run folder of `ssrseg train`, or model.safetensors.")],
+    out: Annotated[Path, Parameter(help="Gets masks/ and classes.txt; run again to resume.")],
+    clip: Clip = None,
+    crf: Annotated[
+        bool | None, Parameter(help="Refine with a DenseCRF; default: as the run's settings say.")
+    ] = None,
+    overwrite: Annotated[bool, Parameter(help="Make masks anew that are there already.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Segment images with a trained model. No labels needed."""
+    from ssrseg.engine.device import pick_device
+    from ssrseg.engine.predict import predict as run
+
+    result = run(
+        images, out, model, clip=clip, crf=crf, overwrite=overwrite, device=pick_device(device)
+    )
+    _say(
+        f"{result.written} masks written to {result.out / 'masks'} in {result.seconds:.0f} s,"
+        f" {result.skipped} were there already."
+    )
+
+
+@app.command
+def evaluate(
+    *,
+    masks: Annotated[Path, Parameter(help="Folder written by `masks` or `predict`.")],
+    data: Data,
+    split: Split = None,
+    json: Annotated[Path | None, Parameter(help="Also write the figures to this file.")] = None,
+) -> None:
+    """Score masks against true masks: mIoU, precision, recall, confusion ratio, per class."""
+    from ssrseg.data.open import open_labelled
+    from ssrseg.engine.evaluate import evaluate as run
+    from ssrseg.engine.evaluate import save_evaluation
+
+    result = run(masks, open_labelled(data, split=split))
+    _print_evaluation(result)
+    if json is not None:
+        save_evaluation(result, json)
+
+
+@app.command
+def doctor(
+    *,
+    preset: Preset = "ssr",
+    config: ConfigFile = None,
+    overrides: Overrides = (),
+    clip: Clip = None,
+    dino: Dino = None,
+) -> int:
+    """Say what is installed, which device there is, whether the encoders load, and the cure."""
+    settings = _settings(preset, config, overrides, clip, dino)
+    from ssrseg.engine.doctor import examine
+
+    findings = examine(settings)
+    table = Table(box=None, show_header=False)
+    for finding in findings:
+        mark = "[red]problem[/]" if finding.cure else "[green]ok[/]"
+        table.add_row(mark, finding.what, finding.found)
+    Console().print(table)
+    faults = [finding for finding in findings if finding.cure]
+    for finding in faults:
+        _say(f"\n{finding.what}: {finding.cure}")
+    return 1 if faults else 0
+
+
+@app.command
+def config(*, preset: Preset = "ssr") -> None:
+    """List every setting with its value in a preset and its meaning."""
+    from ssrseg.config import describe, load_config
+
+    values = load_config(preset).to_dict()
+    table = Table("setting", "value", "meaning", box=None)
+    for key, _, meaning in describe():
+        section, name = key.split(".")
+        table.add_row(key, str(values[section][name]), meaning.replace("[", r"\["))
+    Console().print(table)
+
+
+def _print_evaluation(result: Evaluation) -> None:
+    table = Table("class", "images", "IoU", "precision", "recall")
+    scores = result.scores
+    for index, name in enumerate(result.classes):
+        row = (scores.iou[index], scores.class_precision[index], scores.class_recall[index])
+        table.add_row(
+            name,
+            str(int(result.images[index])),
+            *("-" if value.isnan() else f"{100 * float(value):.1f}" for value in row),
+        )
+    Console().print(table)
+    _say(
+        f"mIoU {100 * scores.miou:.1f}   precision {100 * scores.precision:.1f}   recall"
+        f" {100 * scores.recall:.1f}   confusion ratio {scores.confusion_ratio:.3f}   undecided"
+        f" {100 * result.undecided:.1f} % of the pixels"
+    )
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: faults of the user's input become one paragraph and exit code 2."""
+    try:
+        code = app(
+            arguments,
+            exit_on_error=False,
+            print_error=True,
+            result_action="return_value",
+        )
+    except SSRError as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {_plain(error)}", soft_wrap=True)
+        sys.exit(2)
+    except cyclopts.CycloptsError:
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Interrupted. The same command goes on from here.")
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _plain(error: SSRError) -> str:
+    """Brackets are markup to rich, but class ids and shapes to a user."""
+    return str(error).replace("[", r"\[")

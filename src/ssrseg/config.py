@@ -1,0 +1,383 @@
+"""Every setting: meaning, unit, range, source. Presets are YAML files of what differs from here.
+
+The defaults are preset ``ssr``. Numbers in brackets name the page under docs/decisions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+
+from ssrseg.errors import ConfigError, did_you_mean
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Layers = int | tuple[int, ...]
+Crf = tuple[Positive, NotNegative, Positive, Positive, NotNegative]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How images enter training."""
+
+    crop: Count = 320
+    """Side of a training crop in pixels [WeCLIP]."""
+    scale: tuple[Positive, Positive] = (0.5, 2.0)
+    """Random resize before the crop, smallest and largest factor [WeCLIP]."""
+    flip: bool = True
+    """Mirror half of the crops."""
+    norm: Literal["clip", "imagenet"] = "clip"
+    """Mean and deviation for CLIP's input; WeCLIP feeds it ImageNet's."""
+    max_side: Count = 640
+    """Larger photographs are shrunk to this longer side before CAMs are made, and their masks
+    enlarged again; VOC and COCO images are not larger [our choice]."""
+    workers: CountOrZero = 0
+    """Processes that load crops beside the training; 0 loads in the training process."""
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The frozen encoders: hub ids, or directories written by ``save_pretrained``."""
+
+    clip: str = "openai/clip-vit-base-patch16"
+    """CLIP, image and text tower."""
+    dino: str = "facebook/dino-vits16"
+    """DINO; its patch size must be CLIP's. Not loaded where its weight is 0."""
+    pos_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How CLIP's position embeddings are resized [CLIP-ES: bilinear; the library: bicubic]."""
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """The texts."""
+
+    set: str = "voc"
+    """Shipped prompt set (voc, coco, demo) or a YAML file of template, classes and background."""
+
+
+@dataclass(frozen=True)
+class CamConfig:
+    """The initial CAM (spec §5)."""
+
+    mode: Literal["clip", "cmpa"] = "cmpa"
+    """Whose features: frozen CLIP's, or those aligned by CMPA (CLIP's until there is a CMPA)."""
+    readout: Literal["gradcam", "patch", "combined"] = "gradcam"
+    """GradCAM (paper); the patches' own probabilities; or the geometric mean of CMPA's patch map
+    and CLIP's GradCAM [0006]."""
+    scale: Positive | None = None
+    """Inverse temperature in CLIP mode; null = the model's own exp(logit_scale)."""
+
+
+@dataclass(frozen=True)
+class CmpaConfig:
+    """Cross-modal prototype alignment (spec §6)."""
+
+    loss: Literal["crossmodal", "in_modal", "feature", "feature_infonce"] = "crossmodal"
+    """Rows of Table 4."""
+    symmetric: bool = True
+    """Also texts against image prototypes; Eq. 6 writes images against texts only [0003]."""
+    pos: Literal["cluster", "class", "cluster_present"] = "class"
+    """Positive prototype of a pair: nearest cluster (paper), its class, or nearest of the image's
+    classes [0004]."""
+    proto: Literal["kmeans", "class_mean"] = "kmeans"
+    """How image prototypes are made."""
+    update_every: Count = 5000
+    """Iterations between prototype refreshes [paper]."""
+    bg_negatives: bool = True
+    """Background texts are further negatives [0005]."""
+    bg_pairs: NotNegative = 0.3
+    """Weight of background-pooled features with a background text as positive; 0 = off [0005]."""
+    cam_source: Literal["clip", "refined", "cmpa"] = "clip"
+    """CAM that pools foreground features (Eq. 2): CLIP's, its SGC-corrected form, or the current
+    model's, pooled again at every refresh."""
+    map_order: Literal["pool_then_project", "project_then_pool"] = "pool_then_project"
+    """Pool CLIP's features once and align the pooled vectors, or align every patch (paper) [0007]."""
+    image_feature: Literal["project_mean", "mean_projected"] = "project_mean"
+    """Image feature of GradCAM: ISA of the mean patch, or the mean of aligned patches [0006]."""
+    min_patches: CountOrZero = 4
+    """Patches with CAM > 0.4 that a pair needs."""
+    init: Literal["residual", "random"] = "residual"
+    """Heads that begin as CLIP's own cosines, or at random (paper) [0002]."""
+    depth: Count = 2
+    """Linear layers of a head."""
+    hidden: Count = 512
+    """Width between them."""
+    out: Count = 256
+    """d2, length of the aligned space."""
+    final_relu: bool = False
+    """End a head with a ReLU."""
+    temperature: Positive = 0.05
+    """τ at the start [paper]."""
+    learnable_temperature: bool = True
+    """Train τ within [0.01, 0.5] [paper]."""
+
+
+@dataclass(frozen=True)
+class AffinityConfig:
+    """Patch affinity and what may send along it (Eq. 9-11)."""
+
+    kind: Literal["attention", "kernel", "none"] = "attention"
+    """Fused attention (paper); the colour-position kernel (control); or no propagation."""
+    clip_layers: Layers = -8
+    """CLIP blocks: -8 = the last eight [CLIP-ES], or 0-based indices."""
+    dino_layers: Layers = -8
+    """DINO blocks, likewise."""
+    clip_weight: NotNegative = 0.4
+    """Share of CLIP's attention [paper]."""
+    dino_weight: NotNegative = 0.6
+    """Share of DINO's attention [paper]."""
+    sinkhorn: CountOrZero = 3
+    """Rounds of column and row normalisation [CLIP-ES]."""
+    power: CountOrZero = 2
+    """Propagation steps [CLIP-ES squares]."""
+    mask: Literal["none", "box", "slic", "box_and_slic"] = "slic"
+    """Who sends: everybody, CLIP-ES's boxes, SGC's target regions, or what both allow."""
+
+
+@dataclass(frozen=True)
+class SgcConfig:
+    """Superpixel-guided correction (Eq. 7-8)."""
+
+    n_segments: Count = 200
+    """Superpixels asked for; about two thirds come out."""
+    compactness: Positive = 10.0
+    """SLIC's weight of position against colour."""
+    k_colour: Count = 8
+    """Colour clusters per image."""
+    high: Share = 0.4
+    """τ_hi: what counts as high confidence (0.4 VOC, 0.7 COCO, as CLIP-ES's boxes) [0011]."""
+    min_ratio: Share = 0.5
+    """ρ: a region is a target above this activation ratio."""
+    ratio: Literal["cluster", "image"] = "cluster"
+    """Denominator of the ratio [0012]."""
+    per_class: bool = True
+    """Targets per class, or one set per image."""
+    axis: Literal["col", "row", "both"] = "col"
+    """Targets send (paper), receive, or both [0010]."""
+
+
+@dataclass(frozen=True)
+class PseudoConfig:
+    """From refined CAM to pseudo mask (spec §8)."""
+
+    alpha: Positive = 1.0
+    """Exponent of the background score (1 - max CAM)^alpha."""
+    refine: Literal["none", "par", "crf"] = "par"
+    """Pixel refinement before the argmax [WeCLIP: par; CLIP-ES: crf]."""
+    par_iterations: CountOrZero = 20
+    """Iterations of PAR."""
+    par_dilations: tuple[Count, ...] = (1, 2, 4, 8, 12, 24)
+    """Distances of PAR's neighbours in pixels."""
+    crf: Crf = (1.0, 3.0, 67.0, 3.0, 4.0)
+    """DenseCRF: Gaussian reach and weight, bilateral reach, colour reach, weight [CLIP-ES]."""
+    min_score: Share | None = None
+    """Pixels whose best score is lower become 255 [CLIP-ES: 0.95 after its CRF]; null = none."""
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The trained part (spec §9)."""
+
+    layers: Count = 3
+    """Transformer layers."""
+    dropout: Share = 0.1
+    """Channels dropped after the fusion."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Training (spec §10, Eq. 12)."""
+
+    schedule: Literal["staged", "joint"] = "staged"
+    """CMPA first, then the decoder on its masks; or both in every iteration (paper) [0013]."""
+    cmpa_iterations: CountOrZero = 500
+    """Iterations of L_proto alone, before the decoder's, when staged."""
+    iterations: CountOrZero = 30000
+    """Iterations with L_seg [paper: 30,000 VOC, 80,000 COCO]."""
+    batch: Count = 16
+    """Crops per iteration."""
+    micro_batch: Count | None = None
+    """Crops on the device at once; gradients add up to the batch. null = the batch."""
+    pairs: Count = 128
+    """(image, class) pairs per iteration when they come from the cache."""
+    cmpa_lr: Positive = 1e-4
+    """Learning rate of ISA, TSA and τ."""
+    decoder_lr: Positive = 2e-3
+    """Learning rate of the decoder; do not scale it with the batch [WeCLIP]."""
+    weight_decay: NotNegative = 2e-3
+    """AdamW's weight decay [paper]; none on τ."""
+    warmup: CountOrZero = 50
+    """Iterations of linear warm-up [WeCLIP]."""
+    power: NotNegative = 1.0
+    """Exponent of the polynomial decay [WeCLIP]."""
+    seg_weight: NotNegative = 0.1
+    """γ of Eq. 12 [paper]; without effect under AdamW [0014]."""
+    save_every: Count = 1000
+    """Iterations between checkpoints."""
+    seed: CountOrZero = 0
+    """Of everything random."""
+
+
+@dataclass(frozen=True)
+class TestConfig:
+    """Prediction (spec §11)."""
+
+    __test__ = False  # not a test case, whatever pytest thinks of the name
+
+    long_side: Count = 512
+    """Longer side of the image in pixels before the scales."""
+    scales: tuple[Positive, ...] = (1.0, 0.75)
+    """Sizes whose logits are averaged."""
+    flip: bool = True
+    """Average with the mirror image."""
+    crf: bool = True
+    """Refine with a DenseCRF."""
+    crf_parameters: Crf = (3.0, 3.0, 64.0, 5.0, 4.0)
+    """Gaussian reach and weight, bilateral reach, colour reach, weight [WeCLIP]."""
+    crf_iterations: Count = 10
+    """Mean-field iterations."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a run; saved with it and inside its checkpoints."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    backbones: BackboneConfig = field(default_factory=BackboneConfig)
+    prompts: PromptConfig = field(default_factory=PromptConfig)
+    cam: CamConfig = field(default_factory=CamConfig)
+    cmpa: CmpaConfig = field(default_factory=CmpaConfig)
+    affinity: AffinityConfig = field(default_factory=AffinityConfig)
+    sgc: SgcConfig = field(default_factory=SgcConfig)
+    pseudo: PseudoConfig = field(default_factory=PseudoConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    test: TestConfig = field(default_factory=TestConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionary, ready for YAML or JSON."""
+        plain: dict[str, Any] = TypeAdapter(Config).dump_python(self, mode="json")
+        return plain
+
+    def to_yaml(self) -> str:
+        """The whole resolved configuration."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+def preset_names() -> list[str]:
+    """Presets that come with the package."""
+    folder = files("ssrseg") / "presets"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def known_keys() -> list[str]:
+    """Every dotted key, such as ``sgc.min_ratio``."""
+    hints = get_type_hints(Config)
+    return [f"{name}.{entry.name}" for name, kind in hints.items() for entry in fields(kind)]
+
+
+def load_config(
+    preset: str = "ssr",
+    file: Path | None = None,
+    overrides: list[str] | tuple[str, ...] = (),
+    base: dict[str, Any] | None = None,
+) -> Config:
+    """Preset, then a file, then ``key=value`` overrides; the last one wins.
+
+    Args:
+        preset: Name of a shipped preset.
+        file: YAML of the same shape; only what differs.
+        overrides: ``section.key=value``, the value written as in YAML.
+        base: A saved configuration to start from instead of the preset.
+
+    Raises:
+        ConfigError: If a preset, file or key does not exist or a value is out of its range; all
+            wrong values are named at once.
+    """
+    if base is None:
+        if preset not in preset_names():
+            known = preset_names()
+            raise ConfigError(
+                f'--preset {preset}: there is no such preset.{did_you_mean(preset, known)} There are:'
+                f" {', '.join(known)}."
+            )
+        text = (files("ssrseg") / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
+        base = yaml.safe_load(text) or {}
+    merged: dict[str, Any] = {section: dict(values) for section, values in base.items()}
+    origin = f"preset {preset}"
+    if file is not None:
+        if not file.is_file():
+            raise ConfigError(f"--config {file}: there is no such file.")
+        try:
+            table = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--config {file} is not YAML: {error}") from error
+        if not isinstance(table, dict) or not all(isinstance(v, dict) for v in table.values()):
+            raise ConfigError(
+                f"--config {file}: expected sections with keys, such as\nsgc:\n  min_ratio: 0.4"
+            )
+        origin = str(file)
+        for section, values in table.items():
+            merged.setdefault(str(section), {}).update(values)
+    for override in overrides:
+        key, sign, value = override.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if not sign or not dot:
+            raise ConfigError(
+                f"--set {override}: expected section.key=value, such as sgc.min_ratio=0.4."
+                f"{did_you_mean(key, known_keys())}"
+            )
+        merged.setdefault(section, {})[name] = yaml.safe_load(value)
+        origin = "--set"
+    _refuse_unknown(merged, origin)
+    try:
+        return TypeAdapter(Config).validate_python(merged)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc'])} = {fault['input']!r}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise ConfigError(f"Settings out of range ({origin}): {faults}.") from error
+
+
+def _refuse_unknown(table: dict[str, Any], origin: str) -> None:
+    known = known_keys()
+    given = [f"{section}.{name}" for section, values in table.items() for name in values]
+    wrong = [key for key in given if key not in known]
+    if wrong:
+        hints = "; ".join(f'"{key}"{did_you_mean(key, known)}' for key in wrong)
+        raise ConfigError(
+            f"Unknown setting ({origin}): {hints} `ssrseg config` lists every setting."
+        )
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """(key, default, meaning) of every setting, read from the source of this file."""
+    import ast
+
+    tree = ast.parse((files("ssrseg") / "config.py").read_text(encoding="utf-8"))
+    defaults = Config()
+    rows = []
+    for section in fields(Config):
+        kind = get_type_hints(Config)[section.name].__name__
+        body = next(
+            node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind
+        )
+        for entry, after in zip(body, body[1:], strict=False):
+            if not (isinstance(entry, ast.AnnAssign) and isinstance(after, ast.Expr)):
+                continue
+            name = entry.target.id  # type: ignore[union-attr]
+            value = getattr(getattr(defaults, section.name), name)
+            text = " ".join(str(after.value.value).split())  # type: ignore[attr-defined]
+            rows.append((f"{section.name}.{name}", str(value), text))
+    return rows
+
+

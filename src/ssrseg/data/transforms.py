@@ -1,0 +1,118 @@
+"""Sizes that the encoders accept, and training crops of an image with its superpixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+
+def to_unit(image: UInt8[Tensor, "height width 3"]) -> Float[Tensor, "3 height width"]:
+    """RGB in [0, 1], channels first."""
+    return image.permute(2, 0, 1).float() / 255
+
+
+def resize(
+    image: UInt8[Tensor, "height width 3"], size: tuple[int, int], *, bicubic: bool = True
+) -> UInt8[Tensor, "new_height new_width 3"]:
+    """Antialiased resize; bicubic as CLIP's own preprocessing, or bilinear.
+
+    Args:
+        image: RGB.
+        size: New height and width in pixels.
+        bicubic: Else bilinear.
+    """
+    if tuple(image.shape[:2]) == size:
+        return image
+    kind = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
+    picture = Image.fromarray(image.numpy()).resize((size[1], size[0]), kind)
+    return torch.from_numpy(np.array(picture))
+
+
+def fit_to_patches(
+    image: UInt8[Tensor, "height width 3"], patch: int
+) -> UInt8[Tensor, "new_height new_width 3"]:
+    """Each side rounded up to whole patches (500 x 375 -> 512 x 384) [CLIP-ES]."""
+    height, width = image.shape[:2]
+    return resize(image, (-(-height // patch) * patch, -(-width // patch) * patch))
+
+
+def limit_side(
+    image: UInt8[Tensor, "height width 3"], max_side: int
+) -> UInt8[Tensor, "new_height new_width 3"]:
+    """Shrink an image whose longer side exceeds ``max_side``; never enlarge."""
+    height, width = image.shape[:2]
+    factor = max_side / max(height, width)
+    if factor >= 1:
+        return image
+    return resize(image, (max(1, round(height * factor)), max(1, round(width * factor))))
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A training crop.
+
+    Attributes:
+        image: RGB in [0, 1]; 0 where padded.
+        ids: Superpixel ids, or class ids under full supervision; ``fill`` where padded.
+        valid: False = padding.
+    """
+
+    image: Float[Tensor, "3 size size"]
+    ids: Int[Tensor, "size size"]
+    valid: Bool[Tensor, "size size"]
+
+
+def random_crop(
+    image: UInt8[Tensor, "height width 3"],
+    ids: Int[Tensor, "height width"],
+    *,
+    size: int,
+    scale: tuple[float, float],
+    flip: bool,
+    fill: int,
+    generator: torch.Generator,
+) -> Crop:
+    """Random resize, mirror and crop of an image together with a map of ids.
+
+    Args:
+        image: RGB.
+        ids: One id per pixel; resized by nearest neighbour.
+        size: Side of the crop in pixels. What an image lacks is padded at a random side.
+        scale: Smallest and largest resize factor.
+        flip: Mirror half of the draws.
+        fill: Id of the padding.
+        generator: Source of all randomness.
+
+    Source: WeCLIP; the valid map is our choice, so that padding enters no statistics.
+    """
+    factor, mirror, down, right = torch.rand(4, generator=generator).tolist()
+    factor = scale[0] + factor * (scale[1] - scale[0])
+    height, width = (max(1, round(side * factor)) for side in ids.shape)
+    resized = to_unit(resize(image, (height, width), bicubic=False))
+    nearest = functional.interpolate(ids[None, None].double(), (height, width), mode="nearest")
+    moved = nearest[0, 0].to(ids.dtype)
+    if flip and mirror < 0.5:
+        resized, moved = resized.flip(-1), moved.flip(-1)
+    canvas = torch.zeros(3, size, size)
+    id_canvas = torch.full((size, size), fill, dtype=ids.dtype)
+    valid = torch.zeros(size, size, dtype=torch.bool)
+    rows, top_from, top_to = _overlap(height, size, down)
+    columns, left_from, left_to = _overlap(width, size, right)
+    there = (slice(top_to, top_to + rows), slice(left_to, left_to + columns))
+    here = (slice(top_from, top_from + rows), slice(left_from, left_from + columns))
+    canvas[:, *there] = resized[:, *here]
+    id_canvas[there] = moved[here]
+    valid[there] = True
+    return Crop(canvas, id_canvas, valid)
+
+
+def _overlap(have: int, want: int, draw: float) -> tuple[int, int, int]:
+    """(length, start in the image, start in the crop) along one axis, ``draw`` in [0, 1)."""
+    slack = int(draw * (abs(have - want) + 1))
+    return min(have, want), slack if have > want else 0, slack if have < want else 0

@@ -1,0 +1,135 @@
+"""Checkpoints: safetensors with a JSON header, written whole or not at all, loaded strictly."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ssrseg import __version__
+from ssrseg.config import Config, load_config
+from ssrseg.data.files import atomic_write
+from ssrseg.errors import CheckpointError, ConfigError
+
+MODEL_FILE = "model.safetensors"
+STATE_FILE = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model, and in a training checkpoint all that training needs to go on.
+
+    Attributes:
+        tensors: By dotted name; the first word says whose: decoder, alignment, optimizer, ...
+        config: Settings of the run.
+        classes: Class names in the order of the decoder's channels 1, 2, ...
+        own_prompts: Prompts that came with the data.
+        iteration: Finished iterations.
+        supervision: ``labels``, or ``full`` for the fully supervised control.
+    """
+
+    tensors: dict[str, Tensor]
+    config: Config
+    classes: tuple[str, ...]
+    own_prompts: dict[str, str] = field(default_factory=dict)
+    iteration: int = 0
+    supervision: str = "labels"
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one owner, without its name; empty if there are none."""
+        prefix = name + "."
+        return {
+            key.removeprefix(prefix): tensor
+            for key, tensor in self.tensors.items()
+            if key.startswith(prefix)
+        }
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write atomically: a reader sees the old file or the new one."""
+    header = {
+        "format": "ssrseg-1",
+        "version": __version__,
+        "config": checkpoint.config.to_dict(),
+        "classes": checkpoint.classes,
+        "own_prompts": checkpoint.own_prompts,
+        "iteration": checkpoint.iteration,
+        "supervision": checkpoint.supervision,
+    }
+    tensors = {key: value.detach().cpu().contiguous() for key, value in checkpoint.tensors.items()}
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata={"ssrseg": json.dumps(header)})
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint, or the model of a run folder.
+
+    Raises:
+        CheckpointError: If there is none, it is damaged, or another program wrote it.
+    """
+    file = path / MODEL_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise CheckpointError(
+            f"--model {path}: there is no {file.name}. Give a run folder written by `ssrseg train`"
+            " or a model.safetensors from one; an unfinished run has none yet: run the same"
+            " `ssrseg train` command again to finish it."
+        )
+    try:
+        with safe_open(file, framework="pt") as reader:
+            header = json.loads((reader.metadata() or {})["ssrseg"])
+            tensors = {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118
+        config = load_config(base=header["config"])
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"{file} is not a checkpoint of ssrseg, or it is damaged ({type(error).__name__}:"
+            f" {error}). Train again, or copy it anew."
+        ) from error
+    except ConfigError as error:
+        raise CheckpointError(f"{file} was written by another version of ssrseg: {error}") from error
+    return Checkpoint(
+        tensors,
+        config,
+        tuple(header["classes"]),
+        header["own_prompts"],
+        header["iteration"],
+        header["supervision"],
+    )
+
+
+def load_part(module: nn.Module, checkpoint: Checkpoint, name: str, origin: Path) -> None:
+    """Load one owner's tensors into a module, all of them and nothing else.
+
+    Raises:
+        CheckpointError: If names or shapes differ: another encoder or other settings.
+    """
+    try:
+        module.load_state_dict(checkpoint.part(name), strict=True)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"The {name} in {origin} does not fit the encoder {checkpoint.config.backbones.clip}:"
+            f" {detail}. Give the encoder it was trained with (--clip)."
+        ) from error
+
+
+def check_classes(found: tuple[str, ...], expected: tuple[str, ...], path: Path) -> None:
+    """Raise CheckpointError unless a model's classes are those of the data, in order."""
+    if found == expected:
+        return
+    missing = [name for name in expected if name not in found]
+    extra = [name for name in found if name not in expected]
+    detail = f"{len(found)} classes in the model, {len(expected)} in the data"
+    if missing:
+        detail += f"; the model lacks {', '.join(missing[:5])}"
+    if extra:
+        detail += f"; the data lack {', '.join(extra[:5])}"
+    if not missing and not extra:
+        detail += "; the order differs"
+    raise CheckpointError(
+        f"{path} was trained for other classes ({detail}). Use the data it was trained on, or train"
+        " a model for these classes."
+    )

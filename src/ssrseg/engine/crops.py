@@ -1,0 +1,128 @@
+"""Training crops by number: draw k is the same crop in every run, on every machine, after a resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ssrseg.config import DataConfig
+from ssrseg.data.cache import SuperpixelCache
+from ssrseg.data.images import read_image, read_truth
+from ssrseg.data.sample import LabelledImages
+from ssrseg.data.transforms import Crop, limit_side, random_crop
+from ssrseg.engine.rectify import present_slots
+from ssrseg.errors import DataError
+from ssrseg.method.pseudo_mask import IGNORE
+
+
+@dataclass(frozen=True)
+class CropBatch:
+    """Crops of one iteration.
+
+    Attributes:
+        image: RGB in [0, 1].
+        ids: Superpixels (-1 = padding), or class ids under full supervision (255 = ignore).
+        valid: False = padding.
+        present: Classes of the whole image, -1 = empty slot.
+    """
+
+    image: Float[Tensor, "batch 3 size size"]
+    ids: Int[Tensor, "batch size size"]
+    valid: Bool[Tensor, "batch size size"]
+    present: Int[Tensor, "batch slots"]
+
+    def to(self, device: torch.device) -> CropBatch:
+        """Move to a device."""
+        return CropBatch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+    def split(self, size: int) -> Iterator[CropBatch]:
+        """Micro-batches of at most ``size`` crops."""
+        for start in range(0, len(self.image), size):
+            part = slice(start, start + size)
+            yield CropBatch(
+                *(getattr(self, name)[part] for name in self.__dataclass_fields__)
+            )
+
+
+def mix(seed: int, number: int, stream: int) -> int:
+    """A seed of its own for each number of each stream of random draws."""
+    return int(np.random.SeedSequence([seed, number, stream]).generate_state(1)[0])
+
+
+class CropDraws(Dataset[tuple[Crop, tuple[int, ...]]]):
+    """Crop number ``draw`` of a shuffled, endless pass over the images."""
+
+    def __init__(
+        self,
+        data: LabelledImages,
+        settings: DataConfig,
+        superpixels: SuperpixelCache | None,
+        seed: int,
+    ) -> None:
+        """Draw crops with superpixels, or with masks if ``superpixels`` is None.
+
+        Raises:
+            DataError: If masks are wanted and an image has none.
+        """
+        self.data, self.settings, self.superpixels, self.seed = data, settings, superpixels, seed
+        if superpixels is None:
+            bare = [sample.name for sample in data.samples if sample.truth is None]
+            if bare:
+                raise DataError(
+                    f"Full supervision needs a mask for every training image; {len(bare)} have none"
+                    f" under {data.root} (such as {bare[0]}). Put them into SegmentationClassAug, or"
+                    " train from labels."
+                )
+
+    def __getitem__(self, draw: int) -> tuple[Crop, tuple[int, ...]]:
+        """Crop and image-level labels."""
+        epoch, position = divmod(draw, len(self.data))
+        order = torch.Generator().manual_seed(mix(self.seed, epoch, 0))
+        index = int(torch.randperm(len(self.data), generator=order)[position])
+        sample = self.data.samples[index]
+        photo = limit_side(read_image(sample.image), self.settings.max_side)
+        if self.superpixels is not None:
+            ids, fill = self.superpixels(photo, sample.name), -1
+        else:
+            assert sample.truth is not None
+            ids, fill = read_truth(sample.truth).long(), IGNORE
+            ids = torch.nn.functional.interpolate(
+                ids[None, None].double(), photo.shape[:2], mode="nearest"
+            )[0, 0].long()
+        crop = random_crop(
+            photo,
+            ids,
+            size=self.settings.crop,
+            scale=self.settings.scale,
+            flip=self.settings.flip,
+            fill=fill,
+            generator=torch.Generator().manual_seed(mix(self.seed, draw, 1)),
+        )
+        return crop, sample.labels
+
+    def loader(self, start: int, stop: int, batch: int) -> DataLoader[CropBatch]:
+        """Batches of draws ``start`` .. ``stop``, in order, loaded ahead by worker processes."""
+        return DataLoader(
+            self,
+            batch_size=batch,
+            sampler=range(start, stop),
+            num_workers=self.settings.workers,
+            collate_fn=_collate,
+            persistent_workers=False,
+        )
+
+
+def _collate(drawn: list[tuple[Crop, tuple[int, ...]]]) -> CropBatch:
+    crops = [crop for crop, _ in drawn]
+    return CropBatch(
+        torch.stack([crop.image for crop in crops]),
+        torch.stack([crop.ids for crop in crops]),
+        torch.stack([crop.valid for crop in crops]),
+        present_slots([labels for _, labels in drawn]),
+    )

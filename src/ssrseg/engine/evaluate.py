@@ -1,0 +1,126 @@
+"""Masks against true masks, one confusion matrix, image by image (spec §11)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ssrseg.data.files import atomic_write
+from ssrseg.data.images import read_truth
+from ssrseg.data.sample import LabelledImages
+from ssrseg.engine.progress import track
+from ssrseg.errors import DataError
+from ssrseg.method.metrics import Scores, confusion_matrix, scores
+from ssrseg.method.pseudo_mask import IGNORE
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a folder of masks is.
+
+    Attributes:
+        scores: mIoU, precision, recall, confusion ratio; per class too.
+        classes: Background first.
+        images: Images that show each class, by the true masks.
+        matrix: Pixels, rows = truth, columns = prediction.
+        undecided: Share of scored pixels that the masks leave open (255), in [0, 1]; these are
+            left out of the matrix.
+    """
+
+    scores: Scores
+    classes: tuple[str, ...]
+    images: Int[Tensor, " classes"]
+    matrix: Int[Tensor, "classes classes"]
+    undecided: float
+
+
+def evaluate(predictions: Path, data: LabelledImages) -> Evaluation:
+    """Score masks/<name>.png against the true masks of a data set.
+
+    Args:
+        predictions: Folder written by ``masks`` or ``predict``, or any folder of indexed PNGs
+            named like the images.
+        data: Images with true masks; those without are left out.
+
+    Raises:
+        DataError: If masks are missing, of another size, or hold unknown class ids.
+    """
+    folder = predictions / "masks" if (predictions / "masks").is_dir() else predictions
+    if not folder.is_dir():
+        raise DataError(f"--masks {predictions}: there is no such folder of masks.")
+    known = [(sample, sample.truth) for sample in data.samples if sample.truth is not None]
+    if not known:
+        raise DataError(
+            f"No image of {data.root} has a true mask. Put indexed PNGs (0 = background, 1 = first"
+            " class, ..., 255 = ignore) into SegmentationClass/, named like the images."
+        )
+    missing = [sample.name for sample, _ in known if not (folder / f"{sample.name}.png").is_file()]
+    if missing:
+        raise DataError(
+            f"{folder} lacks the masks of {len(missing)} of {len(known)} images (such as"
+            f" {missing[0]}.png). Finish the run that writes them, or name the --split they are of."
+        )
+    n_classes = len(data.classes) + 1
+    matrix = torch.zeros(n_classes, n_classes, dtype=torch.long)
+    images = torch.zeros(n_classes, dtype=torch.long)
+    open_pixels = all_pixels = 0
+    for sample, truth_path in track(known, "Scoring", len(known)):
+        file = folder / f"{sample.name}.png"
+        found, truth = read_truth(file), read_truth(truth_path)
+        if found.shape != truth.shape:
+            raise DataError(
+                f"{file} is {tuple(found.shape)[::-1]} pixels, its true mask {truth_path}"
+                f" {tuple(truth.shape)[::-1]}. Masks must have the size of their image."
+            )
+        for path, ids in ((file, found), (truth_path, truth)):
+            largest = int(ids[ids != IGNORE].max()) if (ids != IGNORE).any() else 0
+            if largest >= n_classes:
+                raise DataError(
+                    f"{path} holds class id {largest}, but the data have {len(data.classes)} classes"
+                    f" (ids 0 .. {n_classes - 1}, 255 = ignore). Is it a mask of another data set?"
+                )
+        scored, decided = truth != IGNORE, found != IGNORE
+        all_pixels += int(scored.sum())
+        open_pixels += int((scored & ~decided).sum())
+        matrix += confusion_matrix(found[decided], truth[decided], n_classes)
+        images[truth[scored].unique().long()] += 1
+    return Evaluation(
+        scores(matrix),
+        ("background", *data.classes),
+        images,
+        matrix,
+        open_pixels / max(all_pixels, 1),
+    )
+
+
+def save_evaluation(result: Evaluation, path: Path) -> None:
+    """Write the figures as JSON, shares in [0, 1]; a class without pixels is null."""
+    per_class = {
+        name: {
+            "images": int(result.images[index]),
+            **{
+                key: None if values[index].isnan() else float(values[index])
+                for key, values in (
+                    ("iou", result.scores.iou),
+                    ("precision", result.scores.class_precision),
+                    ("recall", result.scores.class_recall),
+                )
+            },
+        }
+        for index, name in enumerate(result.classes)
+    }
+    table = {
+        "miou": result.scores.miou,
+        "precision": result.scores.precision,
+        "recall": result.scores.recall,
+        "confusion_ratio": result.scores.confusion_ratio,
+        "undecided": result.undecided,
+        "classes": per_class,
+    }
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")

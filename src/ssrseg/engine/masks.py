@@ -1,0 +1,246 @@
+"""Pseudo masks for labelled images: training-free, or with a trained CMPA."""
+
+from __future__ import annotations
+
+import csv
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from ssrseg.config import Config
+from ssrseg.data.cache import SuperpixelCache
+from ssrseg.data.files import atomic_write
+from ssrseg.data.images import check_size, read_image, read_truth, write_class_ids
+from ssrseg.data.sample import LabelledImages, Sample
+from ssrseg.data.transforms import fit_to_patches, limit_side, to_unit
+from ssrseg.engine.checkpoint import check_classes, load_checkpoint, load_part
+from ssrseg.engine.learner import build_alignment
+from ssrseg.engine.progress import steps
+from ssrseg.engine.rectify import Rectified, Rectifier, load_rectifier, present_slots
+from ssrseg.errors import ConfigError
+from ssrseg.method.cam import min_max
+from ssrseg.method.metrics import confusion_matrix, scores
+
+
+@dataclass(frozen=True)
+class PhotoMask:
+    """What :func:`rectify_photo` finds in one photograph.
+
+    Attributes:
+        labels: Class indices, in the order of the maps.
+        cam: Initial CAMs in [0, 1], one per class.
+        refined_cam: Corrected CAMs, min-max normalised.
+        pseudo_mask: Class ids at the photograph's own size.
+        rectified: Everything in between.
+    """
+
+    labels: tuple[int, ...]
+    cam: Float[Tensor, "slots grid_h grid_w"]
+    refined_cam: Float[Tensor, "slots grid_h grid_w"]
+    pseudo_mask: UInt8[Tensor, "height width"]
+    rectified: Rectified
+
+
+@dataclass(frozen=True)
+class MasksResult:
+    """Where the masks are.
+
+    Attributes:
+        out: Folder with masks/, manifest.csv and, if asked for, cams/.
+        written: Masks made now.
+        skipped: Masks that an earlier call had made.
+        seconds: Time of this call, loading included.
+    """
+
+    out: Path
+    written: int
+    skipped: int
+    seconds: float
+
+
+def rectify_photo(
+    rectifier: Rectifier,
+    photo: UInt8[Tensor, "height width 3"],
+    labels: tuple[int, ...],
+    superpixels: SuperpixelCache,
+    name: str = "photo",
+) -> PhotoMask:
+    """CAMs and pseudo mask of one photograph.
+
+    Args:
+        rectifier: Encoders and settings.
+        photo: RGB.
+        labels: Classes in it.
+        superpixels: Where superpixels are kept.
+        name: Of the cache entry.
+    """
+    config = rectifier.config
+    size = (photo.shape[0], photo.shape[1])
+    small = limit_side(photo, config.data.max_side)
+    image = to_unit(fit_to_patches(small, rectifier.clip.patch_size))[None].to(rectifier.device)
+    present = present_slots([labels]).to(rectifier.device)
+    ids = None
+    if config.affinity.mask in ("slic", "box_and_slic"):
+        ids = superpixels(small, name)[None].to(rectifier.device)
+    rectified = rectifier.rectify(image, present, ids)
+    mask = rectifier.pseudo_mask(rectified, to_unit(small)[None].to(rectifier.device))
+    enlarged = functional.interpolate(mask[None], size, mode="nearest")[0, 0]
+    count = len(labels)
+    return PhotoMask(
+        labels,
+        rectified.initial.cam[0, :count].cpu(),
+        min_max(rectified.refined_cam)[0, :count].cpu(),
+        enlarged.cpu(),
+        rectified,
+    )
+
+
+def masks(
+    data: LabelledImages,
+    out: Path,
+    config: Config,
+    *,
+    model: Path | None = None,
+    own_prompts: dict[str, str] | None = None,
+    save_cams: bool = False,
+    cache: Path | None = None,
+    device: str = "cpu",
+) -> MasksResult:
+    """Write a pseudo mask for every labelled image; skip those an earlier call has written.
+
+    Args:
+        data: Images with their labels. No mask of theirs is opened.
+        out: Gets masks/<name>.png (indexed, 255 = ignore), manifest.csv and config.yaml.
+        config: All settings.
+        model: Run folder or checkpoint whose CMPA heads are used; None = training-free.
+        own_prompts: Prompts that come with the data.
+        save_cams: Also write cams/<name>.npz with ``classes``, ``cam`` and ``refined_cam``.
+        cache: Folder of superpixels, to be shared between runs; by default inside ``out``.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: If ``out`` holds masks made with other settings.
+        CheckpointError: If the model is of other classes.
+        DataError: If an image cannot be read; masks already written stay.
+    """
+    start = time.monotonic()
+    _same_settings(out, config, model)
+    rectifier = load_rectifier(config, data.classes, own_prompts=own_prompts, device=device)
+    if model is not None:
+        checkpoint = load_checkpoint(model)
+        check_classes(checkpoint.classes, data.classes, model)
+        if checkpoint.part("alignment"):
+            heads = build_alignment(checkpoint.config, rectifier.text_features, None)
+            load_part(heads, checkpoint, "alignment", model)
+            rectifier.alignment = heads.eval()
+    with atomic_write(out / "config.yaml") as temporary:
+        temporary.write_text(_settings(config, model), encoding="utf-8")
+    superpixels = SuperpixelCache(
+        cache or out / "superpixels",
+        n_segments=config.sgc.n_segments,
+        compactness=config.sgc.compactness,
+    )
+    manifest = _Manifest(out / "manifest.csv", data.classes)
+    todo = [
+        sample for sample in data.samples if not _is_done(sample, out, manifest, save_cams)
+    ]
+    skipped = len(data) - len(todo)
+    with steps("Pseudo masks", len(data), done=skipped) as progress:
+        for sample in todo:
+            photo = read_image(sample.image)
+            check_size(photo, sample.image, rectifier.clip.patch_size)
+            found = rectify_photo(rectifier, photo, sample.labels, superpixels, sample.name)
+            if save_cams:
+                _write_cams(out / "cams" / f"{sample.name}.npz", found, data.classes)
+            write_class_ids(out / "masks" / f"{sample.name}.png", found.pseudo_mask)
+            manifest.add(sample)
+            progress.advance(sample.name)
+    return MasksResult(out, len(todo), skipped, time.monotonic() - start)
+
+
+def pseudo_mask_miou(
+    rectifier: Rectifier, data: LabelledImages, superpixels: SuperpixelCache
+) -> float:
+    """mIoU of the pseudo masks of images whose true masks are known, for monitoring."""
+    n_classes = len(data.classes) + 1
+    matrix = torch.zeros(n_classes, n_classes, dtype=torch.long)
+    for sample in data.samples:
+        if sample.truth is None:
+            continue
+        found = rectify_photo(
+            rectifier, read_image(sample.image), sample.labels, superpixels, sample.name
+        )
+        truth = read_truth(sample.truth)
+        decided = found.pseudo_mask != 255
+        matrix += confusion_matrix(found.pseudo_mask[decided], truth[decided], n_classes)
+    return scores(matrix).miou
+
+
+def _write_cams(path: Path, found: PhotoMask, classes: tuple[str, ...]) -> None:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            classes=np.array([classes[index] for index in found.labels]),
+            cam=found.cam.numpy(),
+            refined_cam=found.refined_cam.numpy(),
+        )
+
+
+def _settings(config: Config, model: Path | None) -> str:
+    return config.to_yaml() + (f"# model: {model}\n" if model else "")
+
+
+def _same_settings(out: Path, config: Config, model: Path | None) -> None:
+    path = out / "config.yaml"
+    if not path.is_file():
+        return
+    if path.read_text(encoding="utf-8") != _settings(config, model):
+        raise ConfigError(
+            f"{out} holds masks made with other settings (see {path}). Use the same settings to go"
+            " on, or another --out to begin anew."
+        )
+
+
+def _is_done(sample: Sample, out: Path, manifest: _Manifest, save_cams: bool) -> bool:
+    return (
+        manifest.has(sample)
+        and (out / "masks" / f"{sample.name}.png").is_file()
+        and (not save_cams or (out / "cams" / f"{sample.name}.npz").is_file())
+    )
+
+
+class _Manifest:
+    """manifest.csv: which mask was made for which labels, so that a changed label is not skipped."""
+
+    def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
+        self.path, self.classes = path, classes
+        self.known: dict[str, str] = {}
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                # a line cut short by a kill has no labels and does not count
+                self.known = {
+                    row["name"]: row["labels"] for row in csv.DictReader(file) if row.get("mask")
+                }
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("name,labels,mask\n", encoding="utf-8")
+
+    def _labels(self, sample: Sample) -> str:
+        return ";".join(self.classes[index] for index in sample.labels)
+
+    def has(self, sample: Sample) -> bool:
+        """True if the mask of this image was made for these labels."""
+        return self.known.get(sample.name) == self._labels(sample)
+
+    def add(self, sample: Sample) -> None:
+        """Append one line."""
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerow(
+                [sample.name, self._labels(sample), f"masks/{sample.name}.png"]
+            )

@@ -1,0 +1,117 @@
+"""Foreground features of the whole training set: what CMPA's prototypes are made of (Eq. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ssrseg.data.cache import SuperpixelCache
+from ssrseg.data.files import atomic_write
+from ssrseg.data.images import read_image
+from ssrseg.data.sample import LabelledImages
+from ssrseg.data.transforms import fit_to_patches, limit_side, to_unit
+from ssrseg.engine.progress import track
+from ssrseg.engine.rectify import Rectifier, present_slots
+from ssrseg.method.cam import min_max
+from ssrseg.method.cmpa import masked_average_pool, usable_pairs
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """One row per (image, present class), and one per image for its background.
+
+    Attributes:
+        pooled: MAP(CAM_c, V): CLIP's features (or ISA's, where every patch is aligned first).
+        image: Row of the training set that a pair belongs to.
+        classes: Class of a pair.
+        background: MAP(1 - max CAM, V) of each image.
+        mean: Mean of V of each image.
+    """
+
+    pooled: Float[Tensor, "pairs dim"]
+    image: Int[Tensor, " pairs"]
+    classes: Int[Tensor, " pairs"]
+    background: Float[Tensor, "images dim"]
+    mean: Float[Tensor, "images dim1"]
+
+    def save(self, path: Path) -> None:
+        """Write atomically."""
+        tensors = {entry.name: getattr(self, entry.name).contiguous() for entry in fields(self)}
+        with atomic_write(path) as temporary:
+            save_file(tensors, temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> Pairs:
+        """Read what :meth:`save` wrote."""
+        return cls(**load_file(path))
+
+
+def pool_pairs(
+    patch_features: Float[Tensor, "batch patches dim"],
+    cam: Float[Tensor, "batch slots grid_h grid_w"],
+    inside: Bool[Tensor, "batch patches"] | None = None,
+) -> tuple[Float[Tensor, "batch slots dim"], Float[Tensor, "batch dim"]]:
+    """Foreground feature of every slot and background feature of every image (Eq. 2).
+
+    Args:
+        patch_features: V, or ISA(V).
+        cam: CAMs in [0, 1].
+        inside: False = padding, which belongs to neither.
+    """
+    flat = cam.flatten(2)
+    background = 1 - flat.amax(1, keepdim=True)
+    if inside is not None:
+        flat, background = flat * inside[:, None], background * inside[:, None]
+    return masked_average_pool(flat, patch_features), masked_average_pool(
+        background, patch_features
+    )[:, 0]
+
+
+def collect_pairs(
+    rectifier: Rectifier, data: LabelledImages, superpixels: SuperpixelCache, *, aligned: bool
+) -> Pairs:
+    """One pass over the training images, each at its own size.
+
+    Args:
+        rectifier: Encoders, settings, and CMPA's heads as they are now.
+        data: Training images; only image-level labels are read.
+        superpixels: Needed where the pooling CAM is the corrected one.
+        aligned: Align every patch by ISA before pooling (Eq. 2, literally).
+    """
+    config = rectifier.config
+    source = config.cmpa.cam_source
+    device = rectifier.device
+    rows: dict[str, list[Tensor]] = {entry.name: [] for entry in fields(Pairs)}
+    samples: Sequence[int] = range(len(data))
+    for index in track(samples, "Foreground features", len(data)):
+        sample = data.samples[index]
+        photo = limit_side(read_image(sample.image), config.data.max_side)
+        image = to_unit(fit_to_patches(photo, rectifier.clip.patch_size))[None].to(device)
+        present = present_slots([sample.labels]).to(device)
+        initial = rectifier.initial_cam(rectifier.see(image), present, with_clip=True)
+        cam = initial.cam if source == "cmpa" else initial.clip_cam
+        assert cam is not None
+        if source == "refined":
+            ids = superpixels(photo, sample.name)[None].to(device)
+            from_clip = type(initial)(initial.view, initial.patch_features, cam, cam)
+            refined = rectifier.rectify(image, present, ids, initial=from_clip)
+            cam = min_max(refined.refined_cam)
+        features = initial.patch_features
+        if aligned:
+            assert rectifier.alignment is not None
+            with torch.no_grad():
+                features = rectifier.alignment.isa(features)
+        pooled, background = pool_pairs(features, cam)
+        usable = usable_pairs(cam.flatten(2), present, min_patches=config.cmpa.min_patches)
+        rows["pooled"].append(pooled[usable])
+        rows["classes"].append(present[usable])
+        rows["image"].append(torch.full_like(present[usable], index))
+        rows["background"].append(background)
+        rows["mean"].append(initial.patch_features.mean(1))
+    return Pairs(**{name: torch.cat(parts).cpu() for name, parts in rows.items()})

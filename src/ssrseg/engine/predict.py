@@ -1,0 +1,199 @@
+"""Test time: image in, mask out. CLIP and the decoder only; no labels, no DINO, no superpixels."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from ssrseg.config import Config, TestConfig
+from ssrseg.data.images import check_size, list_images, read_image, write_class_ids
+from ssrseg.data.transforms import limit_side, resize, to_unit
+from ssrseg.engine.checkpoint import load_checkpoint, load_part
+from ssrseg.engine.progress import steps
+from ssrseg.method.crf import dense_crf
+from ssrseg.networks import clip as clip_tower
+from ssrseg.networks import dino as dino_tower
+from ssrseg.networks.clip import FrozenCLIP
+from ssrseg.networks.decoder import Decoder
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The mask of one image.
+
+    Attributes:
+        ids: 0 = background, 1 + class index.
+        confidence: Probability of the chosen class, in [0, 1].
+    """
+
+    ids: UInt8[Tensor, "height width"]
+    confidence: Float[Tensor, "height width"]
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """Where the masks are, how many were made now and how many were there already."""
+
+    out: Path
+    written: int
+    skipped: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A trained model, ready to segment; :func:`load_segmenter` loads one."""
+
+    clip: FrozenCLIP
+    decoder: Decoder
+    classes: tuple[str, ...]
+    config: Config
+
+    @torch.no_grad()
+    def probabilities(
+        self, photo: UInt8[Tensor, "height width 3"]
+    ) -> Float[Tensor, "channels height width"]:
+        """Class probabilities at the photograph's size, background first.
+
+        Logits of all scales and of the mirror image are averaged [WeCLIP].
+        """
+        test, patch = self.config.test, self.clip.patch_size
+        size = (photo.shape[0], photo.shape[1])
+        device = next(self.decoder.parameters()).device
+        tower = clip_tower if self.config.data.norm == "clip" else dino_tower
+        mean = torch.tensor(tower.PIXEL_MEAN, device=device).view(3, 1, 1)
+        deviation = torch.tensor(tower.PIXEL_STD, device=device).view(3, 1, 1)
+        total = torch.zeros(len(self.classes) + 1, *size, device=device)
+        for scale in test.scales:
+            factor = test.long_side * scale / max(size)
+            sides = tuple(max(patch, round(side * factor / patch) * patch) for side in size)
+            image = to_unit(resize(photo, (sides[0], sides[1]), bicubic=False)).to(device)
+            image = (image - mean) / deviation
+            batch = torch.stack([image, image.flip(-1)]) if test.flip else image[None]
+            view = self.clip.view(batch)
+            logits = self.decoder(view.tokens, view.grid)
+            if test.flip:
+                logits = (logits[:1] + logits[1:].flip(-1)) / 2
+            total += functional.interpolate(logits, size, mode="bilinear", align_corners=False)[0]
+        return (total / len(test.scales)).softmax(0)
+
+    def predict(self, photo: UInt8[Tensor, "height width 3"], *, crf: bool = True) -> Prediction:
+        """Segment one photograph.
+
+        Args:
+            photo: RGB; one larger than ``data.max_side`` is segmented at that size.
+            crf: Refine with a DenseCRF.
+        """
+        small = limit_side(photo, max(self.config.data.max_side, self.config.test.long_side))
+        probabilities = self.probabilities(small)
+        if crf:
+            probabilities = refine_with_crf(small, probabilities, self.config.test)
+        confidence, ids = probabilities.max(0)
+        size = (photo.shape[0], photo.shape[1])
+        return Prediction(
+            functional.interpolate(ids[None, None].to(torch.uint8), size, mode="nearest")[0, 0].cpu(),
+            functional.interpolate(confidence[None, None], size, mode="bilinear")[0, 0].cpu(),
+        )
+
+
+def refine_with_crf(
+    photo: UInt8[Tensor, "height width 3"],
+    probabilities: Float[Tensor, "channels height width"],
+    test: TestConfig,
+) -> Float[Tensor, "channels height width"]:
+    """DenseCRF with the settings of test time."""
+    xy, weight, bilateral_xy, bilateral_rgb, bilateral_weight = test.crf_parameters
+    return dense_crf(
+        photo,
+        probabilities.cpu(),
+        iterations=test.crf_iterations,
+        gaussian_xy=xy,
+        gaussian_weight=weight,
+        bilateral_xy=bilateral_xy,
+        bilateral_rgb=bilateral_rgb,
+        bilateral_weight=bilateral_weight,
+    )
+
+
+def load_segmenter(model: Path, *, clip: str | None = None, device: str = "cpu") -> Segmenter:
+    """Load a trained model with its encoder.
+
+    Args:
+        model: Run folder or model.safetensors.
+        clip: Hub id or directory of CLIP, if it is not where it was in training.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        CheckpointError: If there is no model, or it does not fit the encoder.
+        BackboneError: If CLIP cannot be loaded.
+    """
+    checkpoint = load_checkpoint(model)
+    backbones = checkpoint.config.backbones
+    tower = FrozenCLIP.load(clip or backbones.clip, pos_interpolation=backbones.pos_interpolation)
+    settings = checkpoint.config.decoder
+    decoder = Decoder(
+        tower.depth - 1,
+        tower.width,
+        len(checkpoint.classes),
+        layers=settings.layers,
+        dropout=settings.dropout,
+    )
+    load_part(decoder, checkpoint, "decoder", model)
+    return Segmenter(
+        tower.to(device), decoder.to(device).eval(), checkpoint.classes, checkpoint.config
+    )
+
+
+def predict(
+    images: Path,
+    out: Path,
+    model: Path,
+    *,
+    clip: str | None = None,
+    crf: bool | None = None,
+    overwrite: bool = False,
+    device: str = "cpu",
+) -> PredictResult:
+    """Write a mask for every image of a folder; no labels needed.
+
+    Args:
+        images: One image or a folder of images.
+        out: Gets masks/<name>.png (indexed) and classes.txt.
+        model: Run folder or model.safetensors.
+        clip: Hub id or directory of CLIP, if it is not where it was in training.
+        crf: Refine with a DenseCRF; None = as the run's settings say.
+        overwrite: Make masks anew that are there already.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        DataError: If there is no image or one cannot be read; masks already written stay.
+        CheckpointError: If there is no model, or it does not fit the encoder.
+    """
+    start = time.monotonic()
+    segmenter = load_segmenter(model, clip=clip, device=device)
+    wanted = segmenter.config.test.crf if crf is None else crf
+    paths = list_images(images)
+    root = images if images.is_dir() else images.parent
+    targets = [
+        out / "masks" / path.relative_to(root).with_suffix(".png") for path in paths
+    ]
+    todo = [
+        (path, target)
+        for path, target in zip(paths, targets, strict=True)
+        if overwrite or not target.is_file()
+    ]
+    with steps("Prediction", len(paths), done=len(paths) - len(todo)) as progress:
+        for path, target in todo:
+            photo = read_image(path)
+            check_size(photo, path, segmenter.clip.patch_size)
+            write_class_ids(target, segmenter.predict(photo, crf=wanted).ids)
+            progress.advance(path.name)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "classes.txt").write_text("\n".join(segmenter.classes) + "\n", encoding="utf-8")
+    return PredictResult(out, len(todo), len(paths) - len(todo), time.monotonic() - start)

@@ -1,0 +1,351 @@
+"""Figure 2 as code: images and their classes -> CAM -> refined CAM -> pseudo mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from ssrseg.config import Config
+from ssrseg.errors import BackboneError
+from ssrseg.method.affinity import balance, colour_position_kernel, fuse_attention
+from ssrseg.method.cam import allowed_words, gradcam, min_max, patch_cam, word_probability
+from ssrseg.method.cmpa import Alignment
+from ssrseg.method.crf import dense_crf
+from ssrseg.method.par import pixel_adaptive_refinement
+from ssrseg.method.pseudo_mask import class_ids, class_scores
+from ssrseg.method.sgc import box_patches, corrected_cam, target_patches
+from ssrseg.method.superpixels import colour_regions
+from ssrseg.networks import clip as clip_tower
+from ssrseg.networks import dino as dino_tower
+from ssrseg.networks.clip import ClipView, FrozenCLIP
+from ssrseg.networks.dino import FrozenDINO
+from ssrseg.networks.vocabulary import Vocabulary, build_vocabulary
+
+
+@dataclass(frozen=True)
+class InitialCam:
+    """Spec §5.
+
+    Attributes:
+        view: Tokens and attention of the frozen image tower.
+        patch_features: V, CLIP's patch features, not normalised.
+        clip_cam: GradCAM of frozen CLIP, in [0, 1]; None where only CMPA's was asked for.
+        cam: The CAM that the settings ask for, in [0, 1].
+    """
+
+    view: ClipView
+    patch_features: Float[Tensor, "batch patches dim1"]
+    clip_cam: Float[Tensor, "batch slots grid_h grid_w"] | None
+    cam: Float[Tensor, "batch slots grid_h grid_w"]
+
+
+@dataclass(frozen=True)
+class Rectified:
+    """A batch on its way through SGC.
+
+    Attributes:
+        present: Classes of each image, -1 = empty slot.
+        initial: What CLIP saw.
+        regions: Colour regions per pixel, -1 = padding; None without SGC's mask.
+        target: Target patches of each class; None without a mask.
+        refined_cam: Corrected CAM, >= 0, not normalised.
+    """
+
+    present: Int[Tensor, "batch slots"]
+    initial: InitialCam
+    regions: Int[Tensor, "batch height width"] | None
+    target: Bool[Tensor, "batch slots patches"] | None
+    refined_cam: Float[Tensor, "batch slots grid_h grid_w"]
+
+
+def present_slots(labels: list[tuple[int, ...]]) -> Int[Tensor, "batch slots"]:
+    """Class ids of each image, padded with -1 to the longest list (at least one slot)."""
+    slots = max([1, *map(len, labels)])
+    return torch.tensor([list(ids) + [-1] * (slots - len(ids)) for ids in labels])
+
+
+class Rectifier:
+    """The frozen encoders with a vocabulary: turns images and labels into pseudo masks."""
+
+    def __init__(
+        self,
+        config: Config,
+        clip: FrozenCLIP,
+        dino: FrozenDINO | None,
+        vocabulary: Vocabulary,
+        alignment: Alignment | None = None,
+    ) -> None:
+        """Join the parts; :func:`load_rectifier` loads them.
+
+        Args:
+            config: All settings.
+            clip: Frozen CLIP.
+            dino: Frozen DINO; None where its weight is 0.
+            vocabulary: Texts of the data set's classes.
+            alignment: CMPA's heads, trained or in training; None = CLIP's own features.
+
+        Raises:
+            BackboneError: If the two encoders do not share a patch grid.
+        """
+        if dino is not None and dino.patch_size != clip.patch_size:
+            raise BackboneError(
+                f"backbones.clip has patches of {clip.patch_size} pixels and backbones.dino of"
+                f" {dino.patch_size}. Their attention can only be fused on one grid: choose"
+                " encoders of the same patch size, or --set affinity.dino_weight=0."
+            )
+        self.config, self.clip, self.dino = config, clip, dino
+        self.vocabulary, self.alignment = vocabulary, alignment
+        self.text_features = clip.text_features(list(vocabulary.texts))
+        self.n_classes = len(vocabulary.classes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoders are."""
+        return self.text_features.device
+
+    def see(self, image: Float[Tensor, "batch 3 height width"]) -> ClipView:
+        """CLIP's blocks but the last, on RGB in [0, 1]."""
+        tower = clip_tower if self.config.data.norm == "clip" else dino_tower
+        wanted = self.config.affinity
+        layers = wanted.clip_layers if wanted.kind == "attention" and wanted.clip_weight else ()
+        return self.clip.view(_normalise(image, tower.PIXEL_MEAN, tower.PIXEL_STD), layers)
+
+    def initial_cam(
+        self,
+        view: ClipView,
+        present: Int[Tensor, "batch slots"],
+        valid: Bool[Tensor, "batch height width"] | None = None,
+        *,
+        with_clip: bool = False,
+    ) -> InitialCam:
+        """CAM of the present classes, in CLIP's or in CMPA's space (spec §5, §6.6).
+
+        Args:
+            view: From :meth:`see`.
+            present: Class ids, -1 = empty slot.
+            valid: False = padding, where the CAM is 0.
+            with_clip: Compute CLIP's CAM even where the settings ask for CMPA's only.
+        """
+        allowed = allowed_words(present, self.n_classes, len(self.text_features))
+        seen: list[Tensor] = []
+
+        def patches(normed: Tensor) -> Tensor:
+            features = self.clip.last_block(view, normed)
+            seen.append(features.detach())
+            return features
+
+        normed = self.clip.normed(view)
+        cmpa = self.alignment if self.config.cam.mode == "cmpa" else None
+        readout = self.config.cam.readout if cmpa is not None else "gradcam"
+        clip_cam = cam = None
+        if cmpa is None or with_clip or readout == "combined":
+            scale = self.config.cam.scale or self.clip.logit_scale
+            clip_cam = cam = gradcam(
+                patches,
+                normed,
+                lambda v: word_probability(v, self.text_features, scale, allowed),
+                present,
+                view.grid,
+            )
+        if cmpa is not None:
+            was_training = cmpa.training
+            cmpa.eval()
+            with torch.no_grad():
+                text = cmpa.tsa(self.text_features)
+                scale = 1 / cmpa.temperature
+            if readout == "gradcam":
+                mean_first = self.config.cmpa.image_feature == "project_mean"
+                cam = gradcam(
+                    patches if mean_first else lambda normed: cmpa.isa(patches(normed)),
+                    normed,
+                    lambda v: word_probability(
+                        cmpa.isa(v) if mean_first else v, text, scale, allowed
+                    ),
+                    present,
+                    view.grid,
+                )
+            else:
+                with torch.no_grad():
+                    features = seen[0] if seen else patches(normed)
+                    aligned = cmpa.isa(features)
+                    cam = patch_cam(aligned, text, scale, allowed, present, view.grid)
+                if readout == "combined" and clip_cam is not None:
+                    cam = min_max((cam * clip_cam).sqrt())
+            cmpa.train(was_training)
+        assert cam is not None
+        if valid is not None:
+            inside = functional.adaptive_avg_pool2d(valid[:, None].float(), view.grid) >= 0.5
+            cam = cam * inside
+            clip_cam = None if clip_cam is None else clip_cam * inside
+        return InitialCam(view, seen[0], clip_cam, cam)
+
+    @torch.no_grad()
+    def affinity(
+        self, image: Float[Tensor, "batch 3 height width"], view: ClipView
+    ) -> Float[Tensor, "batch patches patches"]:
+        """Balanced affinity of the settings (Eq. 9); call after :meth:`initial_cam`."""
+        settings = self.config.affinity
+        if settings.kind == "kernel":
+            attention = colour_position_kernel(image, view.grid)
+        else:
+            clip_attention = self.clip.attention(view) if settings.clip_weight else None
+            dino_attention = None
+            if settings.dino_weight:
+                assert self.dino is not None
+                pixels = _normalise(image, dino_tower.PIXEL_MEAN, dino_tower.PIXEL_STD)
+                dino_attention = self.dino.attention(pixels, settings.dino_layers)
+            attention = fuse_attention(
+                clip_attention,
+                dino_attention,
+                clip_weight=settings.clip_weight,
+                dino_weight=settings.dino_weight,
+            )
+        return balance(attention, rounds=settings.sinkhorn)
+
+    def rectify(
+        self,
+        image: Float[Tensor, "batch 3 height width"],
+        present: Int[Tensor, "batch slots"],
+        superpixels: Int[Tensor, "batch superpixel_h superpixel_w"] | None = None,
+        valid: Bool[Tensor, "batch height width"] | None = None,
+        initial: InitialCam | None = None,
+    ) -> Rectified:
+        """Initial CAM, target regions, affinity, corrected CAM.
+
+        Args:
+            image: RGB in [0, 1], sides whole numbers of patches.
+            present: Class ids, -1 = empty slot.
+            superpixels: Ids per pixel of the image, at any resolution, -1 = padding. Needed by
+                masks ``slic`` and ``box_and_slic``.
+            valid: False = padding.
+            initial: If it has been computed already.
+
+        Raises:
+            ValueError: If superpixels are needed and not given.
+        """
+        settings, sgc = self.config.affinity, self.config.sgc
+        initial = initial or self.initial_cam(self.see(image), present, valid)
+        regions = target = None
+        if settings.mask in ("slic", "box_and_slic"):
+            if superpixels is None:
+                raise ValueError(f'affinity.mask = "{settings.mask}" needs superpixels')
+            at_size = functional.interpolate(image, superpixels.shape[1:], mode="bilinear")
+            regions = colour_regions(at_size, superpixels, sgc.k_colour)
+            target = target_patches(
+                initial.cam,
+                regions,
+                sgc.k_colour,
+                high=sgc.high,
+                min_ratio=sgc.min_ratio,
+                ratio=sgc.ratio,
+                per_class=sgc.per_class,
+            )
+        if settings.mask in ("box", "box_and_slic"):
+            boxes = box_patches(initial.cam, high=sgc.high)
+            target = boxes if target is None else boxes & target
+        power = settings.power if settings.kind != "none" else 0
+        patches = initial.cam.shape[2] * initial.cam.shape[3]
+        affinity = (
+            self.affinity(image, initial.view) if power else image.new_zeros(len(image), patches, 0)
+        )
+        refined = corrected_cam(affinity, initial.cam, target, power=power, axis=sgc.axis)
+        return Rectified(present, initial, regions, target, refined)
+
+    @torch.no_grad()
+    def pseudo_mask(
+        self,
+        rectified: Rectified,
+        photo: Float[Tensor, "batch 3 height width"],
+        valid: Bool[Tensor, "batch height width"] | None = None,
+    ) -> UInt8[Tensor, "batch height width"]:
+        """Class ids at the size of ``photo`` (spec §8).
+
+        Args:
+            rectified: From :meth:`rectify`.
+            photo: RGB in [0, 1] at the size of the mask.
+            valid: False = padding, which becomes 255.
+        """
+        settings = self.config.pseudo
+        size = (photo.shape[2], photo.shape[3])
+        scores = class_scores(rectified.refined_cam, size, alpha=settings.alpha)
+        if settings.refine == "par" and settings.par_iterations:
+            scores = pixel_adaptive_refinement(
+                photo,
+                scores,
+                iterations=settings.par_iterations,
+                dilations=settings.par_dilations,
+            )
+        elif settings.refine == "crf":
+            scores = torch.stack(
+                [
+                    self._crf(one_photo, one_scores, one_present)
+                    for one_photo, one_scores, one_present in zip(
+                        photo, scores, rectified.present, strict=True
+                    )
+                ]
+            )
+        return class_ids(scores, rectified.present, valid=valid, min_score=settings.min_score)
+
+    def _crf(self, photo: Tensor, scores: Tensor, present: Tensor) -> Tensor:
+        used = functional.pad(present >= 0, (1, 0), value=True)
+        xy, weight, bilateral_xy, bilateral_rgb, bilateral_weight = self.config.pseudo.crf
+        marginals = dense_crf(
+            (photo * 255).round().to(torch.uint8).permute(1, 2, 0).cpu(),
+            scores[used].cpu(),
+            gaussian_xy=xy,
+            gaussian_weight=weight,
+            bilateral_xy=bilateral_xy,
+            bilateral_rgb=bilateral_rgb,
+            bilateral_weight=bilateral_weight,
+        )
+        full = torch.zeros_like(scores)
+        full[used] = marginals.to(scores)
+        return full
+
+
+def load_rectifier(
+    config: Config,
+    classes: tuple[str, ...],
+    *,
+    own_prompts: dict[str, str] | None = None,
+    alignment: Alignment | None = None,
+    device: str = "cpu",
+) -> Rectifier:
+    """Load the encoders of the settings and embed the prompts.
+
+    Args:
+        config: All settings.
+        classes: Class names of the data.
+        own_prompts: Prompts that come with the data.
+        alignment: CMPA's heads, if there are.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        BackboneError: If an encoder cannot be loaded.
+        ConfigError: If the prompt set cannot be read or the layers do not fit.
+    """
+    backbones = config.backbones
+    clip = FrozenCLIP.load(backbones.clip, pos_interpolation=backbones.pos_interpolation)
+    wanted = config.affinity.kind == "attention" and config.affinity.dino_weight > 0
+    dino = FrozenDINO.load(backbones.dino) if wanted else None
+    vocabulary = build_vocabulary(classes, config.prompts.set, own_prompts)
+    return Rectifier(
+        config,
+        clip.to(device),
+        None if dino is None else dino.to(device),
+        vocabulary,
+        None if alignment is None else alignment.to(device),
+    )
+
+
+def _normalise(
+    image: Float[Tensor, "batch 3 height width"],
+    mean: tuple[float, ...],
+    deviation: tuple[float, ...],
+) -> Float[Tensor, "batch 3 height width"]:
+    shape = (1, 3, 1, 1)
+    return (image - image.new_tensor(mean).view(shape)) / image.new_tensor(deviation).view(shape)
