@@ -1,0 +1,97 @@
+"""Confusion matrix -> mIoU, precision, recall and confusion ratio (spec §11)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, Integer
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How good a segmentation is; fractions in [0, 1] unless said otherwise.
+
+    Classes without a pixel of truth are nan in the class tensors and left out of every mean.
+
+    Attributes:
+        miou: Mean of ``iou``.
+        precision: Mean of ``class_precision``.
+        recall: Mean of ``class_recall``.
+        confusion_ratio: Mean of FP / TP, >= 0, lower is better. A class without a hit (TP = 0) has
+            no ratio and is left out, which flatters the mean: see ``classes_without_hit``.
+        classes_without_hit: Number of classes left out of ``confusion_ratio`` though they have
+            truth.
+        iou: TP / (TP + FP + FN) per class.
+        class_precision: TP / (TP + FP) per class; 0 for a class that is never predicted.
+        class_recall: TP / (TP + FN) per class.
+    """
+
+    miou: float
+    precision: float
+    recall: float
+    confusion_ratio: float
+    classes_without_hit: int
+    iou: Float[Tensor, " classes"]
+    class_precision: Float[Tensor, " classes"]
+    class_recall: Float[Tensor, " classes"]
+
+
+def confusion_matrix(
+    prediction: Integer[Tensor, "*size"],
+    truth: Integer[Tensor, "*size"],
+    n_classes: int,
+    ignore: int = 255,
+) -> Int[Tensor, "truth prediction"]:
+    """Count pixels by true and predicted class; the matrices of many images add up.
+
+    Args:
+        prediction: Class ids in [0, n_classes), everywhere: "no answer" cannot be scored.
+        truth: Class ids in [0, n_classes) or ``ignore``; any shape.
+        n_classes: Classes, background included.
+        ignore: Id of pixels of the truth that do not count.
+
+    Returns:
+        Pixels, rows = truth, columns = prediction.
+
+    Raises:
+        ValueError: If the shapes differ, or an id is out of range (255 in the prediction too).
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(
+            f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} differ in shape"
+        )
+    counted = truth != ignore
+    for name, ids in ("prediction", prediction), ("truth", truth[counted]):
+        outside = ids[(ids < 0) | (ids >= n_classes)]
+        if len(outside):
+            raise ValueError(
+                f"{name} has class ids {sorted(set(outside.tolist()))} outside [0, {n_classes})"
+            )
+    pairs = truth[counted].long() * n_classes + prediction[counted].long()
+    return torch.bincount(pairs, minlength=n_classes**2).view(n_classes, n_classes)
+
+
+def scores(matrix: Int[Tensor, "classes classes"]) -> Scores:
+    """All measures of a confusion matrix (rows = truth).
+
+    Source: spec §11; confusion ratio as in SeCo. Precision 0 for a class never predicted, and nan
+    for one without truth, are our choice: SeCo divides by zero there.
+    """
+    counts = matrix.double()
+    hits, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    iou = (hits / (truth + predicted - hits)).masked_fill(truth == 0, torch.nan)
+    precision = (hits / predicted.clamp(min=1)).masked_fill(truth == 0, torch.nan)
+    recall = hits / truth
+    ratio = ((predicted - hits) / hits).masked_fill(hits == 0, torch.nan)
+    return Scores(
+        miou=iou.nanmean().item(),
+        precision=precision.nanmean().item(),
+        recall=recall.nanmean().item(),
+        confusion_ratio=ratio.nanmean().item(),
+        classes_without_hit=int(((hits == 0) & (truth > 0)).sum()),
+        iou=iou,
+        class_precision=precision,
+        class_recall=recall,
+    )
