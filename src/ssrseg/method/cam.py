@@ -78,7 +78,7 @@ def gradcam(
         last_block: ln_1 output (batch, tokens, dim) -> patch features (batch, patches, dim1).
         normed: Output of ln_1 of the last block, CLS first.
         probability: Mean patch feature (batch, dim1) -> probability of each text (batch, words).
-        present: Class ids, -1 for an empty slot (its CAM is 0).
+        present: Class ids, -1 for an empty slot (its CAM is 0); at least one slot.
         grid: Patch rows and columns.
 
     Returns:
@@ -97,8 +97,8 @@ def gradcam(
             (gradient,) = torch.autograd.grad(chosen, normed, retain_graph=not last)
             weight = gradient[:, 1:].mean(1, keepdim=True)
             cams.append((normed.detach()[:, 1:] * weight).sum(-1))
-    cam = functional.relu(torch.stack(cams, 1)).unflatten(-1, grid)
-    return min_max(min_max(cam)) * (present >= 0)[:, :, None, None]
+    cam = functional.relu(torch.stack(cams, 1)).view(*present.shape, *grid)
+    return _empty_slots_to_zero(min_max(min_max(cam)), present)
 
 
 def patch_cam(
@@ -118,5 +118,12 @@ def patch_cam(
     """
     probability = word_probability(patch_features, text, scale, allowed)
     index = present.clamp(min=0)[:, None].expand(-1, probability.shape[1], -1)
-    cam = probability.gather(2, index).mT.unflatten(-1, grid)
-    return min_max(cam) * (present >= 0)[:, :, None, None]
+    cam = probability.gather(2, index).mT.reshape(*present.shape, *grid)
+    return _empty_slots_to_zero(min_max(cam), present)
+
+
+def _empty_slots_to_zero(
+    cam: Float[Tensor, "batch slots grid_h grid_w"], present: Int[Tensor, "batch slots"]
+) -> Float[Tensor, "batch slots grid_h grid_w"]:
+    # Not a product: an image without any text to choose from has nan probabilities.
+    return cam.masked_fill((present < 0)[:, :, None, None], 0.0)

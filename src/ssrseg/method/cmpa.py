@@ -48,7 +48,8 @@ class Projector(nn.Module):
         layers: list[nn.Module] = []
         widths = [dim] + [hidden] * (depth - 1) + [out]
         for index in range(depth):
-            layers += [nn.Linear(widths[index], widths[index + 1]), nn.BatchNorm1d(widths[index + 1])]
+            wide, next_wide = widths[index], widths[index + 1]
+            layers += [nn.Linear(wide, next_wide), nn.BatchNorm1d(next_wide)]
             if index < depth - 1 or final_relu:
                 layers.append(nn.ReLU())
         self.mlp = nn.Sequential(*layers)
@@ -72,8 +73,8 @@ def shared_basis(
 ) -> Float[Tensor, "out dim"]:
     """W0: an orthonormal basis of the texts' span, completed by principal directions of images.
 
-    Every cosine with a text numerator survives the projection unchanged, so an untrained head
-    differs from CLIP by a rescaling only; a random W0 moves the CAM by itself.
+    Every dot product with a text survives the projection unchanged, so an untrained head differs
+    from CLIP by a rescaling only; a random W0 moves the CAM by itself.
 
     Args:
         text_features: All texts, backgrounds included.
@@ -89,15 +90,15 @@ def shared_basis(
     if out > dim:
         raise ValueError(f"cmpa.out = {out} exceeds the {dim} dimensions of CLIP's space")
 
-    def directions(rows: Tensor) -> Tensor:
-        _, size, basis = torch.linalg.svd(rows.double(), full_matrices=True)
-        rank = int((size > 1e-6 * size[0]).sum()) if len(size) else 0
-        return basis[:rank]
+    def directions(rows: Tensor, size_of: Tensor) -> Tensor:
+        _, size, basis = torch.linalg.svd(rows.double(), full_matrices=False)
+        leading: Tensor = basis[: int((size > 1e-6 * size_of.norm()).sum())]
+        return leading
 
-    spanned = directions(text_features)[:out]
+    spanned = directions(text_features, text_features)[:out]
     centred = (image_features - image_features.mean(0)).double()
     rest = centred - centred @ spanned.T @ spanned
-    extra = directions(rest)
+    extra = directions(rest, image_features)  # not the rounding errors of an empty rest
     complement = torch.linalg.svd(torch.cat([spanned, extra]), full_matrices=True)[2]
     free = complement[len(spanned) + len(extra) :]
     return torch.cat([spanned, extra, free])[:out].to(text_features)
@@ -222,10 +223,8 @@ def alignment_loss(
         twin = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
         logits = logits.masked_fill(twin, -torch.inf)  # another pair of the class is no negative
         target = torch.arange(len(logits), device=logits.device)
-        return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
-    text_prototypes = text[:n_classes].detach()
-    if bg_negatives:
-        text_prototypes = text.detach()
+        return (prototype_loss(logits, target) + prototype_loss(logits.T, target)) / 2
+    text_prototypes = (text if bg_negatives else text[:n_classes]).detach()
     image_side, text_side = (
         (text_prototypes, image_prototypes)
         if loss == "crossmodal"

@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+EXACT = "donot_use_mm_for_euclid_dist"  # the product's rounding would depend on the batch's size
+
 
 def spread_seeds(
     points: Float[Tensor, "batch points dim"],
@@ -28,7 +30,8 @@ def spread_seeds(
     weight = valid.to(points.dtype)
     for _ in range(k):
         mass = weight.cumsum(-1)
-        draw = torch.rand(len(points), 1, generator=generator).to(points) * mass[:, -1:]
+        # One draw for all sets: a set's seeds must not depend on the rest of the batch.
+        draw = torch.rand(1, generator=generator).to(points) * mass[:, -1:]
         index = (mass <= draw).sum(-1).clamp(max=points.shape[1] - 1)
         seed = points[torch.arange(len(points), device=points.device), index]
         chosen.append(seed)
@@ -58,7 +61,7 @@ def kmeans(
     """
     assignment = points.new_full(points.shape[:2], -1, dtype=torch.long)
     for _ in range(iterations):
-        nearest = torch.cdist(points, centroids).argmin(-1)
+        nearest = torch.cdist(points, centroids, compute_mode=EXACT).argmin(-1)
         if torch.equal(nearest, assignment):
             break
         assignment = nearest

@@ -27,6 +27,7 @@ class Prototypes:
     purity: float
 
 
+@torch.no_grad()
 def image_prototypes(
     features: Float[Tensor, "pairs dim"],
     classes: Int[Tensor, " pairs"],
@@ -56,11 +57,13 @@ def image_prototypes(
     valid = torch.ones(1, len(unit), dtype=torch.bool, device=unit.device)
     assignment, centroids = kmeans(unit[None], start[None], valid)
     counts = functional.one_hot(assignment[0], n_classes).to(unit).T @ member
-    cluster, matched = linear_sum_assignment(-counts.cpu().numpy())
+    own = torch.eye(n_classes, device=unit.device) / (n_classes + 1)  # among equals, c stays c
+    cluster, matched = linear_sum_assignment(-(counts + own).cpu().numpy())
     order = torch.empty(n_classes, dtype=torch.long)
     order[torch.from_numpy(matched)] = torch.from_numpy(cluster)
     purity = float(counts[cluster, matched].sum() / counts.sum().clamp(min=1))
-    return Prototypes(functional.normalize(centroids[0][order.to(unit.device)], dim=-1), purity)
+    rows = functional.normalize(centroids[0][order.to(unit.device)], dim=-1)
+    return Prototypes(torch.where(count[:, None] > 0, rows, start), purity)
 
 
 def positive_index(

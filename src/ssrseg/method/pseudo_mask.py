@@ -33,8 +33,6 @@ def class_scores(
     Source: WeCLIP, CLIP-ES.
     """
     cam = functional.interpolate(min_max(refined_cam), size, mode="bilinear", align_corners=False)
-    if cam.shape[1] == 0:
-        return cam.new_ones(len(cam), 1, *size)
     background = (1 - cam.amax(1, keepdim=True)) ** alpha
     return torch.cat([background, cam], 1)
 

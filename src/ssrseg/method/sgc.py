@@ -1,4 +1,4 @@
-"""Superpixel-guided correction: target regions (Eq. 8), column mask (Eq. 10), corrected CAM (Eq. 11).
+"""Superpixel-guided correction: targets (Eq. 8), column mask (Eq. 10), corrected CAM (Eq. 11).
 
 A region is one of the colour clusters of superpixels; a *target* region of a class is one that the
 class's CAM activates strongly. Only patches in target regions may send activation along the
@@ -19,6 +19,7 @@ from torch.nn import functional
 from ssrseg.method.cam import min_max
 
 TINY = 1e-12
+HALF = 0.5 - 1e-4  # shares of several regions, added in float32, may miss an exact half
 
 
 def region_occupancy(
@@ -94,11 +95,12 @@ def target_patches(
     best = functional.one_hot(r.argmax(-1), n_regions).bool()
     chosen = torch.where((r > min_ratio).any(-1, keepdim=True), r > min_ratio, best)
     occupancy = region_occupancy(regions, n_regions, (cam.shape[2], cam.shape[3]))
-    target = chosen.to(occupancy) @ occupancy >= 0.5
+    target = chosen.to(occupancy) @ occupancy >= HALF
     peak = source.flatten(2).argmax(-1)
     region_of_patch = occupancy.argmax(1)
     same_region = region_of_patch[:, None] == region_of_patch.gather(1, peak)[..., None]
     peak_only = functional.one_hot(peak, target.shape[-1]).bool()
+    same_region &= (occupancy.sum(1) > 0)[:, None]  # patches of padding have no region
     target = torch.where(target.any(-1, keepdim=True), target, same_region | peak_only)
     return target.expand(-1, cam.shape[1], -1)
 
@@ -170,4 +172,4 @@ def corrected_cam(
         moving = moving @ affinity.mT
     if target is not None and axis != "col":
         moving = moving * target
-    return moving.unflatten(-1, cam.shape[2:])
+    return moving.reshape(cam.shape)

@@ -33,8 +33,10 @@ def slic_labels(
     return torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64))
 
 
-def rgb_to_lab(image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
-    """sRGB in [0, 1] to CIELAB (D65, 2°); L in [0, 100]."""
+def rgb_to_lab(
+    image: Float[Tensor, "batch 3 height width"],
+) -> Float[Tensor, "batch 3 height width"]:
+    """CIELAB (D65, 2°; L in [0, 100]) of sRGB in [0, 1]."""
     linear = torch.where(image > 0.04045, ((image + 0.055) / 1.055) ** 2.4, image / 12.92)
     to_xyz = image.new_tensor(
         [
