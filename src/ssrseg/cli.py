@@ -6,6 +6,7 @@ torch and transformers are imported inside the commands, so that ``--help`` answ
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -120,12 +121,13 @@ def train(
     from ssrseg.engine.train import train as run
 
     images = open_labelled(data, split=split)
+    known = tuple(sample for sample in images.samples if sample.truth is not None)[:monitor]
     result = run(
         images,
         out,
         settings,
         supervision=supervision,
-        monitor=images.with_truth(monitor) if monitor else None,
+        monitor=replace(images, samples=known) if known else None,
         cache=cache,
         stop_after=stop_after,
         device=pick_device(device),

@@ -76,7 +76,12 @@ class Segmenter:
             image = to_unit(resize(photo, (sides[0], sides[1]), bicubic=False)).to(device)
             image = (image - mean) / deviation
             batch = torch.stack([image, image.flip(-1)]) if test.flip else image[None]
-            view = self.clip.view(batch)
+            with torch.autocast(
+                device.type,
+                dtype=torch.bfloat16,
+                enabled=self.config.backbones.precision == "bf16",
+            ):
+                view = self.clip.view(batch)
             logits = self.decoder(view.tokens, view.grid)
             if test.flip:
                 logits = (logits[:1] + logits[1:].flip(-1)) / 2

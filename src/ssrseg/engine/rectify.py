@@ -112,7 +112,12 @@ class Rectifier:
         tower = clip_tower if self.config.data.norm == "clip" else dino_tower
         wanted = self.config.affinity
         layers = wanted.clip_layers if wanted.kind == "attention" and wanted.clip_weight else ()
-        return self.clip.view(_normalise(image, tower.PIXEL_MEAN, tower.PIXEL_STD), layers)
+        with self._precision():
+            return self.clip.view(_normalise(image, tower.PIXEL_MEAN, tower.PIXEL_STD), layers)
+
+    def _precision(self) -> torch.autocast:
+        reduced = self.config.backbones.precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=reduced)
 
     def initial_cam(
         self,
@@ -197,7 +202,8 @@ class Rectifier:
             if settings.dino_weight:
                 assert self.dino is not None
                 pixels = _normalise(image, dino_tower.PIXEL_MEAN, dino_tower.PIXEL_STD)
-                dino_attention = self.dino.attention(pixels, settings.dino_layers)
+                with self._precision():
+                    dino_attention = self.dino.attention(pixels, settings.dino_layers)
             attention = fuse_attention(
                 clip_attention,
                 dino_attention,
@@ -271,39 +277,44 @@ class Rectifier:
         """
         settings = self.config.pseudo
         size = (photo.shape[2], photo.shape[3])
-        scores = class_scores(rectified.refined_cam, size, alpha=settings.alpha)
+        maps = class_scores(rectified.refined_cam, size, alpha=settings.alpha)
+        maps = self.refine_scores(maps, photo, rectified.present)
+        return class_ids(maps, rectified.present, valid=valid, min_score=settings.min_score)
+
+    @torch.no_grad()
+    def refine_scores(
+        self,
+        maps: Float[Tensor, "batch channels height width"],
+        photo: Float[Tensor, "batch 3 height width"],
+        present: Int[Tensor, "batch slots"],
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Background and class scores brought to the photograph's edges, by PAR or DenseCRF."""
+        settings = self.config.pseudo
         if settings.refine == "par" and settings.par_iterations:
-            scores = pixel_adaptive_refinement(
+            return pixel_adaptive_refinement(
                 photo,
-                scores,
+                maps,
                 iterations=settings.par_iterations,
                 dilations=settings.par_dilations,
             )
-        elif settings.refine == "crf":
-            scores = torch.stack(
-                [
-                    self._crf(one_photo, one_scores, one_present)
-                    for one_photo, one_scores, one_present in zip(
-                        photo, scores, rectified.present, strict=True
-                    )
-                ]
-            )
-        return class_ids(scores, rectified.present, valid=valid, min_score=settings.min_score)
+        if settings.refine == "crf":
+            return torch.stack([self._crf(*each) for each in zip(photo, maps, present, strict=True)])
+        return maps
 
-    def _crf(self, photo: Tensor, scores: Tensor, present: Tensor) -> Tensor:
+    def _crf(self, photo: Tensor, maps: Tensor, present: Tensor) -> Tensor:
         used = functional.pad(present >= 0, (1, 0), value=True)
         xy, weight, bilateral_xy, bilateral_rgb, bilateral_weight = self.config.pseudo.crf
         marginals = dense_crf(
             (photo * 255).round().to(torch.uint8).permute(1, 2, 0).cpu(),
-            scores[used].cpu(),
+            maps[used].cpu(),
             gaussian_xy=xy,
             gaussian_weight=weight,
             bilateral_xy=bilateral_xy,
             bilateral_rgb=bilateral_rgb,
             bilateral_weight=bilateral_weight,
         )
-        full = torch.zeros_like(scores)
-        full[used] = marginals.to(scores)
+        full = torch.zeros_like(maps)
+        full[used] = marginals.to(maps)
         return full
 
 

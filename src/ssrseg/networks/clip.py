@@ -146,7 +146,7 @@ class FrozenCLIP(Frozen):
         tokens = []
         for block in self._blocks[:-1]:
             hidden = block(hidden, None, attention_sink=sink)
-            tokens.append(hidden)
+            tokens.append(hidden.float())  # whatever precision the block ran in
         return ClipView(tuple(tokens), grid, sink)
 
     def normed(self, view: ClipView) -> Float[Tensor, "batch tokens dim"]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
 
 from torch import nn
 
 from ssrseg.errors import BackboneError
+
+
+PACKAGED = "ssrseg:"
+"""Marks a folder inside this package, so that saved settings hold on every machine."""
 
 
 class Frozen(nn.Module):
@@ -30,7 +35,8 @@ def load_pretrained(
 
     Args:
         kind: A transformers class.
-        source: Hub id, or a directory written by ``save_pretrained``.
+        source: Hub id, a directory written by ``save_pretrained``, or ``ssrseg:`` and a folder of
+            this package.
         role: What it is to be, for the message ("clip", "dino", ...).
         example: A hub id that works.
         options: Further arguments of ``from_pretrained``.
@@ -39,6 +45,8 @@ def load_pretrained(
         BackboneError: If the directory is missing or holds another model, or the hub is out of
             reach.
     """
+    if str(source).startswith(PACKAGED):
+        source = str(files("ssrseg") / str(source).removeprefix(PACKAGED))
     folder = Path(source)
     looks_local = folder.exists() or str(source).startswith((".", "/", "~"))
     cure = f"Give a hub id such as {example}, or a directory written by save_pretrained."

@@ -1,0 +1,207 @@
+"""The whole pipeline on scenes nobody has seen: train, segment, score, report.
+
+Everything here goes through the public verbs, as a user's own script would.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ssrseg.config import Config, load_config
+from ssrseg.data.cache import SuperpixelCache
+from ssrseg.data.files import atomic_write
+from ssrseg.data.open import open_labelled
+from ssrseg.data.sample import LabelledImages
+from ssrseg.demo.report import write_report
+from ssrseg.demo.scenes import write_dataset
+from ssrseg.engine.checkpoint import load_checkpoint, load_part
+from ssrseg.engine.evaluate import evaluate
+from ssrseg.engine.learner import build_alignment
+from ssrseg.engine.predict import predict
+from ssrseg.engine.rectify import Rectifier, load_rectifier
+from ssrseg.engine.seeds import score_seeds
+from ssrseg.engine.train import train
+from ssrseg.method.cmpa import Alignment
+
+TRAIN_SCENES, VAL_SCENES = 400, 100
+FIRST_SCENE = 2_000_000_000
+"""Scene numbers of the demo begin here; the encoders were trained on smaller ones."""
+
+RAW = ("affinity.kind=none", "affinity.mask=none", "pseudo.refine=none")
+CLIP_ONLY = ("affinity.clip_weight=1.0", "affinity.dino_weight=0.0", "pseudo.refine=none")
+DINO_ONLY = ("affinity.clip_weight=0.0", "affinity.dino_weight=1.0", "pseudo.refine=none")
+FUSED = ("pseudo.refine=none",)
+KERNEL = ("affinity.kind=kernel", "pseudo.refine=none")
+
+MAIN_ROWS: dict[str, tuple[str, ...]] = {
+    "CLIP CAM": ("cam.mode=clip", *RAW),
+    "CMPA CAM": RAW,
+    "+ CLIP attention": (*CLIP_ONLY, "affinity.mask=box"),
+    "+ DINO attention": (*FUSED, "affinity.mask=box"),
+    "+ SGC": FUSED,
+    "+ PAR": (),
+}
+"""Table 3's order, each row one step further; CAM seeds of the training scenes."""
+
+CONTROL_ROWS: dict[str, tuple[str, ...]] = {
+    "CLIP CAM, SGC without propagation": (
+        "cam.mode=clip", "affinity.kind=none", "affinity.mask=slic", "pseudo.refine=none",
+    ),
+    "CLIP CAM + SGC (no CMPA)": ("cam.mode=clip", *FUSED),
+    "CLIP CAM + PAR (nothing of SSR)": ("cam.mode=clip", *RAW[:2]),
+    "colour-position kernel, no mask": (*KERNEL, "affinity.mask=none"),
+    "colour-position kernel + SGC": KERNEL,
+}  # fmt: skip
+"""What each gain has to be held against."""
+
+MASK_ROWS: dict[str, tuple[str, ...]] = {
+    f"{name}, {mask}": (*settings, f"affinity.mask={mask}")
+    for name, settings in (
+        ("CLIP attention", CLIP_ONLY), ("DINO attention", DINO_ONLY), ("fused 0.4 : 0.6", FUSED),
+    )
+    for mask in ("none", "box", "slic", "box_and_slic")
+}  # fmt: skip
+"""Table 3 in small: attention x mask."""
+
+LOSSES = ("feature", "in_modal", "crossmodal")
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found.
+
+    Attributes:
+        figures: By row, one mIoU in percent per seed.
+        page: The report.
+        table: The figures as text.
+    """
+
+    figures: dict[str, list[float]]
+    page: Path
+    table: str
+
+
+def run_demo(out: Path, *, seeds: int = 1, device: str = "cpu") -> DemoResult:
+    """Train SSR from image-level labels, segment unseen scenes, score everything, write a report.
+
+    Args:
+        out: Folder for scenes, runs and report.html; a finished seed is not run again.
+        seeds: Repetitions, each on fresh scenes and with fresh random numbers.
+        device: ``cpu`` or ``cuda``.
+    """
+    start = time.monotonic()
+    found = [_one_seed(out / f"seed-{seed}", seed, device) for seed in range(seeds)]
+    figures = {row: [each[row] for each in found] for row in found[0]}
+    page = out / "report.html"
+    write_report(page, out / "seed-0", demo_config(0), figures, time.monotonic() - start)
+    return DemoResult(figures, page, _table(figures))
+
+
+def demo_config(seed: int, *overrides: str) -> Config:
+    """Preset ``demo`` with a seed."""
+    return load_config("demo", overrides=(f"optim.seed={seed}", *overrides))
+
+
+def _one_seed(folder: Path, seed: int, device: str) -> dict[str, float]:
+    done = folder / "figures.json"
+    if done.is_file():
+        saved: dict[str, float] = json.loads(done.read_text(encoding="utf-8"))
+        return saved
+    first = FIRST_SCENE + seed * 10_000
+    root = folder / "scenes"
+    if not (root / "labels.csv").is_file():
+        write_dataset(
+            root,
+            train=range(first, first + TRAIN_SCENES),
+            val=range(first + TRAIN_SCENES, first + TRAIN_SCENES + VAL_SCENES),
+        )
+    scenes, unseen = open_labelled(root, split="train"), open_labelled(root, split="val")
+    cache = folder / "superpixels"
+    config = demo_config(seed)
+    train(scenes, folder / "ssr", config, cache=cache, device=device)
+    train(scenes, folder / "full", config, supervision="full", cache=cache, device=device)
+    for loss in LOSSES:
+        alone = demo_config(seed, f"cmpa.loss={loss}", "optim.iterations=0")
+        train(scenes, folder / f"cmpa-{loss}", alone, cache=cache, device=device)
+    figures = _seed_figures(folder, scenes, cache, seed, device)
+    for name, run, crf in (
+        ("decoder", "ssr", False),
+        ("decoder + CRF", "ssr", True),
+        ("decoder, full supervision", "full", False),
+        ("decoder, full supervision + CRF", "full", True),
+    ):
+        result = folder / f"{run}-{'crf' if crf else 'plain'}"
+        predict(root / "JPEGImages", result, folder / run, crf=crf, device=device)
+        figures[name] = 100 * evaluate(result, unseen).scores.miou
+    with atomic_write(done) as temporary:
+        temporary.write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    return figures
+
+
+def _seed_figures(
+    folder: Path, scenes: LabelledImages, cache: Path, seed: int, device: str
+) -> dict[str, float]:
+    """CAM seeds of every row, with encoders that are loaded once."""
+    base = load_rectifier(demo_config(seed), scenes.classes, device=device)
+    heads = trained_heads(base, folder / "ssr")
+    torch.manual_seed(seed)
+    untrained = trained_heads(base, folder / "ssr")
+    assert untrained.isa.gain is not None and untrained.tsa.gain is not None
+    with torch.no_grad():  # a residual head without its learned part is the head before training
+        untrained.isa.gain.zero_()
+        untrained.tsa.gain.zero_()
+        untrained.log_temperature.fill_(
+            torch.tensor(base.config.cmpa.temperature).log().item()
+        )
+    rows = {**MAIN_ROWS, **CONTROL_ROWS, **MASK_ROWS}
+    rectifiers = {
+        name: variant(base, demo_config(seed, *settings), heads) for name, settings in rows.items()
+    }
+    rectifiers["untrained projector"] = variant(base, demo_config(seed, *RAW), untrained)
+    scale = 1 / float(heads.temperature)
+    rectifiers["CLIP at CMPA's temperature"] = variant(
+        base, demo_config(seed, "cam.mode=clip", f"cam.scale={scale}", *RAW), None
+    )
+    for loss in LOSSES:
+        rectifiers[f"Table 4: L_{loss}"] = variant(
+            base, demo_config(seed, *RAW), trained_heads(base, folder / f"cmpa-{loss}")
+        )
+    superpixels = SuperpixelCache(
+        cache, n_segments=base.config.sgc.n_segments, compactness=base.config.sgc.compactness
+    )
+    found = score_seeds(rectifiers, scenes, superpixels)
+    return {name: 100 * each.scores.miou for name, each in found.items()}
+
+
+def variant(base: Rectifier, config: Config, alignment: Alignment | None) -> Rectifier:
+    """The same encoders under other settings."""
+    return Rectifier(config, base.clip, base.dino, base.vocabulary, alignment)
+
+
+def trained_heads(base: Rectifier, run: Path) -> Alignment:
+    """ISA, TSA and τ of a finished run."""
+    checkpoint = load_checkpoint(run)
+    heads = build_alignment(checkpoint.config, base.text_features, None)
+    load_part(heads, checkpoint, "alignment", run)
+    return heads.to(base.device).eval()
+
+
+def _table(figures: dict[str, list[float]]) -> str:
+    width = max(map(len, figures))
+    lines = [f"{'mIoU in %':{width}}  " + ("mean ± sd over seeds" if len(next(iter(figures.values()))) > 1 else "")]
+    lines += [f"{name:{width}}  {spread(values)}" for name, values in figures.items()]
+    return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    """``48.6`` for one seed, ``48.6 ± 0.4`` for several."""
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return f"{mean:5.1f}"
+    return f"{mean:5.1f} ± {statistics.stdev(values):.1f}"
