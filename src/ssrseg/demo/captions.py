@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from jaxtyping import UInt8
 from numpy import bincount, flatnonzero, ndarray
 from numpy.random import Generator
@@ -47,14 +49,14 @@ def build_tokenizer(longest: int = 24) -> CLIPTokenizer:
     for word in sorted(words | {"and"} | set(CLASSES) | set(BACKGROUNDS)):
         pieces = [*word[:-1], f"{word[-1]}</w>"]
         while len(pieces) > 1:
-            known = [pair for pair in zip(pieces, pieces[1:], strict=False) if pair in merges]
+            known = [pair for pair in pairwise(pieces) if pair in merges]
             if not known:
                 # a merge added last is applied last: it cannot break an earlier word
                 merges.append((pieces[0], pieces[1]))
                 vocabulary.append(pieces[0] + pieces[1])
                 known = [merges[-1]]
             first = min(known, key=merges.index)
-            at = list(zip(pieces, pieces[1:], strict=False)).index(first)
+            at = list(pairwise(pieces)).index(first)
             pieces[at : at + 2] = ["".join(first)]
     vocabulary += ["<|unknown|>", "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(
@@ -68,7 +70,7 @@ def build_tokenizer(longest: int = 24) -> CLIPTokenizer:
 def caption(
     truth: UInt8[ndarray, "height width"], backdrop: UInt8[ndarray, "height width"], rng: Generator
 ) -> str:
-    """Say what a picture, or a window of it, shows: small things and backgrounds are left out often.
+    """Say what a picture, or a window of it, shows; often without small things and backgrounds.
 
     Args:
         truth: As in :class:`ssrseg.demo.scenes.Scene`.

@@ -142,7 +142,7 @@ def gradcam(
 def cam_miou(
     maps: Float[Tensor, "scenes classes grid grid"], truth: Int[Tensor, "scenes side side"]
 ) -> float:
-    """mIoU of argmax((1 - max cam)^alpha, cams), background included, at the best alpha."""
+    """Score argmax((1 - max cam)^alpha, cams) by mIoU, background included, at the best alpha."""
     large = functional.interpolate(
         maps, size=(truth.shape[1], truth.shape[2]), mode="bilinear", align_corners=False
     )

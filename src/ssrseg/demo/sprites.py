@@ -27,7 +27,7 @@ class Part(NamedTuple):
     Attributes:
         outline: Corners (x, y) in the unit box, y downwards.
         colour: RGB, 0 to 255.
-        texture: Name of a noise field of :mod:`ssrseg.demo.scenes`, or "" for a flat colour.
+        texture: Name of a noise field of :mod:`ssrseg.demo.canvas`, or "" for a flat colour.
         strength: Standard deviation of the texture in grey levels.
         spots: Second colour, shown where the texture is above its mean (patches, stripes).
     """
@@ -60,7 +60,8 @@ def box(x0: float, y0: float, x1: float, y1: float) -> Float[np.ndarray, "4 2"]:
     return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], dtype=np.float64)
 
 
-_CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 21)), np.sin(np.linspace(0, 2 * np.pi, 21))], 1)
+_ANGLES = np.linspace(0, 2 * np.pi, 21)
+_CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], 1)
 
 
 def oval(x: float, y: float, rx: float, ry: float) -> Float[np.ndarray, "21 2"]:
@@ -119,9 +120,10 @@ def _cow(rng: np.random.Generator) -> list[Part]:
 
 
 def _wheels(places: tuple[float, ...], radius: float, aspect: float) -> list[Part]:
-    rims = [(oval(x, 1 - radius, radius / aspect, radius), BLACK) for x in places]
-    hubs = [(oval(x, 1 - radius, radius / aspect / 2.4, radius / 2.4), (170, 170, 176)) for x in places]
-    return [Part(outline, colour) for outline, colour in rims + hubs]
+    wide = radius / aspect
+    rims = [Part(oval(x, 1 - radius, wide, radius), BLACK) for x in places]
+    hub = (170, 170, 176)
+    return rims + [Part(oval(x, 1 - radius, wide / 2.4, radius / 2.4), hub) for x in places]
 
 
 def _car(rng: np.random.Generator) -> list[Part]:
@@ -181,7 +183,7 @@ def _bird(rng: np.random.Generator) -> list[Part]:
         Part(oval(0.22, 0.4, 0.12, 0.17), coat),
         Part(_points((0.11, 0.36), (0.0, 0.45), (0.12, 0.48)), (232, 156, 40)),
         Part(oval(0.2, 0.36, 0.025, 0.045), WHITE),
-        Part(_points((0.36, 0.52), (0.6, 0.5 - 0.5 * up), (0.66, 0.56)), _shade(coat, 1.35), "grain", 8),
+        Part(_points((0.36, 0.52), (0.6, tip), (0.66, 0.56)), _shade(coat, 1.35), "grain", 8),
     ]
 
 
@@ -261,7 +263,8 @@ def _person(rng: np.random.Generator) -> list[Part]:
 
 def _tv(rng: np.random.Generator) -> list[Part]:
     frame = _pick(rng, ((60, 60, 66), (170, 172, 178)))
-    screen, beam = (((52, 78, 190), (36, 44, 120)), ((70, 150, 190), (150, 214, 226)))[rng.integers(2)]
+    dark, light = ((52, 78, 190), (36, 44, 120)), ((70, 150, 190), (150, 214, 226))
+    screen, beam = (dark, light)[rng.integers(2)]
     return [
         Part(box(0.44, 0.8, 0.56, 0.96), _shade(frame, 0.8)),
         Part(box(0.24, 0.94, 0.76, 1.0), _shade(frame, 0.8)),
@@ -285,3 +288,5 @@ SPRITES: dict[str, Sprite] = {
     "person": Sprite(_person, 0.6, 0.4),
     "tv": Sprite(_tv, 0.36, 1.2),
 }
+
+CLASSES: tuple[str, ...] = tuple(SPRITES)
