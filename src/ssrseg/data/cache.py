@@ -1,0 +1,89 @@
+"""Superpixels on disk, so that SLIC runs once per image and not once per epoch."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+
+import numpy as np
+import skimage
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from ssrseg.data.files import atomic_write
+from ssrseg.method.superpixels import slic_labels
+
+
+@dataclass(frozen=True)
+class SuperpixelCache:
+    """SLIC superpixels (Eq. 7), computed once per image content and setting.
+
+    A file is named after the image and a hash of its pixels, the settings and the library version,
+    so that a changed image or setting is computed anew, never served stale.
+
+    Attributes:
+        folder: Where the ``.npy`` files (uint16, can be memory-mapped) lie; None = store nothing.
+        n_segments: Wanted number of superpixels, at most 65,535.
+        compactness: Weight of position against colour.
+    """
+
+    folder: Path | None
+    _: KW_ONLY
+    n_segments: int
+    compactness: float
+
+    def __call__(
+        self, image: UInt8[Tensor, "height width 3"], name: str
+    ) -> Int[Tensor, "height width"]:
+        """Superpixel ids from 0, int64.
+
+        Args:
+            image: RGB, 0 .. 255.
+            name: Name of the sample.
+
+        Raises:
+            ValueError: If there are more superpixels than uint16 can number.
+        """
+        if self.folder is None:
+            return slic_labels(image, self.n_segments, self.compactness)
+        path = self.path(image, name)
+        stored = _read(path, tuple(image.shape[:2]))
+        if stored is not None:
+            return torch.from_numpy(stored.astype(np.int64))
+        labels = slic_labels(image, self.n_segments, self.compactness)
+        if int(labels.max()) > np.iinfo(np.uint16).max:
+            raise ValueError(
+                f"{name}: {int(labels.max()) + 1} superpixels, but the cache stores at most 65,536;"
+                f" n_segments={self.n_segments} is too large"
+            )
+        with atomic_write(path) as temporary:
+            np.save(temporary, labels.numpy().astype(np.uint16))
+        return labels
+
+    def path(self, image: UInt8[Tensor, "height width 3"], name: str) -> Path:
+        """Where the superpixels of ``image`` are stored.
+
+        Args:
+            image: RGB, 0 .. 255.
+            name: Name of the sample.
+
+        Raises:
+            ValueError: If the cache has no folder.
+        """
+        if self.folder is None:
+            raise ValueError("this SuperpixelCache has no folder, so it stores nothing")
+        settings = (tuple(image.shape), self.n_segments, float(self.compactness))
+        key = hashlib.blake2b(repr((settings, skimage.__version__)).encode(), digest_size=8)
+        key.update(image.cpu().numpy().tobytes())
+        return self.folder / f"{name}.{key.hexdigest()}.npy"
+
+
+def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """The stored array, or None if it is absent or not what we would have written."""
+    try:
+        stored = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    return stored if stored.shape == shape and stored.dtype == np.uint16 else None

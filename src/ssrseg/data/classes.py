@@ -1,0 +1,107 @@
+"""Which classes a data set has, and in which order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from ssrseg.data.text import fault_report, read_lines, read_text
+from ssrseg.errors import LabelsError
+
+NO_CLASS = "none"
+"""Label of an image that shows none of the classes; an empty label is taken for a slip."""
+
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
+    "train", "tvmonitor",
+)  # fmt: skip
+
+_MOST = 254  # ids 1 .. 254 of an 8-bit map; 0 is background and 255 is ignore
+
+
+def read_classes(root: Path) -> tuple[tuple[str, ...], dict[str, str]] | None:
+    """Class names in order, and the prompts that come with them.
+
+    Args:
+        root: Folder that may hold ``classes.txt`` (one name per line, ``#`` begins a comment) or
+            ``classes.yaml`` (name: prompt text, a list of synonyms, or nothing).
+
+    Returns:
+        Names and prompt by name (synonyms joined by ", "; names without a prompt are absent), or
+        None if there is neither file.
+
+    Raises:
+        LabelsError: If both files are there, or one is empty or names a class twice.
+    """
+    text_file, yaml_file = root / "classes.txt", root / "classes.yaml"
+    if text_file.exists() and yaml_file.exists():
+        raise LabelsError(
+            f"{root} holds both classes.txt and classes.yaml, and they may disagree. Keep one."
+        )
+    if text_file.exists():
+        lines = [(line, text.split("#")[0].strip()) for line, text in read_lines(text_file)]
+        return _checked(text_file, [(line, name) for line, name in lines if name]), {}
+    if yaml_file.exists():
+        return _read_yaml(yaml_file)
+    return None
+
+
+def _read_yaml(path: Path) -> tuple[tuple[str, ...], dict[str, str]]:
+    # Nodes, not values: they keep line numbers, repeated keys, and names like "no" as they are.
+    try:
+        table = yaml.compose(read_text(path), yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise LabelsError(f"{path} is not valid YAML ({' '.join(str(error).split())}).") from error
+    shape = 'Write one line per class, as "dog: puppy, hound" or "dog: [puppy, hound]".'
+    if not isinstance(table, yaml.MappingNode):
+        raise LabelsError(f"{path} is no list of classes and prompts. {shape}")
+    numbered, prompts = [], {}
+    for key, value in table.value:
+        line = key.start_mark.line + 1
+        words = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        if not all(isinstance(word, yaml.ScalarNode) for word in [key, *words]):
+            raise LabelsError(f"{path} line {line}: no class with its prompt. {shape}")
+        name = key.value.strip()
+        prompt = ", ".join(word.value.strip() for word in words if word.value.strip())
+        numbered.append((line, name))
+        if prompt and value.tag != "tag:yaml.org,2002:null":
+            prompts[name] = prompt
+    return _checked(path, numbered), prompts
+
+
+def _checked(path: Path, numbered: list[tuple[int, str]]) -> tuple[str, ...]:
+    faults, seen = [], {}
+    for line, name in numbered:
+        first, spelling = seen.setdefault(name.casefold(), (line, name))
+        if first != line:
+            faults.append(
+                f'line {line}: class "{name}" is already on line {first}, as "{spelling}".'
+                " Remove one of the two."
+            )
+        elif name.casefold() == "background":
+            faults.append(
+                f'line {line}: "{name}" is no class here; it is always there, with id 0.'
+                " Remove the line."
+            )
+        elif name.casefold() == NO_CLASS:
+            faults.append(
+                f'line {line}: "{name}" cannot be a class; in labels.csv it marks an image that'
+                " shows no class. Rename it."
+            )
+        elif not name or ";" in name:
+            faults.append(
+                f'line {line}: "{name}" cannot be a class name; ";" stands between labels. One'
+                " name per line, please."
+            )
+    if faults:
+        raise LabelsError(fault_report(path, faults))
+    if not numbered:
+        raise LabelsError(f"{path} names no class. Write one name per line.")
+    if len(numbered) > _MOST:
+        raise LabelsError(
+            f"{path} names {len(numbered)} classes; maps of class ids have 8 bits and hold {_MOST}."
+            " Merge or split the classes."
+        )
+    return tuple(name for _, name in numbered)

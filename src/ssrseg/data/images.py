@@ -1,0 +1,249 @@
+"""Photographs and maps of class ids on disk, as tensors."""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from ssrseg.data.files import atomic_write
+from ssrseg.errors import DataError, did_you_mean
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+_UNREADABLE = (  # what Pillow's decoders raise on damaged files, beside OSError
+    OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
+    ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError,
+)  # fmt: skip
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_image(path: Path) -> UInt8[Tensor, "height width 3"]:
+    """Read a photograph as RGB, 0 .. 255, the way a viewer shows it.
+
+    The EXIF orientation is applied, transparent pixels are laid on white, 16-bit greys are scaled
+    (not clipped) to 8 bits, and of several frames the first is taken. Damaged EXIF data is ignored.
+
+    Args:
+        path: Any format that Pillow reads.
+
+    Raises:
+        DataError: If the file is missing, empty, truncated, or no image.
+    """
+    image = _load(path)
+    try:
+        # A broken EXIF block makes no photograph unreadable: it is then taken as upright.
+        with _pillow_quiet():
+            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except _UNREADABLE:
+        orientation = 1
+    try:
+        with _pillow_quiet():
+            rgb = _to_rgb(image, path)
+    except _UNREADABLE as error:
+        raise DataError(
+            f"{path} cannot be turned into RGB from its colour mode {image.mode} ({error})."
+            " Save it as an 8-bit RGB JPEG or PNG."
+        ) from error
+    if orientation in _UPRIGHT:
+        rgb = rgb.transpose(_UPRIGHT[orientation])
+    return torch.from_numpy(np.array(rgb))
+
+
+def check_size(image: UInt8[Tensor, "height width 3"], path: Path, min_side: int) -> None:
+    """Refuse an image that is smaller than one patch.
+
+    Args:
+        image: RGB.
+        path: Where it came from, for the message.
+        min_side: Least height and width in pixels.
+
+    Raises:
+        DataError: If a side is shorter.
+    """
+    height, width = image.shape[:2]
+    if min(height, width) < min_side:
+        raise DataError(
+            f"{path} is {width} x {height} pixels, smaller than one patch of the encoder"
+            f" ({min_side} x {min_side}). Remove it from the data or replace it by a larger copy."
+        )
+
+
+def list_images(path: Path) -> list[Path]:
+    """Images at ``path``: the file itself, or all in the folder and its subfolders, sorted.
+
+    Hidden files and folders are passed over (macOS leaves ``._photo.jpg`` beside ``photo.jpg``).
+
+    Args:
+        path: A file, taken whatever its suffix, or a folder, searched for known suffixes.
+
+    Raises:
+        DataError: If nothing is there or the folder holds no image.
+    """
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise DataError(
+            f"{path} does not exist.{_nearest_sibling(path)} Give an image or a folder of images."
+        )
+    found, others = [], 0
+    for folder, subfolders, names in os.walk(path):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in names:
+            if name.startswith("."):
+                continue
+            if name.lower().endswith(SUFFIXES):
+                found.append(Path(folder, name))
+            else:
+                others += 1
+    if not found:
+        raise DataError(
+            f"{path} holds no image ({others} other files). Images are known by their suffix:"
+            f" {', '.join(SUFFIXES)}."
+        )
+    return sorted(found, key=lambda image: image.as_posix())
+
+
+def read_truth(path: Path) -> UInt8[Tensor, "height width"]:
+    """Read a map of class ids: 0 background, 1 + class index, 255 ignore.
+
+    Args:
+        path: Indexed or grey PNG (any lossless format) whose pixel values are the ids.
+
+    Raises:
+        DataError: If the file is unreadable, lossy, colour-coded, or has values above 255.
+    """
+    image = _load(path)
+    if image.format in ("JPEG", "MPO"):
+        raise DataError(
+            f"{path} is a JPEG, whose compression changes class ids. Save masks as indexed or"
+            " grey PNG, from the program that made them."
+        )
+    if image.mode in ("1", "L", "P"):
+        return torch.from_numpy(np.array(image).astype(np.uint8))
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        ids = np.array(image)
+        if ids.min() >= 0 and ids.max() <= 255:
+            return torch.from_numpy(ids.astype(np.uint8))
+        raise DataError(
+            f"{path} has pixel values from {ids.min()} to {ids.max()}, but class ids lie in"
+            " 0 .. 255 (0 background, 255 ignore). Save it as 8-bit PNG of class ids."
+        )
+    raise DataError(
+        f"{path} is colour-coded (mode {image.mode}); a mask holds one class id per pixel (0"
+        " background, 1 .. classes, 255 ignore). Use the original indexed PNG, or replace each"
+        " colour by its id and save as indexed or 8-bit grey PNG."
+    )
+
+
+def write_class_ids(path: Path, ids: UInt8[Tensor, "height width"]) -> None:
+    """Write class ids as an indexed PNG in VOC's colours; it appears whole or not at all.
+
+    Args:
+        path: Ends with ``.png``; its folder is made.
+        ids: 0 background, 1 + class index, 255 ignore.
+    """
+    image = Image.fromarray(ids.cpu().numpy())
+    image.putpalette(voc_palette().tobytes())
+    with atomic_write(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def voc_palette() -> UInt8[np.ndarray, "256 3"]:
+    """VOC's colours by class id: bits 0, 3, 6 of the id become the high bits of red, and so on."""
+    ids = np.arange(256)
+    palette = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            on = ids >> (3 * bit + channel) & 1
+            palette[:, channel] |= (on << (7 - bit)).astype(np.uint8)
+    return palette
+
+
+def _load(path: Path) -> Image.Image:
+    """Open and decode, or say in one sentence why not."""
+    if not path.exists():
+        raise DataError(
+            f"image {path} does not exist.{_nearest_sibling(path)} Check the path, or copy the file"
+            " there."
+        )
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, but one image is expected here. Name a file in it.")
+    try:
+        if path.stat().st_size == 0:
+            raise DataError(f"image {path} is empty (0 bytes). Copy it again or remove it.")
+        with _pillow_quiet(), Image.open(path) as image:
+            image.load()
+            return image
+    except PermissionError as error:
+        raise DataError(f"image {path} may not be read by you. Change its permissions.") from error
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"{path} is not an image, whatever its name says: no known format begins like it."
+            " Replace it by the real file or remove it from the data."
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"image {path} is too large to be a photograph ({error}). Scale it down or cut it up."
+        ) from error
+    except _UNREADABLE as error:
+        raise DataError(
+            f"image {path} is damaged or cut short ({error}). Copy it again from the original or"
+            " remove it from the data."
+        ) from error
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.array(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise DataError(
+                f"{path} has grey values from {values.min()} to {values.max()}; 0 .. 65535 (16 bit)"
+                " can be scaled. Save it as an 8-bit or 16-bit picture."
+            )
+        grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode == "F":
+        raise DataError(
+            f"{path} holds floating-point values, whose black and white are not known. Save it as"
+            " an 8-bit or 16-bit picture."
+        )
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+@contextmanager
+def _pillow_quiet() -> Iterator[None]:
+    """Silence what Pillow warns of (large images, broken EXIF): we read the picture or we raise."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+        yield
+
+
+def _nearest_sibling(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" Nor does its folder {path.parent}."
+    return did_you_mean(path.name, os.listdir(path.parent))

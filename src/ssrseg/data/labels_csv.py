@@ -1,0 +1,236 @@
+"""The label file ``labels.csv``: an image and its classes per line.
+
+    image,labels
+    images/a.jpg,cat;dog
+    images/b.jpg,none
+
+Paths are relative to the folder of the file, or to ``JPEGImages`` or ``images`` in it. ``none``
+says that the image shows none of the classes; an empty label is an error, because it is what a
+forgotten image looks like.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ssrseg.data.classes import NO_CLASS
+from ssrseg.data.images import SUFFIXES
+from ssrseg.data.text import fault_report, nearest, read_text
+from ssrseg.errors import LabelsError
+
+IMAGE_FOLDERS = ("JPEGImages", "images")
+
+
+@dataclass(frozen=True)
+class LabelRow:
+    """One line of the file.
+
+    Attributes:
+        line: Number of the line, from 1.
+        image: Path below the folder of the file, ``/`` between folders, as found on disk.
+        labels: Class indices, ascending; empty = ``none``.
+    """
+
+    line: int
+    image: str
+    labels: tuple[int, ...]
+
+
+def read_labels_csv(
+    path: Path, *, classes: tuple[str, ...] | None, source: str = "the class list"
+) -> tuple[tuple[str, ...], list[LabelRow]]:
+    """Read and check a label file; images are looked up, not opened.
+
+    Semicolons as column separators (European Excel), quotation marks, a byte order mark, Windows
+    line ends and blank lines are accepted.
+
+    Args:
+        path: The file.
+        classes: Names allowed; None = those that occur, sorted.
+        source: Where ``classes`` come from, for messages.
+
+    Returns:
+        Class names, and the lines in order.
+
+    Raises:
+        LabelsError: With all the faults of the file at once.
+    """
+    if path.is_dir():
+        masks = sum(name.lower().endswith(".png") for name in os.listdir(path))
+        inside = f" with {masks} .png files (masks?)" if masks else ""
+        raise LabelsError(
+            f"{path} is a folder{inside}, but a label file is expected here: a text file with the"
+            " header image,labels and one line per image. SSR learns from class names only, never"
+            " from masks."
+        )
+    faults: list[str] = []
+    entries = _entries(path, faults)
+    names = _check_classes(entries, classes, source, faults)
+    images = _find_images(path.parent, entries, faults)
+    if faults:
+        raise LabelsError(fault_report(path, faults))
+    if not entries:
+        raise LabelsError(f'{path} names no image. Add lines such as "images/a.jpg,cat;dog".')
+    if not names:
+        raise LabelsError(
+            f'{path} names no class: every label is "{NO_CLASS}". Name the classes of some images.'
+        )
+    index = {name: number for number, name in enumerate(names)}
+    rows = [
+        LabelRow(entry.line, image, tuple(sorted({index[w] for w in entry.words if w != NO_CLASS})))
+        for entry, image in zip(entries, images, strict=True)
+    ]
+    return names, rows
+
+
+@dataclass(frozen=True)
+class _Entry:
+    line: int
+    image: str
+    words: list[str]
+
+
+def _entries(path: Path, faults: list[str]) -> list[_Entry]:
+    """Split the file into lines and cells."""
+    lines = list(io.StringIO(read_text(path), newline=None))
+    head = next((n for n, line in enumerate(lines) if line.strip(" \t\n,;")), None)
+    if head is None:
+        raise LabelsError(
+            f'{path} is empty. Write the header "image,labels" and one line per image.'
+        )
+    delimiter = next((mark for mark in ",;" if _is_header(lines[head], mark)), None)
+    if delimiter is None:
+        is_data = any(suffix in lines[head].casefold() for suffix in SUFFIXES)
+        raise LabelsError(
+            f'{path} line {head + 1} should be the header "image,labels" but reads'
+            f' "{lines[head].strip()[:80]}". '
+            + ("Add the header above it." if is_data else "Replace it by the header.")
+        )
+    entries = []
+    reader = csv.reader(lines[head + 1 :], delimiter=delimiter, strict=True)
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            line = head + 1 + reader.line_num
+            if delimiter == "," and any(cells[2:]):
+                faults.append(
+                    f'line {line}: "{",".join(cells)}" has {len(cells)} columns instead of 2.'
+                    ' Separate labels by ";".'
+                )
+            elif any(cells):
+                words = [word.strip() for cell in cells[1:] for word in cell.split(";")]
+                entries.append(_Entry(line, cells[0], [word for word in words if word]))
+    except csv.Error as error:
+        faults.append(
+            f"line {head + 1 + reader.line_num}: {error}. Check the quotation marks: each that"
+            " opens must be closed, at the end of its cell."
+        )
+    return entries
+
+
+def _is_header(line: str, delimiter: str) -> bool:
+    # Excel pads short rows with delimiters up to the longest row.
+    cells = line.strip(" \t\n,;").split(delimiter)
+    return [cell.strip(' "').casefold() for cell in cells] == ["image", "labels"]
+
+
+def _check_classes(
+    entries: list[_Entry], classes: tuple[str, ...] | None, source: str, faults: list[str]
+) -> tuple[str, ...]:
+    """The class names; unknown, missing and contradictory labels become faults."""
+    first: dict[str, tuple[str, int]] = {}
+    for entry in entries:
+        where = f"line {entry.line}:"
+        if not entry.words:
+            faults.append(
+                f'{where} "{entry.image}" has no label. Name its classes, remove the line, or'
+                f' write "{NO_CLASS}" if the image shows none of the classes.'
+            )
+        if NO_CLASS in entry.words and set(entry.words) != {NO_CLASS}:
+            faults.append(
+                f'{where} "{NO_CLASS}" stands beside other labels ({";".join(entry.words)}).'
+                " Remove one or the other."
+            )
+        for word in entry.words:
+            if word == NO_CLASS or word in (classes or ()):
+                continue
+            if "," in word:
+                faults.append(f'{where} the label "{word}" contains ",". Separate labels by ";".')
+            elif classes is not None:
+                faults.append(
+                    f'{where} class "{word}" is not in {source} ({len(classes)} names).'
+                    f"{nearest(word, (*classes, NO_CLASS), faults)}"
+                )
+            elif word.casefold() == "background":
+                faults.append(
+                    f'{where} "{word}" is in every image and is no label. Remove it, or write'
+                    f' "{NO_CLASS}" if the image shows nothing else.'
+                )
+            elif word.casefold() == NO_CLASS:
+                faults.append(f'{where} "{word}" is no label. Did you mean "{NO_CLASS}"?')
+            else:
+                spelling, line = first.setdefault(word.casefold(), (word, entry.line))
+                if spelling != word:
+                    faults.append(
+                        f'{where} class "{word}" is "{spelling}" on line {line}. Spell it the same'
+                        " way everywhere."
+                    )
+    if classes is not None:
+        return classes
+    return tuple(sorted(spelling for spelling, _ in first.values()))
+
+
+def _find_images(root: Path, entries: list[_Entry], faults: list[str]) -> list[str]:
+    """Look up every image by one listing per folder; missing and repeated ones become faults."""
+    listings: dict[PurePosixPath, dict[str, str]] = {}
+    seen: dict[str, _Entry] = {}
+    found = []
+    for entry in entries:
+        where = f'line {entry.line}: image "{entry.image}"'
+        image = PurePosixPath(entry.image.replace("\\", "/"))
+        if image.is_absolute() or ".." in image.parts or ":" in image.parts[:1]:
+            faults.append(f"{where} is not below {root}. Write paths relative to that folder.")
+            continue
+        actual = _look_up(root, image, listings)
+        if actual is None:
+            near = nearest(image.name, listings[image.parent], faults)
+            faults.append(f"{where} does not exist in {root}.{near}")
+            continue
+        found.append(actual)
+        twin = seen.setdefault(os.path.splitext(actual)[0], entry)
+        if twin is entry:
+            continue
+        if twin.image == entry.image:
+            faults.append(
+                f"{where} is already on line {twin.line}. Keep one line with all its classes."
+            )
+        else:
+            faults.append(
+                f'{where} and "{twin.image}" (line {twin.line}) have the same name up to the'
+                " suffix, under which results are written. Rename or remove one."
+            )
+    return found
+
+
+def _look_up(
+    root: Path, image: PurePosixPath, listings: dict[PurePosixPath, dict[str, str]]
+) -> str | None:
+    """The image's path below ``root`` as it is spelled on disk, if it exists."""
+    for folder in ("", *IMAGE_FOLDERS):
+        parent = PurePosixPath(folder, image.parent)
+        if parent not in listings:
+            try:
+                names = os.listdir(root / parent)
+            except OSError:
+                names = []
+            # macOS writes "ä" as two characters, most programs as one.
+            listings[parent] = {unicodedata.normalize("NFC", name): name for name in names}
+        name = listings[parent].get(unicodedata.normalize("NFC", image.name))
+        if name is not None:
+            return (parent / name).as_posix()
+    return None

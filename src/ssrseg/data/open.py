@@ -1,0 +1,184 @@
+"""Find out which images a folder holds and what they show; no image and no mask is opened here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from ssrseg.data.classes import VOC_CLASSES, read_classes
+from ssrseg.data.images import list_images
+from ssrseg.data.labels_csv import IMAGE_FOLDERS, read_labels_csv
+from ssrseg.data.sample import LabelledImages, Sample
+from ssrseg.data.text import fault_report, nearest, read_lines
+from ssrseg.data.voc import read_annotations
+from ssrseg.errors import DataError, did_you_mean
+
+_SPLITS = Path("ImageSets", "Segmentation")
+_TRUTHS = ("SegmentationClass", "SegmentationClassAug")  # the later one wins
+
+CONVERT_ONEHOT = (
+    'python -c "import numpy, ssrseg.data.classes as c;'
+    " table = numpy.load('cls_labels_onehot.npy', allow_pickle=True).item();"
+    " print('image,labels', *(f'JPEGImages/{name}.jpg,' + (';'.join("
+    "word for word, on in zip(c.VOC_CLASSES, row) if on) or 'none')"
+    ' for name, row in table.items()), sep=chr(10))" > labels.csv'
+)
+"""A command that turns the label file of other projects into labels.csv."""
+
+
+def open_labelled(root: Path, *, split: str | None = None) -> LabelledImages:
+    """Open a folder with ``labels.csv``, or one in the VOC 2012 layout.
+
+    Labels come from ``labels.csv`` where there is one, else from ``Annotations``; never from masks,
+    of which only the file names are looked up, for scoring. Classes come from ``classes.txt`` or
+    ``classes.yaml``, else they are VOC's in the VOC layout and those that occur in ``labels.csv``
+    elsewhere.
+
+    Args:
+        root: The folder.
+        split: Name of a list of image names, ``ImageSets/Segmentation/<split>.txt`` or
+            ``<split>.txt``; None = all images.
+
+    Raises:
+        DataError: If the folder has neither layout, or the split does not fit it.
+        LabelsError: If labels or classes are faulty; all faults of a file at once.
+    """
+    _check_folder(root)
+    listed = read_classes(root)
+    classes = listed[0] if listed else None
+    source = "the folder's class list"
+    if classes is None and _is_voc(root):
+        classes, source = VOC_CLASSES, "VOC's class list"
+    csv_path = root / "labels.csv"
+    if csv_path.exists():
+        classes, rows = read_labels_csv(csv_path, classes=classes, source=source)
+        base = _image_folder([row.image for row in rows])
+        names = [_name(PurePosixPath(row.image).relative_to(base)) for row in rows]
+        images = {name: root / row.image for name, row in zip(names, rows, strict=True)}
+        labels = {name: row.labels for name, row in zip(names, rows, strict=True)}
+        chosen = _choose(root, split, images, "labels.csv")
+    else:
+        assert classes is not None
+        images = _images_by_name(root / "JPEGImages")
+        chosen = _choose(root, split, images, "JPEGImages")
+        found = read_annotations(root / "Annotations", chosen, classes, source=source)
+        labels = dict(zip(chosen, found, strict=True))
+    truths = _truths(root)
+    samples = (Sample(name, images[name], labels[name], truths.get(name)) for name in chosen)
+    return LabelledImages(root, classes, tuple(samples))
+
+
+def _is_voc(root: Path) -> bool:
+    return (root / "JPEGImages").is_dir() and (root / "ImageSets").is_dir()
+
+
+def _check_folder(root: Path) -> None:
+    """Tell apart: no such folder, a file, a folder of something else, VOC without labels."""
+    if not root.exists():
+        siblings = os.listdir(root.parent) if root.parent.is_dir() else []
+        raise DataError(
+            f"data folder {root} does not exist.{did_you_mean(root.name, siblings)} Give a folder"
+            " with labels.csv, or one in the VOC 2012 layout."
+        )
+    if not root.is_dir():
+        raise DataError(f"{root} is a file, but a data folder is expected. Give {root.parent}.")
+    if (root / "labels.csv").exists() or (_is_voc(root) and (root / "Annotations").is_dir()):
+        return
+    if _is_voc(root) and (root / "cls_labels_onehot.npy").exists():
+        raise DataError(
+            f"{root / 'cls_labels_onehot.npy'} is a pickle, which can run any code when it is"
+            " loaded, so ssrseg does not read it. If you trust its source, convert it once, in"
+            f" that folder: {CONVERT_ONEHOT}"
+        )
+    if _is_voc(root):
+        raise DataError(
+            f"{root} has the VOC 2012 layout but no image-level labels: neither labels.csv nor the"
+            " folder Annotations is there. Copy Annotations from VOC 2012, or write labels.csv"
+            ' (header "image,labels", then lines such as "JPEGImages/2007_000063.jpg,chair;dog").'
+        )
+    near = [
+        folder
+        for folder in (root.parent, *sorted(root.iterdir()), root / "VOCdevkit" / "VOC2012")
+        if folder.is_dir() and ((folder / "labels.csv").exists() or _is_voc(folder))
+    ]
+    names = sorted(os.listdir(root))
+    there = ", ".join(names[:5]) + (", ..." if names[5:] else "") if names else "nothing"
+    raise DataError(
+        f"{root} is no data folder: neither labels.csv nor the VOC 2012 layout (JPEGImages,"
+        f" ImageSets, Annotations) is in it. It holds {there}. "
+        + (
+            f"Did you mean {near[0]}?"
+            if near
+            else 'Write labels.csv there: the header "image,labels", then a line such as'
+            ' "images/a.jpg,cat;dog" for each image.'
+        )
+    )
+
+
+def _image_folder(images: Sequence[str]) -> PurePosixPath:
+    """The folder that names are relative to: JPEGImages or images, or the one common to all."""
+    common = os.path.commonpath([str(PurePosixPath(image).parent) for image in images])
+    top = common.split("/")[0]
+    return PurePosixPath(top if top in IMAGE_FOLDERS else common)
+
+
+def _name(image: PurePosixPath) -> str:
+    return image.with_suffix("").as_posix()
+
+
+def _images_by_name(folder: Path) -> dict[str, Path]:
+    images: dict[str, Path] = {}
+    for image in list_images(folder):
+        name = _name(PurePosixPath(image.relative_to(folder)))
+        if name in images:
+            raise DataError(
+                f"{folder} holds both {images[name].name} and {image.name}, which have the same"
+                " name up to the suffix. Remove one."
+            )
+        images[name] = image
+    return images
+
+
+def _choose(root: Path, split: str | None, images: Iterable[str], where: str) -> list[str]:
+    """Names of the images in the split, in its order."""
+    known = dict.fromkeys(images)
+    if split is None:
+        return list(known)
+    paths = [root / _SPLITS / f"{split}.txt", root / f"{split}.txt"]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        lists = (*(root / _SPLITS).glob("*.txt"), *root.glob("*.txt"))
+        there = sorted({file.stem for file in lists} - {"classes"})
+        raise DataError(
+            f'split "{split}" is unknown: neither {paths[0]} nor {paths[1]} exists.'
+            f"{did_you_mean(split, there)}"
+            + (f" The splits are: {', '.join(there)}." if there else "")
+            + " Without a split, all labelled images are used."
+        )
+    faults: list[str] = []
+    first: dict[str, int] = {}
+    for line, name in read_lines(path):
+        if name not in known:
+            faults.append(
+                f'line {line}: there is no image "{name}" in {where}.{nearest(name, known, faults)}'
+            )
+        elif first.setdefault(name, line) != line:
+            faults.append(f'line {line}: "{name}" is already on line {first[name]}. Remove one.')
+    if faults:
+        raise DataError(fault_report(path, faults))
+    if not first:
+        raise DataError(f"{path} names no image. Write one image name per line, without suffix.")
+    return list(first)
+
+
+def _truths(root: Path) -> dict[str, Path]:
+    """Maps of class ids by image name, from directory listings alone."""
+    truths = {}
+    for folder in (root / name for name in _TRUTHS):
+        for place, _, files in os.walk(folder):
+            for file in files:
+                path = Path(place, file)
+                if path.suffix == ".png":
+                    truths[_name(PurePosixPath(path.relative_to(folder)))] = path
+    return truths

@@ -1,0 +1,54 @@
+"""What every data set comes down to: images and the classes that each of them shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled image; nothing is opened yet.
+
+    Attributes:
+        name: Unique; path below the image folder without suffix, ``/`` between folders. Results
+            are written under this name.
+        image: The photograph.
+        labels: Indices of the classes present, ascending; empty = none of them.
+        truth: Map of class ids, if one lies there; for scoring only.
+    """
+
+    name: str
+    image: Path
+    labels: tuple[int, ...]
+    truth: Path | None
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """A data set with image-level labels.
+
+    Attributes:
+        root: Its folder.
+        classes: Names; class index i has id i + 1 in maps of class ids.
+        samples: In the order of the split or of the label file.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    samples: tuple[Sample, ...]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def labels(self) -> Bool[Tensor, "images classes"]:
+        """Multi-hot labels of all images."""
+        table = torch.zeros(len(self.samples), len(self.classes), dtype=torch.bool)
+        for row, sample in zip(table, self.samples, strict=True):
+            row[list(sample.labels)] = True
+        return table

@@ -1,0 +1,70 @@
+"""Small text files that people write by hand, and what to tell them about their slips."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from ssrseg.errors import LabelsError, did_you_mean
+
+_SHOWN = 10
+
+
+def read_text(path: Path) -> str:
+    """Text of a file in UTF-8, with or without a byte order mark.
+
+    Args:
+        path: The file.
+
+    Raises:
+        LabelsError: If it cannot be read or is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise LabelsError(
+            f"{path} is not text in UTF-8 (byte {error.start} is 0x{byte:02x})."
+            ' Save it again with the encoding UTF-8; Excel calls it "CSV UTF-8".'
+        ) from error
+    except OSError as error:
+        raise LabelsError(f"{path} cannot be read ({error.strerror}). Check the path.") from error
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """Stripped lines of a text file that are not blank, numbered from 1.
+
+    Args:
+        path: The file, in UTF-8.
+    """
+    lines = enumerate(read_text(path).splitlines(), 1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]
+
+
+def fault_report(path: Path, faults: list[str]) -> str:
+    """One message for all that is wrong with a file: the first ten faults, and how many more.
+
+    Args:
+        path: The file.
+        faults: Each begins with its place, as ``line 7: ...``.
+    """
+    if len(faults) == 1:
+        return f"{path} {faults[0]}"
+    hidden = len(faults) - _SHOWN
+    more = [f"... and {hidden} more."] if hidden > 0 else []
+    return "\n  ".join([f"{path} has {len(faults)} faults:", *faults[:_SHOWN], *more])
+
+
+def nearest(word: str, known: Collection[str], faults: Collection[str] = ()) -> str:
+    """``did_you_mean`` that sees through upper and lower case.
+
+    Args:
+        word: What the user wrote.
+        known: What would have been accepted.
+        faults: Found before this one; the search, slow among thousands of names, is left out if
+            this one will not be shown.
+    """
+    if len(faults) >= _SHOWN:
+        return ""
+    spelled = {name.casefold(): name for name in known}
+    return did_you_mean(spelled.get(word.casefold(), word), known)

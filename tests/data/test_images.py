@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from ssrseg.data.images import (
+    check_size,
+    list_images,
+    read_image,
+    read_truth,
+    voc_palette,
+    write_class_ids,
+)
+from ssrseg.errors import DataError
+
+
+def gradient(height=6, width=9):
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows * 20, columns * 20, rows * columns], -1).astype(np.uint8)
+
+
+def test_rgb_png_is_read_exactly(tmp_path):
+    Image.fromarray(gradient()).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    assert image.dtype == torch.uint8
+    assert np.array_equal(image.numpy(), gradient())
+    image[0, 0] = 7  # writable, or torch warns
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [
+        (1, lambda a: a),
+        (2, np.fliplr),
+        (3, lambda a: np.rot90(a, 2)),
+        (4, np.flipud),
+        (5, lambda a: a.transpose(1, 0, 2)),
+        (6, lambda a: np.rot90(a, -1)),
+        (7, lambda a: np.rot90(a, 2).transpose(1, 0, 2)),
+        (8, lambda a: np.rot90(a, 1)),
+        (9, lambda a: a),
+    ],
+)
+def test_exif_orientation_is_applied(tmp_path, orientation, turn):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(gradient()).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "a.png").numpy(), turn(gradient()))
+
+
+@pytest.mark.parametrize("dtype", ["<u2", ">u2"])
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path, dtype):
+    values = np.array([[0, 128, 129, 257, 32768, 65279, 65535]])
+    path = tmp_path / "a.tif"
+    Image.fromarray(values.astype(dtype)).save(path)
+    with Image.open(path) as image:
+        assert image.mode.startswith("I;16")
+    grey = read_image(path)[0, :, 0]
+    assert grey.tolist() == [0, 0, 1, 1, 128, 254, 255]
+
+
+def test_16_bit_pgm_and_png(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 65535\n" + struct.pack(">2H", 257, 65535))
+    assert read_image(tmp_path / "a.pgm")[0, :, 1].tolist() == [1, 255]
+    Image.fromarray(np.array([[257, 25700]], np.uint16)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png")[0].tolist() == [[1, 1, 1], [100, 100, 100]]
+
+
+def test_cmyk_jpeg_keeps_its_colours(tmp_path):
+    colours = [(200, 40, 30), (20, 160, 60), (30, 60, 210), (240, 240, 240)]
+    for n, colour in enumerate(colours):
+        path = tmp_path / f"{n}.jpg"
+        Image.new("RGB", (16, 16), colour).convert("CMYK").save(path, quality=100)
+        with Image.open(path) as image:
+            assert image.mode == "CMYK"
+        assert (read_image(path)[8, 8].int() - torch.tensor(colour)).abs().max() <= 4
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "YCbCr", "CMYK", "RGBX"])
+def test_grey_and_other_colour_modes_become_rgb(tmp_path, mode):
+    path = tmp_path / "a.tif"
+    Image.new("RGB", (5, 4), "white").convert(mode).save(path)
+    assert (read_image(path) >= 254).all()
+    assert read_image(path).shape == (4, 5, 3)
+
+
+def test_transparent_pixels_are_laid_on_white(tmp_path):
+    rgba = np.zeros((1, 3, 4), np.uint8)
+    rgba[0, :, 0] = 100
+    rgba[0, :, 3] = [0, 51, 255]
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    expected = [[255, 255, 255], [224, 204, 204], [100, 0, 0]]
+    assert read_image(tmp_path / "a.png")[0].tolist() == expected
+    palette = Image.new("P", (2, 1), 0)
+    palette.putpalette([9, 8, 7, 40, 50, 60])
+    palette.putpixel((1, 0), 1)
+    palette.save(tmp_path / "p.png", transparency=b"\x00\xff")  # Pillow warns of such palettes
+    assert read_image(tmp_path / "p.png")[0].tolist() == [[255, 255, 255], [40, 50, 60]]
+
+
+def test_a_broken_exif_block_does_not_matter(tmp_path):
+    path = tmp_path / "a.jpg"
+    exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x09\x00\x12\x01\x03\x00"  # promises nine entries
+    Image.fromarray(gradient(16, 24)).save(path, exif=exif)
+    assert read_image(path).shape == (16, 24, 3)
+    Image.fromarray(gradient(16, 24)).save(path, exif=b"Exif\x00\x00nonsense")
+    assert read_image(path).shape == (16, 24, 3)
+
+
+def test_a_large_scan_is_read_and_a_bomb_is_refused(tmp_path, monkeypatch):
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow warns above, raises above twice
+    assert read_image(tmp_path / "a.png").shape == (40, 40, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match=r"a\.png is too large to be a photograph .*Scale it down"):
+        read_image(tmp_path / "a.png")
+
+
+def error_of(path):
+    with pytest.raises(DataError) as caught:
+        read_image(path)
+    return str(caught.value)
+
+
+def test_what_is_said_of_unreadable_files(tmp_path):
+    (tmp_path / "photo_1.jpg").touch()
+    missing = tmp_path / "photo1.jpg"
+    assert error_of(missing) == (
+        f'image {missing} does not exist. Did you mean "photo_1.jpg"? Check the path, or copy the'
+        " file there."
+    )
+    assert error_of(tmp_path / "no" / "a.jpg").startswith(
+        f"image {tmp_path}/no/a.jpg does not exist. Nor does its folder {tmp_path}/no."
+    )
+    assert error_of(tmp_path) == (
+        f"{tmp_path} is a folder, but one image is expected here. Name a file in it."
+    )
+    assert error_of(tmp_path / "photo_1.jpg") == (
+        f"image {tmp_path}/photo_1.jpg is empty (0 bytes). Copy it again or remove it."
+    )
+    (tmp_path / "web.jpg").write_text("<!DOCTYPE html><title>404</title>")
+    assert error_of(tmp_path / "web.jpg") == (
+        f"{tmp_path}/web.jpg is not an image, whatever its name says: no known format begins like"
+        " it. Replace it by the real file or remove it from the data."
+    )
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "f.tif")
+    assert "holds floating-point values" in error_of(tmp_path / "f.tif")
+    Image.fromarray(np.array([[70000, 5]], np.int32)).save(tmp_path / "i.tif")
+    assert "has grey values from 5 to 70000" in error_of(tmp_path / "i.tif")
+
+
+def test_a_colour_mode_that_pillow_cannot_convert(tmp_path, monkeypatch):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+
+    def refuse(self, mode):
+        raise ValueError("conversion not supported")
+
+    monkeypatch.setattr(Image.Image, "convert", refuse)
+    assert error_of(tmp_path / "a.png") == (
+        f"{tmp_path}/a.png cannot be turned into RGB from its colour mode RGB (conversion not"
+        " supported). Save it as an 8-bit RGB JPEG or PNG."
+    )
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").chmod(0)
+    assert error_of(tmp_path / "a.png").endswith("may not be read by you. Change its permissions.")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp"])
+def test_truncated_files(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    message = error_of(path)
+    assert str(path) in message
+    assert "Copy it again from the original" in message or "Replace it by the real" in message
+
+
+@given(data=st.data(), suffix=st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"]))
+def test_damage_gives_an_image_or_a_data_error(tmp_path_factory, data, suffix):
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(gradient(20, 24)).save(buffer, format=suffix, exif=exif)
+    content = bytearray(buffer.getvalue())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "a.img"
+    path.write_bytes(content[: data.draw(st.integers(1, len(content)))])
+    try:
+        image = read_image(path)
+    except DataError as error:
+        assert str(path) in str(error)
+    else:
+        assert image.shape[-1] == 3 and image.dtype == torch.uint8
+
+
+def test_check_size(tmp_path):
+    image = torch.zeros(12, 20, 3, dtype=torch.uint8)
+    check_size(image, tmp_path / "a.jpg", 12)
+    with pytest.raises(DataError) as caught:
+        check_size(image, tmp_path / "a.jpg", 16)
+    assert str(caught.value) == (
+        f"{tmp_path}/a.jpg is 20 x 12 pixels, smaller than one patch of the encoder (16 x 16)."
+        " Remove it from the data or replace it by a larger copy."
+    )
+
+
+def test_list_images(tmp_path):
+    for name in ("b.JPG", "a/c.png", "a/d.txt", ".hidden/e.jpg", "._b.jpg", "Z.tiff"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    names = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
+    assert names == ["Z.tiff", "a/c.png", "b.JPG"]
+    assert list_images(tmp_path / "a" / "d.txt") == [tmp_path / "a" / "d.txt"]
+    (tmp_path / "a" / "c.png").unlink()
+    with pytest.raises(DataError, match=r"a holds no image \(1 other files\).*\.jpg"):
+        list_images(tmp_path / "a")
+    with pytest.raises(DataError, match=r'aa does not exist\. Did you mean "a"\? Give an image or'):
+        list_images(tmp_path / "aa")
+
+
+def test_class_ids_survive_writing_and_look_like_vocs(tmp_path):
+    ids = torch.arange(256, dtype=torch.uint8).view(8, 32)
+    path = tmp_path / "new" / "a.png"
+    write_class_ids(path, ids)
+    assert torch.equal(read_truth(path), ids)
+    with Image.open(path) as image:
+        assert image.mode == "P"
+        assert image.getpalette() == voc_palette().flatten().tolist()
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.png"]
+
+
+def test_voc_palette():
+    palette = voc_palette()
+    assert palette.shape == (256, 3)
+    known = {0: (0, 0, 0), 1: (128, 0, 0), 8: (64, 0, 0), 15: (192, 128, 128), 20: (0, 64, 128)}
+    for label, colour in (known | {255: (224, 224, 192)}).items():
+        assert tuple(palette[label]) == colour
+    assert len(np.unique(palette, axis=0)) == 256
+
+
+def test_truth_in_grey_and_bits(tmp_path):
+    ids = np.array([[0, 1, 255]], np.uint8)
+    Image.fromarray(ids).save(tmp_path / "grey.png")
+    assert read_truth(tmp_path / "grey.png").tolist() == [[0, 1, 255]]
+    Image.fromarray(ids.astype(np.uint16)).save(tmp_path / "wide.png")
+    assert read_truth(tmp_path / "wide.png").tolist() == [[0, 1, 255]]
+    Image.fromarray(np.array([[False, True]])).save(tmp_path / "bits.png")
+    assert read_truth(tmp_path / "bits.png").tolist() == [[0, 1]]
+
+
+def test_truth_of_the_wrong_form(tmp_path):
+    Image.fromarray(gradient()).save(tmp_path / "colours.png")
+    with pytest.raises(DataError) as caught:
+        read_truth(tmp_path / "colours.png")
+    assert str(caught.value) == (
+        f"{tmp_path}/colours.png is colour-coded (mode RGB); a mask holds one class id per pixel (0"
+        " background, 1 .. classes, 255 ignore). Use the original indexed PNG, or replace each"
+        " colour by its id and save as indexed or 8-bit grey PNG."
+    )
+    Image.new("L", (4, 4)).save(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match=r"is a JPEG, whose compression changes class ids"):
+        read_truth(tmp_path / "a.jpg")
+    Image.fromarray(np.array([[3, 1000]], np.uint16)).save(tmp_path / "wide.png")
+    with pytest.raises(DataError, match=r"has pixel values from 3 to 1000, but class ids lie in"):
+        read_truth(tmp_path / "wide.png")
+
+
+def test_a_png_whose_pixel_data_is_broken(tmp_path):
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 4, 4, 8, 2, 0, 0, 0)
+    content = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", b"junk")
+        + chunk(b"IEND", b"")
+    )
+    (tmp_path / "a.png").write_bytes(content)
+    assert "is damaged or cut short" in error_of(tmp_path / "a.png")
