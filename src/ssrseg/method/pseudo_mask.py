@@ -33,6 +33,7 @@ def class_scores(
     Source: WeCLIP, CLIP-ES.
     """
     cam = functional.interpolate(min_max(refined_cam), size, mode="bilinear", align_corners=False)
+    cam = cam.clamp(max=1)  # interpolation may round beyond 1, and (1 - cam)^α would be nan
     background = (1 - cam.amax(1, keepdim=True)) ** alpha
     return torch.cat([background, cam], 1)
 

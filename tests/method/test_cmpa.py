@@ -1,0 +1,393 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from ssrseg.method.cmpa import (
+    Alignment,
+    Projector,
+    alignment_loss,
+    background_loss,
+    masked_average_pool,
+    prototype_loss,
+    prototype_similarity,
+    shared_basis,
+    usable_pairs,
+)
+
+DIM, OUT, CLASSES, WORDS, PAIRS = 10, 6, 3, 5, 7
+TAU = 0.2
+
+
+def randn(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def unit(x: Tensor) -> Tensor:
+    return functional.normalize(x, dim=-1)
+
+
+def slow_cross_entropy(query: Tensor, keys: Tensor, positive: int, tau: float) -> Tensor:
+    similarity = [query @ key / (query.norm() * key.norm()) / tau for key in keys]
+    return -torch.log(similarity[positive].exp() / sum(s.exp() for s in similarity))
+
+
+# --- Eq. 1
+
+
+def test_a_random_head_is_linear_batchnorm_relu_linear_batchnorm():
+    head = Projector(DIM, OUT, hidden=8)
+    names = [type(layer).__name__ for layer in head.mlp]
+    assert names == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
+    x = randn(0, 20, DIM)
+    hidden = unit(x) @ head.mlp[0].weight.T + head.mlp[0].bias
+    hidden = (hidden - hidden.mean(0)) / (hidden.var(0, unbiased=False) + 1e-5).sqrt()
+    out = hidden.clamp(min=0) @ head.mlp[3].weight.T + head.mlp[3].bias
+    out = (out - out.mean(0)) / (out.var(0, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(head(x), out, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("depth", "final_relu"), [(1, False), (2, True), (3, False)])
+def test_depth_and_final_relu(depth, final_relu):
+    head = Projector(DIM, OUT, hidden=8, depth=depth, final_relu=final_relu)
+    assert sum(isinstance(layer, torch.nn.Linear) for layer in head.mlp) == depth
+    assert bool((head(randn(1, 30, DIM)) >= 0).all()) == final_relu
+
+
+def test_any_leading_axes_and_any_norm():
+    head = Projector(DIM, OUT, hidden=8).eval()
+    x = randn(0, 3, 4, DIM)
+    torch.testing.assert_close(head(x)[1, 2], head(9 * x[1, 2:3])[0])
+    assert head(x).shape == (3, 4, OUT)
+
+
+def test_an_untrained_residual_head_is_its_basis_and_trains_from_the_gain():
+    basis = shared_basis(randn(0, WORDS, DIM), randn(1, 20, DIM), OUT)
+    head = Projector(DIM, OUT, hidden=8, basis=basis)
+    x = randn(2, 12, DIM)
+    torch.testing.assert_close(head(x), unit(x) @ basis.T)
+    head(x).square().sum().backward()
+    assert head.gain.grad.abs() > 0
+    assert "basis" not in dict(head.named_parameters())
+    assert "basis" in head.state_dict()
+
+
+# --- W0
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10_000),
+    words=st.integers(1, 8),
+    images=st.integers(1, 30),
+    dim=st.integers(2, 12),
+    data=st.data(),
+)
+def test_basis_is_orthonormal_and_keeps_every_dot_product_with_a_text(
+    seed, words, images, dim, data
+):
+    out = data.draw(st.integers(min(words, dim), dim))
+    text, image = randn(seed, words, dim), randn(seed + 1, images, dim)
+    basis = shared_basis(text, image, out)
+    assert basis.shape == (out, dim)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(out), atol=1e-5, rtol=0)
+    torch.testing.assert_close((image @ basis.T) @ (text @ basis.T).T, image @ text.T,
+                               atol=1e-4, rtol=1e-4)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_basis_stays_orthonormal_where_images_add_no_direction(dtype):
+    text = randn(0, 4, DIM).to(dtype)
+    for image in (randn(1, 20, 4).to(dtype) @ text, text[:1], torch.zeros(3, DIM, dtype=dtype)):
+        basis = shared_basis(text, image, 8)
+        torch.testing.assert_close(basis @ basis.T, torch.eye(8, dtype=dtype), atol=1e-5, rtol=0)
+
+
+def test_basis_of_repeated_texts_and_of_more_texts_than_rows():
+    text = randn(0, 3, DIM).repeat(3, 1)
+    basis = shared_basis(text, randn(1, 20, DIM), 5)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(5), atol=1e-5, rtol=0)
+    torch.testing.assert_close((text @ basis.T).norm(dim=1), text.norm(dim=1))
+    basis = shared_basis(randn(2, 9, DIM), randn(1, 20, DIM), 4)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(4), atol=1e-5, rtol=0)
+
+
+def test_rows_after_the_texts_are_leading_directions_of_the_images():
+    text = torch.eye(DIM)[:2]
+    image = randn(0, 200, DIM) * torch.tensor([1, 1, 0.1, 5, 0.1, 0.1, 3, 0.1, 0.1, 0.1])
+    basis = shared_basis(text, image, 4).abs()
+    assert basis[2].argmax() == 3
+    assert basis[3].argmax() == 6
+    assert (basis[2:].amax(1) > 0.99).all()
+
+
+def test_thousands_of_images_need_no_square_matrix_of_them():
+    image = randn(0, 60_000, 4)  # 60,000² doubles would be 29 GB
+    assert shared_basis(randn(1, 2, 4), image, 3).shape == (3, 4)
+
+
+def test_basis_longer_than_the_space_is_refused():
+    with pytest.raises(ValueError, match=r"cmpa\.out = 11 exceeds the 10 dimensions"):
+        shared_basis(randn(0, 2, DIM), randn(1, 3, DIM), 11)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10_000))
+def test_untrained_heads_keep_clips_cosines_up_to_one_scale_per_image(seed):
+    text, image = randn(seed, WORDS, DIM), randn(seed + 1, 8, DIM)
+    basis = shared_basis(text, image, OUT)
+    isa, tsa = (Projector(DIM, OUT, hidden=8, basis=basis.clone()) for _ in range(2))
+    before = unit(image) @ unit(text).T
+    after = unit(isa(image)) @ unit(tsa(text)).T
+    shrink = (unit(image) @ basis.T).norm(dim=1, keepdim=True)
+    torch.testing.assert_close(after * shrink, before, atol=1e-5, rtol=0)
+    assert torch.equal(after.argsort(1), before.argsort(1))
+    between = unit(tsa(text)) @ unit(tsa(text)).T
+    torch.testing.assert_close(between, unit(text) @ unit(text).T, atol=1e-5, rtol=0)
+
+
+# --- τ
+
+
+def heads() -> tuple[Projector, Projector]:
+    return Projector(DIM, OUT, hidden=8), Projector(DIM, OUT, hidden=8)
+
+
+@pytest.mark.parametrize(("start", "seen"), [(0.05, 0.05), (0.001, 0.01), (3.0, 0.5)])
+def test_temperature_starts_as_asked_and_stays_in_its_range(start, seen):
+    temperature = Alignment(*heads(), temperature=start).temperature
+    assert temperature.item() == pytest.approx(seen)
+
+
+def test_temperature_is_learned_only_if_asked():
+    learned, fixed = Alignment(*heads()), Alignment(*heads(), learnable=False)
+    assert "log_temperature" in dict(learned.named_parameters())
+    assert "log_temperature" not in dict(fixed.named_parameters())
+    assert "log_temperature" in fixed.state_dict()
+    learned.temperature.backward()
+    assert learned.log_temperature.grad.item() == pytest.approx(0.05)
+
+
+# --- Eq. 2
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10_000))
+def test_pooling_by_a_loop(seed):
+    cam = torch.rand(2, 3, 5, generator=torch.Generator().manual_seed(seed))
+    features = randn(seed, 2, 5, 4)
+    pooled = masked_average_pool(cam, features)
+    for b in range(2):
+        for c in range(3):
+            wanted = sum(cam[b, c, p] * features[b, p] for p in range(5)) / sum(cam[b, c])
+            torch.testing.assert_close(pooled[b, c], wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(masked_average_pool(0.01 * cam, features), pooled,
+                               atol=1e-4, rtol=1e-4)  # fmt: skip
+
+
+def test_pooling_with_an_empty_cam_is_zero():
+    assert masked_average_pool(torch.zeros(1, 1, 4), randn(0, 1, 4, 3)).tolist() == [[[0, 0, 0]]]
+
+
+def test_a_usable_pair_has_a_class_and_enough_strong_patches():
+    cam = torch.tensor([[[0.9] * 4, [0.9] * 3 + [0.4], [0.9] * 4, [0.0] * 4]])
+    present = torch.tensor([[0, 1, -1, 2]])
+    assert usable_pairs(cam, present).tolist() == [[True, False, False, False]]
+    assert usable_pairs(cam, present, min_patches=3).tolist() == [[True, True, False, False]]
+    assert usable_pairs(cam, present, min_patches=0).tolist() == [[True, True, False, False]]
+
+
+# --- Eq. 3-6 and Table 4
+
+
+def batch() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """f_image, classes, positive, T', P_I; the positive is not always the class."""
+    classes = torch.tensor([0, 1, 2, 0, 1, 2, 2])
+    positive = torch.tensor([0, 1, 2, 1, 1, 0, 2])
+    return randn(0, PAIRS, OUT), classes, positive, randn(1, WORDS, OUT), randn(2, CLASSES, OUT)
+
+
+def test_similarity_is_a_cosine_over_tau():
+    image, _, _, text, _ = batch()
+    similarity = prototype_similarity(image, text, TAU)
+    wanted = functional.cosine_similarity(image[:, None], text[None], dim=-1) / TAU
+    torch.testing.assert_close(similarity, wanted)
+    torch.testing.assert_close(prototype_similarity(3 * image, text / 7, TAU), similarity)
+
+
+def test_loss_of_one_hot_prototypes_vanishes_with_tau():
+    eye = torch.eye(4)
+    losses = [
+        float(prototype_loss(prototype_similarity(eye, eye, tau), torch.arange(4)))
+        for tau in (1.0, 0.3, 0.1, 0.02)
+    ]
+    assert losses[0] == pytest.approx(-math.log(math.e / (math.e + 3)), abs=1e-6)
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 1e-6
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bg_negatives", [True, False])
+@pytest.mark.parametrize("loss", ["crossmodal", "in_modal"])
+def test_prototype_losses_by_hand(loss, symmetric, bg_negatives):
+    image, classes, positive, text, proto = batch()
+    ours = alignment_loss(
+        loss, image, classes, positive, text, proto, TAU,
+        symmetric=symmetric, bg_negatives=bg_negatives,
+    )  # fmt: skip
+    text_proto = text if bg_negatives else text[:CLASSES]
+    first = second = 0.0
+    for i in range(PAIRS):
+        own = text[classes[i]]
+        if loss == "crossmodal":
+            first += slow_cross_entropy(image[i], text_proto, int(positive[i]), TAU)
+            second += slow_cross_entropy(own, proto, int(classes[i]), TAU)
+        else:
+            first += slow_cross_entropy(image[i], proto, int(positive[i]), TAU)
+            second += slow_cross_entropy(own, text_proto, int(classes[i]), TAU)
+    wanted = (first + second) / 2 / PAIRS if symmetric else first / PAIRS
+    torch.testing.assert_close(ours, wanted)
+
+
+def test_feature_loss_by_hand():
+    image, classes, positive, text, proto = batch()
+    ours = alignment_loss("feature", image, classes, positive, text, proto, TAU)
+    wanted = 0.0
+    for i in range(PAIRS):
+        own = text[classes[i]]
+        wanted += 1 - image[i] @ own / (image[i].norm() * own.norm())
+    torch.testing.assert_close(ours, wanted / PAIRS)
+
+
+def test_feature_infonce_by_hand():
+    """The other pairs of the batch are negatives, unless they are of the same class."""
+    image, classes, positive, text, proto = batch()
+    ours = alignment_loss("feature_infonce", image, classes, positive, text, proto, TAU)
+    wanted = 0.0
+    for i in range(PAIRS):
+        rivals = [i] + [j for j in range(PAIRS) if classes[j] != classes[i]]
+        wanted += slow_cross_entropy(image[i], text[classes[rivals]], 0, TAU)
+        wanted += slow_cross_entropy(text[classes[i]], image[rivals], 0, TAU)
+    torch.testing.assert_close(ours, wanted / (2 * PAIRS))
+
+
+def test_background_loss_by_hand():
+    image, _, _, text, _ = batch()
+    word = torch.tensor([3, 4, 3, 3, 4, 4, 3])
+    wanted = sum(slow_cross_entropy(image[i], text, int(word[i]), TAU) for i in range(PAIRS))
+    torch.testing.assert_close(background_loss(image, word, text, TAU), wanted / PAIRS)
+
+
+def gradients(loss: str, **options: bool) -> dict[str, float]:
+    """Largest gradient that reaches each leaf."""
+    image, classes, positive, text, proto = batch()
+    leaves = {"image": image, "text": text, "proto": proto, "tau": torch.tensor(TAU)}
+    for leaf in leaves.values():
+        leaf.requires_grad_()
+    value = alignment_loss(
+        loss, image, classes, positive, text, proto.detach(), leaves["tau"], **options
+    )
+    value.backward()
+    return {
+        name: 0.0 if leaf.grad is None else float(leaf.grad.abs().max())
+        for name, leaf in leaves.items()
+    }
+
+
+@pytest.mark.parametrize("loss", ["crossmodal", "in_modal"])
+def test_the_first_term_reaches_isa_and_the_second_tsa(loss):
+    first = gradients(loss, symmetric=False)
+    assert first["image"] > 1e-3
+    assert first["tau"] > 1e-3
+    assert first["text"] == 0
+    assert gradients(loss, symmetric=True)["text"] > 1e-3
+
+
+@pytest.mark.parametrize("loss", ["feature", "feature_infonce"])
+def test_feature_losses_reach_both_heads(loss):
+    found = gradients(loss)
+    assert found["image"] > 1e-3
+    assert found["text"] > 1e-3
+    assert (found["tau"] > 0) == (loss == "feature_infonce")
+
+
+def test_background_texts_are_never_moved():
+    """They are negatives, detached, in every prototype loss and in the background loss."""
+    image, classes, positive, text, proto = batch()
+    text.requires_grad_()
+    alignment_loss("crossmodal", image, classes, positive, text, proto, TAU).backward()
+    assert text.grad[CLASSES:].abs().max() == 0
+    assert text.grad[:CLASSES].abs().max() > 0
+    loss = background_loss(image.requires_grad_(), torch.full((PAIRS,), 3), text.detach(), TAU)
+    loss.backward()
+    assert image.grad.abs().max() > 0
+
+
+def slope(value, x: Tensor, at: tuple[int, ...], step: float = 1e-6) -> float:
+    moved = torch.zeros_like(x)
+    moved[at] = step
+    with torch.no_grad():
+        return ((value(x + moved) - value(x - moved)) / (2 * step)).item()
+
+
+@pytest.mark.parametrize("loss", ["crossmodal", "in_modal", "feature", "feature_infonce"])
+def test_gradients_equal_finite_differences(loss):
+    image, classes, positive, text, proto = batch()
+    image, text, proto = image.double(), text.double(), proto.double()
+    tau = torch.tensor(TAU, dtype=torch.float64)
+
+    def value(image: Tensor = image, text: Tensor = text, tau: Tensor = tau) -> Tensor:
+        return alignment_loss(loss, image, classes, positive, text, proto, tau)
+
+    leaves = [x.clone().requires_grad_() for x in (image, text, tau)]
+    value(*leaves).backward()
+    for at in [(0, 0), (3, 2), (6, 5)]:
+        wanted = slope(lambda x: value(image=x), image, at)
+        assert leaves[0].grad[at].item() == pytest.approx(wanted, abs=1e-7)
+    if loss.startswith("feature"):  # no prototypes, so nothing of T' is held
+        for at in [(0, 0), (2, 5)]:
+            wanted = slope(lambda x: value(text=x), text, at)
+            assert leaves[1].grad[at].item() == pytest.approx(wanted, abs=1e-7)
+    if loss != "feature":
+        wanted = slope(lambda x: value(tau=x), tau, ())
+        assert leaves[2].grad.item() == pytest.approx(wanted, abs=1e-7)
+
+
+def test_text_gradient_of_the_crossmodal_loss_holds_the_prototypes():
+    """TSA learns from P_I only: P_T is a buffer, though it has the same numbers as T'."""
+    image, classes, positive, text, proto = batch()
+    text, proto = text.double(), proto.double()
+    leaf = text.clone().requires_grad_()
+    alignment_loss("crossmodal", image.double(), classes, positive, leaf, proto, TAU).backward()
+
+    def second(text: Tensor) -> Tensor:
+        return prototype_loss(prototype_similarity(text[classes], proto, TAU), classes) / 2
+
+    for at in [(0, 0), (1, 3), (2, 5)]:
+        assert leaf.grad[at].item() == pytest.approx(slope(second, text, at), abs=1e-7)
+
+
+def test_one_step_along_the_gradient_lowers_the_loss_of_real_heads():
+    torch.manual_seed(0)
+    alignment = Alignment(*heads())
+    v, t = randn(0, PAIRS, DIM), randn(1, WORDS, DIM)
+    _, classes, _, _, proto = batch()
+
+    def value() -> Tensor:
+        return alignment_loss(
+            "crossmodal", alignment.isa(v), classes, classes, alignment.tsa(t), proto,
+            alignment.temperature,
+        )  # fmt: skip
+
+    optimiser = torch.optim.SGD(alignment.parameters(), lr=1e-3)
+    before = value()
+    before.backward()
+    assert all(p.grad is not None for p in alignment.parameters())
+    optimiser.step()
+    assert value() < before
