@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tiny_encoders import tiny_clip, tiny_dino
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +15,15 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the project's shared material beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random CLIP of 4 blocks, width 64, joint length 32."""
+    return tiny_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="session")
+def dino_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random ViT of 4 blocks, width 64."""
+    return tiny_dino(tmp_path_factory.mktemp("dino"))
