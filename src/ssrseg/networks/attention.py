@@ -74,7 +74,12 @@ def resolve_layers(layers: int | tuple[int, ...], depth: int, key: str) -> tuple
         ConfigError: If an index is outside the encoder or nothing is selected.
     """
     chosen = tuple(range(depth))[layers:] if isinstance(layers, int) else tuple(sorted(set(layers)))
-    if not chosen or chosen[0] < 0 or chosen[-1] >= depth or (isinstance(layers, int) and layers > 0):
+    if (
+        not chosen
+        or chosen[0] < 0
+        or chosen[-1] >= depth
+        or (isinstance(layers, int) and layers > 0)
+    ):
         raise ConfigError(
             f"{key} = {layers!r} does not fit an encoder of {depth} blocks. Give a negative number"
             f" (-8: the last eight) or a list of indices between 0 and {depth - 1}."

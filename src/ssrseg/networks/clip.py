@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -68,7 +68,7 @@ class FrozenCLIP(Frozen):
     @classmethod
     def load(
         cls, source: str | Path, *, pos_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    ) -> Self:
+    ) -> FrozenCLIP:
         """Load from a hub id or from a directory written by ``save_pretrained``.
 
         Raises:
@@ -142,7 +142,9 @@ class FrozenCLIP(Frozen):
         hidden = vision.pre_layrnorm(hidden)
         sink: dict[int, Tensor | None] = {}
         if attention_layers != ():
-            sink = dict.fromkeys(resolve_layers(attention_layers, self.depth, "affinity.clip_layers"))
+            sink = dict.fromkeys(
+                resolve_layers(attention_layers, self.depth, "affinity.clip_layers")
+            )
         tokens = []
         for block in self._blocks[:-1]:
             hidden = block(hidden, None, attention_sink=sink)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -30,7 +29,7 @@ class FrozenDINO(Frozen):
         self.freeze()
 
     @classmethod
-    def load(cls, source: str | Path) -> Self:
+    def load(cls, source: str | Path) -> FrozenDINO:
         """Load from a hub id or from a directory written by ``save_pretrained``.
 
         Raises:
@@ -68,4 +67,3 @@ class FrozenDINO(Frozen):
         for block in self.model.layers[: chosen[-1] + 1]:  # later blocks would be thrown away
             hidden = block(hidden, None, attention_sink=sink)
         return mean_attention(sink)
-

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from torch import nn
 
 from ssrseg.errors import BackboneError
-
 
 PACKAGED = "ssrseg:"
 """Marks a folder inside this package, so that saved settings hold on every machine."""
@@ -18,19 +17,17 @@ PACKAGED = "ssrseg:"
 class Frozen(nn.Module):
     """A module that cannot be trained; :meth:`train` leaves it in eval mode."""
 
-    def freeze(self) -> Self:
+    def freeze(self) -> Frozen:
         """Switch gradients off for every parameter and enter eval mode."""
         self.requires_grad_(False)
         return self.eval()
 
-    def train(self, mode: bool = True) -> Self:  # noqa: ARG002 - the signature is nn.Module's
+    def train(self, mode: bool = True) -> Frozen:
         """Stay in eval mode, whatever a surrounding module asks for."""
         return super().train(False)
 
 
-def load_pretrained(
-    kind: Any, source: str | Path, role: str, example: str, **options: Any
-) -> Any:
+def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **options: Any) -> Any:
     """``kind.from_pretrained(source)`` with an error a tired person can act on.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -29,11 +30,13 @@ class Vocabulary:
 def available() -> list[str]:
     """Names of the prompt sets that come with the package."""
     folder = files("ssrseg.networks") / "prompts"
-    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
 
 
 def build_vocabulary(
-    classes: tuple[str, ...], prompts: str | Path, own: dict[str, str] | None = None
+    classes: tuple[str, ...], prompts: str | Path, own: Mapping[str, str] | None = None
 ) -> Vocabulary:
     """Prompts for the classes of a data set.
 
@@ -70,9 +73,7 @@ def build_vocabulary(
     named = {**named, **(own or {})}
     phrases = [named.get(name, name) for name in classes]
     taken = {
-        word
-        for phrase in (*classes, *phrases)
-        for word in phrase.lower().replace(",", " ").split()
+        word for phrase in (*classes, *phrases) for word in phrase.lower().replace(",", " ").split()
     } | {name.lower() for name in classes}
     kept = [word for word in background if word.lower() not in taken]
     return Vocabulary(
