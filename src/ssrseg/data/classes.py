@@ -72,7 +72,8 @@ def _read_yaml(path: Path) -> tuple[tuple[str, ...], dict[str, str]]:
 
 
 def _checked(path: Path, numbered: list[tuple[int, str]]) -> tuple[str, ...]:
-    faults, seen = [], {}
+    faults: list[str] = []
+    seen: dict[str, tuple[int, str]] = {}
     for line, name in numbered:
         first, spelling = seen.setdefault(name.casefold(), (line, name))
         if first != line:

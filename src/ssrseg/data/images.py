@@ -181,14 +181,16 @@ def voc_palette() -> UInt8[np.ndarray, "256 3"]:
 
 def _load(path: Path) -> Image.Image:
     """Open and decode, or say in one sentence why not."""
-    if not path.exists():
-        raise DataError(
-            f"image {path} does not exist.{_nearest_sibling(path)} Check the path, or copy the file"
-            " there."
-        )
-    if path.is_dir():
-        raise DataError(f"{path} is a folder, but one image is expected here. Name a file in it.")
     try:
+        if not path.exists():
+            raise DataError(
+                f"image {path} does not exist.{_nearest_sibling(path)} Check the path, or copy the"
+                " file there."
+            )
+        if path.is_dir():
+            raise DataError(
+                f"{path} is a folder, but one image is expected here. Name a file in it."
+            )
         if path.stat().st_size == 0:
             raise DataError(f"image {path} is empty (0 bytes). Copy it again or remove it.")
         with _pillow_quiet(), Image.open(path) as image:

@@ -16,7 +16,7 @@ import io
 import os
 import unicodedata
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ssrseg.data.classes import NO_CLASS
 from ssrseg.data.images import SUFFIXES
@@ -68,12 +68,12 @@ def read_labels_csv(
             " header image,labels and one line per image. SSR learns from class names only, never"
             " from masks."
         )
-    faults: list[str] = []
-    entries = _entries(path, faults)
-    names = _check_classes(entries, classes, source, faults)
-    images = _find_images(path.parent, entries, faults)
+    entries, broken = _entries(path)
+    names, mislabelled = _check_classes(entries, classes, source)
+    images, misplaced = _find_images(path.parent, entries)
+    faults = sorted([*broken, *mislabelled, *misplaced], key=lambda fault: fault.line)
     if faults:
-        raise LabelsError(fault_report(path, faults))
+        raise LabelsError(fault_report(path, [f"line {f.line}: {f.text}" for f in faults]))
     if not entries:
         raise LabelsError(f'{path} names no image. Add lines such as "images/a.jpg,cat;dog".')
     if not names:
@@ -95,7 +95,13 @@ class _Entry:
     words: list[str]
 
 
-def _entries(path: Path, faults: list[str]) -> list[_Entry]:
+@dataclass(frozen=True)
+class _Fault:
+    line: int
+    text: str
+
+
+def _entries(path: Path) -> tuple[list[_Entry], list[_Fault]]:
     """Split the file into lines and cells."""
     lines = list(io.StringIO(read_text(path), newline=None))
     head = next((n for n, line in enumerate(lines) if line.strip(" \t\n,;")), None)
@@ -111,26 +117,29 @@ def _entries(path: Path, faults: list[str]) -> list[_Entry]:
             f' "{lines[head].strip()[:80]}". '
             + ("Add the header above it." if is_data else "Replace it by the header.")
         )
-    entries = []
-    reader = csv.reader(lines[head + 1 :], delimiter=delimiter, strict=True)
-    try:
-        for row in reader:
-            cells = [cell.strip() for cell in row]
-            line = head + 1 + reader.line_num
-            if delimiter == "," and any(cells[2:]):
-                faults.append(
-                    f'line {line}: "{",".join(cells)}" has {len(cells)} columns instead of 2.'
-                    ' Separate labels by ";".'
+    entries: list[_Entry] = []
+    faults: list[_Fault] = []
+    for line, text in enumerate(lines[head + 1 :], head + 2):
+        # Line by line, so that a quotation mark left open does not swallow the rest of the file.
+        try:
+            row = next(csv.reader([text], delimiter=delimiter, strict=True), [])
+        except csv.Error as error:
+            cure = "Check the quotation marks: a cell has none, or one at either end."
+            faults.append(_Fault(line, f"{error} in {text.strip()[:80]}. {cure}"))
+            continue
+        cells = [cell.strip() for cell in row]
+        if delimiter == "," and any(cells[2:]):
+            faults.append(
+                _Fault(
+                    line,
+                    f'"{",".join(cells)}" has {len(cells)} columns instead of 2. Separate labels'
+                    ' by ";".',
                 )
-            elif any(cells):
-                words = [word.strip() for cell in cells[1:] for word in cell.split(";")]
-                entries.append(_Entry(line, cells[0], [word for word in words if word]))
-    except csv.Error as error:
-        faults.append(
-            f"line {head + 1 + reader.line_num}: {error}. Check the quotation marks: each that"
-            " opens must be closed, at the end of its cell."
-        )
-    return entries
+            )
+        elif any(cells):
+            words = [word.strip() for cell in cells[1:] for word in cell.split(";")]
+            entries.append(_Entry(line, cells[0], [word for word in words if word]))
+    return entries, faults
 
 
 def _is_header(line: str, delimiter: str) -> bool:
@@ -140,81 +149,78 @@ def _is_header(line: str, delimiter: str) -> bool:
 
 
 def _check_classes(
-    entries: list[_Entry], classes: tuple[str, ...] | None, source: str, faults: list[str]
-) -> tuple[str, ...]:
-    """The class names; unknown, missing and contradictory labels become faults."""
+    entries: list[_Entry], classes: tuple[str, ...] | None, source: str
+) -> tuple[tuple[str, ...], list[_Fault]]:
+    """The class names; unknown, missing and contradictory labels are faults."""
+    faults: list[_Fault] = []
     first: dict[str, tuple[str, int]] = {}
     for entry in entries:
-        where = f"line {entry.line}:"
+        problems = []
         if not entry.words:
-            faults.append(
-                f'{where} "{entry.image}" has no label. Name its classes, remove the line, or'
-                f' write "{NO_CLASS}" if the image shows none of the classes.'
+            problems.append(
+                f'"{entry.image}" has no label. Name its classes, remove the line, or write'
+                f' "{NO_CLASS}" if the image shows none of the classes.'
             )
         if NO_CLASS in entry.words and set(entry.words) != {NO_CLASS}:
-            faults.append(
-                f'{where} "{NO_CLASS}" stands beside other labels ({";".join(entry.words)}).'
-                " Remove one or the other."
+            problems.append(
+                f'"{NO_CLASS}" stands beside other labels ({";".join(entry.words)}). Remove one or'
+                " the other."
             )
         for word in entry.words:
             if word == NO_CLASS or word in (classes or ()):
                 continue
             if "," in word:
-                faults.append(f'{where} the label "{word}" contains ",". Separate labels by ";".')
+                problems.append(f'the label "{word}" contains ",". Separate labels by ";".')
             elif classes is not None:
-                faults.append(
-                    f'{where} class "{word}" is not in {source} ({len(classes)} names).'
+                problems.append(
+                    f'class "{word}" is not in {source} ({len(classes)} names).'
                     f"{nearest(word, (*classes, NO_CLASS), faults)}"
                 )
             elif word.casefold() == "background":
-                faults.append(
-                    f'{where} "{word}" is in every image and is no label. Remove it, or write'
-                    f' "{NO_CLASS}" if the image shows nothing else.'
+                problems.append(
+                    f'"{word}" is in every image and is no label. Remove it, or write "{NO_CLASS}"'
+                    " if the image shows nothing else."
                 )
             elif word.casefold() == NO_CLASS:
-                faults.append(f'{where} "{word}" is no label. Did you mean "{NO_CLASS}"?')
+                problems.append(f'"{word}" is no label. Did you mean "{NO_CLASS}"?')
             else:
                 spelling, line = first.setdefault(word.casefold(), (word, entry.line))
                 if spelling != word:
-                    faults.append(
-                        f'{where} class "{word}" is "{spelling}" on line {line}. Spell it the same'
-                        " way everywhere."
+                    problems.append(
+                        f'class "{word}" is "{spelling}" on line {line}. Spell it the same way'
+                        " everywhere."
                     )
-    if classes is not None:
-        return classes
-    return tuple(sorted(spelling for spelling, _ in first.values()))
+        faults += [_Fault(entry.line, problem) for problem in problems]
+    return classes or tuple(sorted(spelling for spelling, _ in first.values())), faults
 
 
-def _find_images(root: Path, entries: list[_Entry], faults: list[str]) -> list[str]:
-    """Look up every image by one listing per folder; missing and repeated ones become faults."""
+def _find_images(root: Path, entries: list[_Entry]) -> tuple[list[str], list[_Fault]]:
+    """Look up every image by one listing per folder; missing and repeated ones are faults."""
     listings: dict[PurePosixPath, dict[str, str]] = {}
-    seen: dict[str, _Entry] = {}
-    found = []
+    seen: dict[str, tuple[str, _Entry]] = {}
+    found: list[str] = []
+    faults: list[_Fault] = []
     for entry in entries:
-        where = f'line {entry.line}: image "{entry.image}"'
-        image = PurePosixPath(entry.image.replace("\\", "/"))
-        if image.is_absolute() or ".." in image.parts or ":" in image.parts[:1]:
-            faults.append(f"{where} is not below {root}. Write paths relative to that folder.")
-            continue
-        actual = _look_up(root, image, listings)
-        if actual is None:
+        image = PurePosixPath(PureWindowsPath(entry.image).as_posix())
+        problem = ""
+        if PureWindowsPath(entry.image).anchor or ".." in image.parts:
+            problem = f"is not below {root}. Write paths relative to that folder."
+        elif (actual := _look_up(root, image, listings)) is None:
             near = nearest(image.name, listings[image.parent], faults)
-            faults.append(f"{where} does not exist in {root}.{near}")
-            continue
-        found.append(actual)
-        twin = seen.setdefault(os.path.splitext(actual)[0], entry)
-        if twin is entry:
-            continue
-        if twin.image == entry.image:
-            faults.append(
-                f"{where} is already on line {twin.line}. Keep one line with all its classes."
-            )
+            problem = f"does not exist in {root}.{near}"
         else:
-            faults.append(
-                f'{where} and "{twin.image}" (line {twin.line}) have the same name up to the'
-                " suffix, under which results are written. Rename or remove one."
-            )
-    return found
+            found.append(actual)
+            first, twin = seen.setdefault(os.path.splitext(actual)[0], (actual, entry))
+            if first != actual:
+                problem = (
+                    f'and "{twin.image}" (line {twin.line}) have the same name up to the suffix,'
+                    " under which results are written. Rename or remove one."
+                )
+            elif twin is not entry:
+                problem = f"is already on line {twin.line}. Keep one line with all its classes."
+        if problem:
+            faults.append(_Fault(entry.line, f'image "{entry.image}" {problem}'))
+    return found, faults
 
 
 def _look_up(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -66,7 +67,7 @@ def open_labelled(root: Path, *, split: str | None = None) -> LabelledImages:
         labels = dict(zip(chosen, found, strict=True))
     truths = _truths(root)
     samples = (Sample(name, images[name], labels[name], truths.get(name)) for name in chosen)
-    return LabelledImages(root, classes, tuple(samples))
+    return LabelledImages(root, classes, tuple(samples), listed[1] if listed else {})
 
 
 def _is_voc(root: Path) -> bool:
@@ -103,10 +104,10 @@ def _check_folder(root: Path) -> None:
         if folder.is_dir() and ((folder / "labels.csv").exists() or _is_voc(folder))
     ]
     names = sorted(os.listdir(root))
-    there = ", ".join(names[:5]) + (", ..." if names[5:] else "") if names else "nothing"
+    there = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
     raise DataError(
         f"{root} is no data folder: neither labels.csv nor the VOC 2012 layout (JPEGImages,"
-        f" ImageSets, Annotations) is in it. It holds {there}. "
+        f" ImageSets, Annotations) is in it. It holds {there or 'nothing'}. "
         + (
             f"Did you mean {near[0]}?"
             if near
@@ -118,7 +119,7 @@ def _check_folder(root: Path) -> None:
 
 def _image_folder(images: Sequence[str]) -> PurePosixPath:
     """The folder that names are relative to: JPEGImages or images, or the one common to all."""
-    common = os.path.commonpath([str(PurePosixPath(image).parent) for image in images])
+    common = posixpath.commonpath([str(PurePosixPath(image).parent) for image in images])
     top = common.split("/")[0]
     return PurePosixPath(top if top in IMAGE_FOLDERS else common)
 

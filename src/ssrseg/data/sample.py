@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -36,11 +37,13 @@ class LabelledImages:
         root: Its folder.
         classes: Names; class index i has id i + 1 in maps of class ids.
         samples: In the order of the split or of the label file.
+        prompts: By class name, what CLIP is asked instead of the name; from ``classes.yaml``.
     """
 
     root: Path
     classes: tuple[str, ...]
     samples: tuple[Sample, ...]
+    prompts: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Collection
 from pathlib import Path
 
 from ssrseg.errors import LabelsError, did_you_mean
 
 _SHOWN = 10
+_NEIGHBOURS = 200  # in alphabetical order; among thousands of file names the search is slow
 
 
 def read_text(path: Path) -> str:
@@ -55,16 +57,19 @@ def fault_report(path: Path, faults: list[str]) -> str:
     return "\n  ".join([f"{path} has {len(faults)} faults:", *faults[:_SHOWN], *more])
 
 
-def nearest(word: str, known: Collection[str], faults: Collection[str] = ()) -> str:
+def nearest(word: str, known: Collection[str], faults: Collection[object] = ()) -> str:
     """``did_you_mean`` that sees through upper and lower case.
 
     Args:
         word: What the user wrote.
         known: What would have been accepted.
-        faults: Found before this one; the search, slow among thousands of names, is left out if
-            this one will not be shown.
+        faults: Found before this one; nothing is searched for if this one will not be shown.
     """
     if len(faults) >= _SHOWN:
         return ""
     spelled = {name.casefold(): name for name in known}
-    return did_you_mean(spelled.get(word.casefold(), word), known)
+    if word.casefold() in spelled:
+        return did_you_mean(spelled[word.casefold()], known)
+    ordered = sorted(known)
+    at = bisect(ordered, word)
+    return did_you_mean(word, ordered[max(0, at - _NEIGHBOURS) : at + _NEIGHBOURS])

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+
+from ssrseg.data.classes import VOC_CLASSES, read_classes
+from ssrseg.errors import LabelsError
+
+
+def error_of(root):
+    with pytest.raises(LabelsError) as caught:
+        read_classes(root)
+    return str(caught.value)
+
+
+def test_voc_order():
+    assert len(VOC_CLASSES) == 20
+    assert list(VOC_CLASSES) == sorted(VOC_CLASSES)
+    assert VOC_CLASSES.index("person") == 14
+
+
+def test_no_file(tmp_path):
+    assert read_classes(tmp_path) is None
+
+
+def test_classes_txt(tmp_path):
+    text = "\ufeff# my classes\r\nzebra  # striped\r\n\r\n red car\r\n"
+    (tmp_path / "classes.txt").write_bytes(text.encode())
+    assert read_classes(tmp_path) == (("zebra", "red car"), {})
+
+
+def test_classes_yaml(tmp_path):
+    (tmp_path / "classes.yaml").write_text(
+        "zebra: [zebra, striped horse]\nno: a no sign\ncar:\ncow: ''\n7: seven\n"
+        "dog:\n  - puppy\n  - hound\n"
+    )
+    assert read_classes(tmp_path) == (
+        ("zebra", "no", "car", "cow", "7", "dog"),
+        {"zebra": "zebra, striped horse", "no": "a no sign", "7": "seven", "dog": "puppy, hound"},
+    )
+
+
+def test_both_files(tmp_path):
+    (tmp_path / "classes.txt").touch()
+    (tmp_path / "classes.yaml").touch()
+    assert error_of(tmp_path) == (
+        f"{tmp_path} holds both classes.txt and classes.yaml, and they may disagree. Keep one."
+    )
+
+
+def test_all_faults_of_a_list_at_once(tmp_path):
+    (tmp_path / "classes.txt").write_text("background\ncat\ncat\nCat\ndog;cow\nnone\n")
+    assert error_of(tmp_path).splitlines() == [
+        f"{tmp_path}/classes.txt has 5 faults:",
+        '  line 1: "background" is no class here; it is always there, with id 0. Remove the line.',
+        '  line 3: class "cat" is already on line 2, as "cat". Remove one of the two.',
+        '  line 4: class "Cat" is already on line 2, as "cat". Remove one of the two.',
+        '  line 5: "dog;cow" cannot be a class name; ";" stands between labels. One name per line,'
+        " please.",
+        '  line 6: "none" cannot be a class; in labels.csv it marks an image that shows no class.'
+        " Rename it.",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n\n"])
+def test_an_empty_list(tmp_path, text):
+    (tmp_path / "classes.txt").write_text(text)
+    assert error_of(tmp_path) == (
+        f"{tmp_path}/classes.txt names no class. Write one name per line."
+    )
+
+
+def test_more_classes_than_8_bits_hold(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text("\n".join(f"class {n}" for n in range(254)))
+    names, _ = read_classes(tmp_path)
+    assert len(names) == 254
+    path.write_text("\n".join(f"class {n}" for n in range(255)))
+    assert "names 255 classes; maps of class ids have 8 bits and hold 254" in error_of(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "- cat\n- dog\n", "cat, dog\n"])
+def test_yaml_that_is_no_mapping(tmp_path, text):
+    (tmp_path / "classes.yaml").write_text(text)
+    assert error_of(tmp_path) == (
+        f"{tmp_path}/classes.yaml is no list of classes and prompts. Write one line per class, as"
+        ' "dog: puppy, hound" or "dog: [puppy, hound]".'
+    )
+
+
+def test_faults_in_yaml_name_their_line(tmp_path):
+    path = tmp_path / "classes.yaml"
+    path.write_text("cat: kitten\ndog:\n  young: puppy\n")
+    assert error_of(tmp_path).startswith(f"{path} line 2: no class with its prompt. Write one")
+    path.write_text("cat: kitten\ndog: puppy\ncat: tiger\n")
+    assert error_of(tmp_path) == (
+        f'{path} line 3: class "cat" is already on line 1, as "cat". Remove one of the two.'
+    )
+    path.write_text("cat: [kitten\n")
+    assert error_of(tmp_path).startswith(f"{path} is not valid YAML (while parsing")
+    assert "\n" not in error_of(tmp_path)

@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssrseg.data.labels_csv import LabelRow, read_labels_csv
+from ssrseg.errors import LabelsError
+
+CLASSES = ("cat", "dog", "red car")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (tmp_path / "images" / name).touch()
+    return tmp_path
+
+
+def write(folder, text, encoding="utf-8"):
+    (folder / "labels.csv").write_bytes(text.encode(encoding))
+    return folder / "labels.csv"
+
+
+def read(folder, text, classes=CLASSES, **kwargs):
+    names, rows = read_labels_csv(write(folder, text), classes=classes, **kwargs)
+    return names, [(row.line, row.image, row.labels) for row in rows]
+
+
+def error_of(folder, text, classes=CLASSES, **kwargs):
+    path = write(folder, text)
+    with pytest.raises(LabelsError) as caught:
+        read_labels_csv(path, classes=classes, **kwargs)
+    return str(caught.value).replace(str(path), "F").replace(str(folder), "D")
+
+
+PLAIN = [(2, "images/a.jpg", (0, 1)), (3, "images/b.jpg", ()), (4, "images/c.jpg", (2,))]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image,labels\nimages/a.jpg,cat;dog\nimages/b.jpg,none\nimages/c.jpg,red car\n",
+        "\ufeffimage,labels\r\nimages/a.jpg,cat;dog\r\nimages/b.jpg,none\r\nimages/c.jpg,red car",
+        '"image","labels"\n"images/a.jpg","cat;dog"\n"images/b.jpg","none"\nimages/c.jpg,"red car"',
+        'image;labels\nimages/a.jpg;"cat;dog"\nimages/b.jpg;none\n"images/c.jpg";red car\n',
+        "image;labels;\nimages/a.jpg;cat;dog\nimages/b.jpg;none;\nimages/c.jpg;red car;\n",
+        "image,labels;;\nimages/a.jpg,cat;dog\nimages/b.jpg,none;\nimages/c.jpg,red car;\n",
+        "Image , Labels\n images/a.jpg , dog; cat ;dog\nimages/b.jpg,none,,\nimages/c.jpg,red car",
+        "image,labels\nimages\\a.jpg,cat;dog\n./images/b.jpg,none\nc.jpg,red car\n",
+    ],
+    ids=["plain", "BOM+CRLF", "quoted", "Excel", "Excel-split", "Excel-padded", "blanks", "paths"],
+)
+def test_the_same_labels_in_every_accepted_spelling(folder, text):
+    assert read(folder, text) == (CLASSES, PLAIN)
+
+
+def test_rows_are_dataclasses_and_blank_lines_are_skipped(folder):
+    path = write(folder, "\n\nimage,labels\n\nimages/b.jpg,dog\n,\n   \nimages/a.jpg,cat\n\n")
+    _, rows = read_labels_csv(path, classes=CLASSES)
+    assert rows == [LabelRow(5, "images/b.jpg", (1,)), LabelRow(8, "images/a.jpg", (0,))]
+
+
+def test_without_a_list_the_classes_are_those_that_occur(folder):
+    names, rows = read(folder, "image,labels\na.jpg,zebra;cat\nb.jpg,none\nc.jpg,cat\n", None)
+    assert names == ("cat", "zebra")
+    assert [labels for _, _, labels in rows] == [(0, 1), (), (0,)]
+
+
+def test_names_with_commas_quotes_and_accents(folder):
+    (folder / 'Kühe, "drei".jpg').touch()
+    classes = ("Kühe, schwarz", "dog")
+    text = 'image,labels\n"Ku\u0308he, ""drei"".jpg","Kühe, schwarz;dog"\n'
+    assert read(folder, text, classes) == (classes, [(2, 'Kühe, "drei".jpg', (0, 1))])
+
+
+def test_unknown_class(folder):
+    text = "image,labels\nimages/a.jpg,cat;dgo\n"
+    assert error_of(folder, text) == (
+        'F line 2: class "dgo" is not in the class list (3 names). Did you mean "dog"?'
+    )
+    assert error_of(folder, text.replace("dgo", "DOG"), source="classes.txt") == (
+        'F line 2: class "DOG" is not in classes.txt (3 names). Did you mean "dog"?'
+    )
+    assert error_of(folder, text.replace("dgo", "aeroplane")) == (
+        'F line 2: class "aeroplane" is not in the class list (3 names).'
+    )
+    assert error_of(folder, text.replace("cat;dgo", "None")) == (
+        'F line 2: class "None" is not in the class list (3 names). Did you mean "none"?'
+    )
+
+
+@pytest.mark.parametrize("row", ["images/b.jpg,", "images/b.jpg", 'images/b.jpg," ; "'])
+def test_empty_label(folder, row):
+    assert error_of(folder, f"image,labels\nimages/a.jpg,cat\n{row}\n") == (
+        'F line 3: "images/b.jpg" has no label. Name its classes, remove the line, or write "none"'
+        " if the image shows none of the classes."
+    )
+
+
+def test_none_beside_a_class(folder):
+    assert error_of(folder, "image,labels\nimages/a.jpg,none;cat\n") == (
+        'F line 2: "none" stands beside other labels (none;cat). Remove one or the other.'
+    )
+
+
+def test_labels_separated_by_commas(folder):
+    assert error_of(folder, "image,labels\nimages/a.jpg,cat,dog\n") == (
+        'F line 2: "images/a.jpg,cat,dog" has 3 columns instead of 2. Separate labels by ";".'
+    )
+    for classes in (CLASSES, None):
+        assert error_of(folder, 'image,labels\nimages/a.jpg,"cat,dog"\n', classes) == (
+            'F line 2: the label "cat,dog" contains ",". Separate labels by ";".'
+        )
+
+
+def test_slips_that_would_make_classes_of_their_own(folder):
+    text = "image,labels\na.jpg,cat\nb.jpg,Cat;background\nc.jpg,NONE\n"
+    assert error_of(folder, text, None).splitlines() == [
+        "F has 3 faults:",
+        '  line 3: class "Cat" is "cat" on line 2. Spell it the same way everywhere.',
+        '  line 3: "background" is in every image and is no label. Remove it, or write "none" if'
+        " the image shows nothing else.",
+        '  line 4: "NONE" is no label. Did you mean "none"?',
+    ]
+
+
+def test_missing_image(folder):
+    assert error_of(folder, "image,labels\nimages/d.jpg,cat\n") == (
+        'F line 2: image "images/d.jpg" does not exist in D. Did you mean "c.jpg"?'
+    )
+    assert error_of(folder, "image,labels\nimages/a,cat\n") == (
+        'F line 2: image "images/a" does not exist in D.'
+    )
+    assert error_of(folder, "image,labels\nphotos/a.jpg,cat\n") == (
+        'F line 2: image "photos/a.jpg" does not exist in D.'
+    )
+
+
+@pytest.mark.parametrize("image", ["/data/a.jpg", "../a.jpg", "C:\\photos\\a.jpg"])
+def test_images_outside_the_folder(folder, image):
+    assert error_of(folder, f"image,labels\n{image},cat\n") == (
+        f'F line 2: image "{image}" is not below D. Write paths relative to that folder.'
+    )
+
+
+def test_image_listed_twice(folder):
+    assert error_of(folder, "image,labels\nimages/a.jpg,cat\nb.jpg,cat\nimages/a.jpg,dog\n") == (
+        'F line 4: image "images/a.jpg" is already on line 2. Keep one line with all its classes.'
+    )
+    assert error_of(folder, "image,labels\nimages/a.jpg,cat\na.jpg,dog\n") == (
+        'F line 3: image "a.jpg" is already on line 2. Keep one line with all its classes.'
+    )
+
+
+def test_same_stem_with_two_suffixes(folder):
+    (folder / "images" / "a.png").touch()
+    assert error_of(folder, "image,labels\nimages/a.jpg,cat\nimages/a.png,cat\n") == (
+        'F line 3: image "images/a.png" and "images/a.jpg" (line 2) have the same name up to the'
+        " suffix, under which results are written. Rename or remove one."
+    )
+
+
+def test_header_missing_or_wrong(folder):
+    assert error_of(folder, "images/a.jpg,cat\nimages/b.jpg,dog\n") == (
+        'F line 1 should be the header "image,labels" but reads "images/a.jpg,cat". Add the header'
+        " above it."
+    )
+    assert error_of(folder, "\nfilename,class\nimages/a.jpg,cat\n") == (
+        'F line 2 should be the header "image,labels" but reads "filename,class". Replace it by'
+        " the header."
+    )
+
+
+def test_empty_files(folder):
+    for text in ("", "\ufeff", "\n ,\n"):
+        assert error_of(folder, text) == (
+            'F is empty. Write the header "image,labels" and one line per image.'
+        )
+    assert error_of(folder, "image,labels\n") == (
+        'F names no image. Add lines such as "images/a.jpg,cat;dog".'
+    )
+    assert error_of(folder, "image,labels\na.jpg,none\n", None) == (
+        'F names no class: every label is "none". Name the classes of some images.'
+    )
+
+
+def test_all_faults_at_once_the_first_ten_in_full(folder):
+    rows = [f"images/a.jpg,dgo{n}" for n in range(3)] + ["images/b.jpg,"] * 11
+    lines = error_of(folder, "\n".join(["image,labels", *rows])).splitlines()
+    assert lines[0] == "F has 26 faults:"
+    assert lines[1].startswith('  line 2: class "dgo0" is not in the class list')
+    assert lines[3].startswith('  line 3: image "images/a.jpg" is already on line 2')
+    assert len(lines) == 12
+    assert lines[-1] == "  ... and 16 more."
+    numbers = [int(line.split()[1].rstrip(":")) for line in lines[1:-1]]
+    assert numbers == sorted(numbers)
+
+
+def test_open_quotation_mark(folder):
+    assert error_of(folder, 'image,labels\na.jpg,"cat\nb.jpg,dgo\n').splitlines() == [
+        "F has 2 faults:",
+        '  line 2: unexpected end of data in a.jpg,"cat. Check the quotation marks: a cell has'
+        " none, or one at either end.",
+        '  line 3: class "dgo" is not in the class list (3 names). Did you mean "dog"?',
+    ]
+
+
+def test_a_folder_of_masks_where_a_label_file_is_expected(tmp_path):
+    masks = tmp_path / "SegmentationClass"
+    masks.mkdir()
+    (masks / "a.png").touch()
+    (masks / "b.png").touch()
+    with pytest.raises(LabelsError) as caught:
+        read_labels_csv(masks, classes=None)
+    assert str(caught.value) == (
+        f"{masks} is a folder with 2 .png files (masks?), but a label file is expected here: a text"
+        " file with the header image,labels and one line per image. SSR learns from class names"
+        " only, never from masks."
+    )
+
+
+def test_files_that_are_no_utf8_text(folder):
+    path = write(folder, "image,labels\na.jpg,Kühe\n", "latin-1")
+    with pytest.raises(LabelsError) as caught:
+        read_labels_csv(path, classes=None)
+    assert str(caught.value) == (
+        f"{path} is not text in UTF-8 (byte 20 is 0xfc). Save it again with the encoding UTF-8;"
+        ' Excel calls it "CSV UTF-8".'
+    )
+    write(folder, "image,labels\na.jpg,cat\n", "utf-16")
+    with pytest.raises(LabelsError, match=r"not text in UTF-8 \(byte 0 is 0xff\)"):
+        read_labels_csv(path, classes=None)
+    with pytest.raises(LabelsError, match=r"nowhere\.csv cannot be read \(No such file"):
+        read_labels_csv(folder / "nowhere.csv", classes=None)
+
+
+LABEL = st.text("abcdef ghij-_", min_size=1).filter(lambda word: word == word.strip() != "none")
+
+
+@given(
+    labels=st.lists(st.sets(LABEL, max_size=4), min_size=1, max_size=6).filter(any),
+    semicolons=st.booleans(),
+    newline=st.sampled_from(["\n", "\r\n"]),
+)
+def test_what_is_written_is_read(tmp_path_factory, labels, semicolons, newline):
+    folder = tmp_path_factory.mktemp("data")
+    lines = ["image;labels" if semicolons else "image,labels"]
+    for n, words in enumerate(labels):
+        (folder / f"{n}.jpg").touch()
+        cell = ";".join(sorted(words)) or "none"
+        lines.append(f'{n}.jpg;"{cell}"' if semicolons else f"{n}.jpg,{cell}")
+    path = write(folder, newline.join(lines))
+    names, rows = read_labels_csv(path, classes=None)
+    assert names == tuple(sorted(set().union(*labels)))
+    assert [{names[label] for label in row.labels} for row in rows] == labels
+    assert [row.image for row in rows] == [f"{n}.jpg" for n in range(len(labels))]
