@@ -30,7 +30,8 @@ app = App(
 
 Preset = Annotated[str, Parameter(help="Named settings: ssr, paper, clip-es, demo.")]
 ConfigFile = Annotated[
-    Path | None, Parameter(name="--config", help="YAML file of settings that differ from the preset.")
+    Path | None,
+    Parameter(name="--config", help="YAML file of settings that differ from the preset."),
 ]
 Overrides = Annotated[
     tuple[str, ...],
@@ -46,9 +47,7 @@ Prompts = Annotated[
     str | None, Parameter(help="Prompt set (voc, coco, demo) or a YAML file with your own.")
 ]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N.")]
-Cache = Annotated[
-    Path | None, Parameter(help="Folder of superpixels that several runs may share.")
-]
+Cache = Annotated[Path | None, Parameter(help="Folder of superpixels that several runs may share.")]
 Split = Annotated[
     str | None, Parameter(help="List of a VOC tree (train, train_aug, val, ...); default: all.")
 ]
@@ -103,7 +102,9 @@ def train(
     prompts: Prompts = None,
     supervision: Annotated[
         Literal["labels", "full"],
-        Parameter(help="labels: SSR. full: the same decoder on true masks (the control of Table 6)."),
+        Parameter(
+            help="labels: SSR. full: the same decoder on true masks (the control of Table 6)."
+        ),
     ] = "labels",
     monitor: Annotated[
         int, Parameter(help="Score the pseudo masks of this many images that have true masks.")
@@ -133,7 +134,9 @@ def train(
         device=pick_device(device),
     )
     if result.finished:
-        _say(f"Finished: {result.run / 'model.safetensors'}. Next: ssrseg predict --model {out} ...")
+        _say(
+            f"Finished: {result.run / 'model.safetensors'}. Next: ssrseg predict --model {out} ..."
+        )
     else:
         _say(f"Stopped after {result.iteration} iterations; the same command goes on.")
 
@@ -148,7 +151,8 @@ def masks(
     overrides: Overrides = (),
     split: Split = None,
     model: Annotated[
-        Path | None, Parameter(help="Run folder whose trained CMPA is used; default: training-free.")
+        Path | None,
+        Parameter(help="Run folder whose trained CMPA is used; default: training-free."),
     ] = None,
     clip: Clip = None,
     dino: Dino = None,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -102,7 +103,8 @@ class CmpaConfig:
     """CAM that pools foreground features (Eq. 2): CLIP's, its SGC-corrected form, or the current
     model's, pooled again at every refresh."""
     map_order: Literal["pool_then_project", "project_then_pool"] = "pool_then_project"
-    """Pool CLIP's features once and align the pooled vectors, or align every patch (paper) [0007]."""
+    """Pool CLIP's features once and align the pooled vectors, or align every patch (paper)
+    [0007]."""
     image_feature: Literal["project_mean", "mean_projected"] = "project_mean"
     """Image feature of GradCAM: ISA of the mean patch, or the mean of aligned patches [0006]."""
     min_patches: CountOrZero = 4
@@ -278,7 +280,9 @@ class Config:
 def preset_names() -> list[str]:
     """Presets that come with the package."""
     folder = files("ssrseg") / "presets"
-    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
 
 
 def known_keys() -> list[str]:
@@ -309,7 +313,7 @@ def load_config(
         if preset not in preset_names():
             known = preset_names()
             raise ConfigError(
-                f'--preset {preset}: there is no such preset.{did_you_mean(preset, known)} There are:'
+                f"--preset {preset} does not exist.{did_you_mean(preset, known)} There are:"
                 f" {', '.join(known)}."
             )
         text = (files("ssrseg") / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
@@ -374,7 +378,7 @@ def describe() -> list[tuple[str, str, str]]:
         body = next(
             node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind
         )
-        for entry, after in zip(body, body[1:], strict=False):
+        for entry, after in pairwise(body):
             if not (isinstance(entry, ast.AnnAssign) and isinstance(after, ast.Expr)):
                 continue
             name = entry.target.id  # type: ignore[union-attr]
@@ -382,5 +386,3 @@ def describe() -> list[tuple[str, str, str]]:
             text = " ".join(str(after.value.value).split())  # type: ignore[attr-defined]
             rows.append((f"{section.name}.{name}", str(value), text))
     return rows
-
-

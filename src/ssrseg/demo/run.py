@@ -6,7 +6,6 @@ Everything here goes through the public verbs, as a user's own script would.
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.files import atomic_write
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
-from ssrseg.demo.report import write_report
-from ssrseg.demo.scenes import write_dataset
+from ssrseg.demo.report import demo_facts, spread, write_report
+from ssrseg.demo.scenes import CLASSES, write_dataset
 from ssrseg.engine.checkpoint import load_checkpoint, load_part
 from ssrseg.engine.evaluate import evaluate
 from ssrseg.engine.learner import build_alignment
@@ -70,6 +69,21 @@ MASK_ROWS: dict[str, tuple[str, ...]] = {
 """Table 3 in small: attention x mask."""
 
 LOSSES = ("feature", "in_modal", "crossmodal")
+SEGMENTATION_ROWS = {
+    "decoder": ("ssr", False),
+    "decoder + CRF": ("ssr", True),
+    "decoder, full supervision": ("full", False),
+    "decoder, full supervision + CRF": ("full", True),
+}
+"""Run and whether its predictions go through the DenseCRF; unseen scenes."""
+
+GROUPS = {
+    "main": (*MAIN_ROWS, *SEGMENTATION_ROWS),
+    "controls": (*CONTROL_ROWS, "untrained projector", "CLIP at CMPA's temperature"),
+    "masks": tuple(MASK_ROWS),
+    "losses": LOSSES,
+}
+"""Rows of each table of the report."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +113,12 @@ def run_demo(out: Path, *, seeds: int = 1, device: str = "cpu") -> DemoResult:
     found = [_one_seed(out / f"seed-{seed}", seed, device) for seed in range(seeds)]
     figures = {row: [each[row] for each in found] for row in found[0]}
     page = out / "report.html"
-    write_report(page, out / "seed-0", demo_config(0), figures, time.monotonic() - start)
+    config = demo_config(0)
+    base = load_rectifier(config, CLASSES, device=device)
+    minutes = (time.monotonic() - start) / 60
+    facts = (*demo_facts(config, TRAIN_SCENES, VAL_SCENES), ("time", f"{minutes:.1f} minutes"))
+    heads = trained_heads(base, out / "seed-0" / "ssr")
+    write_report(page, out / "seed-0", variant(base, config, heads), figures, GROUPS, facts)
     return DemoResult(figures, page, _table(figures))
 
 
@@ -130,12 +149,7 @@ def _one_seed(folder: Path, seed: int, device: str) -> dict[str, float]:
         alone = demo_config(seed, f"cmpa.loss={loss}", "optim.iterations=0")
         train(scenes, folder / f"cmpa-{loss}", alone, cache=cache, device=device)
     figures = _seed_figures(folder, scenes, cache, seed, device)
-    for name, run, crf in (
-        ("decoder", "ssr", False),
-        ("decoder + CRF", "ssr", True),
-        ("decoder, full supervision", "full", False),
-        ("decoder, full supervision + CRF", "full", True),
-    ):
+    for name, (run, crf) in SEGMENTATION_ROWS.items():
         result = folder / f"{run}-{'crf' if crf else 'plain'}"
         predict(root / "JPEGImages", result, folder / run, crf=crf, device=device)
         figures[name] = 100 * evaluate(result, unseen).scores.miou
@@ -156,9 +170,7 @@ def _seed_figures(
     with torch.no_grad():  # a residual head without its learned part is the head before training
         untrained.isa.gain.zero_()
         untrained.tsa.gain.zero_()
-        untrained.log_temperature.fill_(
-            torch.tensor(base.config.cmpa.temperature).log().item()
-        )
+        untrained.log_temperature.fill_(torch.tensor(base.config.cmpa.temperature).log().item())
     rows = {**MAIN_ROWS, **CONTROL_ROWS, **MASK_ROWS}
     rectifiers = {
         name: variant(base, demo_config(seed, *settings), heads) for name, settings in rows.items()
@@ -194,14 +206,10 @@ def trained_heads(base: Rectifier, run: Path) -> Alignment:
 
 def _table(figures: dict[str, list[float]]) -> str:
     width = max(map(len, figures))
-    lines = [f"{'mIoU in %':{width}}  " + ("mean ± sd over seeds" if len(next(iter(figures.values()))) > 1 else "")]
-    lines += [f"{name:{width}}  {spread(values)}" for name, values in figures.items()]
-    return "\n".join(lines)
-
-
-def spread(values: list[float]) -> str:
-    """``48.6`` for one seed, ``48.6 ± 0.4`` for several."""
-    mean = statistics.fmean(values)
-    if len(values) == 1:
-        return f"{mean:5.1f}"
-    return f"{mean:5.1f} ± {statistics.stdev(values):.1f}"
+    several = len(next(iter(figures.values()))) > 1
+    lines = ["mIoU in %" + (", mean ± standard deviation over seeds" if several else "")]
+    order = (*GROUPS["main"], *GROUPS["controls"])
+    rest = [name for name in figures if name not in order]
+    return "\n".join(
+        lines + [f"{name:{width}}  {spread(figures[name])}" for name in (*order, *rest)]
+    )

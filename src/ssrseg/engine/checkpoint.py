@@ -89,7 +89,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f" {error}). Train again, or copy it anew."
         ) from error
     except ConfigError as error:
-        raise CheckpointError(f"{file} was written by another version of ssrseg: {error}") from error
+        raise CheckpointError(
+            f"{file} was written by another version of ssrseg: {error}"
+        ) from error
     return Checkpoint(
         tensors,
         config,

@@ -1,4 +1,4 @@
-"""Training crops by number: draw k is the same crop in every run, on every machine, after a resume."""
+"""Training crops by number: draw k is the same crop in every run and after every resume."""
 
 from __future__ import annotations
 
@@ -45,9 +45,7 @@ class CropBatch:
         """Micro-batches of at most ``size`` crops."""
         for start in range(0, len(self.image), size):
             part = slice(start, start + size)
-            yield CropBatch(
-                *(getattr(self, name)[part] for name in self.__dataclass_fields__)
-            )
+            yield CropBatch(*(getattr(self, name)[part] for name in self.__dataclass_fields__))
 
 
 def mix(seed: int, number: int, stream: int) -> int:
@@ -76,8 +74,8 @@ class CropDraws(Dataset[tuple[Crop, tuple[int, ...]]]):
             if bare:
                 raise DataError(
                     f"Full supervision needs a mask for every training image; {len(bare)} have none"
-                    f" under {data.root} (such as {bare[0]}). Put them into SegmentationClassAug, or"
-                    " train from labels."
+                    f" under {data.root} (such as {bare[0]}). Put them into SegmentationClassAug,"
+                    " or train from labels."
                 )
 
     def __getitem__(self, draw: int) -> tuple[Crop, tuple[int, ...]]:

@@ -121,9 +121,7 @@ class Learner:
         for index, group in enumerate(self.optimizer.param_groups):
             active = schedule.segment if index == 0 else schedule.align
             step = min(max(iteration - active.start, 0), max(len(active) - 1, 0))
-            group["lr"] = learning_rate(
-                group["base"], step, len(active), optim.warmup, optim.power
-            )
+            group["lr"] = learning_rate(group["base"], step, len(active), optim.warmup, optim.power)
 
     @torch.no_grad()
     def refresh_prototypes(self, pairs: Pairs) -> None:
@@ -133,9 +131,7 @@ class Learner:
         config, device = self.rectifier.config.cmpa, self.rectifier.device
         self.alignment.eval()
         pooled = pairs.pooled.to(device)
-        aligned = (
-            self.alignment.isa(pooled) if config.map_order == "pool_then_project" else pooled
-        )
+        aligned = self.alignment.isa(pooled) if config.map_order == "pool_then_project" else pooled
         text = self.alignment.tsa(self.rectifier.text_features)[: self.rectifier.n_classes]
         found = image_prototypes(aligned, pairs.classes.to(device), text, method=config.proto)
         self.prototypes, self.purity = found.image, found.purity
@@ -283,6 +279,6 @@ def build_alignment(config: Config, text_features: Tensor, pairs: Pairs | None) 
         )
         for _ in ("ISA", "TSA")
     ]
-    return Alignment(
-        *heads, temperature=cmpa.temperature, learnable=cmpa.learnable_temperature
-    ).to(text_features.device)
+    return Alignment(*heads, temperature=cmpa.temperature, learnable=cmpa.learnable_temperature).to(
+        text_features.device
+    )

@@ -107,7 +107,6 @@ def masks(
     config: Config,
     *,
     model: Path | None = None,
-    own_prompts: dict[str, str] | None = None,
     save_cams: bool = False,
     cache: Path | None = None,
     device: str = "cpu",
@@ -119,7 +118,6 @@ def masks(
         out: Gets masks/<name>.png (indexed, 255 = ignore), manifest.csv and config.yaml.
         config: All settings.
         model: Run folder or checkpoint whose CMPA heads are used; None = training-free.
-        own_prompts: Prompts that come with the data.
         save_cams: Also write cams/<name>.npz with ``classes``, ``cam`` and ``refined_cam``.
         cache: Folder of superpixels, to be shared between runs; by default inside ``out``.
         device: ``cpu`` or ``cuda``.
@@ -131,7 +129,7 @@ def masks(
     """
     start = time.monotonic()
     _same_settings(out, config, model)
-    rectifier = load_rectifier(config, data.classes, own_prompts=own_prompts, device=device)
+    rectifier = load_rectifier(config, data.classes, own_prompts=data.prompts, device=device)
     if model is not None:
         checkpoint = load_checkpoint(model)
         check_classes(checkpoint.classes, data.classes, model)
@@ -147,9 +145,7 @@ def masks(
         compactness=config.sgc.compactness,
     )
     manifest = _Manifest(out / "manifest.csv", data.classes)
-    todo = [
-        sample for sample in data.samples if not _is_done(sample, out, manifest, save_cams)
-    ]
+    todo = [sample for sample in data.samples if not _is_done(sample, out, manifest, save_cams)]
     skipped = len(data) - len(todo)
     with steps("Pseudo masks", len(data), done=skipped) as progress:
         for sample in todo:
@@ -167,7 +163,7 @@ def masks(
 def pseudo_mask_miou(
     rectifier: Rectifier, data: LabelledImages, superpixels: SuperpixelCache
 ) -> float:
-    """mIoU of the pseudo masks of images whose true masks are known, for monitoring."""
+    """MIoU of the pseudo masks of images whose true masks are known, for monitoring."""
     n_classes = len(data.classes) + 1
     matrix = torch.zeros(n_classes, n_classes, dtype=torch.long)
     for sample in data.samples:
@@ -216,7 +212,7 @@ def _is_done(sample: Sample, out: Path, manifest: _Manifest, save_cams: bool) ->
 
 
 class _Manifest:
-    """manifest.csv: which mask was made for which labels, so that a changed label is not skipped."""
+    """manifest.csv: which labels a mask was made for, so that a changed label is not skipped."""
 
     def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
         self.path, self.classes = path, classes

@@ -102,7 +102,9 @@ class Segmenter:
         confidence, ids = probabilities.max(0)
         size = (photo.shape[0], photo.shape[1])
         return Prediction(
-            functional.interpolate(ids[None, None].to(torch.uint8), size, mode="nearest")[0, 0].cpu(),
+            functional.interpolate(ids[None, None].to(torch.uint8), size, mode="nearest")[
+                0, 0
+            ].cpu(),
             functional.interpolate(confidence[None, None], size, mode="bilinear")[0, 0].cpu(),
         )
 
@@ -185,9 +187,7 @@ def predict(
     wanted = segmenter.config.test.crf if crf is None else crf
     paths = list_images(images)
     root = images if images.is_dir() else images.parent
-    targets = [
-        out / "masks" / path.relative_to(root).with_suffix(".png") for path in paths
-    ]
+    targets = [out / "masks" / path.relative_to(root).with_suffix(".png") for path in paths]
     todo = [
         (path, target)
         for path, target in zip(paths, targets, strict=True)

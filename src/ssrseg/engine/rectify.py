@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -298,7 +299,9 @@ class Rectifier:
                 dilations=settings.par_dilations,
             )
         if settings.refine == "crf":
-            return torch.stack([self._crf(*each) for each in zip(photo, maps, present, strict=True)])
+            return torch.stack(
+                [self._crf(*each) for each in zip(photo, maps, present, strict=True)]
+            )
         return maps
 
     def _crf(self, photo: Tensor, maps: Tensor, present: Tensor) -> Tensor:
@@ -322,7 +325,7 @@ def load_rectifier(
     config: Config,
     classes: tuple[str, ...],
     *,
-    own_prompts: dict[str, str] | None = None,
+    own_prompts: Mapping[str, str] | None = None,
     alignment: Alignment | None = None,
     device: str = "cpu",
 ) -> Rectifier:

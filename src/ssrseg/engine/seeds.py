@@ -41,10 +41,10 @@ def score_seeds(
     *,
     alphas: tuple[float, ...] = ALPHAS,
 ) -> dict[str, SeedScores]:
-    """mIoU of the (refined) CAMs of several settings on the same images.
+    """MIoU of the (refined) CAMs of several settings on the same images.
 
-    A setting's CAM counts as its ``affinity`` leaves it (``kind: none`` and ``mask: none`` score the
-    initial CAM). Its ``pseudo.refine`` is applied at every exponent.
+    A setting's CAM counts as its ``affinity`` leaves it (``kind: none`` and ``mask: none``
+    score the initial CAM). Its ``pseudo.refine`` is applied at every exponent.
 
     Args:
         rectifiers: By name; they may share encoders.
@@ -54,7 +54,8 @@ def score_seeds(
     """
     n_classes = len(data.classes) + 1
     matrices = {
-        name: torch.zeros(len(alphas), n_classes, n_classes, dtype=torch.long) for name in rectifiers
+        name: torch.zeros(len(alphas), n_classes, n_classes, dtype=torch.long)
+        for name in rectifiers
     }
     known = [sample for sample in data.samples if sample.truth is not None]
     for sample in track(known, "CAM seeds", len(known)):

@@ -29,7 +29,7 @@ from ssrseg.engine.masks import pseudo_mask_miou
 from ssrseg.engine.pairs import Pairs, collect_pairs
 from ssrseg.engine.progress import steps
 from ssrseg.engine.rectify import Rectifier, load_rectifier
-from ssrseg.errors import CheckpointError
+from ssrseg.errors import CheckpointError, DataError
 from ssrseg.method.objective import segmentation_loss, ssr_loss
 from ssrseg.networks.decoder import Decoder
 
@@ -53,6 +53,27 @@ class TrainResult:
     last: dict[str, float]
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same through a run."""
+
+    data: LabelledImages
+    out: Path
+    config: Config
+    supervision: Supervision
+    superpixels: SuperpixelCache
+    schedule: Plan
+
+    def checkpoint(self, tensors: dict[str, Tensor], iteration: int) -> Checkpoint:
+        return Checkpoint(
+            tensors,
+            self.config,
+            self.data.classes,
+            dict(self.data.prompts),
+            iteration,
+            self.supervision,
+        )
+
 
 def train(
     data: LabelledImages,
@@ -60,7 +81,6 @@ def train(
     config: Config,
     *,
     supervision: Supervision = "labels",
-    own_prompts: dict[str, str] | None = None,
     monitor: LabelledImages | None = None,
     cache: Path | None = None,
     device: str = "cpu",
@@ -76,7 +96,6 @@ def train(
         config: All settings.
         supervision: ``labels``, or ``full``: the same decoder on true masks, the control of
             Table 6.
-        own_prompts: Prompts that come with the data.
         monitor: Images with true masks; at every checkpoint the pseudo masks of these are scored
             and logged. Nothing is learned or chosen from it.
         cache: Folder of superpixels, to be shared between runs; by default inside ``out``.
@@ -85,40 +104,44 @@ def train(
 
     Raises:
         CheckpointError: If ``out`` holds a run with other settings, classes or supervision.
+        DataError: If an image cannot be read, CMPA finds no pair, or a mask is missing where
+            ``supervision`` is ``full``.
     """
     superpixels = SuperpixelCache(
         cache or out / "superpixels",
         n_segments=config.sgc.n_segments,
         compactness=config.sgc.compactness,
     )
-    earlier = _earlier_run(out, config, data.classes, supervision)
+    run = _Run(data, out, config, supervision, superpixels, plan(config, supervision))
+    earlier = _earlier_run(run)
     with torch.random.fork_rng():
-        rectifier = load_rectifier(config, data.classes, own_prompts=own_prompts, device=device)
-        learner = _build_learner(rectifier, data, superpixels, out, earlier, plan(config, supervision))
-        return _run(
-            learner, data, out, superpixels, supervision, own_prompts or {}, monitor, earlier, stop_after
-        )
+        rectifier = load_rectifier(config, data.classes, own_prompts=data.prompts, device=device)
+        learner = _build_learner(run, rectifier, earlier)
+        first = 0 if earlier is None else earlier.iteration
+        stop = run.schedule.total if stop_after is None else min(stop_after, run.schedule.total)
+        with atomic_write(out / "config.yaml") as temporary:
+            temporary.write_text(config.to_yaml(), encoding="utf-8")
+        last = _loop(run, learner, first, stop, monitor)
+    finished = max(first, stop) == run.schedule.total
+    if finished:
+        save_checkpoint(out / MODEL_FILE, run.checkpoint(learner.tensors(), run.schedule.total))
+    return TrainResult(out, max(first, stop), finished, last)
 
 
-def _build_learner(
-    rectifier: Rectifier,
-    data: LabelledImages,
-    superpixels: SuperpixelCache,
-    out: Path,
-    earlier: Checkpoint | None,
-    schedule: Plan,
-) -> Learner:
-    config = rectifier.config
+def _build_learner(run: _Run, rectifier: Rectifier, earlier: Checkpoint | None) -> Learner:
+    """Heads, decoder and optimiser, new or as an earlier run left them."""
+    config = run.config
     pairs = None
     torch.manual_seed(mix(config.optim.seed, 0, 3))
-    if len(schedule.align):
+    if len(run.schedule.align):
         if earlier is None:
-            pairs = collect_pairs(rectifier, data, superpixels, aligned=False)
+            pairs = collect_pairs(rectifier, run.data, run.superpixels, aligned=False)
             if not len(pairs.classes):
-                raise CheckpointError(
-                    f"CMPA found no usable (image, class) pair in {data.root}: every CAM is empty or"
-                    f" smaller than cmpa.min_patches = {config.cmpa.min_patches} patches. Lower it"
-                    " (--set cmpa.min_patches=1), or train without CMPA (--set cam.mode=clip)."
+                raise DataError(
+                    f"CMPA found no usable (image, class) pair in {run.data.root}: every CAM is"
+                    f" empty or smaller than cmpa.min_patches = {config.cmpa.min_patches} patches."
+                    " Lower it (--set cmpa.min_patches=1), or train without CMPA"
+                    " (--set cam.mode=clip)."
                 )
         rectifier.alignment = build_alignment(config, rectifier.text_features, pairs)
     decoder = Decoder(
@@ -128,82 +151,51 @@ def _build_learner(
         layers=config.decoder.layers,
         dropout=config.decoder.dropout,
     ).to(rectifier.device)
-    learner = Learner(rectifier, decoder, data.labels)
+    learner = Learner(rectifier, decoder, run.data.labels)
     learner.pairs = pairs
     if earlier is not None:
-        learner.restore(earlier, out / STATE_FILE)
-        refreshed = _pairs_file(out, _last_refresh(earlier.iteration, config))
-        if len(schedule.align) and refreshed.is_file():
-            learner.pairs = Pairs.load(refreshed)
+        learner.restore(earlier, run.out / STATE_FILE)
+        pooled = _pairs_file(run, _last_refresh(run, earlier.iteration))
+        if len(run.schedule.align) and pooled.is_file():
+            learner.pairs = Pairs.load(pooled)
     return learner
 
 
-def _run(
-    learner: Learner,
-    data: LabelledImages,
-    out: Path,
-    superpixels: SuperpixelCache,
-    supervision: Supervision,
-    own_prompts: dict[str, str],
-    monitor: LabelledImages | None,
-    earlier: Checkpoint | None,
-    stop_after: int | None,
-) -> TrainResult:
-    rectifier, config = learner.rectifier, learner.rectifier.config
-    schedule = plan(config, supervision)
-    first = 0 if earlier is None else earlier.iteration
-    stop = schedule.total if stop_after is None else min(stop_after, schedule.total)
-    draws = CropDraws(
-        data, config.data, superpixels if supervision == "labels" else None, config.optim.seed
-    )
-    batches = _batches(draws, schedule, max(first, schedule.crops.start), stop, config.optim.batch)
-    with atomic_write(out / "config.yaml") as temporary:
-        temporary.write_text(config.to_yaml(), encoding="utf-8")
-    log = _Log(out / "log.csv", first)
-
-    def save(iteration: int) -> None:
-        save_checkpoint(
-            out / STATE_FILE,
-            Checkpoint(
-                learner.state(), config, data.classes, own_prompts, iteration, supervision
-            ),
-        )
-
-    row: dict[str, float] = log.last
+def _loop(
+    run: _Run, learner: Learner, first: int, stop: int, monitor: LabelledImages | None
+) -> dict[str, float]:
+    """Iterations ``first`` .. ``stop``; returns the last row of the log."""
+    schedule, optim = run.schedule, run.config.optim
+    batches = _batches(run, first, stop)
+    log = _Log(run.out / "log.csv", first)
+    row = log.last
     with steps("Training", schedule.total, done=first) as progress:
         for iteration in range(first, stop):
-            if iteration in schedule.align and iteration % config.cmpa.update_every == 0:
-                _refresh(learner, data, superpixels, out, iteration)
-            torch.manual_seed(mix(config.optim.seed, iteration, 4))  # dropout
+            if iteration in schedule.align and iteration % run.config.cmpa.update_every == 0:
+                _refresh(run, learner, iteration)
+            torch.manual_seed(mix(optim.seed, iteration, 4))  # dropout
             learner.set_learning_rates(iteration, schedule)
             batch = next(batches) if iteration in schedule.crops else None
-            row = _iteration(learner, batch, iteration, schedule, supervision)
+            row = _iteration(run, learner, batch, iteration)
             finished = iteration + 1
-            if finished % config.optim.save_every == 0 or finished in (stop, schedule.total):
+            if finished % optim.save_every == 0 or finished == stop:
                 if monitor is not None:
-                    row["pseudo_miou"] = pseudo_mask_miou(rectifier, monitor, superpixels)
-                save(finished)
+                    row["pseudo_miou"] = pseudo_mask_miou(
+                        learner.rectifier, monitor, run.superpixels
+                    )
+                save_checkpoint(run.out / STATE_FILE, run.checkpoint(learner.state(), finished))
             log.write(row)
             progress.advance(f"loss {row['loss']:.3f}")
-    if stop == schedule.total:
-        save_checkpoint(
-            out / MODEL_FILE,
-            Checkpoint(learner.tensors(), config, data.classes, own_prompts, stop, supervision),
-        )
-    return TrainResult(out, max(first, stop), stop == schedule.total, row)
+    return row
 
 
 def _iteration(
-    learner: Learner,
-    batch: CropBatch | None,
-    iteration: int,
-    schedule: Plan,
-    supervision: Supervision,
+    run: _Run, learner: Learner, batch: CropBatch | None, iteration: int
 ) -> dict[str, float]:
     """One step of the optimiser on L_proto + γ·L_seg (Eq. 12)."""
-    rectifier, optim = learner.rectifier, learner.rectifier.config.optim
-    align, segment = iteration in schedule.align, iteration in schedule.segment
-    from_cache = align and rectifier.config.cmpa.map_order == "pool_then_project"
+    optim, device = run.config.optim, learner.rectifier.device
+    align, segment = iteration in run.schedule.align, iteration in run.schedule.segment
+    from_cache = align and run.config.cmpa.map_order == "pool_then_project"
     learner.optimizer.zero_grad(set_to_none=True)
     proto_sum = seg_sum = 0.0
     if from_cache:
@@ -214,7 +206,7 @@ def _iteration(
         parts = list(batch.split(optim.micro_batch or optim.batch))
         for part in parts:
             proto, seg = _crop_losses(
-                learner, part.to(rectifier.device), align and not from_cache, segment, supervision
+                learner, part.to(device), align and not from_cache, segment, run.supervision
             )
             loss = ssr_loss(proto, seg, seg_weight=optim.seg_weight) / len(parts)
             if loss.requires_grad:
@@ -222,7 +214,9 @@ def _iteration(
             proto_sum += proto.item() / len(parts)
             seg_sum += seg.item() / len(parts)
     learner.optimizer.step()
-    temperature = float("nan") if learner.alignment is None else float(learner.alignment.temperature)
+    temperature = (
+        float("nan") if learner.alignment is None else float(learner.alignment.temperature.detach())
+    )
     return {
         "iteration": iteration + 1,
         "loss": proto_sum + optim.seg_weight * seg_sum if align else seg_sum,
@@ -263,61 +257,62 @@ def _crop_losses(
     return proto, seg
 
 
-def _refresh(
-    learner: Learner, data: LabelledImages, superpixels: SuperpixelCache, out: Path, iteration: int
-) -> None:
+def _refresh(run: _Run, learner: Learner, iteration: int) -> None:
     """New prototypes; features are pooled anew where the settings make them change."""
-    config = learner.rectifier.config.cmpa
+    config = run.config.cmpa
     literal = config.map_order == "project_then_pool"
     pairs = learner.pairs
     if pairs is None or literal or (config.cam_source == "cmpa" and iteration > 0):
-        pairs = collect_pairs(learner.rectifier, data, superpixels, aligned=literal)
-    pairs.save(_pairs_file(out, iteration))
-    for old in out.glob("pairs-*.safetensors"):
-        if old not in (
-            _pairs_file(out, iteration),
-            _pairs_file(out, iteration - config.update_every),
-        ):
-            old.unlink()
+        pairs = collect_pairs(learner.rectifier, run.data, run.superpixels, aligned=literal)
+    # the refresh before this one is kept: a checkpoint may still point to it
+    kept = {_pairs_file(run, iteration), _pairs_file(run, iteration - config.update_every)}
+    pairs.save(_pairs_file(run, iteration))
+    for old in set(run.out.glob("pairs-*.safetensors")) - kept:
+        old.unlink()
     learner.refresh_prototypes(pairs)
 
 
-def _last_refresh(iteration: int, config: Config) -> int:
-    return max(iteration - 1, 0) // config.cmpa.update_every * config.cmpa.update_every
+def _last_refresh(run: _Run, iteration: int) -> int:
+    every = run.config.cmpa.update_every
+    return max(iteration - 1, 0) // every * every
 
 
-def _pairs_file(out: Path, iteration: int) -> Path:
-    return out / f"pairs-{iteration:07d}.safetensors"
+def _pairs_file(run: _Run, iteration: int) -> Path:
+    return run.out / f"pairs-{iteration:07d}.safetensors"
 
 
-def _batches(
-    draws: CropDraws, schedule: Plan, first: int, stop: int, batch: int
-) -> Iterator[CropBatch]:
-    offset = schedule.crops.start
+def _batches(run: _Run, first: int, stop: int) -> Iterator[CropBatch]:
+    """Crops of the iterations that need some, from the first one still to do."""
+    draws = CropDraws(
+        run.data,
+        run.config.data,
+        run.superpixels if run.supervision == "labels" else None,
+        run.config.optim.seed,
+    )
+    size, offset = run.config.optim.batch, run.schedule.crops.start
+    first = max(first, offset)
     if stop > first:
-        yield from draws.loader((first - offset) * batch, (stop - offset) * batch, batch)
+        yield from draws.loader((first - offset) * size, (stop - offset) * size, size)
 
 
-def _earlier_run(
-    out: Path, config: Config, classes: tuple[str, ...], supervision: Supervision
-) -> Checkpoint | None:
-    path = out / STATE_FILE
+def _earlier_run(run: _Run) -> Checkpoint | None:
+    path = run.out / STATE_FILE
     if not path.is_file():
         return None
     earlier = load_checkpoint(path)
-    check_classes(earlier.classes, classes, path)
-    old, new = earlier.config.to_dict(), config.to_dict()
+    check_classes(earlier.classes, run.data.classes, path)
+    old, new = earlier.config.to_dict(), run.config.to_dict()
     differing = [
         f"{section}.{key} = {old[section].get(key)!r} there, {value!r} now"
         for section, values in new.items()
         for key, value in values.items()
         if old[section].get(key) != value
     ]
-    if earlier.supervision != supervision:
-        differing.append(f"supervision = {earlier.supervision} there, {supervision} now")
+    if earlier.supervision != run.supervision:
+        differing.append(f"supervision = {earlier.supervision} there, {run.supervision} now")
     if differing:
         raise CheckpointError(
-            f"{out} holds a run with other settings ({'; '.join(differing[:5])}). Use the same"
+            f"{run.out} holds a run with other settings ({'; '.join(differing[:5])}). Use the same"
             " settings to go on with it, or another --out to begin anew."
         )
     return earlier
@@ -332,7 +327,10 @@ class _Log:
         if path.is_file():
             with path.open(newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.DictReader(file) if int(row["iteration"]) <= first]
-        with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with (
+            atomic_write(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, LOG_FIELDS)
             writer.writeheader()
             writer.writerows(rows)
