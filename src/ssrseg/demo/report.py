@@ -135,8 +135,8 @@ def write_report(
             Section(
                 "Do it again",
                 "ssrseg demo --seeds 3 repeats all of this on three sets of scenes. The folder"
-                " beside this page holds the scenes in VOC's layout, the run with its configuration, log"
-                " and checkpoint, and the predicted masks.",
+                " beside this page holds the scenes in VOC's layout, the run with its configuration,"
+                " log and checkpoint, and the predicted masks.",
             ),
         ),
     )

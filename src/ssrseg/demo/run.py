@@ -151,7 +151,13 @@ def _one_seed(folder: Path, seed: int, device: str) -> dict[str, float]:
     figures = _seed_figures(folder, scenes, cache, seed, device)
     for name, (run, crf) in SEGMENTATION_ROWS.items():
         result = folder / f"{run}-{'crf' if crf else 'plain'}"
-        predict(root / "JPEGImages", result, folder / run, crf=crf, device=device)
+        predict(
+            [sample.image for sample in unseen.samples],
+            result,
+            folder / run,
+            crf=crf,
+            device=device,
+        )
         figures[name] = 100 * evaluate(result, unseen).scores.miou
     with atomic_write(done) as temporary:
         temporary.write_text(json.dumps(figures, indent=2), encoding="utf-8")

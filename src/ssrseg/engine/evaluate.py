@@ -82,7 +82,8 @@ def evaluate(predictions: Path, data: LabelledImages) -> Evaluation:
             if largest >= n_classes:
                 raise DataError(
                     f"{path} holds class id {largest}, but the data have {len(data.classes)}"
-                    f" classes (ids 0 .. {n_classes - 1}, 255 = ignore). Is it a mask of another data set?"
+                    f" classes (ids 0 .. {n_classes - 1}, 255 = ignore). Is it a mask of another"
+                    " data set?"
                 )
         scored, decided = truth != IGNORE, found != IGNORE
         all_pixels += int(scored.sum())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,7 +159,7 @@ def load_segmenter(model: Path, *, clip: str | None = None, device: str = "cpu")
 
 
 def predict(
-    images: Path,
+    images: Path | Sequence[Path],
     out: Path,
     model: Path,
     *,
@@ -170,7 +171,7 @@ def predict(
     """Write a mask for every image of a folder; no labels needed.
 
     Args:
-        images: One image or a folder of images.
+        images: One image, a folder of images, or a list of images in one folder.
         out: Gets masks/<name>.png (indexed) and classes.txt.
         model: Run folder or model.safetensors.
         clip: Hub id or directory of CLIP, if it is not where it was in training.
@@ -185,8 +186,8 @@ def predict(
     start = time.monotonic()
     segmenter = load_segmenter(model, clip=clip, device=device)
     wanted = segmenter.config.test.crf if crf is None else crf
-    paths = list_images(images)
-    root = images if images.is_dir() else images.parent
+    paths = list_images(images) if isinstance(images, Path) else list(images)
+    root = images if isinstance(images, Path) and images.is_dir() else paths[0].parent
     targets = [out / "masks" / path.relative_to(root).with_suffix(".png") for path in paths]
     todo = [
         (path, target)
