@@ -297,7 +297,10 @@ def main(arguments: list[str] | None = None) -> None:
             result_action="return_value",
         )
     except SSRError as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {_plain(error)}", soft_wrap=True)
+        console = Console(stderr=True)
+        console.print("Error:", style="bold red", end=" ")
+        # class ids and shapes hold brackets, which rich would take for markup
+        console.print(str(error), soft_wrap=True, markup=False, highlight=False)
         sys.exit(2)
     except cyclopts.CycloptsError:
         sys.exit(2)
@@ -305,8 +308,3 @@ def main(arguments: list[str] | None = None) -> None:
         Console(stderr=True).print("Interrupted. The same command goes on from here.")
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _plain(error: SSRError) -> str:
-    """Brackets are markup to rich, but class ids and shapes to a user."""
-    return str(error).replace("[", r"\[")
