@@ -1,0 +1,217 @@
+"""What the demo world's DINO-style ViT learns from: images only, no labels.
+
+The student sees windows of scenes whose patches are independently corrupted; a teacher, the moving
+average of the student, sees them clean. Two terms teach the student:
+
+* ``denoise``: rebuild the clean pixels of every patch. The best estimator averages patches of the
+  same part.
+* ``relation``: the attention of a patch in the last two layers must equal the resemblance of the
+  teacher's description of the clean image (:func:`relations`). It trains the attention map itself.
+
+Self-distillation from a momentum teacher is DINO's; its prototype losses on views and patches are
+left out, because in pilots of equal length they made features that group patches less well.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import ViTConfig, ViTModel
+
+
+def sincos_positions(grid: int, dim: int, scale: float = 0.5) -> Float[Tensor, "1 patches_cls dim"]:
+    """Fixed 2-D sine-cosine rows as a start for the learned position table; the CLS row is 0."""
+    quarter = dim // 4
+    omega = 1.0 / 100.0 ** (torch.arange(quarter) / quarter)
+    angle = torch.arange(grid).float()[:, None] * omega
+    wave = torch.cat([angle.sin(), angle.cos()], 1)
+    rows = torch.cat([wave.repeat_interleave(grid, 0), wave.repeat(grid, 1)], 1)
+    return scale * torch.cat([torch.zeros(1, dim), F.pad(rows, (0, dim - rows.shape[1]))])[None]
+
+
+def build_model(width: int, depth: int, heads: int, patch: int, grid: int) -> ViTModel:
+    """Make a random ViT of the transformers library with sine-cosine positions."""
+    model = ViTModel(
+        ViTConfig(
+            hidden_size=width,
+            num_hidden_layers=depth,
+            num_attention_heads=heads,
+            intermediate_size=4 * width,
+            image_size=patch * grid,
+            patch_size=patch,
+            hidden_act="gelu",
+            initializer_range=0.06,  # the default, 0.02, is meant for eight times this width
+        ),
+        add_pooling_layer=False,
+    )
+    with torch.no_grad():
+        model.embeddings.position_embeddings.copy_(sincos_positions(grid, width))
+    return model
+
+
+def encode(
+    model: ViTModel,
+    patches: Float[Tensor, "batch words pixels"],
+    places: Int[Tensor, "batch words"],
+) -> tuple[Float[Tensor, "batch tokens dim"], list[Float[Tensor, "batch words words"]]]:
+    """Run the ViT on any subset of its grid; the HF forward only takes whole images.
+
+    Args:
+        model: The ViT.
+        patches: Normalised pixels of each patch, as :func:`to_patches` cuts them.
+        places: Index of each patch in the full grid, row-major.
+
+    Returns:
+        Tokens after the last layer norm, CLS first, and per layer the head-averaged attention
+        between patches, CLS row and column dropped (rows sum to at most 1).
+    """
+    embeddings = model.embeddings
+    projection = embeddings.patch_embeddings.projection
+    tokens = F.linear(patches, projection.weight.flatten(1), projection.bias)
+    table = embeddings.position_embeddings[0]
+    tokens = tokens + table[1 + places]
+    start = (embeddings.cls_token[0] + table[:1]).expand(len(tokens), 1, -1)
+    tokens = torch.cat([start, tokens], 1)
+    maps = []
+    for layer in model.layers:
+        attention = layer.attention
+        inner = layer.layernorm_before(tokens)
+        shape = (*inner.shape[:2], -1, attention.head_dim)
+        query, key, value = (
+            project(inner).view(shape).transpose(1, 2)
+            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        weights = (query @ key.transpose(2, 3) * attention.scaling).softmax(-1)
+        maps.append(weights[:, :, 1:, 1:].mean(1))
+        mixed = (weights @ value).transpose(1, 2).flatten(2)
+        tokens = tokens + attention.o_proj(mixed)
+        tokens = tokens + layer.mlp(layer.layernorm_after(tokens))
+    return model.layernorm(tokens), maps
+
+
+def to_patches(
+    images: Float[Tensor, "batch 3 height width"], patch: int
+) -> Float[Tensor, "batch words pixels"]:
+    """Cut images into row-major patches, each in the order of the ViT's projection weights."""
+    return F.unfold(images, patch, stride=patch).transpose(1, 2)
+
+
+def corrupt(
+    patches: Float[Tensor, "batch words pixels"], generator: torch.Generator
+) -> tuple[Float[Tensor, "batch words pixels"], Bool[Tensor, "batch words"]]:
+    """Spoil patches independently of their neighbours, so that only others can tell what is true.
+
+    A fifth of the images stays clean, as at test time; in the others 10 to 90 % of the patches get
+    one of: another colour and pixel noise (50 %), the content of a patch of another image (25 %),
+    grey (25 %).
+
+    Returns:
+        The spoilt patches and which ones they are.
+    """
+    count, words, pixels = patches.shape
+    share = (0.1 + 0.8 * torch.rand(count, 1, generator=generator)) * (
+        torch.rand(count, 1, generator=generator) > 0.2
+    )
+    spoilt = torch.rand(count, words, generator=generator) < share
+    kind = torch.rand(count, words, 1, generator=generator)
+    strength = 0.4 + 1.2 * torch.rand(count, 1, 1, generator=generator)
+    shift = torch.randn(count, words, 3, 1, generator=generator).expand(-1, -1, -1, pixels // 3)
+    noise = torch.randn(patches.shape, generator=generator)
+    recoloured = patches + strength * (shift.flatten(2) + 0.4 * noise)
+    other = torch.randperm(count * words, generator=generator)
+    swapped = patches.flatten(0, 1)[other].view_as(patches)
+    wrong = torch.where(kind < 0.5, recoloured, torch.where(kind < 0.75, swapped, 0.0))
+    return torch.where(spoilt[..., None], wrong, patches), spoilt
+
+
+def describe(
+    features: Float[Tensor, "batch words dim"], patches: Float[Tensor, "batch words pixels"]
+) -> Float[Tensor, "batch words described"]:
+    """Teacher features of about unit length, followed by the mean colour of the clean patch."""
+    units = F.normalize(features.float() - features.float().mean((0, 1)), dim=-1)
+    return torch.cat([units, patches.unflatten(2, (3, -1)).mean(-1)], -1)
+
+
+def relations(
+    features: Float[Tensor, "batch words dim"],
+    places: Int[Tensor, "batch words"],
+    temperature: float = 0.12,
+    ridge: float = 0.002,
+) -> Float[Tensor, "batch words words"]:
+    """Which patches of an image resemble each other: softmax of the cosine of cleaned features.
+
+    Cleaning takes away what all patches of an image share (its light) and all patches of a place
+    (neighbours share it, and it would make attention local), then whitens: a few directions hold
+    nearly all of the variance and would hide the others.
+
+    Args:
+        features: The teacher's tokens.
+        places: Grid index of each patch.
+        temperature: Of the softmax over cosines; the own entry (cosine 1) takes part.
+        ridge: Share of the total variance that is added to that of every direction.
+
+    Returns:
+        Rows sum to 1.
+    """
+    features = features.float()
+    flat = (features - features.mean((0, 1))).flatten(0, 1)
+    index, size = places.flatten(), int(places.max()) + 1
+    count = torch.zeros(size).index_add_(0, index, torch.ones(len(flat))).clamp_min(1)
+    mean = torch.zeros(size, flat.shape[1]).index_add_(0, index, flat) / count[:, None]
+    free = (flat - mean[index]).view_as(features)
+    free = free - free.mean(1, keepdim=True)
+    flat = free.flatten(0, 1)
+    variance, axes = torch.linalg.eigh(flat.T @ flat / len(flat))
+    scale = (variance.clamp_min(0) + ridge * variance.sum()).rsqrt()
+    units = F.normalize(free @ axes * scale, dim=-1)
+    return (units @ units.mT / temperature).softmax(-1)
+
+
+def relation_loss(
+    maps: list[Float[Tensor, "batch words words"]], target: Float[Tensor, "batch words words"]
+) -> Float[Tensor, ""]:
+    """Kullback-Leibler divergence from ``target`` to the attention of each layer, averaged.
+
+    Args:
+        maps: Attention between patches, one entry per layer; rows are brought to sum 1.
+        target: Rows sum to 1.
+    """
+    entropy = (target * target.clamp_min(1e-9).log()).sum(-1).mean()
+    losses = []
+    for attention in maps:
+        rows = attention.float() / attention.float().sum(2, keepdim=True)
+        losses.append(entropy - (target * rows.clamp_min(1e-6).log()).sum(-1).mean())
+    return torch.stack(losses).mean()
+
+
+def losses(
+    student: ViTModel,
+    decoder: nn.Linear,
+    teacher: ViTModel,
+    clean: Float[Tensor, "batch words pixels"],
+    places: Int[Tensor, "batch words"],
+    generator: torch.Generator,
+) -> dict[str, Float[Tensor, ""]]:
+    """Both terms of the module's docstring, by name.
+
+    Args:
+        student: Network that is trained.
+        decoder: Its tokens to pixels of a patch.
+        teacher: Moving average of ``student``.
+        clean: Patches of the windows.
+        places: Grid index of each patch.
+        generator: Source of the corruption.
+    """
+    spoilt, which = corrupt(clean, generator)
+    tokens, maps = encode(student, spoilt, places)
+    error = F.smooth_l1_loss(decoder(tokens[:, 1:]), clean, reduction="none", beta=0.5)
+    with torch.no_grad():
+        truth, _ = encode(teacher, clean, places)
+        target = relations(describe(truth[:, 1:], clean), places)
+    return {
+        # what is not spoilt could be copied from the input, so it counts little
+        "denoise": (error.mean(-1) * (0.1 + 0.9 * which)).mean(),
+        "relation": relation_loss(maps[-2:], target),
+    }
