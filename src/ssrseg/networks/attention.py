@@ -78,7 +78,7 @@ def resolve_layers(layers: int | tuple[int, ...], depth: int, key: str) -> tuple
         not chosen
         or chosen[0] < 0
         or chosen[-1] >= depth
-        or (isinstance(layers, int) and layers > 0)
+        or (isinstance(layers, int) and layers >= 0)
     ):
         raise ConfigError(
             f"{key} = {layers!r} does not fit an encoder of {depth} blocks. Give a negative number"

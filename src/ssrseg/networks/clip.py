@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPModel, CLIPTokenizer
 
+from ssrseg.errors import BackboneError
 from ssrseg.networks.attention import NAME, mean_attention, resolve_layers, tag_blocks
 from ssrseg.networks.frozen import Frozen, load_pretrained
 
@@ -78,6 +79,13 @@ class FrozenCLIP(Frozen):
         tokenizer = load_pretrained(
             CLIPTokenizer, source, "CLIP tokenizer", "openai/clip-vit-base-patch16"
         )
+        words, rows = len(tokenizer), model.config.text_config.vocab_size
+        if not 2 < words <= rows:  # without its files the library hands out an empty tokenizer
+            raise BackboneError(
+                f"{source} has no tokenizer that fits its CLIP ({words} tokens; the text tower"
+                f" knows {rows}). Copy tokenizer.json, or vocab.json and merges.txt, from where the model"
+                " is from: CLIPTokenizer.from_pretrained(...).save_pretrained(...) writes them."
+            )
         return cls(model.float(), tokenizer, pos_interpolation=pos_interpolation)
 
     @property

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
+from transformers.utils import logging
 
 from ssrseg.errors import BackboneError
 
@@ -51,19 +56,56 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
         raise BackboneError(f"--{role} {source}: there is no such directory. {cure}")
     if looks_local and not (folder / "config.json").is_file():
         raise BackboneError(f"{source} is not a {role}: it holds no config.json. {cure}")
+    is_model = issubclass(kind, nn.Module)
+    if looks_local and is_model:
+        found = _model_type(folder / "config.json")
+        if found != kind.config_class.model_type:
+            raise BackboneError(
+                f"{source} is not a {role}: its config.json describes {found or 'no model'}, not"
+                f" {kind.config_class.model_type}. {cure}"
+            )
+    if is_model:  # so that a mismatch comes back in the report below
+        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        if not issubclass(kind, nn.Module):
-            return kind.from_pretrained(str(source))
-        model, report = kind.from_pretrained(str(source), output_loading_info=True, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        with _quiet(looks_local):
+            loaded = kind.from_pretrained(str(source), **options)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         where = "could not be read" if looks_local else "could not be fetched from the hub"
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BackboneError(f"{role} {source} {where} ({first}). {cure}") from error
-    missing = sorted(report["missing_keys"])
-    if missing or report["mismatched_keys"]:
-        names = ", ".join(missing[:3] + [str(key) for key in list(report["mismatched_keys"])[:3]])
+    if not is_model:
+        return loaded
+    model, report = loaded
+    wrong = sorted({*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])})
+    if wrong:
+        names = ", ".join(wrong[:3])
         raise BackboneError(
-            f"{source} is not a {role}: {len(missing)} weights of a {kind.__name__} are missing or"
+            f"{source} is not a {role}: {len(wrong)} weights of a {kind.__name__} are missing or"
             f" of another shape (such as {names}). {cure}"
         )
     return model
+
+
+def _model_type(config: Path) -> str | None:
+    try:
+        table = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BackboneError(
+            f"{config} is not valid JSON ({error}). Copy the directory again."
+        ) from error
+    return table.get("model_type") if isinstance(table, dict) else None
+
+
+@contextmanager
+def _quiet(quiet: bool) -> Iterator[None]:
+    """No progress bar for a second's work, no table of weights in front of our one paragraph."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    if quiet:
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
