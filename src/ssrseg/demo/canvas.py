@@ -29,18 +29,18 @@ def _textures(side: int) -> dict[str, Float[np.ndarray, "double double"]]:
 
     def planks(along: Float[np.ndarray, "double double"]) -> Float[np.ndarray, "double double"]:
         shade = rng.standard_normal(1000)[(along // 11).astype(int)]
-        return shade - 2.5 * (along % 11 < 1.2) + 20 * noise(4, 4)
+        return shade - 2.5 * (along % 11 < 1.2) + 20 * noise(4.0, 4.0)
 
     bricks = (rows % 9 < 1.3) | ((columns + 9 * (rows // 9 % 2)) % 18 < 1.3)
     fields = {
         "fluff": noise(1.3, 1.3),
         "grain": noise(0.7, 0.7),
-        "cloudy": noise(7, 7),
-        "blades": noise(2.2, 0.8) + 0.6 * noise(6, 6),
-        "ripple": noise(0.8, 3.5) + 0.4 * noise(3, 9),
+        "cloudy": noise(7.0, 7.0),
+        "blades": noise(2.2, 0.8) + 0.6 * noise(6.0, 6.0),
+        "ripple": noise(0.8, 3.5) + 0.4 * noise(3.0, 9.0),
         "planks": planks(columns),
         "boards": planks(rows),
-        "bricks": -1.0 * bricks + 0.5 * noise(1, 1),
+        "bricks": -1.0 * bricks + 0.5 * noise(1.0, 1.0),
         "blotch": noise(4.5, 5.5),
         "stripes": np.sin((rows + columns) * 2 * np.pi / 16),
     }
@@ -68,12 +68,12 @@ class Canvas:
         """Fill a polygon and write ``value`` into ``ids`` where it covers half a pixel or more."""
         low = np.floor(part.outline.min(0) * self.side).astype(int)
         high = np.ceil(part.outline.max(0) * self.side).astype(int) + 1
-        x0, y0 = np.maximum(low, 0)
-        x1, y1 = np.minimum(high, self.side)
+        x0, y0 = np.maximum(low, 0).tolist()
+        x1, y1 = np.minimum(high, self.side).tolist()
         if x1 <= x0 or y1 <= y0:
             return
         # drawn at twice the size: edges are blended like a camera's
-        stencil = Image.new("L", (2 * int(x1 - x0), 2 * int(y1 - y0)))
+        stencil = Image.new("L", (2 * (x1 - x0), 2 * (y1 - y0)))
         corners = (part.outline * self.side - (x0, y0)) * 2
         ImageDraw.Draw(stencil).polygon(corners.ravel().tolist(), fill=255)
         alpha = np.asarray(stencil.reduce(2), dtype=np.float32)[..., None] / 255

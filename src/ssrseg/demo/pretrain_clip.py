@@ -17,16 +17,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from ssrseg.data.files import atomic_write
 from ssrseg.demo.captions import build_tokenizer, caption
-from ssrseg.demo.gate import PIXEL_MEAN, PIXEL_STD, evaluate, held_out, normalise
+from ssrseg.demo.clip_objective import clip_loss, encode_windows
+from ssrseg.demo.dino_objective import sincos_positions
+from ssrseg.demo.gate import evaluate, held_out, normalise
 from ssrseg.demo.scenes import Scene, render_scene
+from ssrseg.networks.clip import PIXEL_MEAN, PIXEL_STD, FrozenCLIP
 
 FIRST_SCENE = 10_000_000
 """First training seed; far from the seeds of tests, demo and gate."""
@@ -68,15 +70,6 @@ class PretrainConfig:
         return math.ceil(self.views / self.batch)
 
 
-def sincos_positions(grid: int, dim: int, scale: float = 0.2) -> Float[Tensor, "rows dim"]:
-    """Fixed 2-D sine-cosine rows as a start for the learned position table; the CLS row is 0."""
-    quarter = dim // 4
-    angle = torch.arange(grid)[:, None] / 100.0 ** (torch.arange(quarter) / quarter)
-    wave = torch.cat([angle.sin(), angle.cos()], 1)
-    rows = torch.cat([wave.repeat_interleave(grid, 0), wave.repeat(grid, 1)], 1)
-    return scale * torch.cat([torch.zeros(1, dim), rows])
-
-
 def build_model(config: PretrainConfig, tokenizer: CLIPTokenizer) -> CLIPModel:
     """Make a random CLIP of the transformers library with sine-cosine positions."""
     ends = {
@@ -110,55 +103,8 @@ def build_model(config: PretrainConfig, tokenizer: CLIPTokenizer) -> CLIPModel:
     model.set_attn_implementation("eager")
     with torch.no_grad():
         table = model.vision_model.embeddings.position_embedding.weight
-        table.copy_(sincos_positions(config.grid, config.width))
+        table.copy_(sincos_positions(config.grid, config.width, scale=0.2)[0])
     return model
-
-
-def encode_windows(
-    model: CLIPModel,
-    pixels: Float[Tensor, "batch 3 side side"],
-    places: Int[Tensor, "batch words"],
-) -> Float[Tensor, "batch tokens dim"]:
-    """Project every token of windows whose patches lie at ``places`` of the model's grid.
-
-    The library's own forward only knows whole pictures.
-    """
-    vision = model.vision_model
-    embedded = vision.embeddings.patch_embedding(pixels).flatten(2).mT
-    rows = vision.embeddings.position_embedding.weight
-    cls = (vision.embeddings.class_embedding + rows[0]).expand(len(pixels), 1, -1)
-    hidden = vision.pre_layrnorm(torch.cat([cls, embedded + rows[1:][places]], 1))
-    for block in vision.encoder.layers:
-        hidden = block(hidden, None)
-    return model.visual_projection(vision.post_layernorm(hidden))
-
-
-def contrast(
-    cosines: Float[Tensor, "images texts"], same: Bool[Tensor, "images texts"], scale: Tensor
-) -> Tensor:
-    """CLIP's symmetric loss; equal captions of other images count as right too."""
-    logits = scale * cosines
-    target = same.float()
-    rows = -(logits.log_softmax(1) * target / target.sum(1, keepdim=True)).sum(1).mean()
-    columns = -(logits.log_softmax(0) * target / target.sum(0, keepdim=True)).sum(0).mean()
-    return (rows + columns) / 2
-
-
-def clip_loss(
-    tokens: Float[Tensor, "batch tokens dim"],
-    texts: Float[Tensor, "batch dim"],
-    same: Bool[Tensor, "batch batch"],
-    scale: Tensor,
-    weights: tuple[float, float, float],
-) -> Tensor:
-    """Contrast texts with CLS, with the mean patch and with the patches each text points at."""
-    texts = functional.normalize(texts, dim=-1)
-    cls = functional.normalize(tokens[:, 0], dim=-1) @ texts.T
-    mean = functional.normalize(tokens[:, 1:].mean(1), dim=-1) @ texts.T
-    nearness = functional.normalize(tokens[:, 1:], dim=-1) @ texts.T
-    pointed = ((scale.detach() * nearness).softmax(1) * nearness).sum(1)
-    losses = [contrast(cosines, same, scale) for cosines in (cls, mean, pointed)]
-    return torch.stack([w * value for w, value in zip(weights, losses, strict=True)]).sum()
 
 
 class ScenePool:
@@ -312,7 +258,9 @@ def export(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def train(config: PretrainConfig, out: Path, resume: bool = False, every: int = 250) -> None:
+def train(
+    config: PretrainConfig, out: Path, resume: bool = False, every: int = 250, checked: int = 100
+) -> None:
     """Pretrain; write ``checkpoint.pt``, ``log.csv`` and the model ``clip/`` to ``out``.
 
     Args:
@@ -320,6 +268,7 @@ def train(config: PretrainConfig, out: Path, resume: bool = False, every: int = 
         out: Folder for the three.
         resume: Go on from ``out/checkpoint.pt`` if it is there.
         every: Steps between two lines of the log, each with a checkpoint and an evaluation.
+        checked: Held-out scenes of each evaluation.
     """
     tokenizer = build_tokenizer()
     path, log = out / "checkpoint.pt", out / "log.csv"
@@ -331,7 +280,7 @@ def train(config: PretrainConfig, out: Path, resume: bool = False, every: int = 
     header = "step,views,cpu_seconds,wall_seconds,loss,logit_scale,"
     header += "tag_map,tag_map_cls,cam_miou,zero_shot,probe"
     log.write_text("\n".join([header, *kept]) + "\n")
-    scenes, pool, losses = held_out(100), ScenePool(config), []
+    scenes, pool, losses = held_out(checked), ScenePool(config), []
     cpu = time.process_time() - state.cpu_seconds
     wall = time.monotonic() - state.wall_seconds
     while state.step < config.steps:
@@ -339,7 +288,8 @@ def train(config: PretrainConfig, out: Path, resume: bool = False, every: int = 
         state.cpu_seconds = time.process_time() - cpu
         state.wall_seconds = time.monotonic() - wall
         if state.step % every == 0 or state.step == config.steps:
-            gate = evaluate(state.model, tokenizer, scenes)
+            export(state.model, tokenizer, out / "clip")
+            gate = evaluate(FrozenCLIP.load(out / "clip"), scenes)
             scale = state.model.logit_scale.exp().item()
             figures = [sum(losses) / len(losses), scale, *vars(gate).values()]
             spent = [round(state.cpu_seconds), round(state.wall_seconds)]
@@ -348,7 +298,6 @@ def train(config: PretrainConfig, out: Path, resume: bool = False, every: int = 
                 csv.writer(stream, lineterminator="\n").writerow(row)
             losses.clear()
             save_checkpoint(state, config, path)
-            export(state.model, tokenizer, out / "clip")
 
 
 def main() -> None:

@@ -70,7 +70,7 @@ _PLACES = {
 }
 
 
-def _tint(rng: np.random.Generator, colours: tuple[Colour, ...], jitter: float = 9) -> Colour:
+def _tint(rng: np.random.Generator, colours: tuple[Colour, ...], jitter: float = 9.0) -> Colour:
     base = np.asarray(colours[rng.integers(len(colours))])
     red, green, blue = np.clip(base + rng.normal(0, jitter, 3), 0, 255).astype(int).tolist()
     return red, green, blue
@@ -90,7 +90,7 @@ _GROUNDS: dict[str, tuple[tuple[Colour, ...], str, float]] = {
 def _clouds(canvas: Canvas, horizon: float) -> None:
     for _ in range(canvas.rng.integers(0, 3)):
         x, y = canvas.rng.uniform(0, 1), canvas.rng.uniform(0.03, max(0.06, horizon - 0.12))
-        tone = _tint(canvas.rng, ((244, 244, 246), (246, 214, 222)), 5)
+        tone = _tint(canvas.rng, ((244, 244, 246), (246, 214, 222)), 5.0)
         for shift in (-0.09, 0.0, 0.08):
             outline = oval(x + shift, y + abs(shift) / 4, 0.085, 0.05 - abs(shift) / 5)
             canvas.scenery("cloud", Part(outline, tone, "cloudy", 6))
@@ -136,7 +136,7 @@ def _buildings(canvas: Canvas, horizon: float) -> None:
 def _ground(canvas: Canvas, name: str, top: float, bottom: float = 1.0) -> None:
     colours, texture, strength = _GROUNDS[name]
     tone = _tint(canvas.rng, colours)
-    canvas.scenery(name, Part(box(0, top, 1.01, bottom + 0.01), tone, texture, strength))
+    canvas.scenery(name, Part(box(0.0, top, 1.01, bottom + 0.01), tone, texture, strength))
 
 
 def _surroundings(canvas: Canvas, place: str) -> float:
@@ -146,9 +146,9 @@ def _surroundings(canvas: Canvas, place: str) -> float:
     if place == "room":
         _ground(canvas, "wall", 0.0, horizon)
         _ground(canvas, "floor", horizon)
-        canvas.scenery("wall", Part(box(0, horizon - 0.02, 1.01, horizon), (232, 226, 214)))
+        canvas.scenery("wall", Part(box(0.0, horizon - 0.02, 1.01, horizon), (232, 226, 214)))
         return float(horizon)
-    canvas.scenery("sky", Part(box(0, 0, 1.01, 1.01), _tint(rng, _SKIES), "cloudy", 6))
+    canvas.scenery("sky", Part(box(0.0, 0.0, 1.01, 1.01), _tint(rng, _SKIES), "cloudy", 6))
     _clouds(canvas, horizon)
     if place == "street":
         _buildings(canvas, horizon)
