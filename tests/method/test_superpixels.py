@@ -103,6 +103,24 @@ def test_regions_are_the_nearest_clusters_of_mean_colours():
     assert torch.equal(torch.cdist(mean, centre).argmin(1), region)
 
 
+def test_more_starts_never_end_worse_and_sometimes_better():
+    def inertia(image: Tensor, restarts: int) -> float:
+        regions = colour_regions(image, cells(), 6, restarts=restarts)[0]
+        lab = rgb_to_lab(image)[0]
+        mean = torch.stack([lab[:, cells()[0] == k].mean(1) for k in range(64)])
+        region = torch.stack([regions[cells()[0] == k][0] for k in range(64)])
+        parts = [mean[region == r] for r in region.unique()]
+        return sum(float((part - part.mean(0)).square().sum()) for part in parts)
+
+    gains = []
+    for seed in range(4):
+        small = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+        image = small.repeat_interleave(4, 2).repeat_interleave(4, 3)
+        gains.append(inertia(image, 1) - inertia(image, 8))
+    assert min(gains) > -1e-2
+    assert max(gains) > 1
+
+
 def test_padding_is_minus_one_and_has_no_influence():
     image, _ = flat_quarters()
     superpixels = cells().clone()
