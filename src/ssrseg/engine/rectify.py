@@ -13,7 +13,14 @@ from torch.nn import functional
 from ssrseg.config import Config
 from ssrseg.errors import BackboneError
 from ssrseg.method.affinity import balance, colour_position_kernel, fuse_attention
-from ssrseg.method.cam import allowed_words, gradcam, min_max, patch_cam, word_probability
+from ssrseg.method.cam import (
+    allowed_words,
+    fast_gradcam,
+    gradcam,
+    min_max,
+    patch_cam,
+    word_probability,
+)
 from ssrseg.method.cmpa import Alignment
 from ssrseg.method.crf import dense_crf
 from ssrseg.method.par import pixel_adaptive_refinement
@@ -137,21 +144,16 @@ class Rectifier:
             with_clip: Compute CLIP's CAM even where the settings ask for CMPA's only.
         """
         allowed = allowed_words(present, self.n_classes, len(self.text_features))
-        seen: list[Tensor] = []
-
-        def patches(normed: Tensor) -> Tensor:
-            features = self.clip.last_block(view, normed)
-            seen.append(features.detach())
-            return features
-
-        normed = self.clip.normed(view)
         cmpa = self.alignment if self.config.cam.mode == "cmpa" else None
         readout = self.config.cam.readout if cmpa is not None else "gradcam"
+        trace = self.clip.trace_last_block(view)
+        block, normed = self.clip.last_block_weights, self.clip.normed(view)
         clip_cam = cam = None
         if cmpa is None or with_clip or readout == "combined":
             scale = self.config.cam.scale or self.clip.logit_scale
-            clip_cam = cam = gradcam(
-                patches,
+            clip_cam = cam = fast_gradcam(
+                block,
+                trace,
                 normed,
                 lambda v: word_probability(v, self.text_features, scale, allowed),
                 present,
@@ -161,33 +163,38 @@ class Rectifier:
             was_training = cmpa.training
             cmpa.eval()
             with torch.no_grad():
-                text = cmpa.tsa(self.text_features)
-                scale = 1 / cmpa.temperature
-            if readout == "gradcam":
-                mean_first = self.config.cmpa.image_feature == "project_mean"
-                cam = gradcam(
-                    patches if mean_first else lambda normed: cmpa.isa(patches(normed)),
+                text, scale = cmpa.tsa(self.text_features), 1 / cmpa.temperature
+            if readout != "gradcam":
+                with torch.no_grad():
+                    aligned = cmpa.isa(trace.patch_features)
+                cam = patch_cam(aligned, text, scale, allowed, present, view.grid)
+                if readout == "combined":
+                    assert clip_cam is not None
+                    cam = min_max((cam * clip_cam).sqrt())
+            elif self.config.cmpa.image_feature == "project_mean":
+                cam = fast_gradcam(
+                    block,
+                    trace,
                     normed,
-                    lambda v: word_probability(
-                        cmpa.isa(v) if mean_first else v, text, scale, allowed
-                    ),
+                    lambda v: word_probability(cmpa.isa(v), text, scale, allowed),
                     present,
                     view.grid,
                 )
-            else:
-                with torch.no_grad():
-                    features = seen[0] if seen else patches(normed)
-                    aligned = cmpa.isa(features)
-                    cam = patch_cam(aligned, text, scale, allowed, present, view.grid)
-                if readout == "combined" and clip_cam is not None:
-                    cam = min_max((cam * clip_cam).sqrt())
+            else:  # ISA differs from patch to patch, so nothing is shared between them
+                cam = gradcam(
+                    lambda activations: cmpa.isa(self.clip.last_block(view, activations)),
+                    normed,
+                    lambda v: word_probability(v, text, scale, allowed),
+                    present,
+                    view.grid,
+                )
             cmpa.train(was_training)
         assert cam is not None
         if valid is not None:
             inside = functional.adaptive_avg_pool2d(valid[:, None].float(), view.grid) >= 0.5
             cam = cam * inside
             clip_cam = None if clip_cam is None else clip_cam * inside
-        return InitialCam(view, seen[0], clip_cam, cam)
+        return InitialCam(view, trace.patch_features, clip_cam, cam)
 
     @torch.no_grad()
     def affinity(

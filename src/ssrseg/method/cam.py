@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from ssrseg.method.last_block import BlockTrace, BlockWeights, mean_gradient
+
 EPS = 1e-7
 
 
@@ -84,21 +86,60 @@ def gradcam(
     Returns:
         CAMs in [0, 1], each class by itself.
 
-    Source: CLIP-ES; spec §5. Min-max runs twice as in CLIP-ES: raw maxima of 1e-6 .. 1e-4 are not
-    small against the 1e-7 in the denominator, so the second pass matters.
+    Source: CLIP-ES; spec §5.
     """
     with torch.enable_grad():
         normed = normed.detach().requires_grad_()
         probabilities = probability(last_block(normed).mean(1))
-        cams = []
+        weights = []
         for slot in range(present.shape[1]):
             chosen = probabilities.gather(1, present[:, slot : slot + 1].clamp(min=0)).sum()
             last = slot == present.shape[1] - 1
             (gradient,) = torch.autograd.grad(chosen, normed, retain_graph=not last)
-            weight = gradient[:, 1:].mean(1, keepdim=True)
-            cams.append((normed.detach()[:, 1:] * weight).sum(-1))
-    cam = functional.relu(torch.stack(cams, 1)).view(*present.shape, *grid)
-    return _empty_slots_to_zero(min_max(min_max(cam)), present)
+            weights.append(gradient[:, 1:].mean(1))
+    return weighted_cam(normed.detach(), torch.stack(weights, 1), present, grid)
+
+
+def fast_gradcam(
+    block: BlockWeights,
+    trace: BlockTrace,
+    normed: Float[Tensor, "batch tokens dim"],
+    probability: Callable[[Tensor], Tensor],
+    present: Int[Tensor, "batch slots"],
+    grid: tuple[int, int],
+) -> Float[Tensor, "batch slots grid_h grid_w"]:
+    """:func:`gradcam` with the block's gradient in closed form.
+
+    Args:
+        block: Weights of the last block.
+        trace: Its forward pass.
+        normed: Output of its ln_1, CLS first.
+        probability: Mean patch feature (batch, dim1) -> probability of each text (batch, words).
+        present: Class ids, -1 for an empty slot (its CAM is 0).
+        grid: Patch rows and columns.
+    """
+    with torch.enable_grad():
+        image_feature = trace.patch_features.mean(1).requires_grad_()
+        chosen = probability(image_feature).gather(1, present.clamp(min=0)).sum(0)
+        cotangent = torch.stack(
+            [torch.autograd.grad(p, image_feature, retain_graph=True)[0] for p in chosen], 1
+        )
+    return weighted_cam(normed, mean_gradient(block, trace, cotangent), present, grid)
+
+
+def weighted_cam(
+    normed: Float[Tensor, "batch tokens dim"],
+    weights: Float[Tensor, "batch slots dim"],
+    present: Int[Tensor, "batch slots"],
+    grid: tuple[int, int],
+) -> Float[Tensor, "batch slots grid_h grid_w"]:
+    """ReLU(Σ_k α_ck a_k) on the patch grid, min-max normalised.
+
+    Min-max runs twice as in CLIP-ES: raw maxima of 1e-6 .. 1e-4 are not small against the 1e-7 in
+    the denominator, so the second pass matters.
+    """
+    raw = functional.relu(weights @ normed[:, 1:].mT).view(*present.shape, *grid)
+    return _empty_slots_to_zero(min_max(min_max(raw)), present)
 
 
 def patch_cam(

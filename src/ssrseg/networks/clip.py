@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import CLIPModel, CLIPTokenizer
 
 from ssrseg.errors import BackboneError
+from ssrseg.method.last_block import BlockTrace, BlockWeights, run_block
 from ssrseg.networks.attention import NAME, mean_attention, resolve_layers, tag_blocks
 from ssrseg.networks.frozen import Frozen, load_pretrained
 
@@ -80,11 +81,14 @@ class FrozenCLIP(Frozen):
             CLIPTokenizer, source, "CLIP tokenizer", "openai/clip-vit-base-patch16"
         )
         words, rows = len(tokenizer), model.config.text_config.vocab_size
-        if not 2 < words <= rows:  # without its files the library hands out an empty tokenizer
+        if (
+            not rows / 2 < words <= rows
+        ):  # without its files the library hands out an empty tokenizer
             raise BackboneError(
                 f"{source} has no tokenizer that fits its CLIP ({words} tokens; the text tower"
-                f" knows {rows}). Copy tokenizer.json, or vocab.json and merges.txt, from where the model"
-                " is from: CLIPTokenizer.from_pretrained(...).save_pretrained(...) writes them."
+                f" knows {rows}). Copy tokenizer.json, or vocab.json and merges.txt, from where the"
+                " model is from: CLIPTokenizer.from_pretrained(...).save_pretrained(...) writes"
+                " them."
             )
         return cls(model.float(), tokenizer, pos_interpolation=pos_interpolation)
 
@@ -178,6 +182,38 @@ class FrozenCLIP(Frozen):
         hidden = view.tokens[-1] + attended
         hidden = hidden + block.mlp(block.layer_norm2(hidden))
         return self.model.visual_projection(vision.post_layernorm(hidden[:, 1:]))
+
+    @property
+    def last_block_weights(self) -> BlockWeights:
+        """The last block, the final LayerNorm and the projection as plain tensors."""
+        block, post = self._blocks[-1], self.model.vision_model.post_layernorm
+        attention, mlp = block.self_attn, block.mlp
+        inputs = (attention.q_proj, attention.k_proj, attention.v_proj)
+        return BlockWeights(
+            qkv_weight=torch.cat([linear.weight for linear in inputs]),
+            qkv_bias=torch.cat([linear.bias for linear in inputs]),
+            out_weight=attention.out_proj.weight,
+            out_bias=attention.out_proj.bias,
+            norm_weight=block.layer_norm2.weight,
+            norm_bias=block.layer_norm2.bias,
+            fc1_weight=mlp.fc1.weight,
+            fc1_bias=mlp.fc1.bias,
+            fc2_weight=mlp.fc2.weight,
+            fc2_bias=mlp.fc2.bias,
+            post_weight=post.weight,
+            post_bias=post.bias,
+            projection=self.model.visual_projection.weight,
+            heads=attention.num_heads,
+            eps=block.layer_norm2.eps,
+            activation=mlp.activation_fn,
+        )
+
+    def trace_last_block(self, view: ClipView) -> BlockTrace:
+        """:meth:`last_block` with what GradCAM's closed form needs; collects attention likewise."""
+        trace = run_block(self.last_block_weights, view.tokens[-1], self.normed(view))
+        if self.depth - 1 in view.attention:
+            view.attention[self.depth - 1] = trace.attention.mean(1)[:, :, 1:]
+        return trace
 
     def attention(self, view: ClipView) -> Float[Tensor, "batch patches patches"]:
         """Attention of the chosen blocks, averaged over heads and blocks (Ā_clip of Eq. 9)."""

@@ -1,0 +1,183 @@
+"""The gradient that GradCAM needs, in closed form: one last block per image, little per class.
+
+GradCAM looks only at the *mean over patches* of ∂p_c / ∂a, where a is the block's ln_1 output. Most
+of a backward pass can therefore be shared between classes or collapses to sums:
+
+- p_c depends on the patches through their mean v alone, so every patch receives the same cotangent,
+  and the first product of the MLP's backward is one shared matrix plus one vector per class;
+- the three products at the query, key and value inputs act on a sum over patches: vectors;
+- rows of the softmax gradient sum to 0 and its column sums follow from Aᵀ·dO, so one of the four
+  products of attention's backward is left.
+
+Per class this leaves 10 n·D² + 2 n²·D of autograd's 24 n·D² + 8 n²·D multiplications.
+:func:`ssrseg.method.cam.gradcam` is the literal form, and the test of this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class BlockWeights:
+    """A pre-LN transformer block, the LayerNorm behind it, and the projection into CLIP's space.
+
+    Linear weights are (out, in), as torch keeps them; ``qkv`` stacks query, key and value.
+    """
+
+    qkv_weight: Float[Tensor, "three_dim dim"]
+    qkv_bias: Float[Tensor, " three_dim"]
+    out_weight: Float[Tensor, "dim dim"]
+    out_bias: Float[Tensor, " dim"]
+    norm_weight: Float[Tensor, " dim"]
+    norm_bias: Float[Tensor, " dim"]
+    fc1_weight: Float[Tensor, "hidden dim"]
+    fc1_bias: Float[Tensor, " hidden"]
+    fc2_weight: Float[Tensor, "dim hidden"]
+    fc2_bias: Float[Tensor, " dim"]
+    post_weight: Float[Tensor, " dim"]
+    post_bias: Float[Tensor, " dim"]
+    projection: Float[Tensor, "dim1 dim"]
+    heads: int
+    eps: float
+    activation: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class BlockTrace:
+    """What the forward pass leaves for :func:`mean_gradient`; queries are those of patches only.
+
+    Attributes:
+        patch_features: V, not normalised.
+        attention: Per head; row = patch, column = token, CLS first.
+        query: Per head, of patches.
+        key: Per head, of all tokens.
+        value: Per head, of all tokens.
+        attended: Per head, what attention gives each patch.
+        norm_unit: Patches behind the second LayerNorm, before its scale.
+        norm_deviation: Its divisor.
+        hidden: MLP's hidden layer before the activation.
+        post_unit: Patches behind the last LayerNorm, before its scale.
+        post_deviation: Its divisor.
+    """
+
+    patch_features: Float[Tensor, "batch patches dim1"]
+    attention: Float[Tensor, "batch heads patches tokens"]
+    query: Float[Tensor, "batch heads patches head_dim"]
+    key: Float[Tensor, "batch heads tokens head_dim"]
+    value: Float[Tensor, "batch heads tokens head_dim"]
+    attended: Float[Tensor, "batch heads patches head_dim"]
+    norm_unit: Float[Tensor, "batch patches dim"]
+    norm_deviation: Float[Tensor, "batch patches 1"]
+    hidden: Float[Tensor, "batch patches hidden"]
+    post_unit: Float[Tensor, "batch patches dim"]
+    post_deviation: Float[Tensor, "batch patches 1"]
+
+
+@torch.no_grad()
+def run_block(
+    weights: BlockWeights,
+    residual: Float[Tensor, "batch tokens dim"],
+    normed: Float[Tensor, "batch tokens dim"],
+) -> BlockTrace:
+    """The block's forward pass for the patches; CLS is attended to, but not computed.
+
+    Args:
+        weights: Of the block and what follows.
+        residual: The block's input, CLS first.
+        normed: ln_1 of it.
+    """
+    batch, tokens, dim = normed.shape
+    split = (batch, tokens, 3, weights.heads, dim // weights.heads)
+    joint = functional.linear(normed, weights.qkv_weight, weights.qkv_bias).view(split)
+    query, key, value = joint.permute(2, 0, 3, 1, 4)
+    query = query[:, :, 1:]
+    attention = (query @ key.mT * (dim // weights.heads) ** -0.5).softmax(-1)
+    attended = attention @ value
+    joined = attended.transpose(1, 2).flatten(2)
+    middle = residual[:, 1:] + functional.linear(joined, weights.out_weight, weights.out_bias)
+    norm_unit, norm_deviation = _standardise(middle, weights.eps)
+    hidden = functional.linear(
+        norm_unit * weights.norm_weight + weights.norm_bias, weights.fc1_weight, weights.fc1_bias
+    )
+    output = middle + functional.linear(
+        weights.activation(hidden), weights.fc2_weight, weights.fc2_bias
+    )
+    post_unit, post_deviation = _standardise(output, weights.eps)
+    features = (post_unit * weights.post_weight + weights.post_bias) @ weights.projection.T
+    return BlockTrace(
+        features,
+        attention,
+        query,
+        key,
+        value,
+        attended,
+        norm_unit,
+        norm_deviation,
+        hidden,
+        post_unit,
+        post_deviation,
+    )
+
+
+@torch.no_grad()
+def mean_gradient(
+    weights: BlockWeights, trace: BlockTrace, cotangent: Float[Tensor, "batch slots dim1"]
+) -> Float[Tensor, "batch slots dim"]:
+    """Mean over patches of ∂p / ∂a for several p, given ∂p / ∂v of each.
+
+    Args:
+        weights: Those of the forward pass.
+        trace: From :func:`run_block`.
+        cotangent: ∂p / ∂v, v being the mean of the patch features; one row per p.
+    """
+    patches = trace.post_unit.shape[1]
+    with torch.enable_grad():
+        hidden = trace.hidden.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(weights.activation(hidden).sum(), hidden)
+    shared = slope * (trace.post_unit @ weights.fc2_weight)
+    at_norm = cotangent @ weights.projection / patches * weights.post_weight
+    at_norm = at_norm - at_norm.mean(-1, keepdim=True)
+    head_dim = trace.value.shape[-1]
+    to_cls = trace.attention[..., 0]
+    gradients = []
+    for row in at_norm.unbind(1):  # one class of every image
+        # LayerNorm: (w - mean w - ẑ·(w·ẑ)/D) / σ, its first part the same for every patch
+        along = (trace.post_unit @ row[..., None]) / row.shape[-1]
+        at_output = (row[:, None] - along * trace.post_unit) / trace.post_deviation
+        at_hidden = slope * (row @ weights.fc2_weight)[:, None] - along * shared
+        at_mlp = (at_hidden / trace.post_deviation) @ weights.fc1_weight * weights.norm_weight
+        at_middle = (
+            at_output
+            + (
+                at_mlp
+                - at_mlp.mean(-1, keepdim=True)
+                - trace.norm_unit * (at_mlp * trace.norm_unit).mean(-1, keepdim=True)
+            )
+            / trace.norm_deviation
+        )
+        at_heads = (at_middle @ weights.out_weight).unflatten(-1, (weights.heads, head_dim))
+        at_heads = at_heads.transpose(1, 2)
+        own = (at_heads * trace.attended).sum(-1)  # Σ_j A_ij dA_ij
+        back = trace.attention.mT @ at_heads  # dV of every token
+        columns = (trace.value * back).sum(-1) - (trace.attention.mT @ own[..., None])[..., 0]
+        at_cls = to_cls * ((at_heads @ trace.value[:, :, 0, :, None])[..., 0] - own)
+        scale = head_dim**-0.5
+        query_sum = scale * (columns[:, :, None] @ trace.key)[:, :, 0]
+        key_sum = -scale * (at_cls[:, :, None] @ trace.query)[:, :, 0]  # rows of dS sum to 0
+        value_sum = ((1 - to_cls)[:, :, None] @ at_heads)[:, :, 0]
+        sums = torch.stack([query_sum, key_sum, value_sum], 1).flatten(1)
+        gradients.append(sums @ weights.qkv_weight / patches)
+    return torch.stack(gradients, 1)
+
+
+def _standardise(rows: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    variance, mean = torch.var_mean(rows, -1, unbiased=False, keepdim=True)
+    deviation = (variance + eps).sqrt()
+    return (rows - mean) / deviation, deviation

@@ -1,0 +1,86 @@
+"""The closed-form gradient against autograd through the library's own block."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ssrseg.method.cam import allowed_words, fast_gradcam, gradcam, word_probability
+from ssrseg.method.last_block import mean_gradient
+from ssrseg.networks.clip import FrozenCLIP
+from transformers import CLIPConfig, CLIPModel
+
+
+@pytest.fixture(params=["quick_gelu", "gelu"])
+def clip(request: pytest.FixtureRequest) -> FrozenCLIP:
+    torch.manual_seed(0)
+    model = CLIPModel(
+        CLIPConfig(
+            text_config={
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+            },
+            vision_config={
+                "hidden_size": 64,
+                "intermediate_size": 256,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "patch_size": 16,
+                "image_size": 64,
+                "hidden_act": request.param,
+            },
+            projection_dim=24,
+        )
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.15 if parameter.ndim > 1 else 0.3)
+    return FrozenCLIP(model, None)
+
+
+def test_the_forward_pass_is_the_librarys(clip: FrozenCLIP) -> None:
+    view = clip.view(torch.randn(2, 3, 48, 80), -1)
+    literal = clip.last_block(view, clip.normed(view))
+    attention = view.attention[clip.depth - 1]
+    trace = clip.trace_last_block(view)
+    torch.testing.assert_close(trace.patch_features, literal, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(view.attention[clip.depth - 1], attention, atol=1e-6, rtol=0)
+
+
+def test_the_mean_gradient_is_autograds(clip: FrozenCLIP) -> None:
+    view = clip.view(torch.randn(2, 3, 48, 80))
+    cotangent = torch.randn(2, 3, clip.dim)
+    ours = mean_gradient(clip.last_block_weights, clip.trace_last_block(view), cotangent)
+    for slot in range(3):
+        normed = clip.normed(view).detach().requires_grad_()
+        feature = clip.last_block(view, normed).mean(1)
+        (feature * cotangent[:, slot]).sum().backward()
+        literal = normed.grad[:, 1:].mean(1)
+        assert (ours[:, slot] - literal).abs().max() < 1e-5 * literal.abs().max()
+
+
+def test_the_cam_is_autograds_for_every_class_of_every_image(clip: FrozenCLIP) -> None:
+    view = clip.view(torch.randn(3, 3, 80, 112))
+    text = torch.randn(9, clip.dim)
+    present = torch.tensor([[0, 3, -1], [2, 1, 4], [4, -1, -1]])
+    allowed = allowed_words(present, 5, 9)
+
+    def probability(feature: torch.Tensor) -> torch.Tensor:
+        return word_probability(feature, text, 20.0, allowed)
+
+    normed = clip.normed(view)
+    fast = fast_gradcam(
+        clip.last_block_weights,
+        clip.trace_last_block(view),
+        normed,
+        probability,
+        present,
+        view.grid,
+    )
+    literal = gradcam(
+        lambda a: clip.last_block(view, a), normed, probability, present, view.grid
+    )
+    assert fast.max() > 0.99
+    assert (fast - literal).abs().max() < 1e-5
+    assert fast[present < 0].abs().max() == 0
