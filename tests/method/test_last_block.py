@@ -7,6 +7,7 @@ import torch
 from ssrseg.method.cam import allowed_words, fast_gradcam, gradcam, word_probability
 from ssrseg.method.last_block import mean_gradient
 from ssrseg.networks.clip import FrozenCLIP
+from tiny_encoders import tiny_tokenizer
 from transformers import CLIPConfig, CLIPModel
 
 
@@ -36,7 +37,7 @@ def clip(request: pytest.FixtureRequest) -> FrozenCLIP:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.15 if parameter.ndim > 1 else 0.3)
-    return FrozenCLIP(model, None)
+    return FrozenCLIP(model, tiny_tokenizer())
 
 
 def test_the_forward_pass_is_the_librarys(clip: FrozenCLIP) -> None:
