@@ -64,10 +64,16 @@ def build_vocabulary(
     try:
         table = yaml.safe_load(text)
         template, named, background = table["template"], table["classes"] or {}, table["background"]
-        template.format("cat")
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, IndexError) as error:
+        if template.format("cat") == template:
+            raise ValueError("the template has no {} for the name")
+        if not all(isinstance(text, str) for text in (*named.values(), *background)):
+            raise TypeError("a prompt or a background word is no text")
+        if isinstance(background, str):
+            raise TypeError("background is one word, not a list")
+    except (yaml.YAMLError, LookupError, TypeError, AttributeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
-            f"{prompts} is no prompt file ({type(error).__name__}: {error}). It needs three keys:"
+            f"{prompts} is no prompt file ({reason}). It needs three keys:"
             ' template ("a photo of a {}."), classes (name: prompt) and background (list of words).'
         ) from error
     named = {**named, **(own or {})}

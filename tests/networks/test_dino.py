@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_encoders import stir
+from torch import nn
+from transformers import ViTConfig, ViTModel
+
+from ssrseg.errors import ConfigError
+from ssrseg.networks.dino import FrozenDINO
+
+
+@pytest.fixture(scope="module")
+def vit_s() -> ViTModel:
+    """ViT-S/16 with random weights and eager attention."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = ViTConfig(
+            hidden_size=384, intermediate_size=1536, num_hidden_layers=12, num_attention_heads=6
+        )
+        config._attn_implementation = "eager"
+        model = ViTModel(config, add_pooling_layer=False)
+        stir(model)
+    return model.eval()
+
+
+@pytest.mark.parametrize("size", [(320, 320), (96, 160)])
+def test_parity_with_the_library_at_vit_s_size(vit_s: ViTModel, size: tuple[int, int]) -> None:
+    pixels = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        library = vit_s(pixels, interpolate_pos_encoding=True, output_attentions=True)
+    copy = ViTModel(deepcopy(vit_s.config), add_pooling_layer=False)
+    copy.load_state_dict(vit_s.state_dict())
+    dino = FrozenDINO(copy)
+    assert (dino.depth, dino.patch_size) == (12, 16)
+    for layers, chosen in ((-8, range(4, 12)), ((0, 3), (0, 3))):
+        expected = torch.stack([library.attentions[i].mean(1)[:, 1:, 1:] for i in chosen]).mean(0)
+        found = dino.attention(pixels, layers)
+        patches = size[0] * size[1] // 256
+        assert found.shape == (1, patches, patches)
+        assert expected.max() > 3 * expected.mean()  # not a flat map, which everything matches
+        assert (found - expected).abs().max() < 1e-5
+
+
+def test_loads_from_a_directory_without_making_up_a_pooler(dino_dir: Path) -> None:
+    dino = FrozenDINO.load(dino_dir)
+    assert not any("pooler" in name for name, _ in dino.named_parameters())
+    saved = ViTModel.from_pretrained(dino_dir, add_pooling_layer=False)
+    for name, value in dino.model.state_dict().items():
+        assert torch.equal(value, saved.state_dict()[name])
+
+
+def test_half_precision_weights_become_float32(dino_dir: Path, tmp_path: Path) -> None:
+    ViTModel.from_pretrained(dino_dir, add_pooling_layer=False).half().save_pretrained(tmp_path)
+    dino = FrozenDINO.load(tmp_path)
+    assert {parameter.dtype for parameter in dino.parameters()} == {torch.float32}
+
+
+def test_frozen(dino_dir: Path) -> None:
+    dino = FrozenDINO.load(dino_dir)
+    before = {name: value.clone() for name, value in dino.state_dict().items()}
+    nn.ModuleList([dino]).train()
+    assert not any(module.training for module in dino.modules())
+    assert not any(parameter.requires_grad for parameter in dino.parameters())
+    torch.optim.SGD(dino.parameters(), lr=1.0, weight_decay=0.5).step()
+    assert all(torch.equal(value, before[name]) for name, value in dino.state_dict().items())
+
+
+def test_blocks_behind_the_last_chosen_one_do_not_run(
+    dino_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dino = FrozenDINO.load(dino_dir)
+    pixels = torch.rand(1, 3, 64, 64)
+    expected = dino.attention(pixels, (0, 1))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("block 2 ran")
+
+    monkeypatch.setattr(dino.model.layers[2], "forward", refuse)
+    assert torch.equal(dino.attention(pixels, (0, 1)), expected)
+    with pytest.raises(AssertionError, match="block 2 ran"):
+        dino.attention(pixels, -8)
+
+
+def test_unknown_layer_names_the_setting(dino_dir: Path) -> None:
+    with pytest.raises(ConfigError, match=r"affinity\.dino_layers"):
+        FrozenDINO.load(dino_dir).attention(torch.rand(1, 3, 64, 64), (7,))

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers.utils import logging
+
+from ssrseg.errors import BackboneError
+from ssrseg.networks.clip import FrozenCLIP
+from ssrseg.networks.dino import FrozenDINO
+from ssrseg.networks.frozen import PACKAGED, load_pretrained
+
+CLIP_CURE = r"Give a hub id such as openai/clip-vit-base-patch16, or a directory"
+DINO_CURE = r"Give a hub id such as facebook/dino-vits16, or a directory"
+
+
+@pytest.fixture
+def copy(tmp_path: Path, clip_dir: Path) -> Path:
+    """A CLIP directory to be damaged."""
+    return Path(shutil.copytree(clip_dir, tmp_path / "copy"))
+
+
+def cut_in_half(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def set_config(path: Path, **values: object) -> None:
+    table = json.loads(path.read_text())
+    path.write_text(json.dumps(table | values))
+
+
+def drop_weight(path: Path) -> None:
+    weights = load_file(path)
+    del weights["visual_projection.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+DAMAGES: list[tuple[Callable[[Path], object], str]] = [
+    (shutil.rmtree, rf"--clip .*copy: there is no such directory\. {CLIP_CURE}"),
+    (lambda f: (f / "config.json").unlink(), rf"not a clip: .*config\.json\. {CLIP_CURE}"),
+    (lambda f: (f / "model.safetensors").unlink(), rf"copy could not be read .*{CLIP_CURE}"),
+    (lambda f: cut_in_half(f / "model.safetensors"), rf"copy could not be read .*{CLIP_CURE}"),
+    (lambda f: cut_in_half(f / "config.json"), r"copy/config\.json is not valid JSON .*Copy"),
+    (lambda f: cut_in_half(f / "tokenizer.json"), rf"tokenizer .*could not be .*{CLIP_CURE}"),
+    (lambda f: (f / "config.json").write_text("[]"), r"copy is not a clip: .*no model"),
+    (
+        lambda f: set_config(f / "config.json", projection_dim=16),
+        r"copy is not a clip: 2 weights .*shape .*text_projection",
+    ),
+    (
+        lambda f: drop_weight(f / "model.safetensors"),
+        r"copy is not a clip: 1 weights .*missing .*visual_projection",
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
+def test_a_damaged_clip(
+    copy: Path, capfd: pytest.CaptureFixture[str], damage: Callable[[Path], None], message: str
+) -> None:
+    damage(copy)
+    with pytest.raises(BackboneError, match=message) as caught:
+        FrozenCLIP.load(copy)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")  # the library's table of weights would hide the message
+
+
+def test_another_model_where_a_clip_is_expected(dino_dir: Path, clip_dir: Path) -> None:
+    with pytest.raises(BackboneError, match=rf"is not a clip: .*vit, not clip\. {CLIP_CURE}"):
+        FrozenCLIP.load(dino_dir)
+    with pytest.raises(BackboneError, match=rf"is not a dino: .*clip, not vit\. {DINO_CURE}"):
+        FrozenDINO.load(clip_dir)
+
+
+def test_an_empty_directory_and_a_file(tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match=rf"is not a dino: .*config\.json\. {DINO_CURE}"):
+        FrozenDINO.load(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BackboneError, match=rf"--dino .*file: .*no such dir.* {DINO_CURE}"):
+        FrozenDINO.load(tmp_path / "file")
+
+
+class Unreachable(torch.nn.Module):
+    """A model of the hub, when there is no network."""
+
+    @staticmethod
+    def from_pretrained(source: str, **_: object) -> None:
+        raise OSError(f"We couldn't connect to the hub\nto load {source}")
+
+
+def test_a_hub_id_out_of_reach() -> None:
+    with pytest.raises(BackboneError) as caught:
+        load_pretrained(Unreachable, "some/model", "clip", "openai/clip-vit-base-patch16")
+    assert str(caught.value) == (
+        "clip some/model could not be fetched from the hub (We couldn't connect to the hub). Give a"
+        " hub id such as openai/clip-vit-base-patch16, or a directory written by save_pretrained."
+    )
+
+
+def test_the_librarys_messages_are_back_after_loading(clip_dir: Path, tmp_path: Path) -> None:
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    FrozenCLIP.load(clip_dir)
+    with pytest.raises(BackboneError):
+        FrozenCLIP.load(tmp_path)
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+def test_folders_of_the_package(monkeypatch: pytest.MonkeyPatch, clip_dir: Path) -> None:
+    monkeypatch.setattr("ssrseg.networks.frozen.files", lambda _: clip_dir.parent)
+    assert FrozenCLIP.load(f"{PACKAGED}{clip_dir.name}").depth == 4
+    with pytest.raises(BackboneError, match=r"absent: there is no such directory"):
+        FrozenCLIP.load(f"{PACKAGED}absent")
+
+
+def test_the_embedded_demo_clip_loads() -> None:
+    clip = FrozenCLIP.load("ssrseg:demo/weights/clip")
+    assert clip.patch_size == 8
+    features = clip.text_features(["a clean origami dog.", "a clean origami cat."])
+    assert features[0] @ features[1] < 0.999

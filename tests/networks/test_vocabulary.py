@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ssrseg.data.classes import VOC_CLASSES
+from ssrseg.errors import ConfigError
+from ssrseg.networks.vocabulary import available, build_vocabulary
+
+VOC_PROMPTS = [
+    "aeroplane", "bicycle", "bird avian", "boat", "bottle", "bus", "car", "cat", "chair seat",
+    "cow", "diningtable", "dog", "horse", "motorbike", "person with clothes,people,human",
+    "pottedplant", "sheep", "sofa", "train", "tvmonitor screen",
+]  # fmt: skip
+VOC_BACKGROUNDS = [
+    "ground", "land", "grass", "tree", "building", "wall", "sky", "lake", "water", "river", "sea",
+    "railway", "railroad", "keyboard", "helmet", "cloud", "house", "mountain", "ocean", "road",
+    "rock", "street", "valley", "bridge", "sign",
+]  # fmt: skip
+COCO_SYNONYMS = {
+    "person": "person with clothes,people,human", "bird": "bird avian", "backpack": "backpack,bag",
+    "umbrella": "umbrella,parasol", "handbag": "handbag,purse", "tie": "necktie",
+    "baseball glove": "glove", "chair": "chair seat", "tvmonitor": "tvmonitor screen",
+    "remote": "remote control", "hair drier": "hairdrier,blowdrier", "spoon": "dessertspoon",
+}  # fmt: skip
+
+
+def test_voc_word_for_word() -> None:
+    vocabulary = build_vocabulary(VOC_CLASSES, "voc")
+    assert vocabulary.classes == VOC_CLASSES
+    assert vocabulary.texts == tuple(
+        f"a clean origami {words}." for words in [*VOC_PROMPTS, *VOC_BACKGROUNDS]
+    )
+    assert vocabulary.dropped == ()
+
+
+def test_coco_words() -> None:
+    classes = (*COCO_SYNONYMS, "snowboard", "motorbike", "sofa")
+    vocabulary = build_vocabulary(classes, "coco")
+    prompts = [*COCO_SYNONYMS.values(), "snowboard", "motorbike", "sofa"]
+    backgrounds = [word for word in VOC_BACKGROUNDS if word not in ("keyboard", "sign")]
+    assert len(backgrounds) == 23
+    assert vocabulary.texts == tuple(
+        f"a clean origami {words}." for words in [*prompts, *backgrounds]
+    )
+
+
+def test_a_background_that_names_a_class_is_left_out() -> None:
+    vocabulary = build_vocabulary(("Tree", "street light", "dog"), "voc")
+    assert vocabulary.dropped == ("tree", "street")
+    assert len(vocabulary.texts) == 3 + 23
+    assert not any(text == "a clean origami tree." for text in vocabulary.texts[3:])
+    assert vocabulary.texts[0] == "a clean origami Tree."
+
+
+def test_a_background_that_a_synonym_names_is_left_out() -> None:
+    vocabulary = build_vocabulary(("lawn",), "voc", {"lawn": "lawn, grass"})
+    assert vocabulary.dropped == ("grass",)
+    assert vocabulary.texts[0] == "a clean origami lawn, grass."
+
+
+def test_own_prompts_win_over_the_sets() -> None:
+    vocabulary = build_vocabulary(("bird", "chair"), "voc", {"bird": "parrot"})
+    assert vocabulary.texts[:2] == ("a clean origami parrot.", "a clean origami chair seat.")
+
+
+def test_an_own_file(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.yaml"
+    file.write_text("template: a photo of {}\nclasses: {crack: a crack}\nbackground: [asphalt]\n")
+    vocabulary = build_vocabulary(("crack", "hole"), file)
+    assert vocabulary.texts == ("a photo of a crack", "a photo of hole", "a photo of asphalt")
+    file.write_text("template: '{}'\nclasses:\nbackground: []\n")
+    assert build_vocabulary(("crack",), str(file)).texts == ("crack",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "template: '{}'\nclasses: {}\n",
+        "classes: {}\nbackground: []\n",
+        "template: '{} {}'\nclasses: {}\nbackground: []\n",
+        "template: '{}'\nclasses: [a]\nbackground: []\n",
+        "template: '{}'\nclasses: {}\nbackground: sky\n",
+        "template: '{}'\nclasses: {}\nbackground:\n",
+        "template: '{}'\nclasses: {a: [b]}\nbackground: [1]\n",
+        "template: 'a photo'\nclasses: {}\nbackground: []\n",
+        "template: '{x}'\nclasses: {}\nbackground: []\n",
+        "template: '{'\nclasses: {}\nbackground: []\n",
+        "template: 3\nclasses: {}\nbackground: []\n",
+        "[broken",
+        "",
+    ],
+)
+def test_a_file_that_is_none(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "prompts.yaml"
+    file.write_text(content)
+    with pytest.raises(
+        ConfigError, match=r"prompts\.yaml is no prompt file .*three keys.*template"
+    ):
+        build_vocabulary(("a",), file)
+
+
+def test_an_unknown_set_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r'"vocc" is neither .*coco, demo, voc.*mean "voc"'):
+        build_vocabulary(("dog",), "vocc")
+
+
+def test_shipped_sets() -> None:
+    assert available() == ["coco", "demo", "voc"]
