@@ -134,7 +134,9 @@ def _build_learner(run: _Run, rectifier: Rectifier, earlier: Checkpoint | None) 
     pairs = None
     torch.manual_seed(mix(config.optim.seed, 0, 3))
     if len(run.schedule.align):
-        if earlier is None:
+        # a random head that sees patches first needs no pooled features before its first refresh
+        literal = config.cmpa.init == "random" and config.cmpa.map_order == "project_then_pool"
+        if earlier is None and not literal:
             pairs = collect_pairs(rectifier, run.data, run.superpixels, aligned=False)
             if not len(pairs.classes):
                 raise DataError(
