@@ -185,8 +185,11 @@ def _loop(
                     row["pseudo_miou"] = pseudo_mask_miou(
                         learner.rectifier, monitor, run.superpixels
                     )
+                log.write(row)  # first, so that no checkpoint is ahead of its log
                 save_checkpoint(run.out / STATE_FILE, run.checkpoint(learner.state(), finished))
-            log.write(row)
+                _drop_old_pairs(run, finished)
+            else:
+                log.write(row)
             progress.advance(f"loss {row['loss']:.3f}")
     return row
 
@@ -266,12 +269,16 @@ def _refresh(run: _Run, learner: Learner, iteration: int) -> None:
     pairs = learner.pairs
     if pairs is None or literal or (config.cam_source == "cmpa" and iteration > 0):
         pairs = collect_pairs(learner.rectifier, run.data, run.superpixels, aligned=literal)
-    # the refresh before this one is kept: a checkpoint may still point to it
-    kept = {_pairs_file(run, iteration), _pairs_file(run, iteration - config.update_every)}
     pairs.save(_pairs_file(run, iteration))
-    for old in set(run.out.glob("pairs-*.safetensors")) - kept:
-        old.unlink()
     learner.refresh_prototypes(pairs)
+
+
+def _drop_old_pairs(run: _Run, iteration: int) -> None:
+    """Remove the pairs of refreshes before the one that this checkpoint resumes from."""
+    needed = _pairs_file(run, _last_refresh(run, iteration))
+    for file in run.out.glob("pairs-*.safetensors"):
+        if file.name < needed.name:
+            file.unlink()
 
 
 def _last_refresh(run: _Run, iteration: int) -> int:
@@ -328,7 +335,11 @@ class _Log:
         rows: list[dict[str, str]] = []
         if path.is_file():
             with path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["iteration"]) <= first]
+                rows = [
+                    row
+                    for row in csv.DictReader(file)
+                    if row[LOG_FIELDS[-1]] and int(row["iteration"]) <= first  # cut short by a kill
+                ]
         with (
             atomic_write(path) as temporary,
             temporary.open("w", newline="", encoding="utf-8") as file,
