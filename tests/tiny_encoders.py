@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, ViTConfig, ViTModel
 
+from ssrseg.config import Config, load_config
+
 WIDTH, DEPTH, HEADS, DIM, PATCH = 64, 4, 4, 32, 16
 
 
@@ -101,3 +103,33 @@ def tiny_dino(folder: Path, *, seed: int = 1, patch: int = PATCH) -> Path:
         stir(model)
     model.save_pretrained(folder)
     return folder
+
+
+def tiny_config(clip: Path, dino: Path, *overrides: str, preset: str = "ssr") -> Config:
+    """Settings under which everything runs in milliseconds; later overrides win."""
+    return load_config(
+        preset,
+        overrides=[
+            f"backbones.clip={clip}",
+            f"backbones.dino={dino}",
+            "data.crop=64",
+            "data.scale=[0.75, 1.5]",
+            "cmpa.hidden=16",
+            "cmpa.out=24",
+            "cmpa.min_patches=1",
+            "sgc.n_segments=20",
+            "sgc.k_colour=4",
+            "pseudo.par_iterations=2",
+            "pseudo.par_dilations=[1, 2]",
+            "decoder.layers=1",
+            "optim.batch=2",
+            "optim.pairs=6",
+            "optim.cmpa_iterations=8",
+            "optim.iterations=12",
+            "optim.warmup=2",
+            "test.long_side=64",
+            "test.scales=[1.0]",
+            "test.crf=false",
+            *overrides,
+        ],
+    )
