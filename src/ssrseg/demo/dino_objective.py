@@ -129,16 +129,16 @@ def corrupt(
 def describe(
     features: Float[Tensor, "batch words dim"], patches: Float[Tensor, "batch words pixels"]
 ) -> Float[Tensor, "batch words described"]:
-    """Teacher features of about unit length, followed by the mean colour of the clean patch."""
+    """Teacher features of about unit length, then twice the mean colour of the clean patch."""
     units = F.normalize(features.float() - features.float().mean((0, 1)), dim=-1)
-    return torch.cat([units, patches.unflatten(2, (3, -1)).mean(-1)], -1)
+    return torch.cat([units, 2 * patches.unflatten(2, (3, -1)).mean(-1)], -1)
 
 
 def relations(
     features: Float[Tensor, "batch words dim"],
     places: Int[Tensor, "batch words"],
-    temperature: float = 0.12,
-    ridge: float = 0.002,
+    temperature: float = 0.1,
+    ridge: float = 0.02,
 ) -> Float[Tensor, "batch words words"]:
     """Which patches of an image resemble each other: softmax of the cosine of cleaned features.
 

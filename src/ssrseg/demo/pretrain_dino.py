@@ -35,7 +35,7 @@ class PretrainConfig:
     """Everything that changes the result; ``views`` counts windows seen."""
 
     seed: int = 0
-    views: int = 112_000
+    views: int = 92_000
     batch: int = 32
     width: int = 96
     depth: int = 4
@@ -43,7 +43,7 @@ class PretrainConfig:
     patch: int = 8
     grid: int = 16
     window: int = 10
-    full_share: float = 0.05
+    full_share: float = 0.03
     """Share of the steps, at the end, that see whole scenes instead of windows."""
     lr: float = 1.5e-3
     weight_decay: float = 0.05
@@ -53,7 +53,7 @@ class PretrainConfig:
     pool: int = 1500
     fresh: int = 1
     """Scenes of the pool that are rendered anew at every step."""
-    relation: float = 0.5
+    relation: float = 1.0
     """Weight of the relation term beside the denoising term."""
 
     @property
