@@ -17,11 +17,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 from ssrseg.errors import ConfigError, did_you_mean
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
-Layers = int | tuple[int, ...]
+Layers = int | Annotated[tuple[int, ...], Field(min_length=1)]
 Crf = tuple[Positive, NotNegative, Positive, Positive, NotNegative]
 
 
@@ -179,7 +179,7 @@ class PseudoConfig:
     """Pixel refinement before the argmax [WeCLIP: par; CLIP-ES: crf]."""
     par_iterations: CountOrZero = 20
     """Iterations of PAR."""
-    par_dilations: tuple[Count, ...] = (1, 2, 4, 8, 12, 24)
+    par_dilations: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 4, 8, 12, 24)
     """Distances of PAR's neighbours in pixels."""
     crf: Crf = (1.0, 3.0, 67.0, 3.0, 4.0)
     """DenseCRF: Gaussian reach and weight, bilateral reach, colour reach, weight [CLIP-ES]."""
@@ -239,7 +239,7 @@ class TestConfig:
 
     long_side: Count = 512
     """Longer side of the image in pixels before the scales."""
-    scales: tuple[Positive, ...] = (1.0, 0.75)
+    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0, 0.75)
     """Sizes whose logits are averaged."""
     flip: bool = True
     """Average with the mirror image."""
@@ -342,7 +342,11 @@ def load_config(
                 f"--set {override}: expected section.key=value, such as sgc.min_ratio=0.4."
                 f"{did_you_mean(key, known_keys())}"
             )
-        merged.setdefault(section, {})[name] = yaml.safe_load(value)
+        try:
+            merged.setdefault(section, {})[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"--set {override}: the value is not YAML ({reason}).") from error
         origin = "--set"
     _refuse_unknown(merged, origin)
     try:
