@@ -12,14 +12,13 @@ from torch.nn import functional
 from ssrseg.method.cmpa import (
     Alignment,
     Projector,
-    alignment_loss,
-    background_loss,
     masked_average_pool,
     prototype_loss,
     prototype_similarity,
     shared_basis,
     usable_pairs,
 )
+from ssrseg.method.objective import alignment_loss, background_loss
 
 DIM, OUT, CLASSES, WORDS, PAIRS = 10, 6, 3, 5, 7
 TAU = 0.2

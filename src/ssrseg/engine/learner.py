@@ -18,11 +18,10 @@ from ssrseg.engine.rectify import InitialCam, Rectifier
 from ssrseg.method.cmpa import (
     Alignment,
     Projector,
-    alignment_loss,
-    background_loss,
     shared_basis,
     usable_pairs,
 )
+from ssrseg.method.objective import alignment_loss, background_loss
 from ssrseg.method.prototypes import image_prototypes, positive_index
 from ssrseg.networks.decoder import Decoder
 

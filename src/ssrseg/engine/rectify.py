@@ -11,16 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ssrseg.config import Config
+from ssrseg.engine.initial_cam import InitialCam, initial_cam
 from ssrseg.errors import BackboneError
 from ssrseg.method.affinity import balance, colour_position_kernel, fuse_attention
-from ssrseg.method.cam import (
-    allowed_words,
-    fast_gradcam,
-    gradcam,
-    min_max,
-    patch_cam,
-    word_probability,
-)
 from ssrseg.method.cmpa import Alignment
 from ssrseg.method.crf import dense_crf
 from ssrseg.method.par import pixel_adaptive_refinement
@@ -32,23 +25,6 @@ from ssrseg.networks import dino as dino_tower
 from ssrseg.networks.clip import ClipView, FrozenCLIP
 from ssrseg.networks.dino import FrozenDINO
 from ssrseg.networks.vocabulary import Vocabulary, build_vocabulary
-
-
-@dataclass(frozen=True)
-class InitialCam:
-    """Spec §5.
-
-    Attributes:
-        view: Tokens and attention of the frozen image tower.
-        patch_features: V, CLIP's patch features, not normalised.
-        clip_cam: GradCAM of frozen CLIP, in [0, 1]; None where only CMPA's was asked for.
-        cam: The CAM that the settings ask for, in [0, 1].
-    """
-
-    view: ClipView
-    patch_features: Float[Tensor, "batch patches dim1"]
-    clip_cam: Float[Tensor, "batch slots grid_h grid_w"] | None
-    cam: Float[Tensor, "batch slots grid_h grid_w"]
 
 
 @dataclass(frozen=True)
@@ -143,58 +119,17 @@ class Rectifier:
             valid: False = padding, where the CAM is 0.
             with_clip: Compute CLIP's CAM even where the settings ask for CMPA's only.
         """
-        allowed = allowed_words(present, self.n_classes, len(self.text_features))
-        cmpa = self.alignment if self.config.cam.mode == "cmpa" else None
-        readout = self.config.cam.readout if cmpa is not None else "gradcam"
-        trace = self.clip.trace_last_block(view)
-        block, normed = self.clip.last_block_weights, self.clip.normed(view)
-        clip_cam = cam = None
-        if cmpa is None or with_clip or readout == "combined":
-            scale = self.config.cam.scale or self.clip.logit_scale
-            clip_cam = cam = fast_gradcam(
-                block,
-                trace,
-                normed,
-                lambda v: word_probability(v, self.text_features, scale, allowed),
-                present,
-                view.grid,
-            )
-        if cmpa is not None:
-            was_training = cmpa.training
-            cmpa.eval()
-            with torch.no_grad():
-                text, scale = cmpa.tsa(self.text_features), 1 / cmpa.temperature
-            if readout != "gradcam":
-                with torch.no_grad():
-                    aligned = cmpa.isa(trace.patch_features)
-                cam = patch_cam(aligned, text, scale, allowed, present, view.grid)
-                if readout == "combined":
-                    assert clip_cam is not None
-                    cam = min_max((cam * clip_cam).sqrt())
-            elif self.config.cmpa.image_feature == "project_mean":
-                cam = fast_gradcam(
-                    block,
-                    trace,
-                    normed,
-                    lambda v: word_probability(cmpa.isa(v), text, scale, allowed),
-                    present,
-                    view.grid,
-                )
-            else:  # ISA differs from patch to patch, so nothing is shared between them
-                cam = gradcam(
-                    lambda activations: cmpa.isa(self.clip.last_block(view, activations)),
-                    normed,
-                    lambda v: word_probability(v, text, scale, allowed),
-                    present,
-                    view.grid,
-                )
-            cmpa.train(was_training)
-        assert cam is not None
-        if valid is not None:
-            inside = functional.adaptive_avg_pool2d(valid[:, None].float(), view.grid) >= 0.5
-            cam = cam * inside
-            clip_cam = None if clip_cam is None else clip_cam * inside
-        return InitialCam(view, trace.patch_features, clip_cam, cam)
+        return initial_cam(
+            view,
+            present,
+            self.clip,
+            self.text_features,
+            self.config,
+            self.alignment,
+            n_classes=self.n_classes,
+            valid=valid,
+            with_clip=with_clip,
+        )
 
     @torch.no_grad()
     def affinity(
@@ -260,13 +195,16 @@ class Rectifier:
             )
         if settings.mask in ("box", "box_and_slic"):
             boxes = box_patches(initial.cam, high=sgc.high)
-            target = boxes if target is None else boxes & target
-        power = settings.power if settings.kind != "none" else 0
-        patches = initial.cam.shape[2] * initial.cam.shape[3]
-        affinity = (
-            self.affinity(image, initial.view) if power else image.new_zeros(len(image), patches, 0)
-        )
-        refined = corrected_cam(affinity, initial.cam, target, power=power, axis=sgc.axis)
+            both = boxes if target is None else boxes & target
+            # where the two share no patch, SGC's target is better than an empty one
+            target = both if target is None else torch.where(both.any(-1, True), both, target)
+        if settings.kind == "none" or settings.power == 0:
+            refined = corrected_cam(None, initial.cam, target, power=0, axis=sgc.axis)
+        else:
+            affinity = self.affinity(image, initial.view)
+            refined = corrected_cam(
+                affinity, initial.cam, target, power=settings.power, axis=sgc.axis
+            )
         return Rectified(present, initial, regions, target, refined)
 
     @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from ssrseg.engine.checkpoint import (
 )
 from ssrseg.engine.crops import CropBatch, CropDraws, mix
 from ssrseg.engine.learner import Learner, Plan, Supervision, build_alignment, plan
+from ssrseg.engine.log import Log
 from ssrseg.engine.masks import pseudo_mask_miou
 from ssrseg.engine.pairs import Pairs, collect_pairs
 from ssrseg.engine.progress import steps
@@ -32,8 +32,6 @@ from ssrseg.engine.rectify import Rectifier, load_rectifier
 from ssrseg.errors import CheckpointError, DataError
 from ssrseg.method.objective import segmentation_loss, ssr_loss
 from ssrseg.networks.decoder import Decoder
-
-LOG_FIELDS = ("iteration", "loss", "proto", "seg", "temperature", "purity", "lr", "pseudo_miou")
 
 
 @dataclass(frozen=True)
@@ -169,7 +167,7 @@ def _loop(
     """Iterations ``first`` .. ``stop``; returns the last row of the log."""
     schedule, optim = run.schedule, run.config.optim
     batches = _batches(run, first, stop)
-    log = _Log(run.out / "log.csv", first)
+    log = Log(run.out / "log.csv", first)
     row = log.last
     with steps("Training", schedule.total, done=first) as progress:
         for iteration in range(first, stop):
@@ -219,6 +217,8 @@ def _iteration(
             proto_sum += proto.item() / len(parts)
             seg_sum += seg.item() / len(parts)
     learner.optimizer.step()
+    if learner.alignment is not None:
+        learner.alignment.keep_temperature()
     temperature = (
         float("nan") if learner.alignment is None else float(learner.alignment.temperature.detach())
     )
@@ -325,33 +325,3 @@ def _earlier_run(run: _Run) -> Checkpoint | None:
             " settings to go on with it, or another --out to begin anew."
         )
     return earlier
-
-
-class _Log:
-    """log.csv, one row per iteration; rows after the resumed iteration are dropped."""
-
-    def __init__(self, path: Path, first: int) -> None:
-        self.path = path
-        rows: list[dict[str, str]] = []
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = [
-                    row
-                    for row in csv.DictReader(file)
-                    if row[LOG_FIELDS[-1]] and int(row["iteration"]) <= first  # cut short by a kill
-                ]
-        with (
-            atomic_write(path) as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.DictWriter(file, LOG_FIELDS)
-            writer.writeheader()
-            writer.writerows(rows)
-        self.last = {key: float(value) for key, value in rows[-1].items()} if rows else {}
-
-    def write(self, row: dict[str, float]) -> None:
-        """Append; an interrupted run loses no row."""
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, LOG_FIELDS).writerow(
-                {key: f"{value:.9g}" for key, value in row.items()}
-            )

@@ -146,6 +146,7 @@ def mean_gradient(
     at_norm = at_norm - at_norm.mean(-1, keepdim=True)
     head_dim = trace.value.shape[-1]
     to_cls = trace.attention[..., 0]
+    split = (len(cotangent), patches, weights.heads, head_dim)
     gradients = []
     for row in at_norm.unbind(1):  # one class of every image
         # LayerNorm: (w - mean w - ẑ·(w·ẑ)/D) / σ, its first part the same for every patch
@@ -162,8 +163,7 @@ def mean_gradient(
             )
             / trace.norm_deviation
         )
-        at_heads = (at_middle @ weights.out_weight).unflatten(-1, (weights.heads, head_dim))
-        at_heads = at_heads.transpose(1, 2)
+        at_heads = (at_middle @ weights.out_weight).view(*split).transpose(1, 2)
         own = (at_heads * trace.attended).sum(-1)  # Σ_j A_ij dA_ij
         back = trace.attention.mT @ at_heads  # dV of every token
         columns = (trace.value * back).sum(-1) - (trace.attention.mT @ own[..., None])[..., 0]

@@ -141,7 +141,7 @@ def correction_mask(
 
 
 def corrected_cam(
-    affinity: Float[Tensor, "batch patches patches"],
+    affinity: Float[Tensor, "batch patches patches"] | None,
     cam: Float[Tensor, "batch slots grid_h grid_w"],
     target: Bool[Tensor, "batch slots patches"] | None,
     *,
@@ -154,7 +154,7 @@ def corrected_cam(
     first, so neither the power of A nor a masked copy of it is ever built.
 
     Args:
-        affinity: A. Row i receives, column j sends. Values >= 0.
+        affinity: A. Row i receives, column j sends. Values >= 0. None where ``power`` is 0.
         cam: Initial CAM in [0, 1].
         target: True where a patch lies in a target region of the class (Eq. 8); None = everywhere.
         power: p; CLIP-ES squares.
@@ -169,6 +169,7 @@ def corrected_cam(
     if target is not None and axis != "row":
         moving = moving * target
     for _ in range(power):
+        assert affinity is not None
         moving = moving @ affinity.mT
     if target is not None and axis != "col":
         moving = moving * target

@@ -1,0 +1,90 @@
+"""CAMs and refined CAMs of one 512 x 384 image against the encoder's first eleven blocks (E11)."""
+
+from __future__ import annotations
+
+import torch
+from encoders import vit_b16_clip, vit_s16_dino
+from timing import Ratio, finish, medians
+
+from ssrseg.config import load_config
+from ssrseg.data.classes import VOC_CLASSES
+from ssrseg.engine.rectify import Rectifier
+from ssrseg.method.cam import allowed_words, gradcam, word_probability
+from ssrseg.method.superpixels import slic_labels
+from ssrseg.networks.vocabulary import build_vocabulary
+
+
+def main() -> None:
+    clip, dino = vit_b16_clip(), vit_s16_dino()
+    vocabulary = build_vocabulary(VOC_CLASSES, "voc")
+    raw = ("cam.mode=clip", "affinity.kind=none", "affinity.mask=none")
+
+    def rectifier(*settings: str) -> Rectifier:
+        return Rectifier(load_config("ssr", overrides=settings), clip, dino, vocabulary)
+
+    torch.manual_seed(2)
+    image = torch.rand(1, 3, 384, 512)
+    smooth = torch.nn.functional.interpolate(torch.rand(1, 3, 12, 16), (384, 512), mode="bicubic")
+    photo = (smooth.clamp(0, 1)[0].permute(1, 2, 0) * 255).to(torch.uint8)
+    superpixels = slic_labels(photo)[None]
+    plain, reduced = rectifier(*raw), rectifier(*raw, "backbones.precision=bf16")
+    fused = rectifier("cam.mode=clip")
+
+    def cam(which: Rectifier, classes: int) -> object:
+        return which.initial_cam(which.see(image), torch.arange(classes)[None])
+
+    def literal(classes: int) -> object:
+        """One forward and one backward of the last block per class, as CLIP-ES does."""
+        view = plain.see(image)
+        present = torch.arange(classes)[None]
+        allowed = allowed_words(present, 20, len(plain.text_features))
+        return [
+            gradcam(
+                lambda a: clip.last_block(view, a),
+                clip.normed(view),
+                lambda v: word_probability(v, plain.text_features, clip.logit_scale, allowed),
+                present[:, [index]],
+                view.grid,
+            )
+            for index in range(classes)
+        ]
+
+    def last_block() -> object:
+        return clip.trace_last_block(view)
+
+    view = plain.see(image)
+    seconds = medians(
+        {
+            "E11": lambda: plain.see(image),
+            "block 12": last_block,
+            "DINO": lambda: dino.attention(image),
+            "CAM, 1 class": lambda: cam(plain, 1),
+            "CAM, 4 classes": lambda: cam(plain, 4),
+            "CAM, 1 class, bf16": lambda: cam(reduced, 1),
+            "CAM, 4 classes, bf16": lambda: cam(reduced, 4),
+            "per-class autograd, 1 class": lambda: literal(1),
+            "per-class autograd, 4 classes": lambda: literal(4),
+            "refined CAM, 1 class": lambda: fused.rectify(
+                image, torch.zeros(1, 1, dtype=torch.long), superpixels
+            ),
+        }
+    )
+    limits = {
+        "CAM, 1 class": 1.20,
+        "CAM, 4 classes": 1.40,
+        "CAM, 1 class, bf16": 0.50,
+        "CAM, 4 classes, bf16": 0.70,
+        "per-class autograd, 1 class": None,
+        "per-class autograd, 4 classes": None,
+    }
+    ratios = [
+        Ratio(name, seconds[name], "E11", seconds["E11"], limit) for name, limit in limits.items()
+    ]
+    floor = seconds["E11"] + seconds["block 12"] + seconds["DINO"]
+    name = "refined CAM, 1 class"
+    ratios.append(Ratio(name, seconds[name], "E11 + block 12 + DINO", floor, 1.25))
+    finish("cam", ratios)
+
+
+if __name__ == "__main__":
+    main()

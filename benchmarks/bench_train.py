@@ -1,0 +1,89 @@
+"""A training iteration and a prediction against their encoder forwards."""
+
+from __future__ import annotations
+
+import torch
+from encoders import vit_b16_clip, vit_s16_dino
+from timing import Ratio, finish, medians
+from torch.nn import functional
+
+from ssrseg.config import load_config
+from ssrseg.data.classes import VOC_CLASSES
+from ssrseg.engine.predict import Segmenter
+from ssrseg.engine.rectify import Rectifier
+from ssrseg.method.objective import segmentation_loss
+from ssrseg.method.superpixels import slic_labels
+from ssrseg.networks.decoder import Decoder
+from ssrseg.networks.vocabulary import build_vocabulary
+
+BATCH, SIDE, CLASSES = 4, 320, 2
+
+
+def main() -> None:
+    clip, dino = vit_b16_clip(), vit_s16_dino()
+    vocabulary = build_vocabulary(VOC_CLASSES, "voc")
+    decoder = Decoder(clip.depth - 1, clip.width, len(VOC_CLASSES))
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-4)
+    torch.manual_seed(2)
+    smooth = functional.interpolate(torch.rand(BATCH, 3, 12, 12), (SIDE, SIDE), mode="bicubic")
+    images = smooth.clamp(0, 1)
+    superpixels = torch.stack(
+        [slic_labels((image.permute(1, 2, 0) * 255).to(torch.uint8)) for image in images]
+    )
+    present = torch.tensor([[0, 1]]).expand(BATCH, CLASSES)
+
+    def iteration(precision: str) -> object:
+        rectifier = Rectifier(
+            load_config("ssr", overrides=("cam.mode=clip", f"backbones.precision={precision}")),
+            clip,
+            dino,
+            vocabulary,
+        )
+
+        def run() -> None:
+            view = rectifier.see(images)
+            initial = rectifier.initial_cam(view, present)
+            with torch.no_grad():
+                rectified = rectifier.rectify(images, present, superpixels, initial=initial)
+                truth = rectifier.pseudo_mask(rectified, images)
+            logits = decoder(view.tokens, view.grid)
+            full = functional.interpolate(logits, (SIDE, SIDE), mode="bilinear")
+            optimizer.zero_grad()
+            segmentation_loss(full, truth).backward()
+            optimizer.step()
+
+        return run
+
+    photo = (smooth[0].clamp(0, 1).permute(1, 2, 0) * 255).to(torch.uint8)
+    photo = photo.repeat(1, 2, 1)[:240, :320]
+    segmenter = Segmenter(clip, decoder.eval(), VOC_CLASSES, load_config("ssr"))
+
+    def forwards() -> None:
+        for side in ((384, 512), (288, 384)):
+            clip.view(torch.rand(2, 3, *side))
+
+    seconds = medians(
+        {
+            "E11 of the batch": lambda: clip.view(images),
+            "iteration, fp32": iteration("fp32"),
+            "iteration, bf16": iteration("bf16"),
+            "encoder forwards": forwards,
+            "prediction": lambda: segmenter.predict(photo, crf=False),
+        }
+    )
+    whole = seconds["E11 of the batch"]
+    finish(
+        "train",
+        [
+            Ratio("iteration, fp32", seconds["iteration, fp32"], "E11 of the batch", whole, 1.8),
+            Ratio("iteration, bf16", seconds["iteration, bf16"], "E11 of the batch", whole, 1.0),
+            Ratio(
+                "prediction", seconds["prediction"], "encoder forwards",
+                seconds["encoder forwards"], 1.15,
+            ),
+        ],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

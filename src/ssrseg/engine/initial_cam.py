@@ -1,0 +1,109 @@
+"""The initial CAM in frozen CLIP's space or in CMPA's (spec §5, §6.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from ssrseg.config import Config
+from ssrseg.method.cam import (
+    allowed_words,
+    fast_gradcam,
+    gradcam,
+    min_max,
+    patch_cam,
+    word_probability,
+)
+from ssrseg.method.cmpa import Alignment
+from ssrseg.networks.clip import ClipView, FrozenCLIP
+
+
+@dataclass(frozen=True)
+class InitialCam:
+    """Spec §5.
+
+    Attributes:
+        view: Tokens and attention of the frozen image tower.
+        patch_features: V, CLIP's patch features, not normalised.
+        clip_cam: GradCAM of frozen CLIP, in [0, 1]; None where only CMPA's was asked for.
+        cam: The CAM that the settings ask for, in [0, 1].
+    """
+
+    view: ClipView
+    patch_features: Float[Tensor, "batch patches dim1"]
+    clip_cam: Float[Tensor, "batch slots grid_h grid_w"] | None
+    cam: Float[Tensor, "batch slots grid_h grid_w"]
+
+
+def initial_cam(
+    view: ClipView,
+    present: Int[Tensor, "batch slots"],
+    clip: FrozenCLIP,
+    text_features: Float[Tensor, "words dim1"],
+    config: Config,
+    alignment: Alignment | None,
+    *,
+    n_classes: int,
+    valid: Bool[Tensor, "batch height width"] | None = None,
+    with_clip: bool = False,
+) -> InitialCam:
+    """CAM of the present classes, read out as the settings say.
+
+    Args:
+        view: What CLIP saw before its last block.
+        present: Class ids, -1 = empty slot.
+        clip: The tower that saw it.
+        text_features: Of all texts, the classes first.
+        config: ``cam`` and ``cmpa.image_feature`` are used.
+        alignment: CMPA's heads; None = CLIP's own features.
+        n_classes: Foreground texts.
+        valid: False = padding, where the CAM is 0.
+        with_clip: Compute CLIP's CAM even where the settings ask for CMPA's only.
+    """
+    allowed = allowed_words(present, n_classes, len(text_features))
+    cmpa = alignment if config.cam.mode == "cmpa" else None
+    readout = config.cam.readout if cmpa is not None else "gradcam"
+    trace = clip.trace_last_block(view)
+    block, normed = clip.last_block_weights, clip.normed(view)
+
+    def from_gradient(probability: Callable[[Tensor], Tensor]) -> Tensor:
+        return fast_gradcam(block, trace, normed, probability, present, view.grid)
+
+    clip_cam = cam = None
+    if cmpa is None or with_clip or readout == "combined":
+        scale = config.cam.scale or clip.logit_scale
+        clip_cam = cam = from_gradient(lambda v: word_probability(v, text_features, scale, allowed))
+    if cmpa is not None:
+        was_training = cmpa.training
+        cmpa.eval()
+        with torch.no_grad():
+            text, scale = cmpa.tsa(text_features), 1 / cmpa.temperature
+        if readout != "gradcam":
+            with torch.no_grad():
+                aligned = cmpa.isa(trace.patch_features)
+            cam = patch_cam(aligned, text, scale, allowed, present, view.grid)
+            if readout == "combined":
+                assert clip_cam is not None
+                cam = min_max((cam * clip_cam).sqrt())
+        elif config.cmpa.image_feature == "project_mean":
+            cam = from_gradient(lambda v: word_probability(cmpa.isa(v), text, scale, allowed))
+        else:  # ISA differs from patch to patch, so nothing is shared between them
+            cam = gradcam(
+                lambda activations: cmpa.isa(clip.last_block(view, activations)),
+                normed,
+                lambda v: word_probability(v, text, scale, allowed),
+                present,
+                view.grid,
+            )
+        cmpa.train(was_training)
+    assert cam is not None
+    if valid is not None:
+        inside = functional.adaptive_avg_pool2d(valid[:, None].float(), view.grid) >= 0.5
+        cam = cam * inside
+        clip_cam = None if clip_cam is None else clip_cam * inside
+    return InitialCam(view, trace.patch_features, clip_cam, cam)
