@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from make_tiny import tiny_folder
+from PIL import Image
+from tiny_encoders import tiny_config
+
+import ssrseg
+from ssrseg.cli import app
+from ssrseg.config import known_keys, load_config, preset_names
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+FENCES = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, flags=re.MULTILINE | re.DOTALL)
+LINES = [line.split("#")[0].strip() for _, body in FENCES for line in body.splitlines()]
+SPANS = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", TEXT, flags=re.M | re.S))
+COMMANDS = sorted({line for line in [*LINES, *SPANS] if re.match(r"ssrseg [a-z]+", line)})
+
+
+def test_the_verbs_are_shown() -> None:
+    shown = {command.split()[1] for command in COMMANDS}
+    assert shown >= {"masks", "train", "predict", "evaluate", "doctor", "config"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_parse(command: str) -> None:
+    function, bound, *_ = app.parse_args(
+        shlex.split(command)[1:], exit_on_error=False, print_error=False
+    )
+    assert function.__name__ == command.split()[1]
+    bound.apply_defaults()
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE))
+    named = {
+        name
+        for code in [*(body for _, body in FENCES), *SPANS]
+        for name in re.findall(r"\bmake ([a-z]+)", code)
+    }
+    assert named >= {"demo", "test"}
+    assert named <= targets
+    assert targets == set(re.findall(r"[a-z]+", makefile.split(".PHONY:")[1].splitlines()[0]))
+
+
+def test_ci_runs_the_commands_of_the_readme() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert {"make check", "make test"} <= set(script)
+    assert "set -euo pipefail" in script
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+def test_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", TEXT)
+    local = [link for link in links if "://" not in link]
+    assert len(local) >= 4
+    for link in local:
+        assert (ROOT / link).exists(), link
+
+
+def test_presets_and_settings_exist() -> None:
+    named = re.search(r"`--preset ssr`.*?\n\n", TEXT, flags=re.DOTALL)
+    assert named is not None
+    for name in preset_names():
+        assert f"`{name}`" in named[0] or f"--preset {name}`" in named[0], name
+    overrides = re.findall(r"--set (\S+?)[`\s]", TEXT)
+    assert overrides
+    load_config(overrides=overrides)
+    keys = {span for span in SPANS if re.fullmatch(r"[a-z]+\.[a-z_]+", span)}
+    sections = {key.split(".")[0] for key in known_keys()}
+    assert {key for key in keys if key.split(".")[0] in sections} <= set(known_keys())
+
+
+def test_the_example_of_the_api_runs(
+    tmp_path: Path, clip_dir: Path, dino_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = [body for language, body in FENCES if language == "python"]
+    assert blocks
+    tiny = tiny_config(clip_dir, dino_dir, "optim.cmpa_iterations=2", "optim.iterations=2")
+    asked: list[str] = []
+
+    def load_tiny(preset: str) -> object:
+        asked.append(preset)
+        return tiny
+
+    monkeypatch.setattr(ssrseg, "load_config", load_tiny)
+    monkeypatch.chdir(tmp_path)
+    tiny_folder(tmp_path / "photos")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("new.jpg")
+    for block in blocks:
+        names: dict[str, object] = {}
+        exec(compile(block, "README.md", "exec"), names)
+        ids = names["ids"]
+        assert isinstance(ids, torch.Tensor)
+        assert (tuple(ids.shape), ids.dtype) == ((40, 56), torch.uint8)
+        assert int(ids.max()) <= 3
+    assert set(asked) <= set(preset_names())
+
+
+def test_names_of_the_api_exist() -> None:
+    names = set(re.findall(r"\bssrseg\.([A-Za-z_]+)\b(?!/)", "".join(body for _, body in FENCES)))
+    assert names
+    assert names <= set(ssrseg.__all__)
+
+
+def test_the_folder_that_the_readme_draws_opens(tmp_path: Path) -> None:
+    drawn = next(body for _, body in FENCES if "labels.csv" in body and "──" in body)
+    rows = [line.split()[-1] for line in drawn.splitlines() if "──" in line]
+    for row in rows[1:]:
+        image = tmp_path / row.split(",")[0]
+        image.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32)).save(image)
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+    data = ssrseg.open_labelled(tmp_path)
+    assert data.classes == ("cat", "dog", "person")
+    assert [sample.labels for sample in data.samples] == [(1, 2), (0,)]
