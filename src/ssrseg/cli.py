@@ -5,13 +5,14 @@ torch and transformers are imported inside the commands, so that ``--help`` answ
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import cyclopts
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, validators
 from rich.console import Console
 from rich.table import Table
 
@@ -68,7 +69,8 @@ def _settings(
     from ssrseg.config import load_config
 
     named = [("backbones.clip", clip), ("backbones.dino", dino), ("prompts.set", prompts)]
-    extra = tuple(f"{key}={value}" for key, value in named if value is not None)
+    # quoted, because a path may hold what YAML takes for syntax
+    extra = [f"{key}={json.dumps(text, ensure_ascii=False)}" for key, text in named if text]
     return load_config(preset, config, (*overrides, *extra))
 
 
@@ -76,7 +78,13 @@ def _settings(
 def demo(
     *,
     out: Annotated[Path, Parameter(help="Folder for data, run and report.")] = Path("demo-run"),
-    seeds: Annotated[int, Parameter(help="Repeat on fresh scenes and print mean and spread.")] = 1,
+    seeds: Annotated[
+        int,
+        Parameter(
+            help="Repeat on fresh scenes and print mean and spread.",
+            validator=validators.Number(gte=1),
+        ),
+    ] = 1,
     device: Device = "auto",
 ) -> None:
     """Train SSR on the embedded demo world, segment unseen scenes, write a report. Offline."""
@@ -107,11 +115,19 @@ def train(
         ),
     ] = "labels",
     monitor: Annotated[
-        int, Parameter(help="Score the pseudo masks of this many images that have true masks.")
+        int,
+        Parameter(
+            help="Score the pseudo masks of this many images that have true masks.",
+            validator=validators.Number(gte=0),
+        ),
     ] = 0,
     cache: Cache = None,
     stop_after: Annotated[
-        int | None, Parameter(help="Stop, resumable, when so many iterations are finished.")
+        int | None,
+        Parameter(
+            help="Stop, resumable, when so many iterations are finished.",
+            validator=validators.Number(gte=1),
+        ),
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -287,6 +303,14 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
+def _complain(text: str) -> NoReturn:
+    console = Console(stderr=True)
+    console.print("Error:", style="bold red", end=" ")
+    # class ids and shapes hold brackets, which rich would take for markup
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
+    sys.exit(2)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: faults of the user's input become one paragraph and exit code 2."""
     try:
@@ -297,11 +321,15 @@ def main(arguments: list[str] | None = None) -> None:
             result_action="return_value",
         )
     except SSRError as error:
-        console = Console(stderr=True)
-        console.print("Error:", style="bold red", end=" ")
-        # class ids and shapes hold brackets, which rich would take for markup
-        console.print(str(error), soft_wrap=True, markup=False, highlight=False)
-        sys.exit(2)
+        _complain(str(error))
+    except OSError as error:
+        if error.errno is None:  # not from the file system
+            raise
+        _complain(
+            f"{error.filename2 or error.filename or 'A file'} cannot be read or written"
+            f" ({error.strerror}). Choose another path, remove what is in the way, or make room or"
+            " permission there."
+        )
     except cyclopts.CycloptsError:
         sys.exit(2)
     except KeyboardInterrupt:

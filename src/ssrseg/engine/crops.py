@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssrseg.config import DataConfig
 from ssrseg.data.cache import SuperpixelCache
-from ssrseg.data.images import read_image, read_truth
+from ssrseg.data.images import check_size, read_image, read_truth
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.transforms import Crop, limit_side, random_crop
 from ssrseg.engine.rectify import present_slots
@@ -62,13 +62,22 @@ class CropDraws(Dataset[tuple[Crop, tuple[int, ...]]]):
         settings: DataConfig,
         superpixels: SuperpixelCache | None,
         seed: int,
+        min_side: int = 1,
     ) -> None:
         """Draw crops with superpixels, or with masks if ``superpixels`` is None.
+
+        Args:
+            data: Training images.
+            settings: Size and scale of the crops.
+            superpixels: Where superpixels are kept.
+            seed: Of the draws.
+            min_side: Least height and width of an image in pixels: one patch.
 
         Raises:
             DataError: If masks are wanted and an image has none.
         """
         self.data, self.settings, self.superpixels, self.seed = data, settings, superpixels, seed
+        self.min_side = min_side
         if superpixels is None:
             bare = [sample.name for sample in data.samples if sample.truth is None]
             if bare:
@@ -84,7 +93,9 @@ class CropDraws(Dataset[tuple[Crop, tuple[int, ...]]]):
         order = torch.Generator().manual_seed(mix(self.seed, epoch, 0))
         index = int(torch.randperm(len(self.data), generator=order)[position])
         sample = self.data.samples[index]
-        photo = limit_side(read_image(sample.image), self.settings.max_side)
+        photo = read_image(sample.image)
+        check_size(photo, sample.image, self.min_side)
+        photo = limit_side(photo, self.settings.max_side)
         if self.superpixels is not None:
             ids, fill = self.superpixels(photo, sample.name), -1
         else:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.files import atomic_write
-from ssrseg.data.images import read_image
+from ssrseg.data.images import check_size, read_image
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.transforms import fit_to_patches, limit_side, to_unit
 from ssrseg.engine.progress import track
@@ -91,7 +91,9 @@ def collect_pairs(
     samples: Sequence[int] = range(len(data))
     for index in track(samples, "Foreground features", len(data)):
         sample = data.samples[index]
-        photo = limit_side(read_image(sample.image), config.data.max_side)
+        photo = read_image(sample.image)
+        check_size(photo, sample.image, rectifier.clip.patch_size)
+        photo = limit_side(photo, config.data.max_side)
         image = to_unit(fit_to_patches(photo, rectifier.clip.patch_size))[None].to(device)
         present = present_slots([sample.labels]).to(device)
         initial = rectifier.initial_cam(rectifier.see(image), present, with_clip=True)

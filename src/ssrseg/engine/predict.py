@@ -17,6 +17,7 @@ from ssrseg.data.images import check_size, list_images, read_image, write_class_
 from ssrseg.data.transforms import limit_side, resize, to_unit
 from ssrseg.engine.checkpoint import load_checkpoint, load_part
 from ssrseg.engine.progress import steps
+from ssrseg.errors import DataError
 from ssrseg.method.crf import dense_crf
 from ssrseg.networks import clip as clip_tower
 from ssrseg.networks import dino as dino_tower
@@ -189,6 +190,13 @@ def predict(
     paths = list_images(images) if isinstance(images, Path) else list(images)
     root = images if isinstance(images, Path) and images.is_dir() else paths[0].parent
     targets = [out / "masks" / path.relative_to(root).with_suffix(".png") for path in paths]
+    first: dict[Path, Path] = {}
+    for path, target in zip(paths, targets, strict=True):
+        if first.setdefault(target, path) != path:
+            raise DataError(
+                f"{first[target]} and {path} have the same name up to the suffix, under which masks"
+                " are written. Rename or remove one."
+            )
     todo = [
         (path, target)
         for path, target in zip(paths, targets, strict=True)

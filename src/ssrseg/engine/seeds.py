@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssrseg.data.cache import SuperpixelCache
-from ssrseg.data.images import read_image, read_truth
+from ssrseg.data.images import check_size, read_image, read_truth
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.transforms import fit_to_patches, limit_side, to_unit
 from ssrseg.engine.progress import track
@@ -62,6 +62,7 @@ def score_seeds(
         assert sample.truth is not None
         photo, truth = read_image(sample.image), read_truth(sample.truth)
         for name, rectifier in rectifiers.items():
+            check_size(photo, sample.image, rectifier.clip.patch_size)
             small = limit_side(photo, rectifier.config.data.max_side)
             image = to_unit(fit_to_patches(small, rectifier.clip.patch_size))[None]
             present = present_slots([sample.labels]).to(rectifier.device)

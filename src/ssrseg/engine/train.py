@@ -166,7 +166,7 @@ def _loop(
 ) -> dict[str, float]:
     """Iterations ``first`` .. ``stop``; returns the last row of the log."""
     schedule, optim = run.schedule, run.config.optim
-    batches = _batches(run, first, stop)
+    batches = _batches(run, first, stop, learner.rectifier.clip.patch_size)
     log = Log(run.out / "log.csv", first)
     row = log.last
     with steps("Training", schedule.total, done=first) as progress:
@@ -223,7 +223,7 @@ def _iteration(
         float("nan") if learner.alignment is None else float(learner.alignment.temperature.detach())
     )
     return {
-        "iteration": iteration + 1,
+        "iteration": float(iteration + 1),
         "loss": proto_sum + optim.seg_weight * seg_sum if align else seg_sum,
         "proto": proto_sum,
         "seg": seg_sum,
@@ -290,13 +290,14 @@ def _pairs_file(run: _Run, iteration: int) -> Path:
     return run.out / f"pairs-{iteration:07d}.safetensors"
 
 
-def _batches(run: _Run, first: int, stop: int) -> Iterator[CropBatch]:
+def _batches(run: _Run, first: int, stop: int, patch_size: int) -> Iterator[CropBatch]:
     """Crops of the iterations that need some, from the first one still to do."""
     draws = CropDraws(
         run.data,
         run.config.data,
         run.superpixels if run.supervision == "labels" else None,
         run.config.optim.seed,
+        min_side=patch_size,
     )
     size, offset = run.config.optim.batch, run.schedule.crops.start
     first = max(first, offset)
