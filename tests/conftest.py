@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_encoders import tiny_clip, tiny_dino
+
+torch.set_num_threads(1)  # tiny tensors: on a busy machine, threads wait fifty times the work
 
 
 @pytest.fixture(scope="session")
