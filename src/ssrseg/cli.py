@@ -70,7 +70,8 @@ def _settings(
 
     named = [("backbones.clip", clip), ("backbones.dino", dino), ("prompts.set", prompts)]
     # quoted, because a path may hold what YAML takes for syntax
-    extra = [f"{key}={json.dumps(text, ensure_ascii=False)}" for key, text in named if text]
+    given = ((key, text) for key, text in named if text is not None)
+    extra = (f"{key}={json.dumps(text, ensure_ascii=False)}" for key, text in given)
     return load_config(preset, config, (*overrides, *extra))
 
 
