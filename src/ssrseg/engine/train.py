@@ -173,9 +173,10 @@ def _loop(
         for iteration in range(first, stop):
             if iteration in schedule.align and iteration % run.config.cmpa.update_every == 0:
                 _refresh(run, learner, iteration)
-            torch.manual_seed(mix(optim.seed, iteration, 4))  # dropout
             learner.set_learning_rates(iteration, schedule)
             batch = next(batches) if iteration in schedule.crops else None
+            # dropout; after the batch, as a loader draws a seed of its own when it starts
+            torch.manual_seed(mix(optim.seed, iteration, 4))
             row = _iteration(run, learner, batch, iteration)
             finished = iteration + 1
             if finished % optim.save_every == 0 or finished == stop:
