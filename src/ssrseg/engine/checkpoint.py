@@ -82,8 +82,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safe_open(file, framework="pt") as reader:
             header = json.loads((reader.metadata() or {})["ssrseg"])
             tensors = {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118
-        config = load_config(base=header["config"])
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        return Checkpoint(
+            tensors,
+            load_config(base=header["config"]),
+            tuple(header["classes"]),
+            header["own_prompts"],
+            header["iteration"],
+            header["supervision"],
+        )
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(
             f"{file} is not a checkpoint of ssrseg, or it is damaged ({type(error).__name__}:"
             f" {error}). Train again, or copy it anew."
@@ -92,14 +99,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{file} was written by another version of ssrseg: {error}"
         ) from error
-    return Checkpoint(
-        tensors,
-        config,
-        tuple(header["classes"]),
-        header["own_prompts"],
-        header["iteration"],
-        header["supervision"],
-    )
 
 
 def load_part(module: nn.Module, checkpoint: Checkpoint, name: str, origin: Path) -> None:

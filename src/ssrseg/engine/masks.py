@@ -182,7 +182,7 @@ def _write_cams(path: Path, found: PhotoMask, classes: tuple[str, ...]) -> None:
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
-            classes=np.array([classes[index] for index in found.labels]),
+            classes=np.array([classes[index] for index in found.labels], dtype=str),
             cam=found.cam.numpy(),
             refined_cam=found.refined_cam.numpy(),
         )
@@ -219,13 +219,18 @@ class _Manifest:
         self.known: dict[str, str] = {}
         if path.is_file():
             with path.open(newline="", encoding="utf-8") as file:
-                # a line cut short by a kill has no labels and does not count
                 self.known = {
-                    row["name"]: row["labels"] for row in csv.DictReader(file) if row.get("mask")
+                    row["name"]: row["labels"]
+                    for row in csv.DictReader(file)
+                    if row.get("mask") == f"masks/{row.get('name')}.png"  # not cut short by a kill
                 }
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("name,labels,mask\n", encoding="utf-8")
+        with (
+            atomic_write(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["name", "labels", "mask"])
+            writer.writerows([name, words, f"masks/{name}.png"] for name, words in self.known.items())
 
     def _labels(self, sample: Sample) -> str:
         return ";".join(self.classes[index] for index in sample.labels)
