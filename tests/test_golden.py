@@ -62,9 +62,20 @@ def one_image_folder(folder: Path, labels: list[int]) -> Path:
     return folder / "images" / f"{NAME}.png"
 
 
-def min_max(maps: np.ndarray) -> np.ndarray:
+def min_max(maps: np.ndarray, eps: float = 0) -> np.ndarray:
     low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
-    return (maps - low) / (high - low)
+    return (maps - low) / (high - low + eps)
+
+
+def check_refined(found: np.ndarray, golden: np.ndarray) -> None:
+    assert np.abs(found - min_max(golden)).max() < 1e-2
+    # with random weights a map spans as little as 1e-5, so that the peers' 1e-7 is most of the error
+    print(
+        "refined",
+        np.abs(found - min_max(golden)).max(),
+        np.abs(found - min_max(golden, 1e-7)).max(),
+    )
+    assert np.abs(found - min_max(golden, 1e-7)).max() < 3e-3
 
 
 def test_text_features_of_the_golden_prompts(shared: Path, golden_clip: Path) -> None:
@@ -90,11 +101,11 @@ def test_clip_es(shared: Path, golden_clip: Path, tmp_path: Path, case: str) -> 
         assert found["classes"].tolist() == [VOC_CLASSES[key] for key in golden["keys"]]
         assert found["cam"].shape == found["refined_cam"].shape == golden["cam"].shape
         assert np.abs(found["cam"] - golden["cam"]).max() < 1e-3
-        assert np.abs(found["refined_cam"] - min_max(golden["refined"])).max() < 1e-2
+        check_refined(found["refined_cam"], golden["refined"])
     pseudo = read_truth(tmp_path / "out" / "masks" / f"{NAME}.png").numpy()
     assert pseudo.shape == golden["pseudo"].shape
-    print("agreement", case, (pseudo == golden["pseudo"]).mean())
-    assert (pseudo == golden["pseudo"]).mean() > 0.9
+    # Not equal by design: CLIP-ES's CRF sees the photograph as BGR less a mean, wrapped to uint8.
+    assert (pseudo == golden["pseudo"]).mean() > 0.98
 
 
 def test_weclip(shared: Path, golden_clip: Path, tmp_path: Path) -> None:
@@ -102,7 +113,7 @@ def test_weclip(shared: Path, golden_clip: Path, tmp_path: Path) -> None:
     scale = 255 * torch.tensor([PIXEL_MEAN, PIXEL_STD]).double().numpy()[:, :, None, None]
     exact = np.load(golden / "input.npy").astype(np.float64) * scale[1] + scale[0]
     pixels = exact.round()
-    print("rounding", np.abs(exact - pixels).max())
+    assert np.abs(exact - pixels).max() < 1e-4  # the file holds what CLIP was fed
     image = one_image_folder(tmp_path / "data", [7, 8])
     Image.fromarray(pixels.astype(np.uint8).transpose(1, 2, 0)).save(image)
     run_masks(
@@ -114,8 +125,8 @@ def test_weclip(shared: Path, golden_clip: Path, tmp_path: Path) -> None:
         "pseudo.min_score=null",
     )
     with np.load(tmp_path / "out" / "cams" / f"{NAME}.npz") as found:
-        print("cam", np.abs(found["cam"] - np.load(golden / "cam.npy")).max())
-        print("refined", np.abs(found["refined_cam"] - min_max(np.load(golden / "refined.npy"))).max())
+        assert found["classes"].tolist() == [VOC_CLASSES[7], VOC_CLASSES[8]] == ["cat", "chair"]
+        assert np.abs(found["cam"] - np.load(golden / "cam.npy")).max() < 1e-3
+        check_refined(found["refined_cam"], np.load(golden / "refined.npy"))
     pseudo = read_truth(tmp_path / "out" / "masks" / f"{NAME}.png").numpy()
-    print("agreement", (pseudo == np.load(golden / "pseudo.npy")).mean())
     assert (pseudo == np.load(golden / "pseudo.npy")).mean() >= 0.999

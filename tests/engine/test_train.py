@@ -18,7 +18,8 @@ from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
 from ssrseg.engine import train as engine
 from ssrseg.engine.learner import learning_rate, plan
-from ssrseg.engine.train import LOG_FIELDS, train
+from ssrseg.engine.log import FIELDS
+from ssrseg.engine.train import train
 from ssrseg.errors import CheckpointError, DataError
 
 Settings = Callable[..., Config]
@@ -66,7 +67,7 @@ def test_twenty_straight_are_ten_and_ten(
         (whole.iteration, whole.finished) == (straight.iteration, straight.finished) == (20, True)
     )
     assert_same_run(straight.run, whole.run)
-    assert whole.last.keys() == set(LOG_FIELDS)
+    assert whole.last.keys() == set(FIELDS)
     with (straight.run / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["iteration"]) for row in rows] == list(range(1, 21))

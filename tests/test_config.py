@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ssrseg.config import Config, describe, known_keys, load_config, preset_names
+from ssrseg.errors import ConfigError
+
+
+def test_every_preset_loads() -> None:
+    assert preset_names() == ["clip-es", "demo", "paper", "ssr"]
+    for name in preset_names():
+        assert isinstance(load_config(name), Config)
+    assert load_config() == load_config("ssr") == Config()
+
+
+def test_the_paper_preset_is_literal() -> None:
+    paper = load_config("paper")
+    literal = {
+        ("cam", "mode"): "cmpa",
+        ("cam", "readout"): "gradcam",
+        ("cmpa", "loss"): "crossmodal",
+        ("cmpa", "symmetric"): False,
+        ("cmpa", "pos"): "cluster",
+        ("cmpa", "proto"): "kmeans",
+        ("cmpa", "update_every"): 5000,
+        ("cmpa", "bg_negatives"): False,
+        ("cmpa", "bg_pairs"): 0.0,
+        ("cmpa", "map_order"): "project_then_pool",
+        ("cmpa", "init"): "random",
+        ("cmpa", "temperature"): 0.05,
+        ("cmpa", "learnable_temperature"): True,
+        ("affinity", "kind"): "attention",
+        ("affinity", "clip_weight"): 0.4,
+        ("affinity", "dino_weight"): 0.6,
+        ("affinity", "mask"): "slic",
+        ("sgc", "axis"): "col",
+        ("sgc", "ratio"): "cluster",
+        ("pseudo", "alpha"): 1.0,
+        ("pseudo", "refine"): "par",
+        ("optim", "schedule"): "joint",
+        ("optim", "iterations"): 30000,
+        ("optim", "batch"): 128,
+        ("optim", "cmpa_lr"): 1e-5,
+        ("optim", "decoder_lr"): 1e-5,
+        ("optim", "weight_decay"): 2e-3,
+        ("optim", "seg_weight"): 0.1,
+    }
+    for (section, name), value in literal.items():
+        assert getattr(getattr(paper, section), name) == value, (section, name)
+    assert paper.optim.batch % paper.optim.micro_batch == 0
+
+
+def test_the_clip_es_preset_has_its_published_settings() -> None:
+    clip_es = load_config("clip-es")
+    assert clip_es.cam.mode == "clip"
+    assert clip_es.cam.scale is None
+    assert (clip_es.affinity.clip_weight, clip_es.affinity.dino_weight) == (1, 0)
+    assert (clip_es.affinity.clip_layers, clip_es.affinity.mask) == (-8, "box")
+    assert (clip_es.affinity.sinkhorn, clip_es.affinity.power, clip_es.sgc.high) == (3, 2, 0.4)
+    assert clip_es.pseudo.refine == "crf"
+    assert clip_es.pseudo.crf == (1, 3, 67, 3, 4)
+    assert clip_es.pseudo.min_score == 0.95
+    assert clip_es.data.norm == "clip"
+    assert clip_es.backbones.pos_interpolation == "bilinear"
+
+
+def test_defaults_of_the_peers() -> None:
+    config = Config()
+    assert (config.data.crop, config.data.scale) == (320, (0.5, 2.0))
+    assert config.pseudo.par_dilations == (1, 2, 4, 8, 12, 24)
+    assert config.pseudo.par_iterations == 20
+    assert (config.test.long_side, config.test.scales) == (512, (1.0, 0.75))
+    assert config.test.crf_parameters == (3, 3, 64, 5, 4)
+    assert (config.optim.decoder_lr, config.optim.warmup, config.optim.power) == (2e-3, 50, 1)
+    assert (config.sgc.n_segments, config.sgc.compactness, config.sgc.k_colour) == (200, 10, 8)
+
+
+def test_the_last_word_wins(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("sgc: {high: 0.6, min_ratio: 0.3}\naffinity: {mask: box_and_slic}\n")
+    config = load_config("clip-es", file, ["sgc.high=0.7"])
+    assert (config.sgc.high, config.sgc.min_ratio) == (0.7, 0.3)
+    assert config.affinity.mask == "box_and_slic"
+    assert config.cam.mode == "clip"
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("optim.cmpa_lr=1e-4", 1e-4),
+        ("optim.cmpa_lr = 3.5e-05", 3.5e-5),
+        ("optim.iterations=7", 7),
+        ("pseudo.min_score=null", None),
+        ("pseudo.min_score=0.5", 0.5),
+        ("optim.micro_batch=4", 4),
+        ("test.scales=[1, 0.75, 1.5]", (1.0, 0.75, 1.5)),
+        ("affinity.clip_layers=-6", -6),
+        ("affinity.clip_layers=[3, 5]", (3, 5)),
+        ("data.flip=false", False),
+        ("cam.mode=clip", "clip"),
+        ("cam.scale=50", 50.0),
+        ("backbones.clip=org/some-model", "org/some-model"),
+        ("backbones.clip=ssrseg:demo/weights/clip", "ssrseg:demo/weights/clip"),
+        ("backbones.clip=/data/run=3/clip", "/data/run=3/clip"),
+        ("data.scale=[0.5, 1]", (0.5, 1.0)),
+    ],
+)
+def test_set_understands(override: str, value: object) -> None:
+    section, name = override.split("=")[0].strip().split(".")
+    found = getattr(getattr(load_config(overrides=[override]), section), name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sgc.min_ration=0.4", r'"sgc\.min_ration" Did you mean "sgc\.min_ratio"\?'),
+        ("affinty.mask=box", r'"affinty\.mask" Did you mean "affinity\.mask"\?'),
+        ("nothing.at_all=1", r'Unknown setting .*"nothing\.at_all"'),
+        ("sgc.high", r"--set sgc\.high: expected section\.key=value"),
+        ("high=0.4", r"--set high=0\.4: expected section\.key=value"),
+        ("sgc.high=[0.4", r"--set sgc\.high=\[0\.4.*YAML"),
+        ("sgc.high=", r"sgc\.high = None"),
+        ("data.crop=0", r"data\.crop = 0: .*greater than or equal to 1"),
+        ("data.crop=32.5", r"data\.crop = 32\.5: "),
+        ("affinity.clip_layers=[]", r"affinity\.clip_layers"),
+        ("test.scales=[]", r"test\.scales"),
+        ("pseudo.par_dilations=[]", r"pseudo\.par_dilations"),
+        ("test.scales=[1, 0]", r"test\.scales\.1 = 0"),
+        ("pseudo.crf=[1, 2]", r"pseudo\.crf"),
+        ("cam.mode=clop", r"cam\.mode = 'clop': .*'clip' or 'cmpa'"),
+        ("sgc.high=nan", r"sgc\.high"),
+        ("optim.cmpa_lr=inf", r"optim\.cmpa_lr"),
+    ],
+)
+def test_set_refuses(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(overrides=[override])
+
+
+def test_all_wrong_values_are_named_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("sgc: {high: 1.5, axis: diagonal}\noptim: {batch: many}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file=file)
+    for fault in ("own.yaml", "sgc.high = 1.5", "sgc.axis = 'diagonal'", "optim.batch = 'many'"):
+        assert fault in str(caught.value)
+
+
+def test_all_unknown_keys_are_named_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("sgc: {hihg: 0.4}\noptim: {itertions: 3}\n")
+    with pytest.raises(ConfigError, match=r'own\.yaml.*"sgc\.high".*"optim\.iterations"'):
+        load_config(file=file)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"- a\n- b\n", "expected sections with keys"),
+        (b"sgc: 3\n", "expected sections with keys"),
+        (b"sgc: [high\n", "is not YAML"),
+        (b"\xff\xfe\x00", "is not YAML"),
+    ],
+)
+def test_a_file_that_is_no_configuration(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"--config .*own\.yaml.* {message}"):
+        load_config(file=file)
+
+
+def test_missing_file_and_preset(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--config .*absent\.yaml: there is no such file"):
+        load_config(file=tmp_path / "absent.yaml")
+    with pytest.raises(ConfigError, match=r'Did you mean "paper"\?.* clip-es, demo, paper, ssr'):
+        load_config("papre")
+
+
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("")
+    assert load_config(file=tmp_path / "own.yaml") == Config()
+
+
+@pytest.mark.parametrize("preset", ["ssr", "paper", "clip-es", "demo"])
+def test_round_trips(preset: str, tmp_path: Path) -> None:
+    config = load_config(preset)
+    plain = config.to_dict()
+    assert load_config(base=json.loads(json.dumps(plain))) == config
+    assert load_config(base=yaml.safe_load(config.to_yaml())) == config
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert load_config("ssr", tmp_path / "config.yaml") == config
+    assert [f"{section}.{key}" for section, keys in plain.items() for key in keys] == known_keys()
+
+
+def test_every_setting_has_a_meaning() -> None:
+    rows = describe()
+    assert [key for key, _, _ in rows] == known_keys()
+    assert all(len(meaning) > 15 for _, _, meaning in rows)
+    assert len(set(known_keys())) == len(known_keys()) > 60
+    assert dict((key, default) for key, default, _ in rows)["optim.batch"] == "16"
+
+
+def test_a_configuration_cannot_be_changed_by_accident() -> None:
+    config = Config()
+    for section in fields(Config):
+        value = getattr(config, section.name)
+        first = fields(value)[0].name
+        with pytest.raises(AttributeError):
+            setattr(value, first, None)
