@@ -27,6 +27,7 @@ app = App(
     name="ssrseg",
     help="Image-level labels in, semantic segmentation out: SSR (AAAI 2026).",
     version=__version__,
+    suppress_keyboard_interrupt=False,  # main says what to do next
 )
 
 Preset = Annotated[str, Parameter(help="Named settings: ssr, paper, clip-es, demo.")]

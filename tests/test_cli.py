@@ -1,0 +1,681 @@
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from make_tiny import tiny_folder, tiny_voc
+from PIL import Image
+from tiny_encoders import tiny_config, tiny_dino
+
+from ssrseg import __version__
+from ssrseg.cli import app, main
+from ssrseg.config import describe, known_keys, preset_names
+
+VERBS = ("demo", "train", "masks", "predict", "evaluate", "doctor", "config")
+
+
+class Terminal:
+    """Runs commands in this process and keeps what they print."""
+
+    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
+        self.capfd = capfd
+        self.out = self.err = ""
+
+    def run(self, *arguments: object) -> int:
+        self.capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main([str(argument) for argument in arguments])
+        self.out, self.err = self.capfd.readouterr()
+        assert isinstance(exit_.value.code, int)
+        return exit_.value.code
+
+    def fine(self, *arguments: object) -> str:
+        code = self.run(*arguments)
+        assert code == 0, self.err
+        return self.out
+
+    def refused(self, *arguments: object) -> str:
+        """The one paragraph of a refusal, in one line."""
+        assert self.run(*arguments) == 2
+        assert "Traceback" not in self.err + self.out
+        assert self.out == ""
+        before, start, paragraph = self.err.partition("Error: ")
+        assert start, self.err
+        assert "Error" not in before
+        assert "\n\n" not in paragraph.strip()
+        assert len(paragraph.strip()) > 40  # a file, a value and a cure take some words
+        return " ".join(paragraph.split())
+
+
+@pytest.fixture
+def terminal(capfd: pytest.CaptureFixture[str]) -> Terminal:
+    return Terminal(capfd)
+
+
+@pytest.fixture(scope="module")
+def encoders(
+    clip_dir: Path, dino_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[object, ...]:
+    """Options that make every command small."""
+    config = tiny_config(
+        clip_dir, dino_dir, "optim.cmpa_iterations=2", "optim.iterations=2", "optim.warmup=1"
+    )
+    file = tmp_path_factory.mktemp("settings") / "tiny.yaml"
+    file.write_text(config.to_yaml(), encoding="utf-8")
+    return ("--config", file, "--clip", clip_dir, "--dino", dino_dir, "--device", "cpu")
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    return tiny_voc(tmp_path / "voc", n=4)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return tiny_folder(tmp_path / "photos", n=4)
+
+
+@pytest.fixture(scope="module")
+def run_folder(encoders: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on tiny VOC."""
+    root = tmp_path_factory.mktemp("trained")
+    data = tiny_voc(root / "voc", n=4)
+    arguments = ["train", "--data", data, "--out", root / "run", *encoders]
+    with pytest.raises(SystemExit) as exit_:
+        main([str(argument) for argument in arguments])
+    assert exit_.value.code == 0
+    return root / "run"
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+# ---------------------------------------------------------------- help and exit codes
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_parameter_is_explained(verb: str, terminal: Terminal) -> None:
+    command = app[verb]
+    assert command.help
+    collection = command.assemble_argument_collection()
+    helps = [argument.parameter.help for argument in collection]
+    function = command.default_command
+    assert function is not None
+    assert len(helps) == len(inspect.signature(function).parameters)
+    assert all(text and text.endswith(".") and len(text) > 15 for text in helps), helps
+    assert len(set(helps)) == len(helps)
+    shown = " ".join(terminal.fine(verb, "--help").split())
+    for argument in collection:
+        assert argument.name in shown
+
+
+def test_the_verbs_are_all_there(terminal: Terminal) -> None:
+    shown = terminal.fine("--help")
+    assert set(VERBS) == {name for name in app if not name.startswith("-")}
+    assert all(verb in shown for verb in VERBS)
+    assert terminal.fine("--version").strip() == __version__
+    assert terminal.fine() == shown
+
+
+def test_presets_are_all_named_in_the_help(terminal: Terminal) -> None:
+    shown = terminal.fine("train", "--help")
+    assert all(name in shown for name in preset_names())
+
+
+def test_config_lists_every_setting(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    lines = terminal.fine("config").splitlines()
+    rows = {line.split()[0]: line for line in lines if line.strip()}
+    assert list(rows)[1:] == known_keys()
+    for key, default, meaning in describe():
+        assert default.strip("()") in rows[key].replace("[", "").replace("]", ""), key
+        assert meaning[:40] in rows[key], key
+    assert "20" in {line.split()[0]: line for line in lines}["pseudo.par_iterations"]
+    paper = terminal.fine("config", "--preset", "paper").splitlines()
+    assert next(line for line in paper if line.startswith("optim.schedule")).split()[1] == "joint"
+
+
+def test_help_starts_without_torch() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "ssrseg", "masks", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "--save-cams" in done.stdout
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "cyclopts" in imported
+    assert not imported & {"torch", "transformers", "numpy", "scipy", "skimage", "PIL"}
+
+
+def test_a_process_ends_with_two_and_a_paragraph(tmp_path: Path) -> None:
+    arguments = ("masks", "--data", "nowhere", "--out", "out")
+    done = subprocess.run(
+        [sys.executable, "-m", "ssrseg", *arguments], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: data folder nowhere does not exist.")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_ends_with_130(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("ssrseg.config.load_config", interrupt)
+    assert terminal.run("config") == 130
+    assert "same command goes on" in terminal.err
+    assert "Traceback" not in terminal.err
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError("not from the file system")
+
+    monkeypatch.setattr("ssrseg.config.load_config", broken)
+    with pytest.raises(OSError, match="not from the file system"):
+        main(["config"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("tarin",), ("tarin", 'Did you mean "train"')),
+        (("masks", "--out", "o"), ("--data",)),
+        (("masks", "--data", "d", "--out", "o", "--prset", "ssr"), ("--prset", "--preset")),
+        (
+            ("train", "--data", "d", "--out", "o", "--supervision", "ful"),
+            ("ful", "--supervision", '"labels"'),
+        ),
+        (("train", "--data", "d", "--out", "o", "--monitor", "-1"), ("-1", "--monitor")),
+        (("train", "--data", "d", "--out", "o", "--stop-after", "0"), ("0", "--stop-after")),
+        (("demo", "--seeds", "0"), ("0", "--seeds")),
+    ],
+    ids=lambda value: value[-1],
+)
+def test_slips_on_the_command_line(
+    arguments: tuple[str, ...], words: tuple[str, ...], terminal: Terminal
+) -> None:
+    assert terminal.run(*arguments) == 2
+    assert "Traceback" not in terminal.err
+    assert terminal.out == ""
+    shown = " ".join(re.sub("[│╭╰╮╯─]", " ", terminal.err).split())
+    assert all(word in shown for word in words), shown
+
+
+# ---------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--preset", "papr"), ("--preset papr", 'Did you mean "paper"?', "clip-es")),
+        (("--set", "sgc.min_rato=0.4"), ("sgc.min_rato", 'Did you mean "sgc.min_ratio"?')),
+        (("--set", "sgc.min_ratio=7"), ("sgc.min_ratio = 7", "less than or equal to 1")),
+        (("--set", "sgc.min_ratio"), ("--set sgc.min_ratio", "section.key=value")),
+        (("--set", "sgc.min_ratio=[1"), ("--set sgc.min_ratio=[1", "YAML")),
+        (("--set", "cam.mode=dino"), ("cam.mode", "'clip' or 'cmpa'")),
+    ],
+    ids=lambda value: value[-1],
+)
+def test_settings_that_do_not_exist(
+    options: tuple[str, ...], words: tuple[str, ...], photos: Path, terminal: Terminal
+) -> None:
+    out = photos.parent / "out"
+    for verb in ("masks", "train"):
+        message = terminal.refused(verb, "--data", photos, "--out", out, *options)
+        assert all(word in message for word in words), message
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ("no such file",)),
+        ("sgc: [1", ("is not YAML",)),
+        ("- sgc\n- cam\n", ("sections with keys",)),
+        ("sgc: 3\n", ("sections with keys",)),
+        ("sgc:\n  min_rato: 0.4\n", ('"sgc.min_rato"', 'Did you mean "sgc.min_ratio"?')),
+    ],
+    ids=str,
+)
+def test_files_that_are_no_settings(
+    content: str | None, words: tuple[str, ...], photos: Path, terminal: Terminal
+) -> None:
+    file = photos.parent / "mine.yaml"
+    if content is not None:
+        file.write_text(content)
+    out = photos.parent / "out"
+    message = terminal.refused("masks", "--data", photos, "--out", out, "--config", file)
+    assert str(file) in message
+    assert all(word in message for word in words), message
+    assert not out.exists()
+
+
+# ---------------------------------------------------------------- data
+
+
+def unknown_class(data: Path) -> tuple[str, ...]:
+    (data / "classes.txt").write_text("cat\ndog\nred car\n")
+    label = (data / "labels.csv").read_text().replace("photo_1.jpg,dog", "photo_1.jpg,dgo")
+    (data / "labels.csv").write_text(label)
+    return (str(data / "labels.csv"), "line 3", '"dgo"', 'Did you mean "dog"?')
+
+
+def empty_label(data: Path) -> tuple[str, ...]:
+    label = (data / "labels.csv").read_text().replace("photo_1.jpg,dog", "photo_1.jpg,")
+    (data / "labels.csv").write_text(label)
+    return (str(data / "labels.csv"), "line 3", "photo_1.jpg", "has no label", '"none"')
+
+
+def folder_for_a_file(data: Path) -> tuple[str, ...]:
+    (data / "labels.csv").unlink()
+    (data / "labels.csv").mkdir()
+    Image.new("L", (32, 32)).save(data / "labels.csv" / "photo_1.png")
+    return (str(data / "labels.csv"), "folder with 1 .png files (masks?)", "image,labels")
+
+
+def no_labels_at_all(data: Path) -> tuple[str, ...]:
+    (data / "labels.csv").unlink()
+    return (str(data), "neither labels.csv nor the VOC 2012 layout", "Write labels.csv")
+
+
+def gone(data: Path) -> tuple[str, ...]:
+    data.rename(data.with_name("photo"))
+    return (str(data), "does not exist", 'Did you mean "photo"?')
+
+
+@pytest.mark.parametrize(
+    "spoil", [unknown_class, empty_label, folder_for_a_file, no_labels_at_all, gone]
+)
+@pytest.mark.parametrize("verb", ["masks", "train"])
+def test_data_that_cannot_be_opened(
+    verb: str,
+    spoil: Callable[[Path], tuple[str, ...]],
+    photos: Path,
+    terminal: Terminal,
+    encoders: tuple[object, ...],
+) -> None:
+    words = spoil(photos)
+    out = photos.parent / "out"
+    message = terminal.refused(verb, "--data", photos, "--out", out, *encoders)
+    assert all(word in message for word in words), message
+    assert not out.exists()
+
+
+def test_a_folder_of_masks_is_no_data(
+    voc: Path, terminal: Terminal, encoders: tuple[object, ...]
+) -> None:
+    out = voc.parent / "out"
+    folder = voc / "SegmentationClass"
+    message = terminal.refused("train", "--data", folder, "--out", out, *encoders)
+    assert f"{folder} is no data folder" in message
+    assert f"Did you mean {voc}?" in message
+    assert not out.exists()
+
+
+def test_an_image_cut_short_stops_masks_and_a_mended_one_goes_on(
+    photos: Path, terminal: Terminal, encoders: tuple[object, ...]
+) -> None:
+    out, third = photos.parent / "out", photos / "images" / "photo_2.jpg"
+    whole = third.read_bytes()
+    third.write_bytes(whole[: len(whole) // 2])
+    command = ("masks", "--data", photos, "--out", out, *encoders)
+    message = terminal.refused(*command)
+    assert str(third) in message
+    assert "damaged or cut short" in message
+    assert "Copy it again" in message
+    assert files(out / "masks") == ["photo_0.png", "photo_1.png"]
+    first = (out / "masks" / "photo_0.png").stat().st_mtime_ns
+    assert not [name for name in files(out) if ".tmp" in name or "photo_2" in name]
+    third.write_bytes(whole)
+    assert terminal.fine(*command).startswith("2 masks written")
+    assert "2 were there already" in terminal.out
+    assert files(out / "masks") == [f"photo_{i}.png" for i in range(4)]
+    assert (out / "masks" / "photo_0.png").stat().st_mtime_ns == first
+    assert terminal.fine(*command).startswith("0 masks written")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("masks",),
+        ("train",),
+        ("train", "--set", "cam.mode=clip"),
+        ("train", "--preset", "paper", "--set", "cmpa.update_every=2"),
+    ],
+    ids=" ".join,
+)
+def test_an_image_smaller_than_a_patch(
+    options: tuple[str, ...], photos: Path, terminal: Terminal, encoders: tuple[object, ...]
+) -> None:
+    image = photos / "images" / "photo_0.jpg"
+    Image.new("RGB", (40, 15)).save(image)
+    out = photos.parent / "out"
+    message = terminal.refused(options[0], "--data", photos, "--out", out, *encoders, *options[1:])
+    assert f"{image} is 40 x 15 pixels" in message
+    assert "16 x 16" in message
+    left = files(out) if out.exists() else []
+    assert not [name for name in left if re.search(r"masks/|model|checkpoint|\.tmp", name)]
+
+
+def test_full_supervision_refuses_small_images_and_missing_masks(
+    voc: Path, terminal: Terminal, encoders: tuple[object, ...]
+) -> None:
+    out = voc.parent / "out"
+    command = ("train", "--data", voc, "--out", out, *encoders, "--supervision", "full")
+    for image in (voc / "JPEGImages").iterdir():
+        Image.new("RGB", (15, 40)).save(image)
+    assert "is 15 x 40 pixels" in terminal.refused(*command)
+    (voc / "SegmentationClass" / "2007_000001.png").unlink()
+    message = terminal.refused(*command)
+    assert "2007_000001" in message
+    assert "1 have none" in message
+    assert not (out / "model.safetensors").exists()
+
+
+# ---------------------------------------------------------------- encoders and checkpoints
+
+
+def test_directories_that_are_no_encoders(
+    photos: Path,
+    clip_dir: Path,
+    dino_dir: Path,
+    terminal: Terminal,
+    encoders: tuple[object, ...],
+    tmp_path: Path,
+) -> None:
+    out, empty = tmp_path / "out", tmp_path / "empty"
+    empty.mkdir()
+    coarse = tiny_dino(tmp_path / "coarse", patch=8)
+    command = ("masks", "--data", photos, "--out", out, *encoders[:2], "--device", "cpu")
+    cases: list[tuple[Path, Path, tuple[str, ...]]] = [
+        (empty, dino_dir, (str(empty), "clip-vit-base-patch16")),
+        (dino_dir, dino_dir, (str(dino_dir), "clip-vit-base-patch16")),
+        (clip_dir, clip_dir, (str(clip_dir), "dino-vits16")),
+        (clip_dir, coarse, ("patches of 16", "of 8", "same patch size")),
+    ]
+    for clip, dino, words in cases:
+        message = terminal.refused(*command, "--clip", clip, "--dino", dino)
+        assert all(word in message for word in words), message
+    assert not out.exists()
+
+
+def test_a_folder_without_a_model(
+    photos: Path, terminal: Terminal, encoders: tuple[object, ...], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    message = terminal.refused(
+        "predict", "--images", photos / "images", "--model", photos, "--out", out
+    )
+    assert f"--model {photos}" in message
+    assert "model.safetensors" in message
+    broken = tmp_path / "model.safetensors"
+    broken.write_bytes(b"not tensors at all")
+    message = terminal.refused("predict", "--images", photos, "--model", broken, "--out", out)
+    assert f"{broken} is not a checkpoint of ssrseg" in message
+    message = terminal.refused(
+        "masks", "--data", photos, "--model", tmp_path / "gone", "--out", out, *encoders
+    )
+    assert str(tmp_path / "gone") in message
+    assert not out.exists()
+
+
+def test_a_model_of_other_classes(
+    photos: Path, run_folder: Path, terminal: Terminal, encoders: tuple[object, ...]
+) -> None:
+    out = photos.parent / "out"
+    message = terminal.refused(
+        "masks", "--data", photos, "--model", run_folder, "--out", out, *encoders
+    )
+    assert f"{run_folder} was trained for other classes" in message
+    assert "20 classes in the model, 3 in the data" in message
+    assert not out.exists()
+    before = {name: (run_folder / name).read_bytes() for name in files(run_folder)}
+    message = terminal.refused("train", "--data", photos, "--out", run_folder, *encoders)
+    assert "was trained for other classes" in message
+    assert before == {name: (run_folder / name).read_bytes() for name in files(run_folder)}
+
+
+def test_a_run_with_other_settings_is_left_alone(
+    run_folder: Path, terminal: Terminal, encoders: tuple[object, ...]
+) -> None:
+    data = run_folder.parent / "voc"
+    message = terminal.refused(
+        "train", "--data", data, "--out", run_folder, *encoders, "--set", "optim.seed=1"
+    )
+    assert "optim.seed = 0 there, 1 now" in message
+    assert "--out" in message
+
+
+def test_a_device_that_is_not_there(
+    photos: Path, terminal: Terminal, encoders: tuple[object, ...]
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    out = photos.parent / "out"
+    command = ("masks", "--data", photos, "--out", out, *encoders[:-2])
+    for device in ("cuda", "cuda:7", "gpu"):
+        message = terminal.refused(*command, "--device", device)
+        assert f"--device {device}" in message
+        assert "--device auto or cpu" in message
+    assert not out.exists()
+
+
+# ---------------------------------------------------------------- places to write
+
+
+@pytest.mark.parametrize("verb", ["masks", "train"])
+def test_a_file_where_the_folder_should_be(
+    verb: str, photos: Path, terminal: Terminal, encoders: tuple[object, ...]
+) -> None:
+    out = photos.parent / "out"
+    out.write_text("mine")
+    for place in (out, out / "below"):
+        message = terminal.refused(verb, "--data", photos, "--out", place, *encoders)
+        assert str(out) in message
+        assert "Choose another path" in message
+    assert out.read_text() == "mine"
+
+
+def test_predict_and_evaluate_where_something_is_in_the_way(
+    run_folder: Path, terminal: Terminal, tmp_path: Path
+) -> None:
+    data = run_folder.parent / "voc"
+    out = tmp_path / "out"
+    out.write_text("mine")
+    message = terminal.refused(
+        "predict", "--images", data / "JPEGImages", "--model", run_folder, "--out", out
+    )
+    assert str(out) in message
+    assert out.read_text() == "mine"
+    (tmp_path / "folder.json").mkdir()
+    assert (
+        terminal.run(
+            *("evaluate", "--masks", data / "SegmentationClass", "--data", data),
+            *("--json", tmp_path / "folder.json"),
+        )
+        == 2
+    )
+    assert "folder.json" in terminal.err
+    assert "Traceback" not in terminal.err
+    assert files(tmp_path) == ["out"]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written(
+    photos: Path, terminal: Terminal, encoders: tuple[object, ...]
+) -> None:
+    locked = photos.parent / "locked"
+    locked.mkdir(mode=0o500)
+    message = terminal.refused("masks", "--data", photos, "--out", locked / "out", *encoders)
+    assert "Permission denied" in message
+
+
+def test_a_full_disk_is_said_in_one_paragraph(
+    photos: Path,
+    terminal: Terminal,
+    encoders: tuple[object, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(path: Path, *_: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("ssrseg.engine.masks.write_class_ids", full)
+    out = photos.parent / "out"
+    message = terminal.refused("masks", "--data", photos, "--out", out, *encoders)
+    assert str(out / "masks" / "photo_0.png") in message
+    assert "No space left on device" in message
+
+
+# ---------------------------------------------------------------- predict and evaluate
+
+
+def test_predict_without_images(run_folder: Path, terminal: Terminal, tmp_path: Path) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    (images / "notes.txt").write_text("none")
+    command = ("predict", "--images", images, "--model", run_folder, "--out", out)
+    message = terminal.refused(*command)
+    assert f"{images} holds no image (1 other files)" in message
+    Image.new("RGB", (9, 40)).save(images / "small.png")
+    message = terminal.refused(*command)
+    assert f"{images / 'small.png'} is 9 x 40 pixels" in message
+    Image.new("RGB", (40, 40)).save(images / "small.jpg")
+    message = terminal.refused(*command)
+    assert str(images / "small.jpg") in message
+    assert "same name up to the suffix" in message
+    assert not files(tmp_path / "out") if out.exists() else True
+
+
+def test_evaluate_without_masks(voc: Path, terminal: Terminal, tmp_path: Path) -> None:
+    command = ("evaluate", "--masks", tmp_path / "masks", "--data", voc)
+    message = terminal.refused(*command)
+    assert f"--masks {tmp_path / 'masks'}" in message
+    shutil.copytree(voc / "SegmentationClass", tmp_path / "masks")
+    (tmp_path / "masks" / "2007_000001.png").unlink()
+    message = terminal.refused(*command)
+    assert "lacks the masks of 1 of 4 images (such as 2007_000001.png)" in message
+    Image.fromarray(np.full((80, 64), 77, np.uint8)).save(tmp_path / "masks" / "2007_000001.png")
+    message = terminal.refused(*command)
+    assert str(tmp_path / "masks" / "2007_000001.png") in message
+    assert "class id 77" in message
+
+
+def test_the_truth_scores_full_marks(voc: Path, terminal: Terminal, tmp_path: Path) -> None:
+    file = tmp_path / "scores.json"
+    folder = voc / "SegmentationClass"
+    shown = terminal.fine("evaluate", "--masks", folder, "--data", voc, "--json", file)
+    assert "mIoU 100.0" in shown
+    assert "confusion ratio 0.000" in shown
+    assert re.search(r"^\W*bird\W+\d+(\W+100\.0){3}\W*$", shown, flags=re.MULTILINE)
+    scores = json.loads(file.read_text())
+    assert scores["miou"] == 1
+    assert scores["classes"]["sofa"]["iou"] is None
+    assert scores["undecided"] == 0
+
+
+# ---------------------------------------------------------------- all verbs, end to end
+
+
+def test_masks_with_cams_are_scored(
+    voc: Path, terminal: Terminal, encoders: tuple[object, ...], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = ("masks", "--data", voc, "--out", out, "--split", "train", *encoders)
+    assert terminal.fine(*command, "--save-cams").startswith("3 masks written to")
+    names = [f"2007_00000{i}" for i in range(3)]
+    assert files(out / "masks") == [f"{name}.png" for name in names]
+    assert files(out / "cams") == [f"{name}.npz" for name in names]
+    stored = np.load(out / "cams" / "2007_000002.npz")
+    assert list(stored["classes"]) == ["bird", "dog"]  # 96 x 51 pixels: 6 x 4 patches
+    for key in ("cam", "refined_cam"):
+        assert stored[key].shape == (2, 6, 4)
+        assert stored[key].min() == pytest.approx(0, abs=1e-6)
+        assert stored[key].max() == pytest.approx(1, abs=1e-6)
+    shown = terminal.fine("evaluate", "--masks", out, "--data", voc, "--split", "train")
+    assert re.search(r"mIoU \d+\.\d", shown)
+    message = terminal.refused("evaluate", "--masks", out, "--data", voc)
+    assert "1 of 4" in message
+    message = terminal.refused(*command, "--set", "pseudo.alpha=2")
+    assert str(out / "config.yaml") in message
+
+
+def test_train_stops_goes_on_predicts_and_is_scored(
+    voc: Path, terminal: Terminal, encoders: tuple[object, ...], tmp_path: Path
+) -> None:
+    run, out, scores = tmp_path / "run", tmp_path / "results", tmp_path / "scores.json"
+    command = ("train", "--data", voc, "--out", run, *encoders, "--monitor", "1")
+    assert "Stopped after 3 iterations" in terminal.fine(*command, "--stop-after", "3")
+    assert not (run / "model.safetensors").exists()
+    message = terminal.refused("predict", "--images", voc, "--model", run, "--out", out)
+    assert "unfinished run" in message
+    assert "Finished" in terminal.fine(*command)
+    assert "Finished" in terminal.fine(*command)  # nothing left to do
+    rows = (run / "log.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["iteration", "1", "2", "3", "4"]
+    assert "nan" not in rows[4].split(",")[-1]
+    predict = ("predict", "--images", voc / "JPEGImages", "--model", run, "--out", out)
+    assert terminal.fine(*predict).startswith("4 masks written")
+    assert "4 were there already" in terminal.fine(*predict)
+    assert terminal.fine(*predict, "--overwrite").startswith("4 masks written")
+    assert len((out / "classes.txt").read_text().splitlines()) == 20
+    with Image.open(out / "masks" / "2007_000000.png") as mask:
+        assert (mask.mode, mask.size) == ("P", (75, 61))
+    terminal.fine("evaluate", "--masks", out, "--data", voc, "--json", scores)
+    assert 0 <= json.loads(scores.read_text())["miou"] <= 1
+    again = tmp_path / "again"
+    shown = terminal.fine("masks", "--data", voc, "--out", again, "--model", run, *encoders)
+    assert shown.startswith("4 masks written")
+    assert f"# model: {run}" in (again / "config.yaml").read_text()
+
+
+def test_paths_may_hold_what_yaml_takes_for_syntax(
+    photos: Path, clip_dir: Path, terminal: Terminal, encoders: tuple[object, ...], tmp_path: Path
+) -> None:
+    odd = tmp_path / "my: #1 [clip] é"
+    shutil.copytree(clip_dir, odd)
+    out = tmp_path / "out"
+    options = [odd if option == clip_dir else option for option in encoders]
+    shown = terminal.fine("masks", "--data", photos, "--out", out, *options)
+    assert shown.startswith("4 masks")
+
+
+# ---------------------------------------------------------------- doctor
+
+
+def test_doctor_finds_all_well(
+    clip_dir: Path, dino_dir: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    shown = terminal.fine("doctor", "--clip", clip_dir, "--dino", dino_dir)
+    assert "problem" not in shown
+    for what in ("ssrseg", "python", "torch", "transformers", "device", "free disk"):
+        assert re.search(rf"^ ?ok +{what}", shown, flags=re.MULTILINE), what
+    assert f"{clip_dir} loads: 4 blocks, patches of 16 pixels" in shown
+
+
+def test_doctor_finds_what_is_missing_and_its_cure(
+    dino_dir: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert terminal.run("doctor", "--clip", dino_dir, "--dino", dino_dir) == 1
+    assert terminal.err == ""
+    assert re.search(r"^ ?problem +CLIP", terminal.out, flags=re.MULTILINE)
+    assert re.search(r"^ ?ok +DINO", terminal.out, flags=re.MULTILINE)
+    cure = terminal.out.rsplit("\nCLIP: ", 1)[1]
+    assert str(dino_dir) in cure
+    assert "clip-vit-base-patch16" in cure
