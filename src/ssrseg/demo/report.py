@@ -42,7 +42,8 @@ PAPER_MAIN = {
 }
 """The paper's figures on VOC 2012 (Tables 1, 3, 4): another world, other encoders."""
 
-PAPER_LOSSES = {"feature": "53.5", "in_modal": "57.8", "crossmodal": "63.3"}
+PAPER_LOSSES = {"L_feature": "53.5", "L_in_modal": "57.8", "L_crossmodal": "63.3"}
+READOUT_NAMES = ("gradcam", "patch", "combined")
 
 
 def write_report(
@@ -99,27 +100,26 @@ def write_report(
         ),
         ReportTable(
             "Table 4 in small: the loss of CMPA",
-            ("loss", "mIoU %", "paper, VOC 2012"),
+            ("loss", *READOUT_NAMES, "paper, VOC 2012"),
             (
-                TableRow("CLIP (no training)", (spread(figures["CLIP CAM"]), "58.6")),
+                TableRow("CLIP (no training)", (spread(figures["CLIP CAM"]), "", "", "58.6")),
                 *(
                     TableRow(
-                        f"L_{loss}", (spread(figures[f"Table 4: L_{loss}"]), PAPER_LOSSES[loss])
+                        loss,
+                        (
+                            *(spread(figures[f"{loss}, {readout}"]) for readout in READOUT_NAMES),
+                            PAPER_LOSSES[loss],
+                        ),
                     )
-                    for loss in groups["losses"]
+                    for loss in dict.fromkeys(row.split(", ")[0] for row in groups["losses"])
                 ),
-                TableRow(
-                    "untrained projector",
-                    (spread(figures["untrained projector"]), ""),
-                    kind="control",
-                ),
-                TableRow(
-                    "CLIP at CMPA's temperature",
-                    (spread(figures["CLIP at CMPA's temperature"]), ""),
-                    kind="control",
+                *(
+                    TableRow(name, (spread(figures[name]), "", "", ""), kind="control")
+                    for name in ("untrained projector", "CLIP at CMPA's temperature")
                 ),
             ),
-            "Initial CAM, before any propagation.",
+            "Initial CAM, before any propagation, by how it is read: GradCAM as in the paper, the"
+            " patches' own probabilities, or their geometric mean with CLIP's GradCAM.",
         ),
     )
     report = Report(
@@ -135,7 +135,7 @@ def write_report(
             Section(
                 "Do it again",
                 "ssrseg demo --seeds 3 repeats all of this on three sets of scenes. The folder"
-                " beside this page holds the scenes in VOC's layout, the run with its configuration,"
+                " beside this page holds the scenes in VOC's layout, the run with its settings,"
                 " log and checkpoint, and the predicted masks.",
             ),
         ),
@@ -205,7 +205,7 @@ def _pictures(folder: Path, rectifier: Rectifier) -> Section:
         "CAM, target regions and pseudo mask know the labels of the image; the"
         " prediction does not.",
         rows=tuple(rows),
-        legend=legend,
+        legend=(*legend, ("undecided", (255, 255, 255))),
     )
 
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+from torch.nn import functional
 
 from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.images import check_size, read_image, read_truth
-from ssrseg.data.sample import LabelledImages
+from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.transforms import fit_to_patches, limit_side, to_unit
-from ssrseg.engine.progress import track
+from ssrseg.engine.initial_cam import InitialCam
+from ssrseg.engine.progress import steps
 from ssrseg.engine.rectify import Rectifier, present_slots
+from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import Scores, confusion_matrix, scores
-from ssrseg.method.pseudo_mask import class_ids, class_scores
 
 ALPHAS = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 14.0)
 """Exponents of the background score; CLIP-ES sweeps 1 .. 10."""
+
+BATCH = 16
+"""Images of one size that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -41,49 +47,109 @@ def score_seeds(
     *,
     alphas: tuple[float, ...] = ALPHAS,
 ) -> dict[str, SeedScores]:
-    """MIoU of the (refined) CAMs of several settings on the same images.
+    """Scores of the (refined) CAMs of several settings on the same images.
 
-    A setting's CAM counts as its ``affinity`` leaves it (``kind: none`` and ``mask: none``
-    score the initial CAM). Its ``pseudo.refine`` is applied at every exponent.
+    A setting's CAM counts as its ``affinity`` leaves it (``kind: none`` and ``mask: none`` score
+    the initial CAM). Its ``pseudo.refine`` may be ``none`` or ``par``.
 
     Args:
-        rectifiers: By name; they may share encoders.
+        rectifiers: By name, all with the same encoders and ``data.max_side``.
         data: Images with labels and true masks; the masks are opened here, for scoring only.
         superpixels: Where superpixels are kept.
         alphas: Exponents to try.
+
+    Raises:
+        ValueError: If a setting refines by DenseCRF, which is no sweep over exponents.
     """
+    if any(each.config.pseudo.refine == "crf" for each in rectifiers.values()):
+        raise ValueError("score_seeds sweeps exponents without DenseCRF: pseudo.refine none or par")
     n_classes = len(data.classes) + 1
     matrices = {
         name: torch.zeros(len(alphas), n_classes, n_classes, dtype=torch.long)
         for name in rectifiers
     }
     known = [sample for sample in data.samples if sample.truth is not None]
-    for sample in track(known, "CAM seeds", len(known)):
-        assert sample.truth is not None
-        photo, truth = read_image(sample.image), read_truth(sample.truth)
-        for name, rectifier in rectifiers.items():
-            check_size(photo, sample.image, rectifier.clip.patch_size)
-            small = limit_side(photo, rectifier.config.data.max_side)
-            image = to_unit(fit_to_patches(small, rectifier.clip.patch_size))[None]
-            present = present_slots([sample.labels]).to(rectifier.device)
-            needs = rectifier.config.affinity.mask in ("slic", "box_and_slic")
-            ids = superpixels(small, sample.name)[None].to(rectifier.device) if needs else None
-            rectified = rectifier.rectify(image.to(rectifier.device), present, ids)
-            for index, alpha in enumerate(alphas):
-                found = _ids(rectifier, rectified.refined_cam, present, photo, alpha)
-                matrices[name][index] += confusion_matrix(found, truth, n_classes)
+    one = next(iter(rectifiers.values()))
+    wants_ids = any("slic" in each.config.affinity.mask for each in rectifiers.values())
+    with steps("CAM seeds", len(known)) as progress:
+        for batch in _same_size(known, one.clip.patch_size):
+            small = [limit_side(photo, one.config.data.max_side) for photo, _, _ in batch]
+            image = torch.stack([to_unit(fit_to_patches(x, one.clip.patch_size)) for x in small])
+            image = image.to(one.device)
+            photo = torch.stack([to_unit(photo) for photo, _, _ in batch]).to(one.device)
+            present = present_slots([sample.labels for _, _, sample in batch]).to(one.device)
+            ids = None
+            if wants_ids:
+                named = zip(small, batch, strict=True)
+                ids = torch.stack([superpixels(x, each[2].name) for x, each in named])
+                ids = ids.to(one.device)
+            truth = torch.stack([truth for _, truth, _ in batch])
+            shared: dict[object, InitialCam] = {}
+            for name, rectifier in rectifiers.items():
+                key = _what_decides_the_cam(rectifier)
+                if key not in shared:
+                    shared[key] = rectifier.initial_cam(rectifier.see(image), present)
+                rectified = rectifier.rectify(image, present, ids, initial=shared[key])
+                found = swept_ids(rectifier, rectified.refined_cam, photo, present, alphas)
+                for index in range(len(alphas)):
+                    matrices[name][index] += confusion_matrix(found[index].cpu(), truth, n_classes)
+            for _ in batch:
+                progress.advance()
     return {name: _best(found, alphas) for name, found in matrices.items()}
 
 
-def _ids(
-    rectifier: Rectifier, refined_cam: Tensor, present: Tensor, photo: Tensor, alpha: float
-) -> Tensor:
-    maps = class_scores(refined_cam, (photo.shape[0], photo.shape[1]), alpha=alpha)
-    maps = rectifier.refine_scores(maps, to_unit(photo)[None].to(rectifier.device), present)
-    return class_ids(maps, present)[0].cpu()
+@torch.no_grad()
+def swept_ids(
+    rectifier: Rectifier,
+    refined_cam: Float[Tensor, "batch slots grid_h grid_w"],
+    photo: Float[Tensor, "batch 3 height width"],
+    present: Int[Tensor, "batch slots"],
+    alphas: Sequence[float],
+) -> UInt8[Tensor, "alphas batch height width"]:
+    """Class ids at every exponent.
+
+    PAR treats each map by itself, so the backgrounds of all exponents go through it together with
+    one set of CAMs.
+    """
+    size = (photo.shape[2], photo.shape[3])
+    cam = functional.interpolate(min_max(refined_cam), size, mode="bilinear").clamp(0, 1)
+    strongest = cam.amax(1)
+    backgrounds = torch.stack([(1 - strongest) ** alpha for alpha in alphas], 1)
+    maps = rectifier.refine_scores(torch.cat([backgrounds, cam], 1), photo, present)
+    backgrounds, cam = maps.split([len(alphas), cam.shape[1]], 1)
+    best, slot = cam.masked_fill((present < 0)[:, :, None, None], -torch.inf).max(1)
+    ids = (present + 1).gather(1, slot.flatten(1)).view_as(slot)
+    return torch.where(backgrounds.movedim(1, 0) >= best, 0, ids).to(torch.uint8)
 
 
-def _best(matrices: Tensor, alphas: tuple[float, ...]) -> SeedScores:
+def _what_decides_the_cam(rectifier: Rectifier) -> object:
+    config, affinity = rectifier.config, rectifier.config.affinity
+    collects = affinity.kind == "attention" and affinity.clip_weight > 0
+    return (
+        id(rectifier.alignment),
+        config.cam,
+        config.cmpa.image_feature,
+        config.backbones,
+        affinity.clip_layers if collects else None,
+    )
+
+
+def _same_size(samples: list[Sample], patch: int) -> Iterator[list[tuple[Tensor, Tensor, Sample]]]:
+    """(photo, truth, sample) in batches of neighbours that have the same size."""
+    batch: list[tuple[Tensor, Tensor, Sample]] = []
+    for sample in samples:
+        assert sample.truth is not None
+        photo = read_image(sample.image)
+        check_size(photo, sample.image, patch)
+        if batch and (len(batch) == BATCH or photo.shape != batch[0][0].shape):
+            yield batch
+            batch = []
+        batch.append((photo, read_truth(sample.truth), sample))
+    if batch:
+        yield batch
+
+
+def _best(matrices: Int[Tensor, "alphas classes classes"], alphas: Sequence[float]) -> SeedScores:
     found = [scores(matrix) for matrix in matrices]
     best = max(range(len(alphas)), key=lambda index: found[index].miou)
     return SeedScores(alphas[best], found[best])
