@@ -136,32 +136,23 @@ def describe(
 
 def relations(
     features: Float[Tensor, "batch words dim"],
-    places: Int[Tensor, "batch words"],
     temperature: float = 0.1,
     ridge: float = 0.02,
 ) -> Float[Tensor, "batch words words"]:
     """Which patches of an image resemble each other: softmax of the cosine of cleaned features.
 
-    Cleaning takes away what all patches of an image share (its light) and all patches of a place
-    (neighbours share it, and it would make attention local), then whitens: a few directions hold
-    nearly all of the variance and would hide the others.
+    Cleaning takes away what all patches of an image share (its light), then whitens: a few
+    directions hold nearly all of the variance and would hide the others.
 
     Args:
-        features: The teacher's tokens.
-        places: Grid index of each patch.
+        features: The teacher's description of each patch.
         temperature: Of the softmax over cosines; the own entry (cosine 1) takes part.
         ridge: Share of the total variance that is added to that of every direction.
 
     Returns:
         Rows sum to 1.
     """
-    features = features.float()
-    flat = (features - features.mean((0, 1))).flatten(0, 1)
-    index, size = places.flatten(), int(places.max()) + 1
-    count = torch.zeros(size).index_add_(0, index, torch.ones(len(flat))).clamp_min(1)
-    mean = torch.zeros(size, flat.shape[1]).index_add_(0, index, flat) / count[:, None]
-    free = (flat - mean[index]).view_as(features)
-    free = free - free.mean(1, keepdim=True)
+    free = features.float() - features.float().mean(1, keepdim=True)
     flat = free.flatten(0, 1)
     variance, axes = torch.linalg.eigh(flat.T @ flat / len(flat))
     scale = (variance.clamp_min(0) + ridge * variance.sum()).rsqrt()
@@ -209,7 +200,7 @@ def losses(
     error = F.smooth_l1_loss(decoder(tokens[:, 1:]), clean, reduction="none", beta=0.5)
     with torch.no_grad():
         truth, _ = encode(teacher, clean, places)
-        target = relations(describe(truth[:, 1:], clean), places)
+        target = relations(describe(truth[:, 1:], clean))
     return {
         # what is not spoilt could be copied from the input, so it counts little
         "denoise": (error.mean(-1) * (0.1 + 0.9 * which)).mean(),
