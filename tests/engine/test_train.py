@@ -126,7 +126,8 @@ def test_a_killed_run_goes_on(
     with pytest.raises(Killed):
         train(voc, tmp_path / "killed", config, cache=cache)
     monkeypatch.undo()
-    (tmp_path / "killed" / "log.csv").open("a").write("1")  # a row cut short
+    with (tmp_path / "killed" / "log.csv").open("a") as log:
+        log.write("1")  # a row cut short
     train(voc, tmp_path / "killed", config, cache=cache)
     assert_same_run(tmp_path / "straight", tmp_path / "killed")
 

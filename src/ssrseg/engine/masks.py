@@ -230,7 +230,9 @@ class _Manifest:
         ):
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["name", "labels", "mask"])
-            writer.writerows([name, words, f"masks/{name}.png"] for name, words in self.known.items())
+            writer.writerows(
+                [name, words, f"masks/{name}.png"] for name, words in self.known.items()
+            )
 
     def _labels(self, sample: Sample) -> str:
         return ";".join(self.classes[index] for index in sample.labels)
