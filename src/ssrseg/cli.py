@@ -136,10 +136,11 @@ def train(
     """Train a segmentation model from image-level labels."""
     settings = _settings(preset, config, overrides, clip, dino, prompts)
     from ssrseg.data.open import open_labelled
+
+    images = open_labelled(data, split=split)  # faulty data is said before transformers loads
     from ssrseg.engine.device import pick_device
     from ssrseg.engine.train import train as run
 
-    images = open_labelled(data, split=split)
     known = tuple(sample for sample in images.samples if sample.truth is not None)[:monitor]
     result = run(
         images,
@@ -182,11 +183,13 @@ def masks(
     """Write refined pseudo masks for labelled images."""
     settings = _settings(preset, config, overrides, clip, dino, prompts)
     from ssrseg.data.open import open_labelled
+
+    images = open_labelled(data, split=split)
     from ssrseg.engine.device import pick_device
     from ssrseg.engine.masks import masks as run
 
     result = run(
-        open_labelled(data, split=split),
+        images,
         out,
         settings,
         model=model,
