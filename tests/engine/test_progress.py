@@ -58,12 +58,12 @@ def test_a_bar_in_a_terminal() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=90, color_system=None)
     counter = Steps("Training", 4, 1, console, 15.0)
-    for note in ("loss 2", "loss 1"):
+    for note in ("loss 2", "loss [/1]"):
         counter.advance(note)
     counter.stop()
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     assert "3/4" in plain
-    assert "loss 1" in plain
+    assert "loss [/1]" in plain
 
 
 def test_an_error_leaves_the_terminal_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ class Steps:
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=console,
             )
             self._task = self._bar.add_task(title, total=total, completed=done, note="")
@@ -62,6 +62,7 @@ class Steps:
         self._console.print(
             f"{self._title} {self._done}/{self._total}, {_clock(spent)} spent, {_clock(left)} left"
             f" {note}".rstrip(),
+            markup=False,  # file names may hold brackets
             highlight=False,
             soft_wrap=True,
         )
