@@ -69,13 +69,8 @@ def min_max(maps: np.ndarray, eps: float = 0) -> np.ndarray:
 
 def check_refined(found: np.ndarray, golden: np.ndarray) -> None:
     assert np.abs(found - min_max(golden)).max() < 1e-2
-    # with random weights a map spans as little as 1e-5, so that the peers' 1e-7 is most of the error
-    print(
-        "refined",
-        np.abs(found - min_max(golden)).max(),
-        np.abs(found - min_max(golden, 1e-7)).max(),
-    )
-    assert np.abs(found - min_max(golden, 1e-7)).max() < 3e-3
+    # with random weights a map spans as little as 1e-5: most of the error is the 1e-7 of peers
+    assert np.abs(found - min_max(golden, 1e-7)).max() < 1e-3
 
 
 def test_text_features_of_the_golden_prompts(shared: Path, golden_clip: Path) -> None:

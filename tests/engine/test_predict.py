@@ -90,7 +90,7 @@ def test_prediction(segmenter: Segmenter, tree: Path) -> None:
     assert (refined.confidence - found.confidence).abs().max() > 1e-3
 
 
-def test_training_reaches_the_truth(segmenter: Segmenter, tree: Path) -> None:
+def test_it_has_learned_something(segmenter: Segmenter, tree: Path) -> None:
     sample = open_labelled(tree).samples[0]
     truth = read_truth(sample.truth)
     found = segmenter.predict(read_image(sample.image), crf=False).ids

@@ -221,7 +221,7 @@ def test_no_class_at_all(rectifier: Rectifier, images: Tensor, superpixels: Tens
 
 
 def test_superpixels_are_needed_by_slic(rectifier: Rectifier, images: Tensor) -> None:
-    with pytest.raises(ValueError, match='affinity.mask = "slic" needs superpixels'):
+    with pytest.raises(ValueError, match=r'affinity\.mask = "slic" needs superpixels'):
         rectifier.rectify(images, PRESENT)
 
 

@@ -41,7 +41,7 @@ def test_parity_with_the_library_at_vit_s_size(vit_s: ViTModel, size: tuple[int,
         found = dino.attention(pixels, layers)
         patches = size[0] * size[1] // 256
         assert found.shape == (1, patches, patches)
-        assert expected.max() > 3 * expected.mean()  # not a flat map, which everything matches
+        assert expected.max() > 1.5 * expected.mean()  # not a flat map, which everything matches
         assert (found - expected).abs().max() < 1e-5
 
 
