@@ -41,6 +41,6 @@ def test_probe_generalises_or_not() -> None:
 def test_shipped_clip_passes() -> None:
     folder = Path(str(files("ssrseg.demo") / "weights" / "clip"))
     gate = evaluate(FrozenCLIP.load(folder), held_out(40))
-    assert gate.tag_map > 0.85
-    assert gate.tag_map_cls > 0.85
-    assert gate.cam_miou > 0.42
+    assert gate.tag_map > 0.9
+    assert gate.tag_map_cls > 0.9
+    assert gate.cam_miou > 0.45
