@@ -9,7 +9,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import cyclopts
 from cyclopts import App, Parameter, validators
@@ -66,6 +66,7 @@ def _settings(
     clip: str | None,
     dino: str | None,
     prompts: str | None = None,
+    base: dict[str, Any] | None = None,
 ) -> Config:
     from ssrseg.config import load_config
 
@@ -73,7 +74,7 @@ def _settings(
     # quoted, because a path may hold what YAML takes for syntax
     given = ((key, text) for key, text in named if text is not None)
     extra = (f"{key}={json.dumps(text, ensure_ascii=False)}" for key, text in given)
-    return load_config(preset, config, (*overrides, *extra))
+    return load_config(preset, config, (*overrides, *extra), base)
 
 
 @app.command
@@ -165,7 +166,12 @@ def masks(
     *,
     data: Data,
     out: Annotated[Path, Parameter(help="Gets masks/, manifest.csv; run again to resume.")],
-    preset: Preset = "ssr",
+    preset: Annotated[
+        str | None,
+        Parameter(
+            help="Named settings: ssr (default), paper, clip-es, demo; with --model, the run's own."
+        ),
+    ] = None,
     config: ConfigFile = None,
     overrides: Overrides = (),
     split: Split = None,
@@ -181,10 +187,15 @@ def masks(
     device: Device = "auto",
 ) -> None:
     """Write refined pseudo masks for labelled images."""
-    settings = _settings(preset, config, overrides, clip, dino, prompts)
+    settings = _settings(preset or "ssr", config, overrides, clip, dino, prompts)
     from ssrseg.data.open import open_labelled
 
     images = open_labelled(data, split=split)
+    if model is not None and preset is None:
+        from ssrseg.engine.checkpoint import load_checkpoint
+
+        base = load_checkpoint(model).config.to_dict()
+        settings = _settings("ssr", config, overrides, clip, dino, prompts, base)
     from ssrseg.engine.device import pick_device
     from ssrseg.engine.masks import masks as run
 
@@ -283,7 +294,10 @@ def config(*, preset: Preset = "ssr") -> None:
     for key, _, meaning in describe():
         section, name = key.split(".")
         table.add_row(key, str(values[section][name]), meaning.replace("[", r"\["))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:  # one setting per line, for grep
+        console = Console(width=250)
+    console.print(table)
 
 
 def _print_evaluation(result: Evaluation) -> None:

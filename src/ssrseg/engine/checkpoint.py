@@ -50,7 +50,11 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write atomically: a reader sees the old file or the new one."""
+    """Write atomically: a reader sees the old file or the new one.
+
+    Raises:
+        CheckpointError: If the file cannot be written.
+    """
     header = {
         "format": "ssrseg-1",
         "version": __version__,
@@ -61,8 +65,14 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "supervision": checkpoint.supervision,
     }
     tensors = {key: value.detach().cpu().contiguous() for key, value in checkpoint.tensors.items()}
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={"ssrseg": json.dumps(header)})
+    try:
+        with atomic_write(path) as temporary:
+            save_file(tensors, temporary, metadata={"ssrseg": json.dumps(header)})
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} could not be written ({error}). Is the disk full? The last checkpoint is still"
+            " there; the same command goes on from it."
+        ) from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -23,7 +23,7 @@ from ssrseg.engine.checkpoint import check_classes, load_checkpoint, load_part
 from ssrseg.engine.learner import build_alignment
 from ssrseg.engine.progress import steps
 from ssrseg.engine.rectify import Rectified, Rectifier, load_rectifier, present_slots
-from ssrseg.errors import ConfigError
+from ssrseg.errors import CheckpointError, ConfigError
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import confusion_matrix, scores
 
@@ -124,7 +124,7 @@ def masks(
 
     Raises:
         ConfigError: If ``out`` holds masks made with other settings.
-        CheckpointError: If the model is of other classes.
+        CheckpointError: If the model is of other classes or holds no CMPA.
         DataError: If an image cannot be read; masks already written stay.
     """
     start = time.monotonic()
@@ -133,10 +133,19 @@ def masks(
     if model is not None:
         checkpoint = load_checkpoint(model)
         check_classes(checkpoint.classes, data.classes, model)
-        if checkpoint.part("alignment"):
-            heads = build_alignment(checkpoint.config, rectifier.text_features, None)
-            load_part(heads, checkpoint, "alignment", model)
-            rectifier.alignment = heads.eval()
+        if config.cam.mode == "clip" or not checkpoint.part("alignment"):
+            raise CheckpointError(
+                f"{model} cannot help here: "
+                + (
+                    "the settings ask for CLIP's own CAMs (cam.mode = clip)"
+                    if config.cam.mode == "clip"
+                    else "the run trained no CMPA (cam.mode = clip, or full supervision)"
+                )
+                + ". Leave --model away for training-free masks, or segment with `ssrseg predict`."
+            )
+        heads = build_alignment(checkpoint.config, rectifier.text_features, None)
+        load_part(heads, checkpoint, "alignment", model)
+        rectifier.alignment = heads.eval()
     with atomic_write(out / "config.yaml") as temporary:
         temporary.write_text(_settings(config, model), encoding="utf-8")
     superpixels = SuperpixelCache(

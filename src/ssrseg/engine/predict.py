@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from ssrseg.config import Config, TestConfig
+from ssrseg.data.files import atomic_write
 from ssrseg.data.images import check_size, list_images, read_image, write_class_ids
 from ssrseg.data.transforms import limit_side, resize, to_unit
-from ssrseg.engine.checkpoint import load_checkpoint, load_part
+from ssrseg.engine.checkpoint import MODEL_FILE, load_checkpoint, load_part
 from ssrseg.engine.progress import steps
-from ssrseg.errors import DataError
+from ssrseg.errors import CheckpointError, DataError
 from ssrseg.method.crf import dense_crf
 from ssrseg.networks import clip as clip_tower
 from ssrseg.networks import dino as dino_tower
@@ -173,7 +175,7 @@ def predict(
 
     Args:
         images: One image, a folder of images, or a list of images in one folder.
-        out: Gets masks/<name>.png (indexed) and classes.txt.
+        out: Gets masks/<name>.png (indexed), classes.txt and settings.txt.
         model: Run folder or model.safetensors.
         clip: Hub id or directory of CLIP, if it is not where it was in training.
         crf: Refine with a DenseCRF; None = as the run's settings say.
@@ -182,7 +184,8 @@ def predict(
 
     Raises:
         DataError: If there is no image or one cannot be read; masks already written stay.
-        CheckpointError: If there is no model, or it does not fit the encoder.
+        CheckpointError: If there is no model, it does not fit the encoder, or ``out`` holds masks
+            of another one.
     """
     start = time.monotonic()
     segmenter = load_segmenter(model, clip=clip, device=device)
@@ -202,12 +205,29 @@ def predict(
         for path, target in zip(paths, targets, strict=True)
         if overwrite or not target.is_file()
     ]
+    made_by = f"model: {_digest(model)}\ncrf: {wanted}\n"
+    settings = out / "settings.txt"
+    if len(todo) < len(paths) and not (settings.is_file() and settings.read_text() == made_by):
+        raise CheckpointError(
+            f"{out} holds masks of another model or made with other settings. Use another --out, or"
+            " --overwrite."
+        )
+    for path, text in (
+        (settings, made_by),
+        (out / "classes.txt", "\n".join(segmenter.classes) + "\n"),
+    ):
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     with steps("Prediction", len(paths), done=len(paths) - len(todo)) as progress:
         for path, target in todo:
             photo = read_image(path)
             check_size(photo, path, segmenter.clip.patch_size)
             write_class_ids(target, segmenter.predict(photo, crf=wanted).ids)
             progress.advance(path.name)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "classes.txt").write_text("\n".join(segmenter.classes) + "\n", encoding="utf-8")
     return PredictResult(out, len(todo), len(paths) - len(todo), time.monotonic() - start)
+
+
+def _digest(model: Path) -> str:
+    """A name for the weights, wherever they lie."""
+    file = model / MODEL_FILE if model.is_dir() else model
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
