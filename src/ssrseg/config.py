@@ -101,7 +101,7 @@ class CmpaConfig:
     """Weight of background-pooled features with a background text as positive; 0 = off [0005]."""
     cam_source: Literal["clip", "refined", "cmpa"] = "clip"
     """CAM that pools foreground features (Eq. 2): CLIP's, its SGC-corrected form, or the current
-    model's, pooled again at every refresh."""
+    model's, pooled again at every refresh. ``refined`` needs pool_then_project."""
     map_order: Literal["pool_then_project", "project_then_pool"] = "pool_then_project"
     """Pool CLIP's features once and align the pooled vectors, or align every patch (paper)
     [0007]."""
@@ -350,13 +350,20 @@ def load_config(
         origin = "--set"
     _refuse_unknown(merged, origin)
     try:
-        return TypeAdapter(Config).validate_python(merged)
+        config = TypeAdapter(Config).validate_python(merged)
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(str(part) for part in fault['loc'])} = {fault['input']!r}: {fault['msg']}"
             for fault in error.errors()
         )
         raise ConfigError(f"Settings out of range ({origin}): {faults}.") from error
+    literal = config.cmpa.map_order == "project_then_pool"
+    if literal and config.cmpa.cam_source == "refined":
+        raise ConfigError(
+            "cmpa.cam_source = refined cannot be combined with cmpa.map_order = project_then_pool:"
+            " crops are pooled before they are rectified. Set cmpa.map_order=pool_then_project."
+        )
+    return config
 
 
 def _refuse_unknown(table: dict[str, Any], origin: str) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from ssrseg.method.crf import dense_crf, gaussian_filter
+from ssrseg.method.crf import _simplex, dense_crf, gaussian_filter
 from ssrseg.method.pseudo_mask import class_ids, class_scores
 
 
@@ -96,6 +96,35 @@ def test_equals_the_exact_mean_field_where_the_case_is_clear():
     assert torch.equal(actual.argmax(0), disc.long())
     assert not torch.equal(probabilities.argmax(0), disc.long())
     assert (actual.double() - exact).abs().mean() < 0.01
+
+
+def test_like_colours_agree_across_a_distance():
+    # two red squares, 24 pixels apart; only the left one is known to be an object
+    image = torch.full((24, 60, 3), 40, dtype=torch.uint8)
+    image[6:18, 6:18, 0] = image[6:18, 42:54, 0] = 220
+    probability = torch.full((24, 60), 0.1)
+    probability[6:18, 6:18], probability[6:18, 42:54] = 0.95, 0.45
+    probabilities = torch.stack([1 - probability, probability])
+    actual, exact = dense_crf(image, probabilities), exact_mean_field(image, probabilities)
+    assert exact[1, 6:18, 42:54].min() > 0.9 > 0.1 > exact[1, :, 19:41].max()
+    assert actual[1, 6:18, 42:54].min() > 0.9 > 0.1 > actual[1, :, 19:41].max()
+    alone = dense_crf(image, probabilities, bilateral_xy=3.0)
+    assert alone[1, 6:18, 42:54].max() < 0.5
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), dim=st.integers(1, 5))
+def test_simplex_weights_interpolate(seed, dim):
+    features = 10 * torch.randn(dim, 50, generator=torch.Generator().manual_seed(seed))
+    _, weights, _ = _simplex(features)
+    assert weights.min() > -1e-5
+    torch.testing.assert_close(weights.sum(1), torch.ones(50))
+    # the key is linear in the coordinates, so its interpolation at a midpoint is the mean, up to
+    # the offset that each call chooses: one call for all three points
+    half = torch.cat([features[:, :1], features[:, 1:2], features[:, :2].mean(1, keepdim=True)], 1)
+    keys, weights, steps = _simplex(half)
+    first, second, middle = (keys.double() * weights.double()).sum(1)
+    torch.testing.assert_close(middle, (first + second) / 2, atol=1e-3 * steps.max().item(), rtol=0)
 
 
 @pytest.mark.parametrize("labels", [3, 21])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_encoders import tiny_tokenizer
+from transformers import CLIPConfig, CLIPModel
+
 from ssrseg.method.cam import allowed_words, fast_gradcam, gradcam, word_probability
 from ssrseg.method.last_block import mean_gradient
 from ssrseg.networks.clip import FrozenCLIP
-from tiny_encoders import tiny_tokenizer
-from transformers import CLIPConfig, CLIPModel
 
 
 @pytest.fixture(params=["quick_gelu", "gelu"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +110,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{file} was written by another version of ssrseg: {error}"
         ) from error
+
+
+def model_digest(path: Path) -> str:
+    """A name for the weights of a run folder or checkpoint, wherever it lies.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    file = path / MODEL_FILE if path.is_dir() else path
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    except OSError:
+        load_checkpoint(path)  # says what is missing, and the cure
+        raise
 
 
 def load_part(module: nn.Module, checkpoint: Checkpoint, name: str, origin: Path) -> None:

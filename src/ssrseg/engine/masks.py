@@ -19,7 +19,12 @@ from ssrseg.data.files import atomic_write
 from ssrseg.data.images import check_size, read_image, read_truth, write_class_ids
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.transforms import fit_to_patches, limit_side, to_unit
-from ssrseg.engine.checkpoint import check_classes, load_checkpoint, load_part
+from ssrseg.engine.checkpoint import (
+    check_classes,
+    load_checkpoint,
+    load_part,
+    model_digest,
+)
 from ssrseg.engine.learner import build_alignment
 from ssrseg.engine.progress import steps
 from ssrseg.engine.rectify import Rectified, Rectifier, load_rectifier, present_slots
@@ -128,7 +133,8 @@ def masks(
         DataError: If an image cannot be read; masks already written stay.
     """
     start = time.monotonic()
-    _same_settings(out, config, model)
+    settings = _settings(config, data.classes, model)
+    _same_settings(out, settings)
     rectifier = load_rectifier(config, data.classes, own_prompts=data.prompts, device=device)
     if model is not None:
         checkpoint = load_checkpoint(model)
@@ -147,7 +153,7 @@ def masks(
         load_part(heads, checkpoint, "alignment", model)
         rectifier.alignment = heads.eval()
     with atomic_write(out / "config.yaml") as temporary:
-        temporary.write_text(_settings(config, model), encoding="utf-8")
+        temporary.write_text(settings, encoding="utf-8")
     superpixels = SuperpixelCache(
         cache or out / "superpixels",
         n_segments=config.sgc.n_segments,
@@ -197,18 +203,18 @@ def _write_cams(path: Path, found: PhotoMask, classes: tuple[str, ...]) -> None:
         )
 
 
-def _settings(config: Config, model: Path | None) -> str:
-    return config.to_yaml() + (f"# model: {model}\n" if model else "")
+def _settings(config: Config, classes: tuple[str, ...], model: Path | None) -> str:
+    """All that decides a mask beside the image and its labels."""
+    made_by = f"# model: {model_digest(model)}\n" if model else ""
+    return f"{config.to_yaml()}# classes: {'; '.join(classes)}\n{made_by}"
 
 
-def _same_settings(out: Path, config: Config, model: Path | None) -> None:
+def _same_settings(out: Path, settings: str) -> None:
     path = out / "config.yaml"
-    if not path.is_file():
-        return
-    if path.read_text(encoding="utf-8") != _settings(config, model):
+    if path.is_file() and path.read_text(encoding="utf-8") != settings:
         raise ConfigError(
-            f"{out} holds masks made with other settings (see {path}). Use the same settings to go"
-            " on, or another --out to begin anew."
+            f"{out} holds masks made with other settings, classes or another model (see {path})."
+            " Use the same ones to go on, or another --out to begin anew."
         )
 
 

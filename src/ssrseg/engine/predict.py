@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from ssrseg.config import Config, TestConfig
 from ssrseg.data.files import atomic_write
 from ssrseg.data.images import check_size, list_images, read_image, write_class_ids
 from ssrseg.data.transforms import limit_side, resize, to_unit
-from ssrseg.engine.checkpoint import MODEL_FILE, load_checkpoint, load_part
+from ssrseg.engine.checkpoint import load_checkpoint, load_part, model_digest
 from ssrseg.engine.progress import steps
 from ssrseg.errors import CheckpointError, DataError
 from ssrseg.method.crf import dense_crf
@@ -205,7 +204,7 @@ def predict(
         for path, target in zip(paths, targets, strict=True)
         if overwrite or not target.is_file()
     ]
-    made_by = f"model: {_digest(model)}\ncrf: {wanted}\n"
+    made_by = f"model: {model_digest(model)}\ncrf: {wanted}\n"
     settings = out / "settings.txt"
     if len(todo) < len(paths) and not (settings.is_file() and settings.read_text() == made_by):
         raise CheckpointError(
@@ -225,9 +224,3 @@ def predict(
             write_class_ids(target, segmenter.predict(photo, crf=wanted).ids)
             progress.advance(path.name)
     return PredictResult(out, len(todo), len(paths) - len(todo), time.monotonic() - start)
-
-
-def _digest(model: Path) -> str:
-    """A name for the weights, wherever they lie."""
-    file = model / MODEL_FILE if model.is_dir() else model
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
