@@ -9,7 +9,7 @@ average of the student, sees them clean. Two terms teach the student:
   teacher's description of the clean image (:func:`relations`). It trains the attention map itself.
 
 Self-distillation from a momentum teacher is DINO's; its prototype losses on views and patches are
-left out, because in pilots of equal length they made features that group patches less well.
+left out: in the short pilots of ``weights/DINO_CARD.md`` they did not look useful.
 """
 
 from __future__ import annotations
