@@ -75,8 +75,7 @@ def _simplex(
     fraction, order = (lifted - below).sort(0, descending=True)
     weights = torch.cat([1 - fraction[:1] + fraction[-1:], -fraction.diff(dim=0)])
 
-    below = below.long()
-    coordinates = below[:-1] - below[-1:]
+    coordinates = (below[:-1] - below[-1:]).long()
     # A corner is up to 1 away from ``below``, its neighbour on a chain another 1.
     lowest = coordinates.amin(1) - 2
     spans = [int(span) + 3 for span in coordinates.amax(1) - lowest]
@@ -121,7 +120,7 @@ def gaussian_filter(features: Float[Tensor, "dim pixels"]) -> Filter:
         corners=corners.int(),
         corner_weights=weights,
         pixels=(order // keys.shape[1]).int(),
-        pixel_weights=weights.flatten()[order],
+        pixel_weights=weights.flatten().index_select(0, order),
         starts=(counts.cumsum(0) - counts).int(),
         chains=chains.int(),
         chain_weights=chain_weights,
@@ -130,7 +129,7 @@ def gaussian_filter(features: Float[Tensor, "dim pixels"]) -> Filter:
     return replace(
         filtered,
         corner_weights=filtered.corner_weights * scale,
-        pixel_weights=filtered.pixel_weights * scale[filtered.pixels, 0],
+        pixel_weights=filtered.pixel_weights * scale.flatten().index_select(0, filtered.pixels),
     )
 
 
