@@ -214,3 +214,10 @@ def test_a_configuration_cannot_be_changed_by_accident() -> None:
         first = fields(value)[0].name
         with pytest.raises(AttributeError):
             setattr(value, first, None)
+
+
+def test_a_combination_that_cannot_be_is_refused() -> None:
+    pair = ("cmpa.cam_source=refined", "cmpa.map_order=project_then_pool")
+    with pytest.raises(ConfigError, match=r"cannot be combined.*pool_then_project"):
+        load_config(overrides=pair)
+    assert load_config(overrides=pair[:1]).cmpa.cam_source == "refined"

@@ -73,7 +73,7 @@ class CamConfig:
 
     mode: Literal["clip", "cmpa"] = "cmpa"
     """Whose features: frozen CLIP's, or those aligned by CMPA (CLIP's until there is a CMPA)."""
-    readout: Literal["gradcam", "patch", "combined"] = "gradcam"
+    readout: Literal["gradcam", "patch", "combined"] = "combined"
     """GradCAM (paper); the patches' own probabilities; or the geometric mean of CMPA's patch map
     and CLIP's GradCAM [0006]."""
     scale: Positive | None = None
@@ -97,7 +97,7 @@ class CmpaConfig:
     """Iterations between prototype refreshes; the paper's 5000 belongs to its 30,000 [0013]."""
     bg_negatives: bool = True
     """Background texts are further negatives [0005]."""
-    bg_pairs: NotNegative = 0.3
+    bg_pairs: NotNegative = 1.0
     """Weight of background-pooled features with a background text as positive; 0 = off [0005]."""
     cam_source: Literal["clip", "refined", "cmpa"] = "clip"
     """CAM that pools foreground features (Eq. 2): CLIP's, its SGC-corrected form, or the current
@@ -213,7 +213,7 @@ class OptimConfig:
     """Crops on the device at once; gradients add up to the batch. null = the batch."""
     pairs: Count = 128
     """(image, class) pairs per iteration when they come from the cache."""
-    cmpa_lr: Positive = 1e-4
+    cmpa_lr: Positive = 3e-4
     """Learning rate of ISA, TSA and τ."""
     decoder_lr: Positive = 2e-3
     """Learning rate of the decoder; do not scale it with the batch [WeCLIP]."""

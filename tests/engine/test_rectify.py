@@ -179,7 +179,9 @@ def test_the_settings_say_whose_cam(rectifier: Rectifier, images: Tensor) -> Non
     view = own.see(images)
     found = clip.initial_cam(view, PRESENT)
     assert torch.equal(found.cam, found.clip_cam)
-    assert own.initial_cam(own.see(images), PRESENT).clip_cam is None
+    literal = changed(own, cam={"readout": "gradcam"})
+    literal.alignment = own.alignment
+    assert literal.initial_cam(literal.see(images), PRESENT).clip_cam is None
     sharper = changed(rectifier, cam={"scale": 1.0})
     other = sharper.initial_cam(sharper.see(images), PRESENT).cam
     assert (other - rectifier.initial_cam(rectifier.see(images), PRESENT).cam).abs().max() > 1e-3

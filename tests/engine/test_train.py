@@ -47,7 +47,7 @@ RUNS = [
     (),
     ("optim.schedule=joint", "optim.iterations=20"),
     ("optim.schedule=joint", "optim.iterations=20", "cmpa.cam_source=cmpa"),
-    ("cmpa.map_order=project_then_pool", "cmpa.cam_source=refined"),
+    ("cmpa.map_order=project_then_pool", "cam.readout=gradcam"),
     ("optim.schedule=joint", "optim.iterations=20", "cmpa.map_order=project_then_pool"),
 ]
 
