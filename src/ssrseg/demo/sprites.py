@@ -147,9 +147,7 @@ def _car(rng: np.random.Generator) -> list[Part]:
 def _bus(rng: np.random.Generator) -> list[Part]:
     paint = _pick(rng, ((232, 180, 40), (48, 84, 190)))
     count = 5
-    panes = [
-        Part(box(0.05 + 0.185 * k, 0.14, 0.2 + 0.185 * k, 0.42), GLASS) for k in range(count)
-    ]
+    panes = [Part(box(0.05 + 0.185 * k, 0.14, 0.2 + 0.185 * k, 0.42), GLASS) for k in range(count)]
     return [
         Part(box(0.0, 0.02, 1.0, 0.86), paint),
         Part(box(0.0, 0.02, 1.0, 0.08), _shade(paint, 0.7)),
