@@ -1,0 +1,78 @@
+"""The demo end to end, with a handful of scenes and iterations."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from ssrseg.config import Config
+from ssrseg.data.open import open_labelled
+from ssrseg.demo import run
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, run.DemoResult]:
+    out = tmp_path_factory.mktemp("demo")
+    whole = run.demo_config
+
+    def short(seed: int, *overrides: str) -> Config:
+        small = ("optim.cmpa_iterations=3", "optim.batch=2", "pseudo.par_iterations=1")
+        few = () if "optim.iterations=0" in overrides else ("optim.iterations=2",)
+        return whole(seed, *small, *few, *overrides)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "demo_config", short)
+        patch.setattr(run, "TRAIN_SCENES", 10)
+        patch.setattr(run, "SCORED_SCENES", 4)
+        patch.setattr(run, "VAL_SCENES", 6)
+        return out, run.run_demo(out, seeds=1)
+
+
+def test_every_row_of_every_table_has_a_figure(result: tuple[Path, run.DemoResult]) -> None:
+    _, found = result
+    rows = {name for group in run.GROUPS.values() for name in group}
+    assert set(found.figures) == rows
+    assert all(0 <= value <= 100 for values in found.figures.values() for value in values)
+    assert all(name in found.table for name in rows)
+
+
+def test_the_report_shows_every_step(result: tuple[Path, run.DemoResult]) -> None:
+    _, found = result
+    text = found.page.read_text(encoding="utf-8")
+    scenes = 6
+    assert text.count("data:image/png;base64,") == 7 * scenes
+    assert "src=\"http" not in text
+    assert text.count("<polyline") >= 2
+
+
+def test_scenes_are_fresh_and_apart(result: tuple[Path, run.DemoResult]) -> None:
+    out, _ = result
+    scenes = out / "seed-0" / "scenes"
+    train = {sample.name for sample in open_labelled(scenes, split="train").samples}
+    unseen = {sample.name for sample in open_labelled(scenes, split="val").samples}
+    assert (len(train), len(unseen), len(train & unseen)) == (10, 6, 0)
+
+
+def test_cmpa_comes_first_then_the_decoder(result: tuple[Path, run.DemoResult]) -> None:
+    out, _ = result
+    with (out / "seed-0" / "ssr" / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["seg"]) > 0 for row in rows] == [False] * 3 + [True] * 2
+    assert [float(row["proto"]) > 0 for row in rows] == [True] * 3 + [False] * 2
+
+
+def test_the_untrained_projector_is_clip_at_another_temperature(
+    result: tuple[Path, run.DemoResult],
+) -> None:
+    _, found = result
+    untrained = found.figures["untrained projector"][0]
+    assert untrained == pytest.approx(found.figures["CLIP CAM"][0], abs=3)
+
+
+def test_a_finished_seed_is_not_run_again(result: tuple[Path, run.DemoResult]) -> None:
+    out, found = result
+    before = (out / "seed-0" / "ssr" / "log.csv").stat().st_mtime_ns
+    again = run.run_demo(out, seeds=1)
+    assert again.figures == found.figures
+    assert (out / "seed-0" / "ssr" / "log.csv").stat().st_mtime_ns == before
