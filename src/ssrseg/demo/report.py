@@ -113,9 +113,18 @@ def write_report(
                     )
                     for loss in dict.fromkeys(row.split(", ")[0] for row in groups["losses"])
                 ),
-                *(
-                    TableRow(name, (spread(figures[name]), "", "", ""), kind="control")
-                    for name in ("untrained projector", "CLIP at CMPA's temperature")
+                TableRow(
+                    "untrained projector",
+                    (
+                        *(spread(figures[f"untrained projector, {x}"]) for x in READOUT_NAMES),
+                        "",
+                    ),
+                    kind="control",
+                ),
+                TableRow(
+                    "CLIP at CMPA's temperature",
+                    (spread(figures["CLIP at CMPA's temperature"]), "", "", ""),
+                    kind="control",
                 ),
             ),
             "Initial CAM, before any propagation, by how it is read: GradCAM as in the paper, the"

@@ -92,7 +92,11 @@ SEGMENTATION_ROWS = {
 
 GROUPS = {
     "main": (*MAIN_ROWS, *SEGMENTATION_ROWS),
-    "controls": (*CONTROL_ROWS, "untrained projector", "CLIP at CMPA's temperature"),
+    "controls": (
+        *CONTROL_ROWS,
+        *(f"untrained projector, {readout}" for readout in READOUTS),
+        "CLIP at CMPA's temperature",
+    ),
     "masks": tuple(MASK_ROWS),
     "losses": tuple(f"L_{loss}, {readout}" for loss in LOSSES for readout in READOUTS),
 }
@@ -194,7 +198,9 @@ def _seed_figures(
     rectifiers = {
         name: variant(base, demo_config(seed, *settings), heads) for name, settings in rows.items()
     }
-    rectifiers["untrained projector"] = variant(base, demo_config(seed, *RAW), untrained)
+    for readout in READOUTS:
+        settings = demo_config(seed, f"cam.readout={readout}", *RAW)
+        rectifiers[f"untrained projector, {readout}"] = variant(base, settings, untrained)
     scale = 1 / float(heads.temperature.detach())
     rectifiers["CLIP at CMPA's temperature"] = variant(
         base, demo_config(seed, "cam.mode=clip", f"cam.scale={scale}", *RAW), None
