@@ -155,6 +155,17 @@ class Rectifier:
             )
         return balance(attention, rounds=settings.sinkhorn)
 
+    def regions(
+        self,
+        image: Float[Tensor, "batch 3 height width"],
+        superpixels: Int[Tensor, "batch superpixel_h superpixel_w"] | None,
+    ) -> Int[Tensor, "batch superpixel_h superpixel_w"]:
+        """Colour regions of Eq. 8 at the size of the superpixels."""
+        if superpixels is None:
+            raise ValueError(f'affinity.mask = "{self.config.affinity.mask}" needs superpixels')
+        at_size = functional.interpolate(image, superpixels.shape[1:], mode="bilinear")
+        return colour_regions(at_size, superpixels, self.config.sgc.k_colour)
+
     def rectify(
         self,
         image: Float[Tensor, "batch 3 height width"],
@@ -162,6 +173,7 @@ class Rectifier:
         superpixels: Int[Tensor, "batch superpixel_h superpixel_w"] | None = None,
         valid: Bool[Tensor, "batch height width"] | None = None,
         initial: InitialCam | None = None,
+        regions: Int[Tensor, "batch superpixel_h superpixel_w"] | None = None,
     ) -> Rectified:
         """Initial CAM, target regions, affinity, corrected CAM.
 
@@ -172,18 +184,16 @@ class Rectifier:
                 masks ``slic`` and ``box_and_slic``.
             valid: False = padding.
             initial: If it has been computed already.
+            regions: Colour regions, if they have been computed already.
 
         Raises:
             ValueError: If superpixels are needed and not given.
         """
         settings, sgc = self.config.affinity, self.config.sgc
         initial = initial or self.initial_cam(self.see(image), present, valid)
-        regions = target = None
+        target = None
         if settings.mask in ("slic", "box_and_slic"):
-            if superpixels is None:
-                raise ValueError(f'affinity.mask = "{settings.mask}" needs superpixels')
-            at_size = functional.interpolate(image, superpixels.shape[1:], mode="bilinear")
-            regions = colour_regions(at_size, superpixels, sgc.k_colour)
+            regions = self.regions(image, superpixels) if regions is None else regions
             target = target_patches(
                 initial.cam,
                 regions,

@@ -19,6 +19,7 @@ from ssrseg.engine.progress import steps
 from ssrseg.engine.rectify import Rectifier, present_slots
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import Scores, confusion_matrix, scores
+from ssrseg.method.pseudo_mask import IGNORE
 
 ALPHAS = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 14.0)
 """Exponents of the background score; CLIP-ES sweeps 1 .. 10."""
@@ -84,42 +85,73 @@ def score_seeds(
                 ids = torch.stack([superpixels(x, each[2].name) for x, each in named])
                 ids = ids.to(one.device)
             truth = torch.stack([truth for _, truth, _ in batch])
-            shared: dict[object, InitialCam] = {}
+            cams: dict[object, InitialCam] = {}
+            regions: dict[int, Tensor] = {}
             for name, rectifier in rectifiers.items():
                 key = _what_decides_the_cam(rectifier)
-                if key not in shared:
-                    shared[key] = rectifier.initial_cam(rectifier.see(image), present)
-                rectified = rectifier.rectify(image, present, ids, initial=shared[key])
-                found = swept_ids(rectifier, rectified.refined_cam, photo, present, alphas)
-                for index in range(len(alphas)):
-                    matrices[name][index] += confusion_matrix(found[index].cpu(), truth, n_classes)
+                if key not in cams:
+                    cams[key] = rectifier.initial_cam(rectifier.see(image), present)
+                k = rectifier.config.sgc.k_colour
+                if ids is not None and k not in regions:
+                    regions[k] = rectifier.regions(image, ids)
+                rectified = rectifier.rectify(
+                    image, present, ids, initial=cams[key], regions=regions.get(k)
+                )
+                matrices[name] += sweep(
+                    rectifier, rectified.refined_cam, photo, present, truth, alphas, n_classes
+                )
             for _ in batch:
                 progress.advance()
     return {name: _best(found, alphas) for name, found in matrices.items()}
 
 
 @torch.no_grad()
-def swept_ids(
+def sweep(
     rectifier: Rectifier,
     refined_cam: Float[Tensor, "batch slots grid_h grid_w"],
     photo: Float[Tensor, "batch 3 height width"],
     present: Int[Tensor, "batch slots"],
+    truth: UInt8[Tensor, "batch height width"],
     alphas: Sequence[float],
-) -> UInt8[Tensor, "alphas batch height width"]:
-    """Class ids at every exponent.
+    n_classes: int,
+) -> Int[Tensor, "alphas classes classes"]:
+    """Confusion matrix at every exponent.
 
-    PAR treats each map by itself, so the backgrounds of all exponents go through it together with
-    one set of CAMs.
+    A pixel with the largest CAM m is background iff (1 - m)^α >= m, that is α <= log m /
+    log(1 - m): one count of (truth, class, that bound) serves all exponents. PAR has to see each
+    background by itself; as it treats every map alike, all go through it together with one set of
+    CAMs.
     """
     size = (photo.shape[2], photo.shape[3])
     cam = functional.interpolate(min_max(refined_cam), size, mode="bilinear").clamp(0, 1)
-    strongest = cam.amax(1)
+    empty = (present < 0)[:, :, None, None]
+    strongest, slot = cam.masked_fill(empty, -1).max(1)
+    strongest = strongest.clamp(min=0)
+    ids = (present + 1).gather(1, slot.flatten(1)).view_as(slot)
+    if rectifier.config.pseudo.refine == "none":
+        bound = strongest.log() / (1 - strongest).log()  # inf where the CAM is 0, 0 where it is 1
+        # how many exponents call the pixel background
+        level = torch.bucketize(bound, torch.tensor(alphas, device=bound.device), right=True).cpu()
+        counted = truth != IGNORE
+        cells = (truth[counted].long() * n_classes + ids.cpu()[counted]) * (len(alphas) + 1)
+        counts = torch.bincount(
+            cells + level[counted], minlength=n_classes**2 * (len(alphas) + 1)
+        ).view(n_classes, n_classes, len(alphas) + 1)
+        chosen = counts.cumsum(-1)[..., :-1].permute(2, 0, 1)  # level <= index: the class wins
+        lost = counts.sum((1, 2)) - chosen.sum(2)
+        chosen[:, :, 0] += lost
+        return chosen
     backgrounds = torch.stack([(1 - strongest) ** alpha for alpha in alphas], 1)
     maps = rectifier.refine_scores(torch.cat([backgrounds, cam], 1), photo, present)
     backgrounds, cam = maps.split([len(alphas), cam.shape[1]], 1)
-    best, slot = cam.masked_fill((present < 0)[:, :, None, None], -torch.inf).max(1)
+    best, slot = cam.masked_fill(empty, -torch.inf).max(1)
     ids = (present + 1).gather(1, slot.flatten(1)).view_as(slot)
-    return torch.where(backgrounds.movedim(1, 0) >= best, 0, ids).to(torch.uint8)
+    return torch.stack(
+        [
+            confusion_matrix(torch.where(background >= best, 0, ids).cpu(), truth, n_classes)
+            for background in backgrounds.unbind(1)
+        ]
+    )
 
 
 def _what_decides_the_cam(rectifier: Rectifier) -> object:
