@@ -108,7 +108,7 @@ def write_report(
                         loss,
                         (
                             *(spread(figures[f"{loss}, {readout}"]) for readout in READOUT_NAMES),
-                            PAPER_LOSSES[loss],
+                            PAPER_LOSSES.get(loss, ""),
                         ),
                     )
                     for loss in dict.fromkeys(row.split(", ")[0] for row in groups["losses"])

@@ -162,7 +162,7 @@ class Learner:
             symmetric=config.symmetric,
             bg_negatives=config.bg_negatives,
         )
-        if config.bg_pairs and len(text) > n_classes:
+        if len(background) and len(text) > n_classes:
             words = self.rectifier.text_features[n_classes:]
             nearest = (functional.normalize(clip_background, dim=-1) @ words.T).argmax(-1)
             loss = loss + config.bg_pairs * background_loss(
@@ -177,7 +177,8 @@ class Learner:
         generator = torch.Generator().manual_seed(mix(optim.seed, iteration, 2))
         chosen = torch.randperm(len(pairs.classes), generator=generator)[: optim.pairs]
         image, classes = pairs.image[chosen], pairs.classes[chosen].to(device)
-        background = pairs.background[image.unique()].to(device)
+        used = image.unique() if self.rectifier.config.cmpa.bg_pairs else image[:0]
+        background = pairs.background[used].to(device)
         features = self.alignment.isa(torch.cat([pairs.pooled[chosen].to(device), background]))
         return self.proto_loss(
             features, background, PairRows(classes, self.labels[image].to(device))
@@ -203,6 +204,8 @@ class Learner:
         aligned[inside] = self.alignment.isa(raw[inside])  # padding stays out of BatchNorm
         pooled, background = pool_pairs(aligned, cam, inside)
         _, clip_background = pool_pairs(raw, cam, inside)
+        if not config.bg_pairs:
+            background, clip_background = background[:0], clip_background[:0]
         image = usable.nonzero()[:, 0]
         labels = torch.zeros(
             len(cam), self.rectifier.n_classes + 1, dtype=torch.bool, device=cam.device

@@ -16,6 +16,7 @@ from ssrseg.data.files import atomic_write
 from ssrseg.data.images import check_size, read_image
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.transforms import fit_to_patches, limit_side, to_unit
+from ssrseg.engine.initial_cam import InitialCam
 from ssrseg.engine.progress import track
 from ssrseg.engine.rectify import Rectifier, present_slots
 from ssrseg.method.cam import min_max
@@ -76,7 +77,7 @@ def pool_pairs(
 def collect_pairs(
     rectifier: Rectifier, data: LabelledImages, superpixels: SuperpixelCache, *, aligned: bool
 ) -> Pairs:
-    """One pass over the training images, each at its own size.
+    """One pass over the training images, each at its own size; the heads are left in eval mode.
 
     Args:
         rectifier: Encoders, settings, and CMPA's heads as they are now.
@@ -101,14 +102,14 @@ def collect_pairs(
         assert cam is not None
         if source == "refined":
             ids = superpixels(photo, sample.name)[None].to(device)
-            from_clip = type(initial)(initial.view, initial.patch_features, cam, cam)
+            from_clip = InitialCam(initial.view, initial.patch_features, cam, cam)
             refined = rectifier.rectify(image, present, ids, initial=from_clip)
             cam = min_max(refined.refined_cam)
         features = initial.patch_features
         if aligned:
             assert rectifier.alignment is not None
             with torch.no_grad():
-                features = rectifier.alignment.isa(features)
+                features = rectifier.alignment.eval().isa(features)
         pooled, background = pool_pairs(features, cam)
         usable = usable_pairs(cam.flatten(2), present, min_patches=config.cmpa.min_patches)
         rows["pooled"].append(pooled[usable])

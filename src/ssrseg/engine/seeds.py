@@ -129,7 +129,8 @@ def sweep(
     strongest = strongest.clamp(min=0)
     ids = (present + 1).gather(1, slot.flatten(1)).view_as(slot)
     if rectifier.config.pseudo.refine == "none":
-        bound = strongest.log() / (1 - strongest).log()  # inf where the CAM is 0, 0 where it is 1
+        # inf where the CAM is 0, 0 where it is 1; 1 - m would round tiny CAMs away
+        bound = strongest.log() / (-strongest).log1p()
         # how many exponents call the pixel background
         level = torch.bucketize(bound, torch.tensor(alphas, device=bound.device), right=True).cpu()
         counted = truth != IGNORE
