@@ -301,7 +301,7 @@ def config(*, preset: Preset = "ssr") -> None:
 
 
 def _print_evaluation(result: Evaluation) -> None:
-    table = Table("class", "images", "IoU", "precision", "recall")
+    table = Table("class", "images", "IoU", "precision", "recall", "confusion")
     scores = result.scores
     for index, name in enumerate(result.classes):
         row = (scores.iou[index], scores.class_precision[index], scores.class_recall[index])
@@ -309,6 +309,9 @@ def _print_evaluation(result: Evaluation) -> None:
             name,
             str(int(result.images[index])),
             *("-" if value.isnan() else f"{100 * float(value):.1f}" for value in row),
+            "-"
+            if scores.class_confusion_ratio[index].isnan()
+            else f"{float(scores.class_confusion_ratio[index]):.3f}",
         )
     Console().print(table)
     _say(
@@ -316,6 +319,11 @@ def _print_evaluation(result: Evaluation) -> None:
         f" {100 * scores.recall:.1f}   confusion ratio {scores.confusion_ratio:.3f}   undecided"
         f" {100 * result.undecided:.1f} % of the pixels"
     )
+    if scores.classes_without_hit:
+        _say(
+            f"{scores.classes_without_hit} classes are never hit and have no confusion ratio: the"
+            " mean over the others flatters."
+        )
 
 
 def _say(text: str) -> None:

@@ -32,7 +32,8 @@ def example() -> Checkpoint:
         | {"optimizer.0.step": torch.tensor(4.0), "decoder_too.x": torch.ones(1).double()},
         load_config("demo", overrides=["sgc.high=0.7"]),
         ("red car", "Größe"),
-        {"red car": "a red car, a toy"},
+        ("a red car, a toy.", "a sky."),
+        "0123456789abcdef",
         4,
         "full",
     )

@@ -73,9 +73,10 @@ def test_figures_in_a_file(data: LabelledImages, found: Path, tmp_path: Path) ->
     assert table["undecided"] == pytest.approx(1 / 22)
     assert list(table["classes"]) == ["background", "cat", "dog", "cow"]
     assert table["classes"]["cat"] == pytest.approx(
-        {"images": 1, "iou": 2 / 5, "precision": 1 / 2, "recall": 2 / 3}
+        {"images": 1, "iou": 2 / 5, "precision": 1 / 2, "recall": 2 / 3, "confusion_ratio": 1.0}
     )
-    assert table["classes"]["cow"] == {"images": 0, "iou": None, "precision": None, "recall": None}
+    shares = dict.fromkeys(("iou", "precision", "recall", "confusion_ratio"))
+    assert table["classes"]["cow"] == {"images": 0, **shares}
 
 
 def test_faults(data: LabelledImages, found: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ssrseg import __version__
 from ssrseg.config import Config, load_config
 from ssrseg.data.files import atomic_write
+from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import CheckpointError, ConfigError
 
 MODEL_FILE = "model.safetensors"
@@ -28,7 +29,8 @@ class Checkpoint:
         tensors: By dotted name; the first word says whose: decoder, alignment, optimizer, ...
         config: Settings of the run.
         classes: Class names in the order of the decoder's channels 1, 2, ...
-        own_prompts: Prompts that came with the data.
+        texts: What CLIP was asked: a prompt per class, then the backgrounds.
+        data: Name of the training images and labels, by content.
         iteration: Finished iterations.
         supervision: ``labels``, or ``full`` for the fully supervised control.
     """
@@ -36,7 +38,8 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     config: Config
     classes: tuple[str, ...]
-    own_prompts: dict[str, str] = field(default_factory=dict)
+    texts: tuple[str, ...] = ()
+    data: str = ""
     iteration: int = 0
     supervision: str = "labels"
 
@@ -61,7 +64,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "version": __version__,
         "config": checkpoint.config.to_dict(),
         "classes": checkpoint.classes,
-        "own_prompts": checkpoint.own_prompts,
+        "texts": checkpoint.texts,
+        "data": checkpoint.data,
         "iteration": checkpoint.iteration,
         "supervision": checkpoint.supervision,
     }
@@ -97,7 +101,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors,
             load_config(base=header["config"]),
             tuple(header["classes"]),
-            header["own_prompts"],
+            tuple(header["texts"]),
+            header["data"],
             header["iteration"],
             header["supervision"],
         )
@@ -140,6 +145,12 @@ def load_part(module: nn.Module, checkpoint: Checkpoint, name: str, origin: Path
             f"The {name} in {origin} does not fit the encoder {checkpoint.config.backbones.clip}:"
             f" {detail}. Give the encoder it was trained with (--clip)."
         ) from error
+
+
+def data_digest(data: LabelledImages) -> str:
+    """A name for images and their labels: another one if an image or a label changes."""
+    rows = "\n".join(f"{sample.name} {sample.labels}" for sample in data.samples)
+    return hashlib.sha256(rows.encode()).hexdigest()[:16]
 
 
 def check_classes(found: tuple[str, ...], expected: tuple[str, ...], path: Path) -> None:

@@ -43,15 +43,17 @@ def examine(config: Config) -> list[Finding]:
         _device(),
         Finding("free disk here", f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GB"),
     ]
-    for what, loader, source in (
-        ("CLIP", FrozenCLIP.load, config.backbones.clip),
-        ("DINO", FrozenDINO.load, config.backbones.dino),
-    ):
+    encoders = [("CLIP", FrozenCLIP.load, config.backbones.clip)]
+    if config.affinity.kind == "attention" and config.affinity.dino_weight:
+        encoders.append(("DINO", FrozenDINO.load, config.backbones.dino))
+    patch_sizes = set()
+    for what, loader, source in encoders:
         try:
             encoder = loader(source)
         except SSRError as error:
             findings.append(Finding(what, f"{source} does not load", str(error)))
         else:
+            patch_sizes.add(encoder.patch_size)
             size = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
             findings.append(
                 Finding(
@@ -60,6 +62,14 @@ def examine(config: Config) -> list[Finding]:
                     f" pixels, {size:.1f} M parameters",
                 )
             )
+    if len(patch_sizes) > 1:
+        findings.append(
+            Finding(
+                "patch grid",
+                f"patches of {' and '.join(map(str, sorted(patch_sizes)))} pixels",
+                "Choose encoders of the same patch size, or --set affinity.dino_weight=0.",
+            )
+        )
     return findings
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,6 +111,7 @@ def save_evaluation(result: Evaluation, path: Path) -> None:
                     ("iou", result.scores.iou),
                     ("precision", result.scores.class_precision),
                     ("recall", result.scores.class_recall),
+                    ("confusion_ratio", result.scores.class_confusion_ratio),
                 )
             },
         }
@@ -119,7 +121,10 @@ def save_evaluation(result: Evaluation, path: Path) -> None:
         "miou": result.scores.miou,
         "precision": result.scores.precision,
         "recall": result.scores.recall,
-        "confusion_ratio": result.scores.confusion_ratio,
+        "confusion_ratio": None
+        if math.isnan(result.scores.confusion_ratio)
+        else result.scores.confusion_ratio,
+        "classes_without_hit": result.scores.classes_without_hit,
         "undecided": result.undecided,
         "classes": per_class,
     }

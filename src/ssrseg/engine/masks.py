@@ -31,6 +31,7 @@ from ssrseg.engine.rectify import Rectified, Rectifier, load_rectifier, present_
 from ssrseg.errors import CheckpointError, ConfigError
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import confusion_matrix, scores
+from ssrseg.networks.vocabulary import build_vocabulary
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ def masks(
         DataError: If an image cannot be read; masks already written stay.
     """
     start = time.monotonic()
-    settings = _settings(config, data.classes, model)
+    texts = build_vocabulary(data.classes, config.prompts.set, data.prompts).texts
+    settings = _settings(config, data.classes, texts, model)
     _same_settings(out, settings)
     rectifier = load_rectifier(config, data.classes, own_prompts=data.prompts, device=device)
     if model is not None:
@@ -148,6 +150,11 @@ def masks(
                     else "the run trained no CMPA (cam.mode = clip, or full supervision)"
                 )
                 + ". Leave --model away for training-free masks, or segment with `ssrseg predict`."
+            )
+        if checkpoint.texts != texts:
+            raise CheckpointError(
+                f"{model} was trained with other prompts than {data.root} asks for. Use the"
+                " classes.yaml and --prompts of its training, or train anew."
             )
         heads = build_alignment(checkpoint.config, rectifier.text_features, None)
         load_part(heads, checkpoint, "alignment", model)
@@ -203,18 +210,20 @@ def _write_cams(path: Path, found: PhotoMask, classes: tuple[str, ...]) -> None:
         )
 
 
-def _settings(config: Config, classes: tuple[str, ...], model: Path | None) -> str:
+def _settings(
+    config: Config, classes: tuple[str, ...], texts: tuple[str, ...], model: Path | None
+) -> str:
     """All that decides a mask beside the image and its labels."""
     made_by = f"# model: {model_digest(model)}\n" if model else ""
-    return f"{config.to_yaml()}# classes: {'; '.join(classes)}\n{made_by}"
+    return f"{config.to_yaml()}# classes: {'; '.join(classes)}\n# texts: {texts}\n{made_by}"
 
 
 def _same_settings(out: Path, settings: str) -> None:
     path = out / "config.yaml"
     if path.is_file() and path.read_text(encoding="utf-8") != settings:
         raise ConfigError(
-            f"{out} holds masks made with other settings, classes or another model (see {path})."
-            " Use the same ones to go on, or another --out to begin anew."
+            f"{out} holds masks made with other settings, classes, prompts or another model (see"
+            f" {path}). Use the same ones to go on, or another --out to begin anew."
         )
 
 

@@ -91,16 +91,18 @@ class Segmenter:
             total += functional.interpolate(logits, size, mode="bilinear", align_corners=False)[0]
         return (total / len(test.scales)).softmax(0)
 
-    def predict(self, photo: UInt8[Tensor, "height width 3"], *, crf: bool = True) -> Prediction:
+    def predict(
+        self, photo: UInt8[Tensor, "height width 3"], *, crf: bool | None = None
+    ) -> Prediction:
         """Segment one photograph.
 
         Args:
             photo: RGB; one larger than ``data.max_side`` is segmented at that size.
-            crf: Refine with a DenseCRF.
+            crf: Refine with a DenseCRF; None = as the run's settings say.
         """
         small = limit_side(photo, max(self.config.data.max_side, self.config.test.long_side))
         probabilities = self.probabilities(small)
-        if crf:
+        if self.config.test.crf if crf is None else crf:
             probabilities = refine_with_crf(small, probabilities, self.config.test)
         confidence, ids = probabilities.max(0)
         size = (photo.shape[0], photo.shape[1])
@@ -211,6 +213,9 @@ def predict(
             f"{out} holds masks of another model or made with other settings. Use another --out, or"
             " --overwrite."
         )
+    if overwrite:  # an interrupted call must not leave masks of two models
+        for _, target in todo:
+            target.unlink(missing_ok=True)
     for path, text in (
         (settings, made_by),
         (out / "classes.txt", "\n".join(segmenter.classes) + "\n"),

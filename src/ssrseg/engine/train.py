@@ -19,6 +19,7 @@ from ssrseg.engine.checkpoint import (
     STATE_FILE,
     Checkpoint,
     check_classes,
+    data_digest,
     load_checkpoint,
     save_checkpoint,
 )
@@ -32,6 +33,7 @@ from ssrseg.engine.rectify import Rectifier, load_rectifier
 from ssrseg.errors import CheckpointError, DataError
 from ssrseg.method.objective import segmentation_loss, ssr_loss
 from ssrseg.networks.decoder import Decoder
+from ssrseg.networks.vocabulary import build_vocabulary
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,15 @@ class _Run:
     supervision: Supervision
     superpixels: SuperpixelCache
     schedule: Plan
+    texts: tuple[str, ...]
 
     def checkpoint(self, tensors: dict[str, Tensor], iteration: int) -> Checkpoint:
         return Checkpoint(
             tensors,
             self.config,
             self.data.classes,
-            dict(self.data.prompts),
+            self.texts,
+            data_digest(self.data),
             iteration,
             self.supervision,
         )
@@ -110,7 +114,8 @@ def train(
         n_segments=config.sgc.n_segments,
         compactness=config.sgc.compactness,
     )
-    run = _Run(data, out, config, supervision, superpixels, plan(config, supervision))
+    texts = build_vocabulary(data.classes, config.prompts.set, data.prompts).texts
+    run = _Run(data, out, config, supervision, superpixels, plan(config, supervision), texts)
     earlier = _earlier_run(run)
     with torch.random.fork_rng():
         rectifier = load_rectifier(config, data.classes, own_prompts=data.prompts, device=device)
@@ -156,8 +161,17 @@ def _build_learner(run: _Run, rectifier: Rectifier, earlier: Checkpoint | None) 
     if earlier is not None:
         learner.restore(earlier, run.out / STATE_FILE)
         pooled = _pairs_file(run, _last_refresh(run, earlier.iteration))
-        if len(run.schedule.align) and pooled.is_file():
-            learner.pairs = Pairs.load(pooled)
+        if len(run.schedule.align) and earlier.iteration < run.schedule.align.stop:
+            if pooled.is_file():
+                learner.pairs = Pairs.load(pooled)
+            elif config.cmpa.cam_source == "cmpa":
+                raise CheckpointError(
+                    f"{pooled} is missing, and its features cannot be pooled again: they are those"
+                    " of an earlier model. Begin anew in another --out."
+                )
+            else:
+                literal = config.cmpa.map_order == "project_then_pool"
+                learner.pairs = collect_pairs(rectifier, run.data, run.superpixels, aligned=literal)
     return learner
 
 
@@ -321,6 +335,10 @@ def _earlier_run(run: _Run) -> Checkpoint | None:
     ]
     if earlier.supervision != run.supervision:
         differing.append(f"supervision = {earlier.supervision} there, {run.supervision} now")
+    if earlier.texts != run.texts:
+        differing.append("other prompts")
+    if earlier.data != data_digest(run.data):
+        differing.append("other images or labels")
     if differing:
         raise CheckpointError(
             f"{run.out} holds a run with other settings ({'; '.join(differing[:5])}). Use the same"

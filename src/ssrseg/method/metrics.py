@@ -26,6 +26,7 @@ class Scores:
         iou: TP / (TP + FP + FN) per class.
         class_precision: TP / (TP + FP) per class; 0 for a class that is never predicted.
         class_recall: TP / (TP + FN) per class.
+        class_confusion_ratio: FP / TP per class; nan for a class without a hit.
     """
 
     miou: float
@@ -36,6 +37,7 @@ class Scores:
     iou: Float[Tensor, " classes"]
     class_precision: Float[Tensor, " classes"]
     class_recall: Float[Tensor, " classes"]
+    class_confusion_ratio: Float[Tensor, " classes"]
 
 
 def confusion_matrix(
@@ -94,4 +96,5 @@ def scores(matrix: Int[Tensor, "classes classes"]) -> Scores:
         iou=iou,
         class_precision=precision,
         class_recall=recall,
+        class_confusion_ratio=ratio,
     )

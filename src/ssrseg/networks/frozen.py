@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import model_info, try_to_load_from_cache
 from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging
@@ -49,6 +50,7 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
     """
     if str(source).startswith(PACKAGED):
         source = str(files("ssrseg") / str(source).removeprefix(PACKAGED))
+    source = str(Path(source).expanduser()) if str(source).startswith("~") else str(source)
     folder = Path(source)
     looks_local = folder.exists() or str(source).startswith((".", "/", "~"))
     cure = f"Give a hub id such as {example}, or a directory written by save_pretrained."
@@ -68,6 +70,8 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         with _quiet(looks_local):
+            if not looks_local and not _in_cache(kind, str(source)):
+                _reach_hub(str(source), role)
             loaded = kind.from_pretrained(str(source), **options)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         where = "could not be read" if looks_local else "could not be fetched from the hub"
@@ -84,6 +88,26 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
             f" of another shape (such as {names}). {cure}"
         )
     return model
+
+
+def _in_cache(kind: Any, hub_id: str) -> bool:
+    """Whether the hub's client has the files already, so that no network is needed."""
+    wanted = "config.json" if issubclass(kind, nn.Module) else "tokenizer_config.json"
+    return isinstance(try_to_load_from_cache(hub_id, wanted), str)
+
+
+def _reach_hub(hub_id: str, role: str) -> None:
+    """One quick question to the hub, so that nobody waits for retries behind a closed door."""
+    try:
+        model_info(hub_id, timeout=10)
+    except Exception as error:
+        folder = hub_id.rsplit("/", maxsplit=1)[-1]
+        raise BackboneError(
+            f"{role} {hub_id} is neither a directory here nor can it be fetched from the model hub"
+            f" ({type(error).__name__}). On a machine with network run `hf download {hub_id}"
+            f" --local-dir {folder}`, copy the folder here and name it instead of the hub id. What"
+            " `ssrseg demo` needs comes with the package."
+        ) from error
 
 
 def _model_type(config: Path) -> str | None:

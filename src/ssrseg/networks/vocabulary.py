@@ -53,9 +53,11 @@ def build_vocabulary(
         ConfigError: If the set is unknown or the file lacks a key.
     """
     if str(prompts) in available():
-        text = (files("ssrseg.networks") / "prompts" / f"{prompts}.yaml").read_text()
+        text = (files("ssrseg.networks") / "prompts" / f"{prompts}.yaml").read_text(
+            encoding="utf-8"
+        )
     elif Path(prompts).is_file():
-        text = Path(prompts).read_text()
+        text = Path(prompts).read_text(encoding="utf-8")
     else:
         raise ConfigError(
             f'prompts.set = "{prompts}" is neither a shipped set ({", ".join(available())}) nor a'
