@@ -94,7 +94,23 @@ class Unreachable(torch.nn.Module):
         raise OSError(f"We couldn't connect to the hub\nto load {source}")
 
 
-def test_a_hub_id_out_of_reach() -> None:
+def test_a_hub_id_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(hub_id: str, timeout: float) -> None:
+        raise ConnectionError(f"{hub_id}: no route within {timeout} s")
+
+    monkeypatch.setattr("ssrseg.networks.frozen.model_info", closed)
+    with pytest.raises(BackboneError) as caught:
+        load_pretrained(Unreachable, "some/model", "clip", "openai/clip-vit-base-patch16")
+    assert str(caught.value) == (
+        "clip some/model is neither a directory here nor can it be fetched from the model hub"
+        " (ConnectionError). On a machine with network run `hf download some/model --local-dir"
+        " model`, copy the folder here and name it instead of the hub id. What `ssrseg demo` needs"
+        " comes with the package."
+    )
+
+
+def test_a_hub_that_answers_and_then_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssrseg.networks.frozen.model_info", lambda hub_id, timeout: None)
     with pytest.raises(BackboneError) as caught:
         load_pretrained(Unreachable, "some/model", "clip", "openai/clip-vit-base-patch16")
     assert str(caught.value) == (
