@@ -47,6 +47,7 @@ _HOMES = {
     "read_image": "ssrseg.data.images",
     "rectify_photo": "ssrseg.engine.masks",
     "run_demo": "ssrseg.demo.run",
+    "score_seeds": "ssrseg.engine.seeds",
     "train": "ssrseg.engine.train",
 }
 
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from ssrseg.engine.predict import predict as predict
     from ssrseg.engine.rectify import Rectifier as Rectifier
     from ssrseg.engine.rectify import load_rectifier as load_rectifier
+    from ssrseg.engine.seeds import score_seeds as score_seeds
     from ssrseg.engine.train import TrainResult as TrainResult
     from ssrseg.engine.train import train as train
     from ssrseg.errors import SSRError as SSRError
