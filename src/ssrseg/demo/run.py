@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -136,7 +138,8 @@ def run_demo(out: Path, *, seeds: int = 1, device: str = "cpu") -> DemoResult:
         device: ``cpu`` or ``cuda``.
     """
     start = time.monotonic()
-    found = [_one_seed(out / f"seed-{seed}", seed, device) for seed in range(seeds)]
+    with _one_thread():
+        found = [_one_seed(out / f"seed-{seed}", seed, device) for seed in range(seeds)]
     figures = {row: [each[row] for each in found] for row in found[0]}
     page = out / "report.html"
     config = demo_config(0)
@@ -146,6 +149,19 @@ def run_demo(out: Path, *, seeds: int = 1, device: str = "cpu") -> DemoResult:
     heads = trained_heads(base, out / "seed-0" / "ssr")
     write_report(page, out / "seed-0", variant(base, config, heads), figures, GROUPS, facts)
     return DemoResult(figures, page, _table(figures))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The demo's matrices are too small to share; two threads that wait for each other on a busy
+    machine were seen to take forty times as long.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def demo_config(seed: int, *overrides: str) -> Config:
