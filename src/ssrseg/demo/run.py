@@ -153,8 +153,9 @@ def run_demo(out: Path, *, seeds: int = 1, device: str = "cpu") -> DemoResult:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """The demo's matrices are too small to share; two threads that wait for each other on a busy
-    machine were seen to take forty times as long.
+    """Small matrices gain nothing from a second thread.
+
+    On a busy machine two threads that wait for each other were seen to take forty times as long.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
