@@ -57,12 +57,15 @@ def test_a_weight_without_attention_is_refused(clip, dino, weights):
 
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10_000), n=st.integers(2, 12))
-def test_sinkhorn_row_sums_are_about_one(seed, n):
+def test_sinkhorn_row_sums_go_to_one(seed, n):
     affinity = balance(attention(seed, n))
     assert affinity.isfinite().all()
     assert (affinity >= 0).all()
     assert torch.equal(affinity, affinity.mT)
-    torch.testing.assert_close(affinity.sum(-1), torch.ones(2, n), atol=0.1, rtol=0)
+    # rows are exactly 1 before the symmetric part is taken, so all sums together are n
+    torch.testing.assert_close(affinity.sum((1, 2)), torch.full((2,), float(n)))
+    settled = balance(attention(seed, n), rounds=300)
+    torch.testing.assert_close(settled.sum(-1), torch.ones(2, n), atol=1e-2, rtol=0)
 
 
 def test_more_rounds_bring_rows_and_columns_nearer_to_one():
