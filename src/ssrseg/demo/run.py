@@ -6,10 +6,13 @@ Everything here goes through the public verbs, as a user's own script would.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -23,7 +26,7 @@ from ssrseg.demo.report import demo_facts, spread, write_report
 from ssrseg.demo.scenes import CLASSES, write_dataset
 from ssrseg.engine.checkpoint import load_checkpoint, load_part
 from ssrseg.engine.evaluate import evaluate
-from ssrseg.engine.learner import build_alignment
+from ssrseg.engine.learner import Supervision, build_alignment
 from ssrseg.engine.predict import predict
 from ssrseg.engine.rectify import Rectifier, load_rectifier
 from ssrseg.engine.seeds import score_seeds
@@ -186,25 +189,49 @@ def _one_seed(folder: Path, seed: int, device: str) -> dict[str, float]:
     scenes, unseen = open_labelled(root, split="train"), open_labelled(root, split="val")
     cache = folder / "superpixels"
     config = demo_config(seed)
-    train(scenes, folder / "ssr", config, cache=cache, device=device)
-    train(scenes, folder / "full", config, supervision="full", cache=cache, device=device)
+    runs: dict[str, tuple[Config, Supervision]] = {"ssr": (config, "labels")}
+    runs["full"] = (config, "full")
     for loss, settings in LOSS_RUNS.items():
-        alone = demo_config(seed, *settings, "optim.iterations=0")
-        train(scenes, folder / loss, alone, cache=cache, device=device)
-    figures = _seed_figures(folder, scenes, cache, seed, device)
-    for name, (run, crf) in SEGMENTATION_ROWS.items():
-        result = folder / f"{run}-{'crf' if crf else 'plain'}"
-        predict(
-            [sample.image for sample in unseen.samples],
-            result,
-            folder / run,
-            crf=crf,
-            device=device,
-        )
-        figures[name] = 100 * evaluate(result, unseen).scores.miou
+        runs[loss] = (demo_config(seed, *settings, "optim.iterations=0"), "labels")
+    figures: dict[str, float] = {}
+    with _two_workers() as pool:
+        trained = [
+            pool.submit(
+                train, scenes, folder / name, each, supervision=kind, cache=cache, device=device
+            )
+            for name, (each, kind) in runs.items()
+        ]
+        for job in trained:
+            job.result()
+        images = [sample.image for sample in unseen.samples]
+        predicted = {
+            name: pool.submit(
+                predict, images, _prediction(folder, run, crf), folder / run, crf=crf, device=device
+            )
+            for name, (run, crf) in SEGMENTATION_ROWS.items()
+        }
+        figures |= _seed_figures(folder, scenes, cache, seed, device)
+        for name, (run, crf) in SEGMENTATION_ROWS.items():
+            predicted[name].result()
+            found = evaluate(_prediction(folder, run, crf), unseen)
+            figures[name] = 100 * found.scores.miou
     with atomic_write(done) as temporary:
         temporary.write_text(json.dumps(figures, indent=2), encoding="utf-8")
     return figures
+
+
+def _prediction(folder: Path, run: str, crf: bool) -> Path:
+    return folder / f"{run}-{'crf' if crf else 'plain'}"
+
+
+def _two_workers() -> ProcessPoolExecutor:
+    """Runs that need nothing of each other go side by side, a thread each."""
+    return ProcessPoolExecutor(2, get_context("spawn"), _quiet_worker)
+
+
+def _quiet_worker() -> None:
+    torch.set_num_threads(1)
+    os.environ["TTY_COMPATIBLE"] = "0"  # two live progress bars would overwrite each other
 
 
 def _seed_figures(
