@@ -77,9 +77,13 @@ def write_report(
                 TableRow(name, (spread(figures[name]), ""), kind="control")
                 for name in groups["controls"]
             ),
-            "CAM seeds are scored on the training scenes (labels known, masks unseen) at the best"
-            " background exponent; the decoder on scenes it has never seen. Quiet rows are"
-            " controls: a gain counts only against them.",
+            "CAM seeds are scored on training scenes (labels known, masks unseen in training) at"
+            " the background exponent that scores best; the decoder on scenes it has never seen. The"
+            " three rows from + CLIP attention to + SGC use the paper's weights and square; the"
+            " small CLIP's attention is no affinity, so they lose. The preset's row starts from the"
+            " CMPA CAM again; + PAR and the decoder build on it. Quiet rows are controls: a gain"
+            " counts only against them. An untrained projector keeps CLIP's cosines, so its GradCAM"
+            " equals CLIP's by construction.",
         ),
     )
     small = (
@@ -211,8 +215,9 @@ def _pictures(folder: Path, rectifier: Rectifier) -> Section:
     )
     return Section(
         "Unseen scenes, step by step",
-        "CAM, target regions and pseudo mask know the labels of the image; the"
-        " prediction does not.",
+        "CAM, target regions and pseudo mask know the labels of the image; the prediction does not."
+        " Maps are those of the class named under them, the first of the image. CLIP's GradCAM"
+        " takes the sky for sheep and boats; so do all masks that are made from it.",
         rows=tuple(rows),
         legend=(*legend, ("undecided", (255, 255, 255))),
     )
