@@ -78,8 +78,8 @@ def write_report(
                 for name in groups["controls"]
             ),
             "CAM seeds are scored on training scenes (labels known, masks unseen in training) at"
-            " the background exponent that scores best; the decoder on scenes it has never seen. The"
-            " three rows from + CLIP attention to + SGC use the paper's weights and square; the"
+            " the background exponent that scores best; the decoder on scenes it has never seen."
+            " The three rows from + CLIP attention to + SGC use the paper's weights and square; the"
             " small CLIP's attention is no affinity, so they lose. The preset's row starts from the"
             " CMPA CAM again; + PAR and the decoder build on it. Quiet rows are controls: a gain"
             " counts only against them. An untrained projector keeps CLIP's cosines, so its GradCAM"
