@@ -25,7 +25,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, run.DemoResu
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "demo_config", short)
         patch.setattr(run, "TRAIN_SCENES", 10)
-        patch.setattr(run, "SCORED_SCENES", 4)
+        patch.setattr(run, "QUICK_SCENES", 4)
         patch.setattr(run, "VAL_SCENES", 6)
         return out, run.run_demo(out, seeds=1)
 
@@ -71,8 +71,11 @@ def test_the_untrained_projector_is_clip_at_another_temperature(
     assert untrained == pytest.approx(found.figures["CLIP CAM"][0], abs=3)
 
 
-def test_a_finished_seed_is_not_run_again(result: tuple[Path, run.DemoResult]) -> None:
+def test_a_finished_seed_is_not_run_again(
+    result: tuple[Path, run.DemoResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, found = result
+    monkeypatch.setattr(run, "QUICK_SCENES", 4)
     before = (out / "seed-0" / "ssr" / "log.csv").stat().st_mtime_ns
     again = run.run_demo(out, seeds=1)
     assert again.figures == found.figures

@@ -33,7 +33,10 @@ from ssrseg.engine.seeds import score_seeds
 from ssrseg.engine.train import train
 from ssrseg.method.cmpa import Alignment
 
-TRAIN_SCENES, SCORED_SCENES, VAL_SCENES = 400, 200, 100
+TRAIN_SCENES, VAL_SCENES = 400, 100
+SCORED_SCENES, QUICK_SCENES = 200, 60
+"""Training scenes whose CAMs are scored: when seeds are compared, and in a single quick run."""
+
 FIRST_SCENE = 2_000_000_000
 """Scene numbers of the demo begin here; the encoders were trained on smaller ones."""
 
@@ -141,8 +144,9 @@ def run_demo(out: Path, *, seeds: int = 1, device: str = "cpu") -> DemoResult:
         device: ``cpu`` or ``cuda``.
     """
     start = time.monotonic()
+    scored = SCORED_SCENES if seeds > 1 else QUICK_SCENES
     with _one_thread():
-        found = [_one_seed(out / f"seed-{seed}", seed, device) for seed in range(seeds)]
+        found = [_one_seed(out / f"seed-{seed}", seed, scored, device) for seed in range(seeds)]
     figures = {row: [each[row] for each in found] for row in found[0]}
     page = out / "report.html"
     config = demo_config(0)
@@ -173,8 +177,8 @@ def demo_config(seed: int, *overrides: str) -> Config:
     return load_config("demo", overrides=(f"optim.seed={seed}", *overrides))
 
 
-def _one_seed(folder: Path, seed: int, device: str) -> dict[str, float]:
-    done = folder / "figures.json"
+def _one_seed(folder: Path, seed: int, scored: int, device: str) -> dict[str, float]:
+    done = folder / f"figures-{scored}.json"
     if done.is_file():
         saved: dict[str, float] = json.loads(done.read_text(encoding="utf-8"))
         return saved
@@ -210,7 +214,8 @@ def _one_seed(folder: Path, seed: int, device: str) -> dict[str, float]:
             )
             for name, (run, crf) in SEGMENTATION_ROWS.items()
         }
-        figures |= _seed_figures(folder, scenes, cache, seed, device)
+        shown = replace(scenes, samples=scenes.samples[:scored])
+        figures |= _seed_figures(folder, shown, cache, seed, device)
         for name, (run, crf) in SEGMENTATION_ROWS.items():
             predicted[name].result()
             found = evaluate(_prediction(folder, run, crf), unseen)
@@ -265,8 +270,7 @@ def _seed_figures(
     superpixels = SuperpixelCache(
         cache, n_segments=base.config.sgc.n_segments, compactness=base.config.sgc.compactness
     )
-    scored = replace(scenes, samples=scenes.samples[:SCORED_SCENES])
-    found = score_seeds(rectifiers, scored, superpixels)
+    found = score_seeds(rectifiers, scenes, superpixels)
     return {name: 100 * each.scores.miou for name, each in found.items()}
 
 
