@@ -1,80 +1,33 @@
-"""The command line: one function per verb, each a thin shell around the Python API.
-
-torch and transformers are imported inside the commands, so that ``--help`` answers at once.
-"""
+"""Train, mask, predict, score: the verbs that a user's own data need, and the demo."""
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import cyclopts
-from cyclopts import App, Parameter, validators
+from cyclopts import Parameter, validators
 from rich.console import Console
 from rich.table import Table
 
-from ssrseg import __version__
-from ssrseg.errors import SSRError
-
-if TYPE_CHECKING:
-    from ssrseg.config import Config
-    from ssrseg.engine.evaluate import Evaluation
-
-app = App(
-    name="ssrseg",
-    help="Image-level labels in, semantic segmentation out: SSR (AAAI 2026).",
-    version=__version__,
-    suppress_keyboard_interrupt=False,  # main says what to do next
+from ssrseg.cli.base import (
+    Cache,
+    Clip,
+    ConfigFile,
+    Data,
+    Device,
+    Dino,
+    Overrides,
+    Preset,
+    Prompts,
+    Split,
+    app,
+    say,
+    settings,
 )
 
-Preset = Annotated[str, Parameter(help="Named settings: ssr, paper, clip-es, demo.")]
-ConfigFile = Annotated[
-    Path | None,
-    Parameter(name="--config", help="YAML file of settings that differ from the preset."),
-]
-Overrides = Annotated[
-    tuple[str, ...],
-    Parameter(name="--set", help="One setting, as section.key=value; may be given many times."),
-]
-Clip = Annotated[
-    str | None, Parameter(help="CLIP: hub id, or directory written by save_pretrained.")
-]
-Dino = Annotated[
-    str | None, Parameter(help="DINO: hub id, or directory written by save_pretrained.")
-]
-Prompts = Annotated[
-    str | None, Parameter(help="Prompt set (voc, coco, demo) or a YAML file with your own.")
-]
-Device = Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N.")]
-Cache = Annotated[Path | None, Parameter(help="Folder of superpixels that several runs may share.")]
-Split = Annotated[
-    str | None, Parameter(help="List of a VOC tree (train, train_aug, val, ...); default: all.")
-]
-Data = Annotated[
-    Path,
-    Parameter(help="VOC 2012 tree, or a folder with images and labels.csv (columns image,labels)."),
-]
-
-
-def _settings(
-    preset: str,
-    config: Path | None,
-    overrides: tuple[str, ...],
-    clip: str | None,
-    dino: str | None,
-    prompts: str | None = None,
-    base: dict[str, Any] | None = None,
-) -> Config:
-    from ssrseg.config import load_config
-
-    named = [("backbones.clip", clip), ("backbones.dino", dino), ("prompts.set", prompts)]
-    # quoted, because a path may hold what YAML takes for syntax
-    given = ((key, text) for key, text in named if text is not None)
-    extra = (f"{key}={json.dumps(text, ensure_ascii=False)}" for key, text in given)
-    return load_config(preset, config, (*overrides, *extra), base)
+if TYPE_CHECKING:
+    from ssrseg.engine.evaluate import Evaluation
 
 
 @app.command
@@ -95,8 +48,8 @@ def demo(
     from ssrseg.engine.device import pick_device
 
     report = run_demo(out, seeds=seeds, device=pick_device(device))
-    _say(report.table)
-    _say(f"Report: {report.page}")
+    say(report.table)
+    say(f"Report: {report.page}")
 
 
 @app.command
@@ -135,7 +88,7 @@ def train(
     device: Device = "auto",
 ) -> None:
     """Train a segmentation model from image-level labels."""
-    settings = _settings(preset, config, overrides, clip, dino, prompts)
+    chosen = settings(preset, config, overrides, clip, dino, prompts)
     from ssrseg.data.open import open_labelled
 
     images = open_labelled(data, split=split)  # faulty data is said before transformers loads
@@ -146,7 +99,7 @@ def train(
     result = run(
         images,
         out,
-        settings,
+        chosen,
         supervision=supervision,
         monitor=replace(images, samples=known) if known else None,
         cache=cache,
@@ -154,11 +107,9 @@ def train(
         device=pick_device(device),
     )
     if result.finished:
-        _say(
-            f"Finished: {result.run / 'model.safetensors'}. Next: ssrseg predict --model {out} ..."
-        )
+        say(f"Finished: {result.run / 'model.safetensors'}. Next: ssrseg predict --model {out} ...")
     else:
-        _say(f"Stopped after {result.iteration} iterations; the same command goes on.")
+        say(f"Stopped after {result.iteration} iterations; the same command goes on.")
 
 
 @app.command
@@ -187,7 +138,7 @@ def masks(
     device: Device = "auto",
 ) -> None:
     """Write refined pseudo masks for labelled images."""
-    settings = _settings(preset or "ssr", config, overrides, clip, dino, prompts)
+    chosen = settings(preset or "ssr", config, overrides, clip, dino, prompts)
     from ssrseg.data.open import open_labelled
 
     images = open_labelled(data, split=split)
@@ -195,20 +146,20 @@ def masks(
         from ssrseg.engine.checkpoint import load_checkpoint
 
         base = load_checkpoint(model).config.to_dict()
-        settings = _settings("ssr", config, overrides, clip, dino, prompts, base)
+        chosen = settings("ssr", config, overrides, clip, dino, prompts, base)
     from ssrseg.engine.device import pick_device
     from ssrseg.engine.masks import masks as run
 
     result = run(
         images,
         out,
-        settings,
+        chosen,
         model=model,
         save_cams=save_cams,
         cache=cache,
         device=pick_device(device),
     )
-    _say(
+    say(
         f"{result.written} masks written to {result.out / 'masks'} in {result.seconds:.0f} s,"
         f" {result.skipped} were there already."
     )
@@ -234,7 +185,7 @@ def predict(
     result = run(
         images, out, model, clip=clip, crf=crf, overwrite=overwrite, device=pick_device(device)
     )
-    _say(
+    say(
         f"{result.written} masks written to {result.out / 'masks'} in {result.seconds:.0f} s,"
         f" {result.skipped} were there already."
     )
@@ -269,10 +220,10 @@ def doctor(
     dino: Dino = None,
 ) -> int:
     """Say what is installed, which device there is, whether the encoders load, and the cure."""
-    settings = _settings(preset, config, overrides, clip, dino)
+    chosen = settings(preset, config, overrides, clip, dino)
     from ssrseg.engine.doctor import examine
 
-    findings = examine(settings)
+    findings = examine(chosen)
     table = Table(box=None, show_header=False)
     for finding in findings:
         mark = "[red]problem[/]" if finding.cure else "[green]ok[/]"
@@ -280,7 +231,7 @@ def doctor(
     Console().print(table)
     faults = [finding for finding in findings if finding.cure]
     for finding in faults:
-        _say(f"\n{finding.what}: {finding.cure}")
+        say(f"\n{finding.what}: {finding.cure}")
     return 1 if faults else 0
 
 
@@ -314,52 +265,13 @@ def _print_evaluation(result: Evaluation) -> None:
             else f"{float(scores.class_confusion_ratio[index]):.3f}",
         )
     Console().print(table)
-    _say(
+    say(
         f"mIoU {100 * scores.miou:.1f}   precision {100 * scores.precision:.1f}   recall"
         f" {100 * scores.recall:.1f}   confusion ratio {scores.confusion_ratio:.3f}   undecided"
         f" {100 * result.undecided:.1f} % of the pixels"
     )
     if scores.classes_without_hit:
-        _say(
+        say(
             f"{scores.classes_without_hit} classes are never hit and have no confusion ratio: the"
             " mean over the others flatters."
         )
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-def _complain(text: str) -> NoReturn:
-    console = Console(stderr=True)
-    console.print("Error:", style="bold red", end=" ")
-    # class ids and shapes hold brackets, which rich would take for markup
-    console.print(text, soft_wrap=True, markup=False, highlight=False)
-    sys.exit(2)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point: faults of the user's input become one paragraph and exit code 2."""
-    try:
-        code = app(
-            arguments,
-            exit_on_error=False,
-            print_error=True,
-            result_action="return_value",
-        )
-    except SSRError as error:
-        _complain(str(error))
-    except OSError as error:
-        if error.errno is None:  # not from the file system
-            raise
-        _complain(
-            f"{error.filename2 or error.filename or 'A file'} cannot be read or written"
-            f" ({error.strerror}). Choose another path, remove what is in the way, or make room or"
-            " permission there."
-        )
-    except cyclopts.CycloptsError:
-        sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("Interrupted. The same command goes on from here.")
-        sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
