@@ -327,5 +327,8 @@ def _normalise(
     mean: tuple[float, ...],
     deviation: tuple[float, ...],
 ) -> Float[Tensor, "batch 3 height width"]:
-    shape = (1, 3, 1, 1)
-    return (image - image.new_tensor(mean).view(shape)) / image.new_tensor(deviation).view(shape)
+    normalised = torch.empty_like(image)  # channel by channel: a GPU is sent no constants
+    for channel in range(3):
+        torch.sub(image[:, channel], mean[channel], out=normalised[:, channel])
+        normalised[:, channel] /= deviation[channel]
+    return normalised

@@ -42,7 +42,13 @@ class ClipView:
 
 
 class FrozenCLIP(Frozen):
-    """CLIP ViT (image + text) without a trainable parameter."""
+    """CLIP ViT (image + text) without a trainable parameter.
+
+    Attributes:
+        model: The library's CLIP.
+        tokenizer: Its tokenizer.
+        logit_scale: exp(logit_scale), CLIP's own inverse temperature (100 for OpenAI's weights).
+    """
 
     def __init__(
         self,
@@ -66,6 +72,7 @@ class FrozenCLIP(Frozen):
         self.model = model
         self.tokenizer = tokenizer
         self.pos_interpolation = pos_interpolation
+        self.logit_scale = float(model.logit_scale.exp())
         self._known_texts: dict[tuple[str, ...], Tensor] = {}
         tag_blocks([block.self_attn for block in self._blocks])
         self.freeze()
@@ -142,11 +149,6 @@ class FrozenCLIP(Frozen):
     def dim(self) -> int:
         """d1, length of the space shared by images and texts (512 for ViT-B)."""
         return self.model.config.projection_dim
-
-    @property
-    def logit_scale(self) -> float:
-        """exp(logit_scale), CLIP's own inverse temperature (100 for OpenAI's weights)."""
-        return float(self.model.logit_scale.exp())
 
     def _positions(self, grid: tuple[int, int]) -> Float[Tensor, "tokens dim"]:
         table = self.model.vision_model.embeddings.position_embedding.weight
