@@ -184,7 +184,8 @@ def test_neither_layout(tmp_path):
         (tmp_path / name).touch()
     assert error_of(tmp_path) == (
         f"{tmp_path} is no data folder: neither labels.csv nor the VOC 2012 layout (JPEGImages,"
-        " ImageSets, Annotations) is in it. It holds a.jpg, b.jpg, c.jpg, d.jpg, e.jpg and 1 more."
+        " ImageSets, Annotations) nor COCO's (annotations/instances_train2014.json) is in it."
+        " It holds a.jpg, b.jpg, c.jpg, d.jpg, e.jpg and 1 more."
         ' Write labels.csv there: the header "image,labels", then a line such as'
         ' "images/a.jpg,cat;dog" for each image.'
     )
