@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter, validators
 
 from ssrseg.cli.base import ConfigFile, Overrides, Preset, app, say, settings, show
+from ssrseg.errors import ConfigError
 
 _NEXT = {
     "voc": "ssrseg train --data {data} --split train_aug{cache} --out run",
@@ -58,10 +59,15 @@ def prepare(
 ) -> int:
     """Check a data set, say exactly what is missing, make lists, masks and superpixels."""
     chosen = settings(preset, config, overrides, None, None)
+    folder = cache or (data / "superpixels" if superpixels else None)
+    if split is not None and folder is None:
+        raise ConfigError(
+            f"--split {split} says which images get superpixels, but none are wanted. Add"
+            " --superpixels, or leave it away."
+        )
     from ssrseg.engine.prepare_coco import prepare_coco
     from ssrseg.engine.prepare_voc import prepare_voc
 
-    folder = cache or (data / "superpixels" if superpixels else None)
     result = (prepare_voc if dataset == "voc" else prepare_coco)(
         data,
         config=chosen,
