@@ -189,12 +189,16 @@ def predict(
     from ssrseg.data.open import open_images
     from ssrseg.errors import DataError
 
-    if (images is None) == (data is None) or (split is not None and data is None):
+    chosen: Path | dict[str, Path]
+    if images is not None and data is None and split is None:
+        chosen = images
+    elif data is not None and images is None:
+        chosen = open_images(data, split=split)
+    else:
         raise DataError(
             "predict needs either --images (a file or folder) or --data (a data set, of which"
             " --split names a list): give exactly one of the two."
         )
-    chosen = images if images is not None else open_images(data, split=split)
     from ssrseg.engine.device import pick_device
     from ssrseg.engine.predict import predict as run
 

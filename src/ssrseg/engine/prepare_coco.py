@@ -88,7 +88,8 @@ def prepare_coco(
         return Prepared(root, (gap.finding(origin),))
     tables = {part: read_label_table(instances_file(root, part)) for part in SPLITS}
     findings = [_labels(part, table) for part, table in tables.items()]
-    gaps = [gap for part, table in tables.items() if (gap := _images(root, part, table, origin))]
+    looked = (_images(root, part, table, origin) for part, table in tables.items())
+    gaps = [gap for gap in looked if gap is not None]
     findings += [gap.finding(origin) for gap in gaps]
     for part, table in tables.items():
         findings.append(_write_masks(root, part, table, workers))
