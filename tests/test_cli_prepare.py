@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import tarfile
 from pathlib import Path
@@ -27,7 +28,7 @@ def terminal(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def voc(tmp_path: Path) -> Path:
-    return tiny_voc_sbd(tmp_path / "voc", tmp_path / "voc" / "SBD")
+    return tiny_voc_sbd(tmp_path / "my [voc]", tmp_path / "my [voc]" / "SBD")
 
 
 @pytest.fixture
@@ -53,10 +54,12 @@ def test_voc_is_prepared_and_the_next_command_is_said(terminal: Terminal, voc: P
     assert re.search(r"^ ?ok +true masks +SegmentationClassAug: 9 written now", shown, re.M)
     assert "problem" not in shown
     following = shown.strip().splitlines()[-1]
-    command = f"ssrseg train --data {voc} --split train_aug --out run"
+    command = f"ssrseg train --data '{voc}' --split train_aug --out run"
     assert following == f"Complete. Next: {command}"
-    function, *_ = app.parse_args(command.split()[1:], exit_on_error=False, print_error=False)
+    words = shlex.split(command)[1:]
+    function, *_ = app.parse_args(words, exit_on_error=False, print_error=False)
     assert function.__name__ == "train"
+    assert f"put it into {voc}/downloads" in shown
 
 
 def test_superpixels_land_in_the_cache(terminal: Terminal, coco: Path, tmp_path: Path) -> None:

@@ -157,6 +157,14 @@ def test_other_data_in_cocos_format_keep_their_names(tree: Path) -> None:
     assert [sample.labels for sample in data.samples] == [(1,), (1,), (1,)]
 
 
+def test_splits_of_different_categories(tree: Path) -> None:
+    change(tree, "val", lambda table: table["categories"].pop(0))
+    change(tree, "val", lambda table: table["annotations"].clear())
+    assert len(open_labelled(tree, split="train").classes) == 80
+    with pytest.raises(LabelsError, match="the files of train and val list other categories"):
+        open_labelled(tree)
+
+
 def test_a_class_list_of_ones_own(tree: Path) -> None:
     lines = "".join(f"{name}:\n" for name in COCO_CLASSES)
     (tree / "classes.yaml").write_text(lines.replace("snowboard:", "snowboard: snow board"))
@@ -207,6 +215,17 @@ def test_masks_in_every_layout(tree: Path, truth: str) -> None:
     path.touch()
     truths = [sample.truth for sample in open_labelled(tree, split="train").samples]
     assert truths == [None, path, None]
+
+
+def test_files_that_are_no_images_or_masks(tree: Path) -> None:
+    for stray in (f"._{NINE}.jpg", f"{NINE}.txt", "zzz_000000000009.json"):
+        (tree / "train2014" / stray).write_text("nothing")
+    mask = tree / "SegmentationClass" / f"{NINE}.png"
+    mask.parent.mkdir()
+    mask.touch()
+    mask.with_name(f"._{NINE}.png").touch()
+    first = open_labelled(tree, split="train").samples[0]
+    assert (first.image, first.truth) == (tree / "train2014" / f"{NINE}.jpg", mask)
 
 
 def test_keys() -> None:

@@ -77,8 +77,8 @@ def test_a_voc_tree_gets_its_list_and_masks(tree: Path) -> None:
         "labels of train_aug": "8 classes in 6 images",
         "labels of val": "4 classes in 3 images",
         "true masks": "SegmentationClassAug: 9 written now",
-        "list test": "1 of 1 missing; only the VOC server needs them, which gives VOC2012test.tar"
-        f" to registered users: put it into {tree}/downloads",
+        "test": "no list; only needed for the VOC server, which gives VOC2012test.tar to"
+        f" registered users: put it into {tree}/downloads",
     }
     aug = tree / "SegmentationClassAug"
     for name in NAMES[:6]:  # VOC's own bytes, although SBD has (empty) masks of four of them
@@ -329,6 +329,16 @@ def test_a_coco_tree_gets_its_masks(coco: Path) -> None:
     assert snapshot(coco) == before
 
 
+def test_labels_of_ones_own_in_a_coco_tree(coco: Path, tmp_path: Path) -> None:
+    (coco / "labels.csv").write_text(
+        "image,labels\ntrain2014/COCO_train2014_000000000030.jpg,none\n"
+        "train2014/COCO_train2014_000000000009.jpg,cat\n"
+    )
+    result = prepare_coco(coco, superpixels=tmp_path / "cache")
+    assert found(result)["labels.csv"] == "is there and wins over the annotations"
+    assert found(result)["superpixels"].startswith("2 images")
+
+
 @pytest.mark.parametrize("images", IMAGE_FOLDERS)
 def test_every_layout(tmp_path: Path, images: str) -> None:
     assert prepare_coco(tiny_coco(tmp_path / "coco", images)).complete
@@ -535,6 +545,10 @@ def test_the_servers_test_archive_is_unpacked_when_it_lies_there(
     (extra / "Annotations").mkdir()
     (extra / "Annotations" / "2008_000006.xml").write_text("<annotation/>")
     (tree / "downloads").mkdir()
+    (tree / "ImageSets" / "Segmentation" / "test.txt").write_text("2008_000006\n")
+    result = prepare_voc(tree)
+    assert result.complete  # nothing else suffers
+    assert found(result)["test"].startswith("1 of 1 images missing; only needed for the VOC server")
     put_in_tar(tree / "downloads" / VOC_TEST.name, extra, VOC_TEST.top, "w")
     result = prepare_voc(tree)
     assert result.complete

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import cyclopts
 from cyclopts import App, Parameter
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ssrseg import __version__
@@ -92,7 +93,8 @@ def show(findings: Sequence[Finding]) -> int:
     table = Table(box=None, show_header=False)
     for finding in findings:
         mark = "[red]problem[/]" if finding.cure else "[green]ok[/]"
-        table.add_row(mark, finding.what, finding.found)
+        # paths may hold brackets, which rich would take for markup
+        table.add_row(mark, escape(finding.what), escape(finding.found))
     Console().print(table)
     faults = [finding for finding in findings if finding.cure]
     for finding in faults:

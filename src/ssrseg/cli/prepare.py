@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Literal
 
 from cyclopts import Parameter, validators
@@ -79,8 +80,8 @@ def prepare(
     )
     code = show(result.findings)
     if code == 0:
-        shared = f" --cache {folder}" if folder else ""
-        say(f"Complete. Next: {_NEXT[dataset].format(data=data, cache=shared)}")
+        shared = f" --cache {quote(str(folder))}" if folder else ""
+        say(f"Complete. Next: {_NEXT[dataset].format(data=quote(str(data)), cache=shared)}")
     return code
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ssrseg.data.classes import COCO_CLASSES
 from ssrseg.data.files import atomic_write
+from ssrseg.data.images import SUFFIXES
 from ssrseg.errors import DataError, LabelsError
 
 SPLITS = ("train", "val")
@@ -126,9 +127,26 @@ def find_images(root: Path, split: str, names: Iterable[str]) -> dict[str, Path]
         names: File names as the annotations have them; on disk, the twelve digits are enough.
     """
     folder = image_folder(root, split)
-    there = {image_key(Path(name).stem): name for name in os.listdir(folder)} if folder else {}
+    if folder is None:
+        return {}
+    there = {
+        image_key(Path(name).stem): name
+        for name in os.listdir(folder)
+        # macOS leaves ._x.jpg beside x.jpg, detectors keep x.txt there
+        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    }
     keys = ((name, image_key(Path(name).stem)) for name in names)
-    return {name: folder / there[key] for name, key in keys if folder and key in there}
+    return {name: folder / there[key] for name, key in keys if key in there}
+
+
+def find_masks(folder: Path) -> dict[str, Path]:
+    """Masks below a folder by :func:`image_key`, from directory listings alone.
+
+    Args:
+        folder: Such as ``SegmentationClass``; need not exist.
+    """
+    paths = sorted(folder.rglob("*.png"))
+    return {image_key(path.stem): path for path in paths if not path.name.startswith(".")}
 
 
 def image_folder(root: Path, split: str) -> Path | None:

@@ -11,6 +11,7 @@ from ssrseg.data.classes import VOC_CLASSES, read_classes
 from ssrseg.data.coco import (
     SPLITS,
     find_images,
+    find_masks,
     image_key,
     instances_file,
     is_coco,
@@ -110,6 +111,11 @@ def _open_coco(
     classes: tuple[str, ...] = ()
     for part in parts:
         table = read_label_table(instances_file(root, part))
+        if classes and table.classes != classes:
+            raise LabelsError(
+                f"{root}/annotations: the files of {' and '.join(parts)} list other categories."
+                " Unpack annotations_trainval2014.zip again."
+            )
         classes = table.classes
         found = find_images(root, part, table.labels)
         missing = [name for name in table.labels if name not in found]
@@ -129,7 +135,7 @@ def _open_coco(
             " exactly those names in that order may give prompts."
         )
     chosen = list(images) if split in SPLITS else _choose(root, split, images, "the annotations")
-    truths = {image_key(PurePosixPath(name).name): path for name, path in _truths(root).items()}
+    truths = {key: path for name in _TRUTHS for key, path in find_masks(root / name).items()}
     samples = (
         Sample(name, images[name], labels[name], truths.get(image_key(name))) for name in chosen
     )

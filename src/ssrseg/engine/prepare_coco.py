@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +17,7 @@ from ssrseg.data.coco import (
     ImageInstances,
     LabelTable,
     find_images,
+    find_masks,
     image_folder,
     image_key,
     instances_by_image,
@@ -94,7 +95,11 @@ def prepare_coco(
     for part, table in tables.items():
         findings.append(_write_masks(root, part, table, workers))
     if not gaps:
-        parts = [split] if split else SPLITS
+        if (root / "labels.csv").is_file():
+            findings.append(Finding("labels.csv", "is there and wins over the annotations"))
+            parts: Sequence[str | None] = [split]
+        else:
+            parts = [split] if split else SPLITS
         opened = [open_labelled(root, split=part) for part in parts]
         samples = tuple(sample for data in opened for sample in data.samples)
         if superpixels is not None:
@@ -135,7 +140,7 @@ def _missing(root: Path, part: str, table: LabelTable) -> list[str]:
 
 def _write_masks(root: Path, part: str, table: LabelTable, workers: int) -> Finding:
     """Masks of the images that have none yet, under the names of the images."""
-    there = {image_key(path.stem): path for path in sorted((root / _MASKS).rglob("*.png"))}
+    there = find_masks(root / _MASKS)
     _check_ids(there, table)
     bare = {name for name in table.labels if image_key(Path(name).stem) not in there}
     folder = root / _MASKS / f"{part}2014"

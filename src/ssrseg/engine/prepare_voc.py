@@ -187,10 +187,10 @@ def _labels(name: str, data: LabelledImages) -> Finding:
 def _test_gap(root: Path) -> Gap | None:
     """What the list for the VOC server and its images lack."""
     if not _list_file(root, "test").is_file():
-        return Gap("list test", 1, ("test.txt",), VOC_TEST)
+        return Gap("list", 1, ("test.txt",), VOC_TEST)
     names, there = _names(root, "test"), _stems(root / "JPEGImages", ".jpg")
     missing = tuple(name for name in names if name not in there)
-    return Gap("images of test", len(names), missing, VOC_TEST) if missing else None
+    return Gap("images", len(names), missing, VOC_TEST) if missing else None
 
 
 def _test(root: Path, origin: Origin) -> Finding:
@@ -198,10 +198,13 @@ def _test(root: Path, origin: Origin) -> Finding:
     gap = _test_gap(root)
     if gap is None:
         return counted("test", _names(root, "test"), PUBLISHED["test"])
+    lacking = (
+        "no list" if gap.what == "list" else f"{len(gap.missing):,} of {gap.total:,} images missing"
+    )
     return Finding(
-        gap.what,
-        f"{len(gap.missing):,} of {gap.total:,} missing; only the VOC server needs them, which"
-        f" gives {VOC_TEST.name} to registered users: put it into {origin.downloads}",
+        "test",
+        f"{lacking}; only needed for the VOC server, which gives {VOC_TEST.name} to registered"
+        f" users: put it into {origin.downloads}",
     )
 
 
