@@ -21,6 +21,15 @@ _NEXT = {
 }  # 0.7 and 80,000 iterations: CLIP-ES's and WeCLIP's settings for COCO
 
 
+Workers = Annotated[
+    int | None,
+    Parameter(
+        help="Processes for masks and superpixels; default: one per processor.",
+        validator=validators.Number(gte=1),
+    ),
+]
+
+
 @app.command
 def prepare(
     dataset: Annotated[
@@ -47,13 +56,7 @@ def prepare(
         str | None,
         Parameter(help="List whose images get superpixels; default: all of training and val."),
     ] = None,
-    workers: Annotated[
-        int | None,
-        Parameter(
-            help="Processes for masks and superpixels; default: one per processor.",
-            validator=validators.Number(gte=1),
-        ),
-    ] = None,
+    workers: Workers = None,
     preset: Preset = "ssr",
     config: ConfigFile = None,
     overrides: Overrides = (),

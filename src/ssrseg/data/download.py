@@ -79,16 +79,7 @@ def download(
             )
         if fruitless:
             time.sleep(pause)
-    try:
-        check_file(part, size=size, sha256=sha256)
-    except DataError as error:
-        rejected = path.with_name(f"{path.name}.rejected")
-        os.replace(part, rejected)
-        raise DataError(
-            f"{url} gave another file than the official one ({error}) It is kept as {rejected};"
-            " delete it. The next call begins anew: try that once, then another --mirror."
-        ) from error
-    os.replace(part, path)
+    _accept(part, path, url, size, sha256)
 
 
 def check_file(path: Path, *, size: int, sha256: str, at: At = lambda _: None) -> None:
@@ -135,6 +126,20 @@ def check_room(folder: Path, needed: int, purpose: str) -> None:
             f"{purpose} needs {needed / 1e9:.1f} GB in {folder}, but {free / 1e9:.1f} GB are free"
             " there. Make room, or choose another disk."
         )
+
+
+def _accept(part: Path, path: Path, url: str, size: int, sha256: str) -> None:
+    """Give a whole file its name; set another one aside, so that the next call begins anew."""
+    try:
+        check_file(part, size=size, sha256=sha256)
+    except DataError as error:
+        rejected = path.with_name(f"{path.name}.rejected")
+        os.replace(part, rejected)
+        raise DataError(
+            f"{url} gave another file than the official one ({error}) It is kept as {rejected};"
+            " delete it. The next call begins anew: try that once, then another --mirror."
+        ) from error
+    os.replace(part, path)
 
 
 def _receive(url: str, part: Path, have: int, size: int, at: At, timeout: float) -> None:
