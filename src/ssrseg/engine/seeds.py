@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from ssrseg.config import Config
 from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.images import check_size, read_image, read_truth
 from ssrseg.data.sample import LabelledImages, Sample
@@ -17,12 +20,16 @@ from ssrseg.data.transforms import fit_to_patches, limit_side, to_unit
 from ssrseg.engine.initial_cam import InitialCam
 from ssrseg.engine.progress import steps
 from ssrseg.engine.rectify import Rectifier, present_slots
+from ssrseg.errors import DataError
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import Scores, confusion_matrix, scores
 from ssrseg.method.pseudo_mask import IGNORE
 
 ALPHAS = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 14.0)
-"""Exponents of the background score; CLIP-ES sweeps 1 .. 10."""
+"""Exponents of the background score for CAMs that were not propagated; CLIP-ES sweeps 1 .. 10."""
+
+REFINED_ALPHAS = (0.5, 1.0, 2.0)
+"""Exponents for propagated CAMs, which are wider; CLIP-ES tries 1 and 2."""
 
 BATCH = 16
 """Images of one size that are looked at together."""
@@ -35,10 +42,22 @@ class SeedScores:
     Attributes:
         alpha: The exponent that won.
         scores: There.
+        matrix: Pixels there, rows = truth, columns = seed.
+        images: Images that show each class, by the true masks; background first.
+        by_alpha: mIoU in [0, 1] at every exponent tried.
     """
 
     alpha: float
     scores: Scores
+    matrix: Int[Tensor, "classes classes"]
+    images: Int[Tensor, " classes"]
+    by_alpha: Mapping[float, float]
+
+
+def exponents(config: Config) -> tuple[float, ...]:
+    """Exponents that are tried for the CAMs of a setting (spec §11)."""
+    propagated = config.affinity.kind != "none" and config.affinity.power > 0
+    return REFINED_ALPHAS if propagated else ALPHAS
 
 
 def score_seeds(
@@ -46,34 +65,61 @@ def score_seeds(
     data: LabelledImages,
     superpixels: SuperpixelCache,
     *,
-    alphas: tuple[float, ...] = ALPHAS,
+    alphas: tuple[float, ...] | None = None,
 ) -> dict[str, SeedScores]:
     """Scores of the (refined) CAMs of several settings on the same images.
 
     A setting's CAM counts as its ``affinity`` leaves it (``kind: none`` and ``mask: none`` score
-    the initial CAM). Its ``pseudo.refine`` may be ``none`` or ``par``.
+    the initial CAM), refined as its ``pseudo.refine`` says. Exponents are swept before a DenseCRF,
+    which costs seconds an image and follows in a second pass, at the exponent that won without it.
 
     Args:
-        rectifiers: By name, all with the same encoders and ``data.max_side``.
+        rectifiers: By name, all with the same encoders and ``data``.
         data: Images with labels and true masks; the masks are opened here, for scoring only.
         superpixels: Where superpixels are kept.
-        alphas: Exponents to try.
+        alphas: Exponents to try; None = :func:`exponents`.
 
     Raises:
-        ValueError: If a setting refines by DenseCRF, which is no sweep over exponents.
+        DataError: If no image has a true mask, or a mask is of another size or data set.
     """
-    if any(each.config.pseudo.refine == "crf" for each in rectifiers.values()):
-        raise ValueError("score_seeds sweeps exponents without DenseCRF: pseudo.refine none or par")
+    plain, late = {}, {}
+    for name, each in rectifiers.items():
+        plain[name] = each
+        if each.config.pseudo.refine == "crf":
+            late[name], plain[name] = each, copy(each)
+            pseudo = replace(each.config.pseudo, refine="none")
+            plain[name].config = replace(each.config, pseudo=pseudo)
+    tried = {name: alphas or exponents(each.config) for name, each in plain.items()}
+    found = _score(plain, data, superpixels, tried)
+    if late:
+        won = {name: (found[name].alpha,) for name in late}
+        found |= _score(late, data, superpixels, won)
+    return found
+
+
+def _score(
+    rectifiers: Mapping[str, Rectifier],
+    data: LabelledImages,
+    superpixels: SuperpixelCache,
+    alphas: Mapping[str, tuple[float, ...]],
+) -> dict[str, SeedScores]:
+    """One pass over the images for all settings."""
     n_classes = len(data.classes) + 1
     matrices = {
-        name: torch.zeros(len(alphas), n_classes, n_classes, dtype=torch.long)
+        name: torch.zeros(len(alphas[name]), n_classes, n_classes, dtype=torch.long)
         for name in rectifiers
     }
+    images = torch.zeros(n_classes, dtype=torch.long)
     known = [sample for sample in data.samples if sample.truth is not None]
+    if not known:
+        raise DataError(
+            f"No image of {data.root} has a true mask to score CAMs against. Put indexed PNGs"
+            " (0 = background, 1 = first class, ..., 255 = ignore) into SegmentationClass/."
+        )
     one = next(iter(rectifiers.values()))
     wants_ids = any("slic" in each.config.affinity.mask for each in rectifiers.values())
     with steps("CAM seeds", len(known)) as progress:
-        for batch in _same_size(known, one.clip.patch_size):
+        for batch in _same_size(known, one.clip.patch_size, n_classes):
             small = [limit_side(photo, one.config.data.max_side) for photo, _, _ in batch]
             image = torch.stack([to_unit(fit_to_patches(x, one.clip.patch_size)) for x in small])
             image = image.to(one.device)
@@ -85,6 +131,8 @@ def score_seeds(
                 ids = torch.stack([superpixels(x, each[2].name) for x, each in named])
                 ids = ids.to(one.device)
             truth = torch.stack([truth for _, truth, _ in batch])
+            for each in truth:
+                images[each[each != IGNORE].unique().long()] += 1
             cams: dict[object, InitialCam] = {}
             regions: dict[int, Tensor] = {}
             for name, rectifier in rectifiers.items():
@@ -97,12 +145,13 @@ def score_seeds(
                 rectified = rectifier.rectify(
                     image, present, ids, initial=cams[key], regions=regions.get(k)
                 )
+                refined = rectified.refined_cam
                 matrices[name] += sweep(
-                    rectifier, rectified.refined_cam, photo, present, truth, alphas, n_classes
+                    rectifier, refined, photo, present, truth, alphas[name], n_classes
                 )
             for _ in batch:
                 progress.advance()
-    return {name: _best(found, alphas) for name, found in matrices.items()}
+    return {name: _best(found, alphas[name], images) for name, found in matrices.items()}
 
 
 @torch.no_grad()
@@ -167,7 +216,9 @@ def _what_decides_the_cam(rectifier: Rectifier) -> object:
     )
 
 
-def _same_size(samples: list[Sample], patch: int) -> Iterator[list[tuple[Tensor, Tensor, Sample]]]:
+def _same_size(
+    samples: list[Sample], patch: int, n_classes: int
+) -> Iterator[list[tuple[Tensor, Tensor, Sample]]]:
     """(photo, truth, sample) in batches of neighbours that have the same size."""
     batch: list[tuple[Tensor, Tensor, Sample]] = []
     for sample in samples:
@@ -177,12 +228,33 @@ def _same_size(samples: list[Sample], patch: int) -> Iterator[list[tuple[Tensor,
         if batch and (len(batch) == BATCH or photo.shape != batch[0][0].shape):
             yield batch
             batch = []
-        batch.append((photo, read_truth(sample.truth), sample))
+        batch.append((photo, _fitting_truth(sample.truth, photo, n_classes), sample))
     if batch:
         yield batch
 
 
-def _best(matrices: Int[Tensor, "alphas classes classes"], alphas: Sequence[float]) -> SeedScores:
+def _fitting_truth(path: Path, photo: Tensor, n_classes: int) -> Tensor:
+    truth = read_truth(path)
+    if truth.shape != photo.shape[:2]:
+        raise DataError(
+            f"{path} is {tuple(truth.shape)[::-1]} pixels, its image"
+            f" {tuple(photo.shape[:2])[::-1]}. True masks must have the size of their image."
+        )
+    largest = int(truth[truth != IGNORE].max()) if (truth != IGNORE).any() else 0
+    if largest >= n_classes:
+        raise DataError(
+            f"{path} holds class id {largest}, but the data have {n_classes - 1} classes (ids 0 .."
+            f" {n_classes - 1}, 255 = ignore). Is it a mask of another data set?"
+        )
+    return truth
+
+
+def _best(
+    matrices: Int[Tensor, "alphas classes classes"],
+    alphas: Sequence[float],
+    images: Int[Tensor, " classes"],
+) -> SeedScores:
     found = [scores(matrix) for matrix in matrices]
     best = max(range(len(alphas)), key=lambda index: found[index].miou)
-    return SeedScores(alphas[best], found[best])
+    by_alpha = {alpha: each.miou for alpha, each in zip(alphas, found, strict=True)}
+    return SeedScores(alphas[best], found[best], matrices[best], images, by_alpha)
