@@ -121,6 +121,7 @@ def test_mean_and_deviation() -> None:
     assert three.sd == pytest.approx(((4 + 1 + 9) / 2) ** 0.5)
     assert spread([48.61]) == "48.6"
     assert spread([1.0, 2.0, 6.0]) == "3.0 ± 2.6"
+    assert spread([-0.04, 0.0]) == "0.0 ± 0.0"
     assert spread([0.1234, 0.2], 3) == "0.162 ± 0.054"
 
 

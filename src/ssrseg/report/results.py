@@ -99,7 +99,7 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     found = summary(values)
     assert found is not None
     sd = "" if found.sd is None else f" ± {found.sd:.{digits}f}"
-    return f"{found.mean:.{digits}f}{sd}"
+    return f"{round(found.mean, digits) + 0.0:.{digits}f}{sd}"  # + 0.0: no -0.0
 
 
 def facts(results: Sequence[Result]) -> tuple[tuple[str, str], ...]:
