@@ -279,8 +279,8 @@ class Config:
 
 
 @cache
-def _adapter() -> TypeAdapter[Config]:
-    """Built once: a table asks for hundreds of configurations."""
+def _adapter() -> Any:
+    """TypeAdapter of Config, built once: a table asks for hundreds of configurations."""
     return TypeAdapter(Config)
 
 

@@ -52,7 +52,8 @@ Jobs = Annotated[
 Exponents = Annotated[
     Literal["protocol", "wide"],
     Parameter(
-        help="Background exponents tried for propagated CAMs: 0.5, 1, 2 (CLIP-ES), or up to 14."
+        help="protocol: exponents 0.5 .. 14 for raw and 0.5, 1, 2 for propagated CAMs, PAR at the"
+        " winner; wide: 0.5 .. 14 for all, PAR swept too."
     ),
 ]
 Collect = Annotated[bool, Parameter(help="Measure nothing, show what is there.")]
@@ -340,6 +341,7 @@ def _say_plan(rows: Sequence[Experiment], bench: Bench, seeds: int) -> None:
 
     todo = missing_tasks(rows, bench, seeds=seeds)
     runs = {task.run for task in todo if task.run and not (task.run / "model.safetensors").exists()}
+    todo = list({task.key: task for task in todo}.values())
     say(f"{len(todo)} figures to measure, {len(runs)} runs to train, in {bench.out}.")
 
 

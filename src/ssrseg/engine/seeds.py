@@ -70,8 +70,9 @@ def score_seeds(
     """Scores of the (refined) CAMs of several settings on the same images.
 
     A setting's CAM counts as its ``affinity`` leaves it (``kind: none`` and ``mask: none`` score
-    the initial CAM), refined as its ``pseudo.refine`` says. Exponents are swept before a DenseCRF,
-    which costs seconds an image and follows in a second pass, at the exponent that won without it.
+    the initial CAM), refined as its ``pseudo.refine`` says. Exponents are swept before refinement,
+    which costs seconds an image and follows in a second pass, at the exponent that won without it;
+    PAR is swept too where ``alphas`` are given.
 
     Args:
         rectifiers: By name, all with the same encoders and ``data``.
@@ -85,7 +86,8 @@ def score_seeds(
     plain, late = {}, {}
     for name, each in rectifiers.items():
         plain[name] = each
-        if each.config.pseudo.refine == "crf":
+        refine = each.config.pseudo.refine
+        if refine == "crf" or (refine == "par" and alphas is None):
             late[name], plain[name] = each, copy(each)
             pseudo = replace(each.config.pseudo, refine="none")
             plain[name].config = replace(each.config, pseudo=pseudo)
@@ -192,7 +194,10 @@ def sweep(
         chosen[:, :, 0] += lost
         return chosen
     backgrounds = torch.stack([(1 - strongest) ** alpha for alpha in alphas], 1)
-    maps = rectifier.refine_scores(torch.cat([backgrounds, cam], 1), photo, present)
+    maps = torch.cat([backgrounds, cam], 1)
+    for index in range(len(maps)):  # one by one: PAR holds dozens of copies of an image
+        one = slice(index, index + 1)
+        maps[one] = rectifier.refine_scores(maps[one], photo[one], present[one])
     backgrounds, cam = maps.split([len(alphas), cam.shape[1]], 1)
     best, slot = cam.masked_fill(empty, -torch.inf).max(1)
     ids = (present + 1).gather(1, slot.flatten(1)).view_as(slot)

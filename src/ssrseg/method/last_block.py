@@ -110,9 +110,7 @@ def run_block(
     with torch.enable_grad():  # the activation and its derivative from one pass
         activated = weights.activation(hidden.requires_grad_())
         (slope,) = torch.autograd.grad(activated, hidden, torch.ones_like(activated))
-    output = middle + functional.linear(
-        activated.detach(), weights.fc2_weight, weights.fc2_bias
-    )
+    output = middle + functional.linear(activated.detach(), weights.fc2_weight, weights.fc2_bias)
     post_unit, post_factor = _standardise(output, weights.eps)
     features = (post_unit * weights.post_weight + weights.post_bias) @ weights.projection.T
     return BlockTrace(
