@@ -1,17 +1,14 @@
-"""Protocols, the paper's tables, ablations: what a researcher needs."""
+"""The paper's tables and ablations: many figures, kept in a folder."""
 
 from __future__ import annotations
 
-import json as json_format
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter, validators
-from rich.console import Console
-from rich.table import Table
 
 from ssrseg.cli.base import (
     Cache,
@@ -23,17 +20,15 @@ from ssrseg.cli.base import (
     Overrides,
     Preset,
     Prompts,
-    Split,
     app,
     say,
     settings,
 )
+from ssrseg.cli.seeds import Exponents, open_split
 
 if TYPE_CHECKING:
     from ssrseg.config import Config
-    from ssrseg.data.sample import LabelledImages
     from ssrseg.engine.experiments import Bench, Experiment
-    from ssrseg.engine.seeds import SeedScores
 
 Workspace = Annotated[
     Path, Parameter(help="Gets runs/, results/ and the table; run again to go on.")
@@ -49,117 +44,7 @@ Jobs = Annotated[
     int,
     Parameter(help="Processes that train and score at once.", validator=validators.Number(gte=1)),
 ]
-Exponents = Annotated[
-    Literal["protocol", "wide"],
-    Parameter(
-        help="protocol: exponents 0.5 .. 14 for raw and 0.5, 1, 2 for propagated CAMs, PAR at the"
-        " winner; wide: 0.5 .. 14 for all, PAR swept too."
-    ),
-]
 Collect = Annotated[bool, Parameter(help="Measure nothing, show what is there.")]
-
-
-@app.command
-def seeds(
-    *,
-    data: Data,
-    split: Split = None,
-    model: Annotated[
-        Path | None, Parameter(help="Run folder whose CMPA is used; default: training-free.")
-    ] = None,
-    preset: Annotated[
-        str | None, Parameter(help="Named settings (default ssr); with --model, the run's own.")
-    ] = None,
-    config: ConfigFile = None,
-    overrides: Overrides = (),
-    clip: Clip = None,
-    dino: Dino = None,
-    prompts: Prompts = None,
-    par: Annotated[bool, Parameter(help="Also score the CAMs refined by PAR.")] = False,
-    crf: Annotated[
-        bool, Parameter(help="Also score them refined by DenseCRF, at the exponent that won.")
-    ] = False,
-    per_class: Annotated[bool, Parameter(help="Also print every class.")] = False,
-    exponents: Exponents = "protocol",
-    json: Annotated[Path | None, Parameter(help="Also write all figures to this file.")] = None,
-    cache: Cache = None,
-    device: Device = "auto",
-) -> None:
-    """Score CAM seeds by the protocol of Tables 2 to 4: mIoU, P, R at the best exponent."""
-    base = None
-    if model is not None and preset is None:
-        from ssrseg.engine.checkpoint import load_checkpoint
-
-        base = load_checkpoint(model).config.to_dict()
-    chosen = settings(preset or "ssr", config, overrides, clip, dino, prompts, base)
-    images = _open(data, split or "all")
-    from ssrseg.config import load_config
-    from ssrseg.data.cache import SuperpixelCache
-    from ssrseg.engine.checkpoint import check_classes, load_checkpoint
-    from ssrseg.engine.device import pick_device
-    from ssrseg.engine.measure import load_heads, variant
-    from ssrseg.engine.rectify import load_rectifier
-    from ssrseg.engine.rows import PLAIN, RAW
-    from ssrseg.engine.seeds import ALPHAS, score_seeds
-
-    rows: dict[str, tuple[str, ...]] = {"initial CAM": RAW, "refined CAM": (PLAIN,)}
-    rows |= {"+ PAR": ("pseudo.refine=par",)} if par else {}
-    rows |= {"+ CRF": ("pseudo.refine=crf",)} if crf else {}
-    if model is not None:
-        check_classes(load_checkpoint(model).classes, images.classes, model)
-    rectifier = load_rectifier(
-        chosen, images.classes, own_prompts=images.prompts, device=pick_device(device)
-    )
-    heads = load_heads(rectifier, model) if model is not None else None
-    found = score_seeds(
-        {
-            name: variant(rectifier, load_config(base=chosen.to_dict(), overrides=each), heads)
-            for name, each in rows.items()
-        },
-        images,
-        SuperpixelCache(
-            cache, n_segments=chosen.sgc.n_segments, compactness=chosen.sgc.compactness
-        ),
-        alphas=ALPHAS if exponents == "wide" else None,
-    )
-    _print_seeds(found, images, per_class)
-    if json is not None:
-        _write_seeds(found, images, chosen, json)
-
-
-def _print_seeds(found: dict[str, SeedScores], images: LabelledImages, per_class: bool) -> None:
-    table = Table("seeds", "mIoU", "precision", "recall", "α", box=None)
-    for name, each in found.items():
-        shares = (each.scores.miou, each.scores.precision, each.scores.recall)
-        table.add_row(name, *(f"{100 * share:.1f}" for share in shares), f"{each.alpha:g}")
-    Console().print(table)
-    if not per_class:
-        return
-    table = Table("class", "images", *(f"IoU, {name}" for name in found), box=None)
-    for index, name in enumerate(("background", *images.classes)):
-        shares = [each.scores.iou[index] for each in found.values()]
-        count = str(int(next(iter(found.values())).images[index]))
-        cells = ("-" if share.isnan() else f"{100 * float(share):.1f}" for share in shares)
-        table.add_row(name, count, *cells)
-    Console().print(table)
-
-
-def _write_seeds(
-    found: dict[str, SeedScores], images: LabelledImages, chosen: Config, path: Path
-) -> None:
-    from ssrseg.data.files import atomic_write
-    from ssrseg.engine.evaluate import class_figures, mean_figures
-
-    table: dict[str, Any] = {"settings": chosen.to_dict(), "seeds": {}}
-    for name, each in found.items():
-        table["seeds"][name] = {
-            **mean_figures(each.scores),
-            "alpha": each.alpha,
-            "by_alpha": {str(alpha): miou for alpha, miou in each.by_alpha.items()},
-            "classes": class_figures(each.scores, ("background", *images.classes), each.images),
-        }
-    with atomic_write(path) as temporary:
-        temporary.write_text(json_format.dumps(table, indent=2) + "\n", encoding="utf-8")
 
 
 @app.command
@@ -283,12 +168,6 @@ def ablate(
     say(f"\n{path} has the classes and what was used.")
 
 
-def _open(data: Path, split: str) -> LabelledImages:
-    from ssrseg.data.open import open_labelled
-
-    return open_labelled(data, split=None if split == "all" else split)
-
-
 def _bench(
     out: Path,
     chosen: Config,
@@ -304,9 +183,9 @@ def _bench(
     cams = any(row.measure != "segmentation" for row in rows)
     decoders = any(row.measure == "segmentation" for row in rows)
     trained = any(row.training is not None for row in rows)
-    train = _open(data, splits[0]) if trained else None
-    scored = _open(data, splits[1]) if cams else None
-    val = _open(data, splits[2]) if decoders else None
+    train = open_split(data, splits[0]) if trained else None
+    scored = open_split(data, splits[1]) if cams else None
+    val = open_split(data, splits[2]) if decoders else None
     from ssrseg.engine.device import pick_device
     from ssrseg.engine.experiments import Bench
     from ssrseg.engine.seeds import ALPHAS

@@ -245,7 +245,7 @@ def _task(row: Experiment, seed: int, bench: Bench, heads: dict[str, tuple[Path,
 
 def _finished_heads(bench: Bench) -> dict[str, tuple[Path, Config]]:
     """Runs that are there, by what decides their heads."""
-    found = {}
+    found: dict[str, tuple[Path, Config]] = {}
     for marker in sorted(bench.out.glob(f"{bench.runs.format(name='*', seed='*')}/{KEY_FILE}")):
         heads = json.loads(marker.read_text(encoding="utf-8")).get("heads")
         if heads and (marker.parent / MODEL_FILE).is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -205,7 +206,10 @@ def _score_seeds(bench: Bench, group: Sequence[Task]) -> None:
     cells = SuperpixelCache(
         bench.superpixels, n_segments=first.sgc.n_segments, compactness=first.sgc.compactness
     )
-    found = score_seeds(rectifiers, data, cells, alphas=bench.alphas)
+    unfinished = bench.out / "unfinished"
+    found = score_seeds(
+        rectifiers, data, cells, alphas=bench.alphas, keep=unfinished / group[0].key
+    )
     seconds = time.monotonic() - start
     for task in group:
         each = found[task.key]
@@ -216,6 +220,7 @@ def _score_seeds(bench: Bench, group: Sequence[Task]) -> None:
             "shared_by": len(group),
         }
         _keep(bench, task, data, each.scores, each.images, each.matrix, extra)
+    shutil.rmtree(unfinished / group[0].key, ignore_errors=True)
 
 
 def _overrides(task: Task) -> tuple[str, ...]:

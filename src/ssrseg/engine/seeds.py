@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -9,16 +10,18 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int, UInt8
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
 from ssrseg.config import Config
 from ssrseg.data.cache import SuperpixelCache
+from ssrseg.data.files import atomic_write
 from ssrseg.data.images import check_size, read_image, read_truth
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.transforms import fit_to_patches, limit_side, to_unit
 from ssrseg.engine.initial_cam import InitialCam
-from ssrseg.engine.progress import steps
+from ssrseg.engine.progress import Steps, steps
 from ssrseg.engine.rectify import Rectifier, present_slots
 from ssrseg.errors import DataError
 from ssrseg.method.cam import min_max
@@ -33,6 +36,11 @@ REFINED_ALPHAS = (0.5, 1.0, 2.0)
 
 BATCH = 16
 """Images of one size that are looked at together."""
+
+CHUNK = 128
+"""Images after which counts are kept."""
+
+_IMAGES, _DONE = "images of each class", "images done"
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ def score_seeds(
     superpixels: SuperpixelCache,
     *,
     alphas: tuple[float, ...] | None = None,
+    keep: Path | None = None,
 ) -> dict[str, SeedScores]:
     """Scores of the (refined) CAMs of several settings on the same images.
 
@@ -79,6 +88,8 @@ def score_seeds(
         data: Images with labels and true masks; the masks are opened here, for scoring only.
         superpixels: Where superpixels are kept.
         alphas: Exponents to try; None = :func:`exponents`.
+        keep: Folder of counts so far, from which a stopped call goes on; the names of
+            ``rectifiers`` have to stand for their settings and for the images.
 
     Raises:
         DataError: If no image has a true mask, or a mask is of another size or data set.
@@ -92,10 +103,10 @@ def score_seeds(
             pseudo = replace(each.config.pseudo, refine="none")
             plain[name].config = replace(each.config, pseudo=pseudo)
     tried = {name: alphas or exponents(each.config) for name, each in plain.items()}
-    found = _score(plain, data, superpixels, tried)
+    found = _score(plain, data, superpixels, tried, keep)
     if late:
         won = {name: (found[name].alpha,) for name in late}
-        found |= _score(late, data, superpixels, won)
+        found |= _score(late, data, superpixels, won, keep)
     return found
 
 
@@ -104,56 +115,82 @@ def _score(
     data: LabelledImages,
     superpixels: SuperpixelCache,
     alphas: Mapping[str, tuple[float, ...]],
+    keep: Path | None,
 ) -> dict[str, SeedScores]:
-    """One pass over the images for all settings."""
-    n_classes = len(data.classes) + 1
-    matrices = {
-        name: torch.zeros(len(alphas[name]), n_classes, n_classes, dtype=torch.long)
-        for name in rectifiers
-    }
-    images = torch.zeros(n_classes, dtype=torch.long)
+    """One pass over the images for all settings, going on where an earlier call was stopped."""
     known = [sample for sample in data.samples if sample.truth is not None]
     if not known:
         raise DataError(
             f"No image of {data.root} has a true mask to score CAMs against. Put indexed PNGs"
             " (0 = background, 1 = first class, ..., 255 = ignore) into SegmentationClass/."
         )
+    n_classes = len(data.classes) + 1
+    counts = {
+        name: torch.zeros(len(alphas[name]), n_classes, n_classes, dtype=torch.long)
+        for name in rectifiers
+    }
+    counts |= {_IMAGES: torch.zeros(n_classes, dtype=torch.long), _DONE: torch.tensor(0)}
+    file = None
+    if keep is not None:
+        name = hashlib.sha256(repr((sorted(alphas.items()), len(known))).encode()).hexdigest()
+        file = keep / f"seeds-{name[:16]}.safetensors"
+        counts |= load_file(file) if file.is_file() else {}
+    done = int(counts[_DONE])
+    with steps("CAM seeds", len(known), done=done) as progress:
+        for start in range(done, len(known), CHUNK):
+            chunk = known[start : start + CHUNK]
+            _count(rectifiers, chunk, superpixels, alphas, counts, progress)
+            counts[_DONE] += len(chunk)
+            if file is not None:
+                with atomic_write(file) as temporary:
+                    save_file(counts, temporary)
+    return {name: _best(counts[name], alphas[name], counts[_IMAGES]) for name in rectifiers}
+
+
+def _count(
+    rectifiers: Mapping[str, Rectifier],
+    known: list[Sample],
+    superpixels: SuperpixelCache,
+    alphas: Mapping[str, tuple[float, ...]],
+    counts: Mapping[str, Tensor],
+    progress: Steps,
+) -> None:
+    """Add the pixels of some images to the confusion matrices of every setting and exponent."""
+    n_classes = len(counts[_IMAGES])
     one = next(iter(rectifiers.values()))
     wants_ids = any("slic" in each.config.affinity.mask for each in rectifiers.values())
-    with steps("CAM seeds", len(known)) as progress:
-        for batch in _same_size(known, one.clip.patch_size, n_classes):
-            small = [limit_side(photo, one.config.data.max_side) for photo, _, _ in batch]
-            image = torch.stack([to_unit(fit_to_patches(x, one.clip.patch_size)) for x in small])
-            image = image.to(one.device)
-            photo = torch.stack([to_unit(photo) for photo, _, _ in batch]).to(one.device)
-            present = present_slots([sample.labels for _, _, sample in batch]).to(one.device)
-            ids = None
-            if wants_ids:
-                named = zip(small, batch, strict=True)
-                ids = torch.stack([superpixels(x, each[2].name) for x, each in named])
-                ids = ids.to(one.device)
-            truth = torch.stack([truth for _, truth, _ in batch])
-            for each in truth:
-                images[each[each != IGNORE].unique().long()] += 1
-            cams: dict[object, InitialCam] = {}
-            regions: dict[int, Tensor] = {}
-            for name, rectifier in rectifiers.items():
-                key = _what_decides_the_cam(rectifier)
-                if key not in cams:
-                    cams[key] = rectifier.initial_cam(rectifier.see(image), present)
-                k = rectifier.config.sgc.k_colour
-                if ids is not None and k not in regions:
-                    regions[k] = rectifier.regions(image, ids)
-                rectified = rectifier.rectify(
-                    image, present, ids, initial=cams[key], regions=regions.get(k)
-                )
-                refined = rectified.refined_cam
-                matrices[name] += sweep(
-                    rectifier, refined, photo, present, truth, alphas[name], n_classes
-                )
-            for _ in batch:
-                progress.advance()
-    return {name: _best(found, alphas[name], images) for name, found in matrices.items()}
+    for batch in _same_size(known, one.clip.patch_size, n_classes):
+        small = [limit_side(photo, one.config.data.max_side) for photo, _, _ in batch]
+        image = torch.stack([to_unit(fit_to_patches(x, one.clip.patch_size)) for x in small])
+        image = image.to(one.device)
+        photo = torch.stack([to_unit(photo) for photo, _, _ in batch]).to(one.device)
+        present = present_slots([sample.labels for _, _, sample in batch]).to(one.device)
+        ids = None
+        if wants_ids:
+            named = zip(small, batch, strict=True)
+            ids = torch.stack([superpixels(x, each[2].name) for x, each in named])
+            ids = ids.to(one.device)
+        truth = torch.stack([truth for _, truth, _ in batch])
+        for each in truth:
+            counts[_IMAGES][each[each != IGNORE].unique().long()] += 1
+        cams: dict[object, InitialCam] = {}
+        regions: dict[int, Tensor] = {}
+        for name, rectifier in rectifiers.items():
+            key = _what_decides_the_cam(rectifier)
+            if key not in cams:
+                cams[key] = rectifier.initial_cam(rectifier.see(image), present)
+            k = rectifier.config.sgc.k_colour
+            if ids is not None and k not in regions:
+                regions[k] = rectifier.regions(image, ids)
+            rectified = rectifier.rectify(
+                image, present, ids, initial=cams[key], regions=regions.get(k)
+            )
+            refined = rectified.refined_cam
+            counts[name].add_(
+                sweep(rectifier, refined, photo, present, truth, alphas[name], n_classes)
+            )
+        for _ in batch:
+            progress.advance()
 
 
 @torch.no_grad()

@@ -222,10 +222,13 @@ def _table_6(paper: PaperTable, found: Figures) -> Layout:
 
 def _ratio(found: Figures, suffix: str) -> list[str]:
     """MIoU, its share of full supervision by seed, number of seeds."""
-    ours = {each.seed: each.figures["miou"] for each in found.of(f"decoder{suffix}")}
-    full = {
+    whole = {
         each.seed: each.figures["miou"] for each in found.of(f"decoder, full supervision{suffix}")
     }
-    shares = [100 * (ours[seed] or 0.0) / full[seed] for seed in ours if full.get(seed)]
+    shares = []
+    for each in found.of(f"decoder{suffix}"):
+        miou, full = each.figures["miou"], whole.get(each.seed)
+        if miou is not None and full:
+            shares.append(100 * miou / full)
     share = spread(shares) if shares else NOT_MEASURED
     return [found.cell(f"decoder{suffix}"), share, found.count(f"decoder{suffix}")]
