@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +17,13 @@ from torch.nn import functional
 from ssrseg.config import Config
 from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.files import atomic_write
-from ssrseg.data.images import check_size, read_image, read_truth
+from ssrseg.data.images import read_truth
 from ssrseg.data.sample import LabelledImages, Sample
-from ssrseg.data.transforms import fit_to_patches, limit_side, to_unit
+from ssrseg.data.transforms import to_unit
 from ssrseg.engine.initial_cam import InitialCam
+from ssrseg.engine.photos import PhotoBatch, photo_batches
 from ssrseg.engine.progress import Steps, steps
-from ssrseg.engine.rectify import Rectifier, present_slots
+from ssrseg.engine.rectify import Rectifier
 from ssrseg.errors import DataError
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import Scores, confusion_matrix, scores
@@ -33,9 +34,6 @@ ALPHAS = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 14.0)
 
 REFINED_ALPHAS = (0.5, 1.0, 2.0)
 """Exponents for propagated CAMs, which are wider; CLIP-ES tries 1 and 2."""
-
-BATCH = 16
-"""Images of one size that are looked at together."""
 
 CHUNK = 128
 """Images after which counts are kept."""
@@ -158,39 +156,55 @@ def _count(
     """Add the pixels of some images to the confusion matrices of every setting and exponent."""
     n_classes = len(counts[_IMAGES])
     one = next(iter(rectifiers.values()))
-    wants_ids = any("slic" in each.config.affinity.mask for each in rectifiers.values())
-    for batch in _same_size(known, one.clip.patch_size, n_classes):
-        small = [limit_side(photo, one.config.data.max_side) for photo, _, _ in batch]
-        image = torch.stack([to_unit(fit_to_patches(x, one.clip.patch_size)) for x in small])
-        image = image.to(one.device)
-        photo = torch.stack([to_unit(photo) for photo, _, _ in batch]).to(one.device)
-        present = present_slots([sample.labels for _, _, sample in batch]).to(one.device)
-        ids = None
-        if wants_ids:
-            named = zip(small, batch, strict=True)
-            ids = torch.stack([superpixels(x, each[2].name) for x, each in named])
-            ids = ids.to(one.device)
-        truth = torch.stack([truth for _, truth, _ in batch])
-        for each in truth:
-            counts[_IMAGES][each[each != IGNORE].unique().long()] += 1
-        cams: dict[object, InitialCam] = {}
-        regions: dict[int, Tensor] = {}
-        for name, rectifier in rectifiers.items():
-            key = _what_decides_the_cam(rectifier)
-            if key not in cams:
-                cams[key] = rectifier.initial_cam(rectifier.see(image), present)
-            k = rectifier.config.sgc.k_colour
-            if ids is not None and k not in regions:
-                regions[k] = rectifier.regions(image, ids)
-            rectified = rectifier.rectify(
-                image, present, ids, initial=cams[key], regions=regions.get(k)
-            )
-            refined = rectified.refined_cam
-            counts[name].add_(
-                sweep(rectifier, refined, photo, present, truth, alphas[name], n_classes)
-            )
-        for _ in batch:
+    wanted = superpixels if any(x.wants_superpixels for x in rectifiers.values()) else None
+    for batch in photo_batches(known, one.config.data, one.clip.patch_size, wanted, one.device):
+        originals = batch.originals
+        truths = [
+            _fitting_truth(known[index], original, n_classes)
+            for index, original in zip(batch.index, originals, strict=True)
+        ]
+        for truth in truths:
+            counts[_IMAGES][truth[truth != IGNORE].unique().long()] += 1
+        refined = _refined_cams(rectifiers, batch)
+        for rows in _equal_sizes(originals):
+            photo = torch.stack([to_unit(originals[row]) for row in rows]).to(one.device)
+            truth = torch.stack([truths[row] for row in rows])
+            present = batch.present[rows]
+            for name, rectifier in rectifiers.items():
+                cam = refined[name][rows]
+                counts[name].add_(
+                    sweep(rectifier, cam, photo, present, truth, alphas[name], n_classes)
+                )
+        for _ in batch.index:
             progress.advance()
+
+
+def _refined_cams(
+    rectifiers: Mapping[str, Rectifier], batch: PhotoBatch
+) -> dict[str, Float[Tensor, "batch slots grid_h grid_w"]]:
+    """The corrected CAM of every setting; what settings have in common is computed once."""
+    cams: dict[object, InitialCam] = {}
+    regions: dict[int, Tensor] = {}
+    affinities: dict[object, Tensor] = {}
+    refined = {}
+    for name, rectifier in rectifiers.items():
+        key = _what_decides_the_cam(rectifier)
+        if key not in cams:
+            cams[key] = rectifier.initial_cam(rectifier.see(batch.image), batch.present)
+        k = rectifier.config.sgc.k_colour
+        if rectifier.wants_superpixels and k not in regions:
+            regions[k] = rectifier.regions(batch.image, batch.superpixels, batch.n_superpixels)
+        sends = _what_decides_the_affinity(rectifier)
+        if sends is not None and sends not in affinities:
+            affinities[sends] = rectifier.affinity(batch.image, cams[key].view)
+        refined[name] = rectifier.rectify(
+            batch.image,
+            batch.present,
+            initial=cams[key],
+            regions=regions.get(k),
+            affinity=affinities.get(sends),
+        ).refined_cam
+    return refined
 
 
 @torch.no_grad()
@@ -258,24 +272,32 @@ def _what_decides_the_cam(rectifier: Rectifier) -> object:
     )
 
 
-def _same_size(
-    samples: list[Sample], patch: int, n_classes: int
-) -> Iterator[list[tuple[Tensor, Tensor, Sample]]]:
-    """(photo, truth, sample) in batches of neighbours that have the same size."""
-    batch: list[tuple[Tensor, Tensor, Sample]] = []
-    for sample in samples:
-        assert sample.truth is not None
-        photo = read_image(sample.image)
-        check_size(photo, sample.image, patch)
-        if batch and (len(batch) == BATCH or photo.shape != batch[0][0].shape):
-            yield batch
-            batch = []
-        batch.append((photo, _fitting_truth(sample.truth, photo, n_classes), sample))
-    if batch:
-        yield batch
+def _what_decides_the_affinity(rectifier: Rectifier) -> object:
+    """None where nothing is propagated."""
+    config, affinity = rectifier.config, rectifier.config.affinity
+    if affinity.kind == "none" or affinity.power == 0:
+        return None
+    if affinity.kind == "kernel":
+        return affinity.kind, affinity.sinkhorn
+    return (
+        config.backbones,
+        (affinity.clip_weight, affinity.clip_layers) if affinity.clip_weight else None,
+        (affinity.dino_weight, affinity.dino_layers) if affinity.dino_weight else None,
+        affinity.sinkhorn,
+    )
 
 
-def _fitting_truth(path: Path, photo: Tensor, n_classes: int) -> Tensor:
+def _equal_sizes(originals: Sequence[Tensor]) -> list[list[int]]:
+    """Rows of a batch by the size of the original: limited sizes may agree where these do not."""
+    rows: dict[torch.Size, list[int]] = {}
+    for row, original in enumerate(originals):
+        rows.setdefault(original.shape, []).append(row)
+    return list(rows.values())
+
+
+def _fitting_truth(sample: Sample, photo: Tensor, n_classes: int) -> Tensor:
+    path = sample.truth
+    assert path is not None
     truth = read_truth(path)
     if truth.shape != photo.shape[:2]:
         raise DataError(

@@ -98,8 +98,9 @@ def run_block(
     joint = functional.linear(normed, weights.qkv_weight, weights.qkv_bias).view(split)
     query, key, value = joint.permute(2, 0, 3, 1, 4)
     query = query[:, :, 1:]
-    scaled = query * (dim // weights.heads) ** -0.5  # cheaper than scaling patches x tokens
-    attention = (scaled @ key.mT).softmax(-1)
+    # packed and scaled before the product: cheaper than strides there and a pass over the result
+    scaled = query.contiguous() * (dim // weights.heads) ** -0.5
+    attention = (scaled @ key.contiguous().mT).softmax(-1)
     attended = attention @ value
     joined = attended.transpose(1, 2).flatten(2)
     middle = residual[:, 1:] + functional.linear(joined, weights.out_weight, weights.out_bias)
