@@ -103,6 +103,21 @@ def test_collecting_measures_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table-3.json", "table-3.md"]
 
 
+def test_a_preset_without_cmpa_shows_what_cmpa_would_do(
+    world: tuple[Path, tuple[object, ...]], run: Run, tmp_path: Path
+) -> None:
+    root, options = world
+    options = tuple(word for word in options if word not in ("--out", root / "exp"))
+    rows = ("--rows", "+ SGC", "--rows", "CLIP CAM", "--set", "cam.mode=clip", "--seeds", 1)
+    code, shown, err = run("table", 2, *options, "--out", tmp_path, *rows)
+    assert code == 0, err
+    settings = {
+        record["row"]: record["settings"]["cam"]["mode"]
+        for record in (json.loads(path.read_text()) for path in tmp_path.glob("results/*.json"))
+    }
+    assert settings == {"+ SGC": "cmpa", "CLIP CAM, CLIP attention, box": "clip"}
+
+
 def test_an_ablation_of_sgc_trains_once(
     world: tuple[Path, tuple[object, ...]], run: Run, tmp_path: Path
 ) -> None:
@@ -169,7 +184,6 @@ def test_seeds_of_a_run(world: tuple[Path, tuple[object, ...]], run: Run, tmp_pa
         (("ablate", "sgc.hihg=1,2"), 'Did you mean "sgc.high"?'),
         (("ablate", "sgc.high=7"), "less than or equal to 1"),
         (("ablate",), "Name a setting with its values"),
-        (("table", 3, "--set", "cam.mode=clip"), "needs CMPA"),
         (("table", 5, "--val-split", "nowhere"), 'split "nowhere" is unknown'),
     ],
     ids=str,

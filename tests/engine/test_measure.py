@@ -356,8 +356,8 @@ def test_pseudo_masks(measured: tuple[Bench, list[Result]], tmp_path: Path) -> N
 
 def test_faults(template: Bench, tmp_path: Path) -> None:
     off = replace(template, out=tmp_path, config=template.settings(0, "cam.mode=clip"))
-    with pytest.raises(ConfigError, match=r'"CMPA CAM" needs CMPA'):
-        measure((CMPA_CAM,), off)
+    with pytest.raises(ConfigError, match=r'"mine" needs CMPA'):
+        measure((Experiment("mine", RAW, SSR),), off)
     assert len(tasks((CLIP_CAM, Experiment("d", (), Training("t"), "segmentation")), off, 2)) == 3
     with pytest.raises(ConfigError, match=r'"decoder" needs images to score'):
         measure((DECODER,), replace(template, val=None))

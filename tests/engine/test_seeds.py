@@ -13,7 +13,8 @@ from ssrseg.config import Config, load_config
 from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.images import read_image, read_truth
 from ssrseg.data.open import open_labelled
-from ssrseg.data.sample import LabelledImages
+from ssrseg.data.sample import LabelledImages, Sample
+from ssrseg.engine import seeds
 from ssrseg.engine.masks import rectify_photo
 from ssrseg.engine.rectify import Rectifier, load_rectifier
 from ssrseg.engine.seeds import ALPHAS, REFINED_ALPHAS, exponents, score_seeds
@@ -150,3 +151,41 @@ def test_masks_that_do_not_fit(voc: LabelledImages, clip_dir: Path, dino_dir: Pa
     )
     with pytest.raises(DataError, match="holds class id 2"):
         score_seeds({"x": other}, fewer, cache)
+
+
+def test_a_stopped_pass_goes_on(
+    voc: LabelledImages,
+    clip_dir: Path,
+    dino_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache = SuperpixelCache(None, n_segments=20, compactness=10.0)
+    plain = load_rectifier(tiny_config(clip_dir, dino_dir, "pseudo.refine=none"), voc.classes)
+    both = {"plain": plain, "par": with_settings(plain, pseudo={"refine": "par"})}
+    whole = score_seeds(both, voc, cache)
+    monkeypatch.setattr(seeds, "CHUNK", 1)
+    seen: list[str] = []
+    real = seeds._count
+
+    def count(rectifiers: Mapping[str, Rectifier], known: list[Sample], *rest: object) -> None:
+        if len(seen) in (2, 5):  # after two images of the first pass, and one of the second
+            seen.append("stopped")
+            raise KeyboardInterrupt
+        seen.append(known[0].name)
+        real(rectifiers, known, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(seeds, "_count", count)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            score_seeds(both, voc, cache, keep=tmp_path)
+    found = score_seeds(both, voc, cache, keep=tmp_path)
+    names = [sample.name for sample in voc.samples]
+    expected = [*names[:2], "stopped", names[2], names[0], "stopped", *names[1:]]
+    assert seen == expected
+    for name, each in whole.items():
+        assert found[name].matrix.equal(each.matrix)
+        assert found[name].images.equal(each.images)
+        assert found[name].by_alpha == each.by_alpha
+    other = score_seeds({"plain": plain}, voc, cache, keep=tmp_path)["plain"]  # other rows
+    assert other.matrix.equal(whole["plain"].matrix)

@@ -51,6 +51,7 @@ def result(row: str, seed: int, miou: float, **more: float | None) -> Result:
         "key": f"key-{row}-{seed}",
         "measure": "seeds",
         "images": 9,
+        "data": {"folder": "somewhere/photos"},
         "training": {"images": 20} if seed else None,
         "encoders": {"clip": {"name": "c", "digest": "1"}, "dino": {"name": "d", "digest": "2"}},
         "version": "0",
@@ -170,6 +171,8 @@ def test_ours_stand_beside_the_paper(number: int) -> None:
     assert set(PRINTED[number]) - {"CLIP"} <= set(cells)
     assert any("55.0 ± 7.1" in row for row in cells.values())
     text = print_all(printed)
+    assert "9 images of photos (seeds)" in text
+    assert "only if they were made with the same images and encoders" in text
     for note in PAPER[number].notes:
         assert note in text
     assert (NOT_MEASURED in str(cells)) == (number == 1)  # COCO

@@ -12,7 +12,7 @@ READOUTS = ("gradcam", "patch", "combined")
 MASKS = ("none", "box", "slic", "box_and_slic")
 
 PLAIN = "pseudo.refine=none"
-CLIP = "cam.mode=clip"
+CLIP, _CMPA = "cam.mode=clip", "cam.mode=cmpa"
 RAW = ("affinity.kind=none", "affinity.mask=none", PLAIN)
 # the paper's weights, and CLIP-ES's square
 _ATTENTION = ("affinity.kind=attention", "affinity.power=2", PLAIN)
@@ -23,30 +23,31 @@ KERNEL = ("affinity.kind=kernel", PLAIN)
 BOX, SLIC = "affinity.mask=box", "affinity.mask=slic"
 
 SSR = Training("ssr")
+CMPA = Training("ssr", (_CMPA,))  # the same run, unless the preset has no CMPA
 FULL = Training("full", supervision="full")
 LOSS_TRAININGS = {
-    "L_feature": Training("L_feature", ("cmpa.loss=feature", "cmpa.bg_pairs=0")),
-    "L_in_modal": Training("L_in_modal", ("cmpa.loss=in_modal", "cmpa.bg_pairs=0")),
-    "L_crossmodal": Training("L_crossmodal", ("cmpa.loss=crossmodal", "cmpa.bg_pairs=0")),
+    "L_feature": Training("L_feature", (_CMPA, "cmpa.loss=feature", "cmpa.bg_pairs=0")),
+    "L_in_modal": Training("L_in_modal", (_CMPA, "cmpa.loss=in_modal", "cmpa.bg_pairs=0")),
+    "L_crossmodal": Training("L_crossmodal", (_CMPA, "cmpa.loss=crossmodal", "cmpa.bg_pairs=0")),
     "L_crossmodal + background pairs": Training(
-        "L_crossmodal-pairs", ("cmpa.loss=crossmodal", "cmpa.bg_pairs=1.0")
+        "L_crossmodal-pairs", (_CMPA, "cmpa.loss=crossmodal", "cmpa.bg_pairs=1.0")
     ),
 }
 """Table 4 as defined, and with background pairs [0005]."""
 
 CLIP_CAM = Experiment("CLIP CAM", (CLIP, *RAW))
-CMPA_CAM = Experiment("CMPA CAM", RAW, SSR)
+CMPA_CAM = Experiment("CMPA CAM", RAW, CMPA)
 STEPS = (
     CMPA_CAM,
-    Experiment("+ CLIP attention", (*CLIP_ONLY, BOX), SSR),
-    Experiment("+ DINO attention", (*FUSED, BOX), SSR),
-    Experiment("+ SGC", (*FUSED, SLIC), SSR),
+    Experiment("+ CLIP attention", (*CLIP_ONLY, BOX), CMPA),
+    Experiment("+ DINO attention", (*FUSED, BOX), CMPA),
+    Experiment("+ SGC", (*FUSED, SLIC), CMPA),
 )
 """Table 3's four rows; those before SGC have CLIP-ES's boxes, which SGC replaces."""
 
-AS_SET = Experiment("the preset's own affinity and mask", (PLAIN,), SSR)
-WITH_PAR = Experiment("+ PAR", ("pseudo.refine=par",), SSR)
-WITH_CRF = Experiment("+ CRF", ("pseudo.refine=crf",), SSR)
+AS_SET = Experiment("the preset's own affinity and mask", (PLAIN,), CMPA)
+WITH_PAR = Experiment("+ PAR", ("pseudo.refine=par",), CMPA)
+WITH_CRF = Experiment("+ CRF", ("pseudo.refine=crf",), CMPA)
 
 ATTENTIONS = {
     "no attention": RAW,
@@ -55,7 +56,7 @@ ATTENTIONS = {
     "fused 0.4 : 0.6": FUSED,
 }
 GRID = tuple(
-    Experiment(f"{name}, {mask}", (*settings, f"affinity.mask={mask}"), SSR)
+    Experiment(f"{name}, {mask}", (*settings, f"affinity.mask={mask}"), CMPA)
     for name, settings in ATTENTIONS.items()
     for mask in MASKS
 )
@@ -68,12 +69,12 @@ CONTROLS = (
     Experiment("CLIP CAM, fused attention, box", (CLIP, *FUSED, BOX)),
     Experiment("CLIP CAM, fused attention, SGC", (CLIP, *FUSED, SLIC)),
     Experiment("CLIP CAM, SGC without propagation", (CLIP, "affinity.kind=none", SLIC, PLAIN)),
-    Experiment("CMPA CAM, SGC without propagation", ("affinity.kind=none", SLIC, PLAIN), SSR),
+    Experiment("CMPA CAM, SGC without propagation", ("affinity.kind=none", SLIC, PLAIN), CMPA),
     Experiment("the preset without CMPA", (CLIP, PLAIN)),
-    Experiment("the preset without a mask", ("affinity.mask=none", PLAIN), SSR),
-    Experiment("CLIP CAM + PAR (nothing of SSR)", (CLIP, *RAW[:2], "pseudo.refine=par")),
-    Experiment("colour-position kernel, no mask", (*KERNEL, "affinity.mask=none"), SSR),
-    Experiment("colour-position kernel + SGC", (*KERNEL, SLIC), SSR),
+    Experiment("the preset without a mask", ("affinity.mask=none", PLAIN), CMPA),
+    Experiment("CLIP CAM + PAR (nothing of CMPA)", (CLIP, *RAW[:2], "pseudo.refine=par")),
+    Experiment("colour-position kernel, no mask", (*KERNEL, "affinity.mask=none"), CMPA),
+    Experiment("colour-position kernel + SGC", (*KERNEL, SLIC), CMPA),
 )
 """What each gain has to be held against."""
 
@@ -91,12 +92,12 @@ UNTRAINED = tuple(
     Experiment(
         f"untrained projector, {readout}",
         (f"cam.readout={readout}", *RAW),
-        SSR,
+        CMPA,
         heads="untrained",
     )
     for readout in READOUTS
 )
-TEMPERATURE = Experiment("CLIP at CMPA's temperature", RAW, SSR, heads="temperature")
+TEMPERATURE = Experiment("CLIP at CMPA's temperature", RAW, CMPA, heads="temperature")
 
 DECODER = Experiment("decoder", training=SSR, measure="segmentation")
 DECODER_CRF = Experiment("decoder + CRF", training=SSR, measure="segmentation", crf=True)

@@ -112,8 +112,12 @@ def facts(results: Sequence[Result]) -> tuple[tuple[str, str], ...]:
     def encoder(record: Mapping[str, Any], which: str) -> str:
         return "{name} ({digest})".format(**record["encoders"][which])
 
+    def scored(record: Mapping[str, Any]) -> str:
+        folder = Path(record["data"]["folder"]).name
+        return f"{record['images']} images of {folder} ({record['measure']})"
+
     found = (
-        ("scored", kinds([f"{each['images']} images, {each['measure']}" for each in records])),
+        ("scored on", kinds([scored(each) for each in records])),
         (
             "trained on",
             kinds([f"{each['training']['images']} images" for each in records if each["training"]]),
@@ -176,12 +180,14 @@ def row_record(row: str, found: Figures, **more: Any) -> dict[str, Any]:
 
 
 def print_all(printed: Printed) -> str:
-    """Tables and notes as plain text."""
-    parts = [
-        print_table(table) + (f"\n{table.text}" if table.text else "") for table in printed.tables
-    ]
-    notes = [f"({index}) {note}" for index, note in enumerate(printed.notes, 1)]
-    return "\n\n".join([*parts, "\n".join(notes)])
+    """Tables, what they were measured with, and notes, as plain text."""
+    parts = []
+    for table in printed.tables:
+        parts.append(print_table(table) + (f"\n{table.text}" if table.text else ""))
+    if printed.facts:
+        parts.append("\n".join(f"{what:10}  {value}" for what, value in printed.facts))
+    notes = enumerate(printed.notes, 1)
+    return "\n\n".join([*parts, "\n".join(f"({index}) {note}" for index, note in notes)])
 
 
 def markdown(printed: Printed) -> str:

@@ -29,6 +29,11 @@ from ssrseg.report.results import (
     spread,
 )
 
+_OTHER_DATA = (
+    "The paper's figures: VOC 2012 or COCO 2014, CLIP ViT-B/16 and DINO ViT-S/16, both pretrained."
+    " Ours can be held against them only if they were made with the same images and encoders."
+)
+
 Layout = tuple[tuple[ReportTable, ...], list[str]]
 
 
@@ -47,7 +52,7 @@ def paper_table(
     on_coco = None if coco is None else Figures(tuple(coco))
     others = {2: _table_2, 3: _table_3, 4: _table_4, 5: _table_5, 6: _table_6}
     tables, more = _table_1(paper, found, on_coco) if number == 1 else others[number](paper, found)
-    notes = [*more, *paper.notes]
+    notes = [_OTHER_DATA, *more, *paper.notes]
     cells = [cell for table in tables for row in table.rows for cell in row.cells]
     if NOT_MEASURED in cells:
         notes.insert(0, f"{NOT_MEASURED[0].upper()}{NOT_MEASURED[1:]}: `{again}` would.")
