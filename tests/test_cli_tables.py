@@ -109,7 +109,7 @@ def test_a_preset_without_cmpa_shows_what_cmpa_would_do(
     root, options = world
     options = tuple(word for word in options if word not in ("--out", root / "exp"))
     rows = ("--rows", "+ SGC", "--rows", "CLIP CAM", "--set", "cam.mode=clip", "--seeds", 1)
-    code, shown, err = run("table", 2, *options, "--out", tmp_path, *rows)
+    code, _, err = run("table", 2, *options, "--out", tmp_path, *rows)
     assert code == 0, err
     settings = {
         record["row"]: record["settings"]["cam"]["mode"]

@@ -244,7 +244,7 @@ def test_files(tmp_path: Path) -> None:
     assert found["figures"]["miou"]["values"] == [0.5, 0.6]
     assert found["figures"]["miou"]["sd"] == pytest.approx(0.1 / 2**0.5)
     assert found["classes"]["cat"] == {"images": 4, "iou": [0.5, 0.6]}
-    assert found["settings"][0] == "cmpa.loss=crossmodal"
+    assert found["settings"][1] == "cmpa.loss=crossmodal"
     published = next(row for row in table["rows"] if row["row"] == "L_feature")
     assert published["published"] == {"mIoU": 53.5}
     lengths = [line.count(" | ") for line in text.splitlines() if line.startswith("| ")]
