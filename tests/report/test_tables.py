@@ -218,7 +218,7 @@ def test_coco_is_another_column() -> None:
     coco = [result(row.name, 0, 0.25) for row in TABLES[1]]
     printed = paper_table(1, every(1), coco, "again")
     cells = {row.name: row.cells for row in printed.tables[0].rows}
-    assert cells["SSR"] == ("79.5", "55.0 ± 7.1", "79.6", "server", "50.6", "25.0")
+    assert cells["SSR"] == ("79.5", "55.0 ± 7.1", "79.6", "server", "50.6", "25.0", "2")
     assert NOT_MEASURED not in str(cells)
     assert [row["data"] for row in printed.rows if "data" in row] == ["COCO"] * 3
     assert len(printed.classes) == 2

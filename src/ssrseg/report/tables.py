@@ -100,11 +100,13 @@ def _table_1(paper: PaperTable, found: Figures, coco: Figures | None) -> Layout:
         there = coco.cell(each.ours) if coco and each.ours else ""
         there = NOT_MEASURED if each.ours and coco is None else there
         server = "server" if each.ours else ""
-        rows.append(_row(each, (printed[0], ours, printed[1], server, printed[2], there)))
+        count = found.count(each.ours)
+        rows.append(_row(each, (printed[0], ours, printed[1], server, printed[2], there, count)))
     own = CLIP_ES_DECODER.name
-    cells = ("", found.cell(own), "", "", "", coco.cell(own) if coco else NOT_MEASURED)
+    there = coco.cell(own) if coco else NOT_MEASURED
+    cells = ("", found.cell(own), "", "", "", there, found.count(own))
     rows.append(TableRow(own, cells, kind="control"))
-    columns = ("method", "VOC val", "ours", "VOC test", "ours", "COCO val", "ours")
+    columns = ("method", "VOC val", "ours", "VOC test", "ours", "COCO val", "ours", "seeds")
     notes = [
         "VOC test has no public masks: `ssrseg archive` packs the masks of a run for the server.",
         "Gate G3: the decoder on CLIP-ES's masks should reach 73 or more on VOC val with CRF"
