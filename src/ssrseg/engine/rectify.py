@@ -83,7 +83,7 @@ class Rectifier:
             )
         self.config, self.clip, self.dino = config, clip, dino
         self.vocabulary, self.alignment = vocabulary, alignment
-        self.text_features = clip.text_features(list(vocabulary.texts))
+        self.text_features = clip.text_features(vocabulary.texts)
         self.n_classes = len(vocabulary.classes)
 
     @property
@@ -306,14 +306,15 @@ def load_rectifier(
         ConfigError: If the prompt set cannot be read or the layers do not fit.
     """
     backbones = config.backbones
+    vocabulary = build_vocabulary(classes, config.prompts.set, own_prompts)
     clip = FrozenCLIP.load(
         backbones.clip,
         pos_interpolation=backbones.pos_interpolation,
         precision=backbones.precision,
+        texts=vocabulary.texts,
     )
     wanted = config.affinity.kind == "attention" and config.affinity.dino_weight > 0
     dino = FrozenDINO.load(backbones.dino, precision=backbones.precision) if wanted else None
-    vocabulary = build_vocabulary(classes, config.prompts.set, own_prompts)
     return Rectifier(
         config,
         clip.to(device),
@@ -328,5 +329,8 @@ def _normalise(
     mean: tuple[float, ...],
     deviation: tuple[float, ...],
 ) -> Float[Tensor, "batch 3 height width"]:
-    shape = (1, 3, 1, 1)
-    return (image - image.new_tensor(mean).view(shape)) / image.new_tensor(deviation).view(shape)
+    normalised = torch.empty_like(image)  # channel by channel: a GPU is sent no constants
+    for channel in range(3):
+        torch.sub(image[:, channel], mean[channel], out=normalised[:, channel])
+        normalised[:, channel] /= deviation[channel]
+    return normalised

@@ -27,7 +27,7 @@ def spread_seeds(
     Source: Arthur & Vassilvitskii 2007.
     """
     chosen: list[Tensor] = []
-    draws = torch.rand(k, generator=generator).to(points)  # one transfer to the device
+    draws = torch.rand(k, generator=generator).tolist()  # numbers: a GPU is sent nothing
     weight = valid.to(points.dtype)
     for share in draws:
         mass = weight.cumsum(-1)

@@ -38,15 +38,11 @@ def rgb_to_lab(
 ) -> Float[Tensor, "batch 3 height width"]:
     """CIELAB (D65, 2°; L in [0, 100]) of sRGB in [0, 1]."""
     linear = torch.where(image > 0.04045, ((image + 0.055) / 1.055) ** 2.4, image / 12.92)
-    to_xyz = image.new_tensor(
-        [
-            [0.412453, 0.357580, 0.180423],
-            [0.212671, 0.715160, 0.072169],
-            [0.019334, 0.119193, 0.950227],
-        ]
-    )
-    white = image.new_tensor([0.95047, 1.0, 1.08883])
-    xyz = torch.einsum("xc,bchw->bxhw", to_xyz / white[:, None], linear)
+    red, green, blue = linear.unbind(1)
+    x = (0.412453 * red + 0.357580 * green + 0.180423 * blue) / 0.95047
+    y = 0.212671 * red + 0.715160 * green + 0.072169 * blue
+    z = (0.019334 * red + 0.119193 * green + 0.950227 * blue) / 1.08883
+    xyz = torch.stack([x, y, z], 1)
     f = torch.where(xyz > 0.008856, xyz.clamp(min=1e-8) ** (1 / 3), 7.787 * xyz + 16 / 116)
     x, y, z = f.unbind(1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)

@@ -42,7 +42,13 @@ class ClipView:
 
 
 class FrozenCLIP(Frozen):
-    """CLIP ViT (image + text) without a trainable parameter."""
+    """CLIP ViT (image + text) without a trainable parameter.
+
+    Attributes:
+        model: The library's CLIP.
+        tokenizer: Its tokenizer.
+        logit_scale: exp(logit_scale), CLIP's own inverse temperature (100 for OpenAI's weights).
+    """
 
     def __init__(
         self,
@@ -66,6 +72,8 @@ class FrozenCLIP(Frozen):
         self.model = model
         self.tokenizer = tokenizer
         self.pos_interpolation = pos_interpolation
+        self.logit_scale = float(model.logit_scale.exp())
+        self._known_texts: dict[tuple[str, ...], Tensor] = {}
         tag_blocks([block.self_attn for block in self._blocks])
         self.freeze()
         self.keep(self._blocks[:-1], precision)
@@ -77,8 +85,16 @@ class FrozenCLIP(Frozen):
         *,
         pos_interpolation: Literal["bilinear", "bicubic"] = "bilinear",
         precision: Precision = "fp32",
+        texts: tuple[str, ...] | None = None,
     ) -> FrozenCLIP:
         """Load from a hub id or from a directory written by ``save_pretrained``.
+
+        Args:
+            source: Hub id or directory.
+            pos_interpolation: See the constructor.
+            precision: See the constructor.
+            texts: All texts that will ever be asked; they are embedded now, and the text tower (a
+                quarter of a gigabyte) is let go. None keeps it.
 
         Raises:
             BackboneError: If ``source`` is not a CLIP, or cannot be read.
@@ -97,9 +113,18 @@ class FrozenCLIP(Frozen):
                 " model is from: CLIPTokenizer.from_pretrained(...).save_pretrained(...) writes"
                 " them."
             )
-        return cls(
+        clip = cls(
             model.float(), tokenizer, pos_interpolation=pos_interpolation, precision=precision
         )
+        if texts is not None:
+            features = clip.text_features(texts) if texts else None
+            # Weights are mapped from the file, and what was read stays in memory: map it anew.
+            del model, clip
+            clip = cls.load(source, pos_interpolation=pos_interpolation, precision=precision)
+            clip.model.text_model = None
+            if features is not None:
+                clip._known_texts[texts] = features
+        return clip
 
     @property
     def _blocks(self) -> nn.ModuleList:
@@ -124,11 +149,6 @@ class FrozenCLIP(Frozen):
     def dim(self) -> int:
         """d1, length of the space shared by images and texts (512 for ViT-B)."""
         return self.model.config.projection_dim
-
-    @property
-    def logit_scale(self) -> float:
-        """exp(logit_scale), CLIP's own inverse temperature (100 for OpenAI's weights)."""
-        return float(self.model.logit_scale.exp())
 
     def _positions(self, grid: tuple[int, int]) -> Float[Tensor, "tokens dim"]:
         table = self.model.vision_model.embeddings.position_embedding.weight
@@ -230,12 +250,21 @@ class FrozenCLIP(Frozen):
         return mean_attention(view.attention)
 
     @torch.no_grad()
-    def text_features(self, texts: list[str]) -> Float[Tensor, "words dim1"]:
-        """Unit-norm features of texts, in their order."""
-        tokens = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+    def text_features(self, texts: tuple[str, ...]) -> Float[Tensor, "words dim1"]:
+        """Unit-norm features of texts, in their order; computed once.
+
+        Raises:
+            ValueError: For texts that :meth:`load` was not given, if it let the tower go.
+        """
         device = self.model.logit_scale.device
-        output = self.model.get_text_features(
-            input_ids=tokens["input_ids"].to(device),
-            attention_mask=tokens["attention_mask"].to(device),
-        )
-        return functional.normalize(output.pooler_output, dim=-1)
+        if texts not in self._known_texts:
+            if self.model.text_model is None:
+                raise ValueError(f"the text tower was let go before {texts} were asked")
+            tokens = self.tokenizer(
+                list(texts), padding=True, truncation=True, return_tensors="pt"
+            ).to(device)
+            output = self.model.get_text_features(
+                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+            )
+            self._known_texts[texts] = functional.normalize(output.pooler_output, dim=-1)
+        return self._known_texts[texts].to(device)
