@@ -175,6 +175,9 @@ def test_seeds_of_a_run(world: tuple[Path, tuple[object, ...]], run: Run, tmp_pa
     other = json.loads((tmp_path / "free.json").read_text())["seeds"]
     assert len(other["refined CAM"]["by_alpha"]) == 12
     assert other["initial CAM"]["miou"] != found["initial CAM"]["miou"]
+    code, _, err = run("seeds", *split, "--model", model, "--set", "cam.mode=clip")
+    assert code == 2
+    assert "Leave --model away" in " ".join(err.split())
 
 
 @pytest.mark.parametrize(

@@ -140,9 +140,16 @@ def _score(
     from ssrseg.engine.rectify import load_rectifier
     from ssrseg.engine.rows import RAW
     from ssrseg.engine.seeds import ALPHAS, score_seeds
+    from ssrseg.errors import CheckpointError
 
     if model is not None:
-        check_classes(load_checkpoint(model).classes, images.classes, model)
+        checkpoint = load_checkpoint(model)
+        check_classes(checkpoint.classes, images.classes, model)
+        if chosen.cam.mode == "clip" or not checkpoint.part("alignment"):
+            raise CheckpointError(
+                f"{model} cannot help here: it holds no CMPA, or the settings ask for CLIP's own"
+                " CAMs (cam.mode = clip). Leave --model away for training-free seeds."
+            )
     rectifier = load_rectifier(
         chosen, images.classes, own_prompts=images.prompts, device=pick_device(device)
     )

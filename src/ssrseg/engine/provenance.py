@@ -27,6 +27,11 @@ Measure = Literal["seeds", "masks", "segmentation"]
 # encoders and prompts count by content, wherever they lie
 _BY_CONTENT = {"backbones.clip", "backbones.dino", "prompts.set"}
 _HABITS = {"data.workers", "data.patches", "pseudo.par_compile", "optim.save_every"}
+# of the decoder's own training
+_DECODER = {
+    *("optim.decoder_lr", "optim.seg_weight"),
+    *("optim.affinity_weight", "optim.affinity_radius"),
+}
 _CROPS = {"data.crop", "data.scale", "data.flip"}
 
 
@@ -43,7 +48,7 @@ def head_settings(config: Config) -> dict[str, Any]:
     crops only where every patch is projected first. The decoder learns after the heads or beside
     them, and never changes them.
     """
-    ignored = {"decoder", "pseudo", "test", "optim.decoder_lr", "optim.seg_weight"}
+    ignored = {"decoder", "pseudo", "test"} | _DECODER
     if config.optim.schedule == "staged":
         ignored |= {"optim.iterations"}
     if config.cmpa.map_order == "pool_then_project":

@@ -273,18 +273,11 @@ def _what_decides_the_cam(rectifier: Rectifier) -> object:
 
 
 def _what_decides_the_affinity(rectifier: Rectifier) -> object:
-    """None where nothing is propagated."""
-    config, affinity = rectifier.config, rectifier.config.affinity
+    """None where nothing is propagated; what sends and how often comes after the affinity."""
+    affinity = rectifier.config.affinity
     if affinity.kind == "none" or affinity.power == 0:
         return None
-    if affinity.kind == "kernel":
-        return affinity.kind, affinity.sinkhorn
-    return (
-        config.backbones,
-        (affinity.clip_weight, affinity.clip_layers) if affinity.clip_weight else None,
-        (affinity.dino_weight, affinity.dino_layers) if affinity.dino_weight else None,
-        affinity.sinkhorn,
-    )
+    return rectifier.config.backbones, replace(affinity, mask="none", power=1)
 
 
 def _equal_sizes(originals: Sequence[Tensor]) -> list[list[int]]:
