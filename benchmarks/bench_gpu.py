@@ -104,9 +104,8 @@ def main() -> None:
         memory = torch.cuda.max_memory_allocated() / 2**30
     rate = chosen.batch / seconds["step"]
     print(f"masks {len(data) / timed.seconds:.1f} images/s (loading included)")
-    print(
-        f"training {rate:.1f} images/s, {memory:.1f} GB; loader {2 * chosen.batch / seconds['two batches']:.1f} images/s"
-    )
+    loaded = 2 * chosen.batch / seconds["two batches"]
+    print(f"training {rate:.1f} images/s, {memory:.1f} GB; loader {loaded:.1f} images/s")
     finish(
         "gpu",
         [

@@ -36,11 +36,11 @@ def main() -> None:
     n_superpixels = int(superpixels.max()) + 1
     present = torch.tensor([[0, 1]]).expand(BATCH, CLASSES)
 
-    def iteration(precision: Precision, *settings: str) -> Callable[[], None]:
+    def iteration(precision: Precision) -> Callable[[], None]:
         towers = (
             (clip, dino) if precision == "fp32" else (vit_b16_clip("bf16"), vit_s16_dino("bf16"))
         )
-        config = load_config("ssr", overrides=("cam.mode=clip", *settings))
+        config = load_config("ssr", overrides=("cam.mode=clip",))
         rectifier = Rectifier(config, *towers, vocabulary)
 
         def run() -> None:
@@ -71,9 +71,7 @@ def main() -> None:
         {
             "E11 of the batch": lambda: clip.view(images),
             "iteration, fp32": iteration("fp32"),
-            "iteration, fp32, PAR compiled": iteration("fp32", "pseudo.par_compile=true"),
             "iteration, bf16": iteration("bf16"),
-            "iteration, bf16, PAR compiled": iteration("bf16", "pseudo.par_compile=true"),
             "encoder forwards": forwards,
             "prediction": lambda: segmenter.predict(photo, crf=False),
         }
@@ -81,9 +79,7 @@ def main() -> None:
     reference = "E11 of the batch"
     limits = {
         "iteration, fp32": 1.8,
-        "iteration, fp32, PAR compiled": None,
         "iteration, bf16": 1.0,
-        "iteration, bf16, PAR compiled": None,
     }
     ratios = [
         Ratio(name, seconds[name], reference, seconds[reference], limit)

@@ -183,9 +183,6 @@ class PseudoConfig:
     """Pixel refinement before the argmax [WeCLIP: par; CLIP-ES: crf]."""
     par_iterations: CountOrZero = 20
     """Iterations of PAR."""
-    par_compile: bool = False
-    """Fuse PAR by torch.compile: the same numbers, faster, after half a minute for each new size;
-    for training, whose crops are all of one. Needs a C++ compiler."""
     par_dilations: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 4, 8, 12, 24)
     """Distances of PAR's neighbours in pixels."""
     crf: Crf = (1.0, 3.0, 67.0, 3.0, 4.0)

@@ -259,7 +259,6 @@ class Rectifier:
                 maps,
                 iterations=settings.par_iterations,
                 dilations=settings.par_dilations,
-                compiled=settings.par_compile,
             )
         if settings.refine == "crf":
             return torch.stack(

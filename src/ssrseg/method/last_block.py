@@ -46,7 +46,8 @@ class BlockWeights:
     projection: Float[Tensor, "dim1 dim"]
     heads: int
     eps: float
-    activation: Callable[[Tensor], Tensor]
+    activation: Callable[[Tensor], tuple[Tensor, Tensor]]
+    """The activation and its slope."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,29 @@ class BlockTrace:
     post_factor: Float[Tensor, "batch patches 1"]
 
 
+def quick_gelu(hidden: Float[Tensor, "*size"]) -> tuple[Tensor, Tensor]:
+    """x·σ(1.702 x), CLIP's activation, and its slope σ·(1 + 1.702 (x - x·σ))."""
+    sigma = (1.702 * hidden).sigmoid_()
+    activated = hidden * sigma
+    slope = (hidden - activated).mul_(1.702).add_(1).mul_(sigma)
+    return activated, slope
+
+
+def with_slope(
+    activation: Callable[[Tensor], Tensor],
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Any other elementwise activation with its slope, by autograd."""
+
+    def both(hidden: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            entering = hidden.detach().requires_grad_()
+            activated = activation(entering)
+            (slope,) = torch.autograd.grad(activated.sum(), entering)
+        return activated.detach(), slope
+
+    return both
+
+
 @torch.no_grad()
 def run_block(
     weights: BlockWeights,
@@ -108,10 +132,8 @@ def run_block(
     hidden = functional.linear(
         norm_unit * weights.norm_weight + weights.norm_bias, weights.fc1_weight, weights.fc1_bias
     )
-    with torch.enable_grad():  # the activation and its derivative from one pass
-        activated = weights.activation(hidden.requires_grad_())
-        (slope,) = torch.autograd.grad(activated, hidden, torch.ones_like(activated))
-    output = middle + functional.linear(activated.detach(), weights.fc2_weight, weights.fc2_bias)
+    activated, slope = weights.activation(hidden)
+    output = middle + functional.linear(activated, weights.fc2_weight, weights.fc2_bias)
     post_unit, post_factor = _standardise(output, weights.eps)
     features = (post_unit * weights.post_weight + weights.post_bias) @ weights.projection.T
     return BlockTrace(

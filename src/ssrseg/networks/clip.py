@@ -15,9 +15,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPModel, CLIPTokenizer
+from transformers.activations import QuickGELUActivation
 
 from ssrseg.errors import BackboneError
-from ssrseg.method.last_block import BlockTrace, BlockWeights, run_block
+from ssrseg.method.last_block import (
+    BlockTrace,
+    BlockWeights,
+    quick_gelu,
+    run_block,
+    with_slope,
+)
 from ssrseg.networks.attention import NAME, mean_attention, resolve_layers, tag_blocks
 from ssrseg.networks.frozen import Frozen, Precision, load_pretrained
 
@@ -72,7 +79,7 @@ class FrozenCLIP(Frozen):
         self.model = model
         self.tokenizer = tokenizer
         self.pos_interpolation = pos_interpolation
-        self.logit_scale = float(model.logit_scale.exp())
+        self.logit_scale = float(model.logit_scale.detach().exp())
         self._known_texts: dict[tuple[str, ...], Tensor] = {}
         tag_blocks([block.self_attn for block in self._blocks])
         self.freeze()
@@ -235,7 +242,11 @@ class FrozenCLIP(Frozen):
             projection=self.model.visual_projection.weight,
             heads=attention.num_heads,
             eps=block.layer_norm2.eps,
-            activation=mlp.activation_fn,
+            activation=(
+                quick_gelu
+                if isinstance(mlp.activation_fn, QuickGELUActivation)
+                else with_slope(mlp.activation_fn)
+            ),
         )
 
     def trace_last_block(self, view: ClipView) -> BlockTrace:
