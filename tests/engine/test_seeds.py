@@ -146,9 +146,7 @@ def test_masks_that_do_not_fit(voc: LabelledImages, clip_dir: Path, dino_dir: Pa
     with pytest.raises(DataError, match=r"is .64, 80. pixels, its image .75, 61."):
         score_seeds({"x": base}, swapped, cache)
     fewer = replace(voc, classes=("cat",), samples=(replace(voc.samples[1], labels=(0,)),))
-    other = Rectifier(
-        base.config, base.clip, base.dino, load_rectifier(base.config, ("cat",)).vocabulary
-    )
+    other = load_rectifier(base.config, fewer.classes)
     with pytest.raises(DataError, match="holds class id 2"):
         score_seeds({"x": other}, fewer, cache)
 
