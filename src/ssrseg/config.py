@@ -6,6 +6,7 @@ The defaults are preset ``ssr``. Numbers in brackets name the page under docs/de
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from functools import cache
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -273,12 +274,18 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionary, ready for YAML or JSON."""
-        plain: dict[str, Any] = TypeAdapter(Config).dump_python(self, mode="json")
+        plain: dict[str, Any] = _adapter().dump_python(self, mode="json")
         return plain
 
     def to_yaml(self) -> str:
         """The whole resolved configuration."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+@cache
+def _adapter() -> Any:
+    """TypeAdapter of Config, built once: a table asks for hundreds of configurations."""
+    return TypeAdapter(Config)
 
 
 def preset_names() -> list[str]:
@@ -354,7 +361,7 @@ def load_config(
         origin = "--set"
     _refuse_unknown(merged, origin)
     try:
-        config = TypeAdapter(Config).validate_python(merged)
+        config = _adapter().validate_python(merged)
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(str(part) for part in fault['loc'])} = {fault['input']!r}: {fault['msg']}"

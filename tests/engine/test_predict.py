@@ -173,6 +173,21 @@ def test_started_again(
     assert predict(tree / "JPEGImages", tmp_path, run, overwrite=True).written == 3
 
 
+def test_other_settings_at_test_time(
+    run: Path, segmenter: Segmenter, tree: Path, tmp_path: Path
+) -> None:
+    other = with_test(segmenter, scales=(0.5,), flip=False)
+    predict(tree / "JPEGImages", tmp_path, run, test=other.config.test)
+    photo = tree / "JPEGImages" / "2007_000000.jpg"
+    expected = other.predict(read_image(photo)).ids
+    assert read_truth(tmp_path / "masks" / "2007_000000.png").equal(expected)
+    assert not segmenter.predict(read_image(photo)).ids.equal(expected)
+    extra = tmp_path / "masks" / "2007_000001.png"
+    extra.unlink()
+    with pytest.raises(CheckpointError, match="with other settings"):
+        predict(tree / "JPEGImages", tmp_path, run)
+
+
 def test_two_images_of_one_name(run: Path, tree: Path, tmp_path: Path) -> None:
     photo = Image.open(tree / "JPEGImages" / "2007_000000.jpg")
     for suffix in (".png", ".jpg"):

@@ -114,6 +114,7 @@ def photo_batches(
         batch_size=None,
         num_workers=settings.workers,
         pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # a loader draws a seed: not from the numbers heads start with
     )
     waiting: dict[tuple[int, int], list[Photo]] = {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -169,6 +169,7 @@ def predict(
     *,
     clip: str | None = None,
     crf: bool | None = None,
+    test: TestConfig | None = None,
     overwrite: bool = False,
     device: str = "cpu",
 ) -> PredictResult:
@@ -180,7 +181,8 @@ def predict(
         out: Gets masks/<name>.png (indexed), classes.txt and settings.txt.
         model: Run folder or model.safetensors.
         clip: Hub id or directory of CLIP, if it is not where it was in training.
-        crf: Refine with a DenseCRF; None = as the run's settings say.
+        crf: Refine with a DenseCRF; None = as the settings say.
+        test: Scales, flip and DenseCRF; None = the run's settings.
         overwrite: Make masks anew that are there already.
         device: ``cpu`` or ``cuda``.
 
@@ -191,6 +193,9 @@ def predict(
     """
     start = time.monotonic()
     segmenter = load_segmenter(model, clip=clip, device=device)
+    own = segmenter.config.test
+    if test is not None:
+        segmenter = replace(segmenter, config=replace(segmenter.config, test=test))
     wanted = segmenter.config.test.crf if crf is None else crf
     paths, names = _named(images)
     targets = [out / "masks" / f"{name}.png" for name in names]
@@ -207,6 +212,8 @@ def predict(
         if overwrite or not target.is_file()
     ]
     made_by = f"model: {model_digest(model)}\ncrf: {wanted}\n"
+    if segmenter.config.test != own:
+        made_by += f"{segmenter.config.test}\n"
     settings = out / "settings.txt"
     if len(todo) < len(paths) and not (settings.is_file() and settings.read_text() == made_by):
         raise CheckpointError(

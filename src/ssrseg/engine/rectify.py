@@ -178,6 +178,7 @@ class Rectifier:
         initial: InitialCam | None = None,
         regions: Int[Tensor, "batch superpixel_h superpixel_w"] | None = None,
         n_superpixels: int | None = None,
+        affinity: Float[Tensor, "batch patches patches"] | None = None,
     ) -> Rectified:
         """Initial CAM, target regions, affinity, corrected CAM.
 
@@ -190,6 +191,7 @@ class Rectifier:
             initial: If it has been computed already.
             regions: Colour regions, if they have been computed already.
             n_superpixels: A bound above every superpixel id, which spares a GPU a question.
+            affinity: If it has been computed already.
 
         Raises:
             ValueError: If superpixels are needed and not given.
@@ -217,7 +219,7 @@ class Rectifier:
         if settings.kind == "none" or settings.power == 0:
             refined = corrected_cam(None, initial.cam, target, power=0, axis=sgc.axis)
         else:
-            affinity = self.affinity(image, initial.view)
+            affinity = self.affinity(image, initial.view) if affinity is None else affinity
             refined = corrected_cam(
                 affinity, initial.cam, target, power=settings.power, axis=sgc.axis
             )
