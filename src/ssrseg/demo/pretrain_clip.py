@@ -1,24 +1,24 @@
-"""Image-text pretraining of the demo world's CLIP on freshly rendered scenes.
+"""Image-text pretraining of a small CLIP, on freshly rendered scenes or on labelled photographs.
 
-Run ``python -m ssrseg.demo.pretrain_clip --out DIR``. The image tower sees patch-aligned windows of
-scenes, with the position rows of their place, and captions of what the window shows. Every random
-choice follows from the seed and the step, so a resumed run draws what one never stopped would have.
+Run ``python -m ssrseg.demo.pretrain_clip --out DIR`` for the demo world's. The image tower sees
+patch-aligned windows of scenes, with the position rows of their place, and captions of what the
+window shows. ``--photos DIR[:SPLIT]`` takes photographs instead (:mod:`.photo_captions`). Every
+random choice follows from the seed and the step, so a resumed run draws what one never stopped
+would have.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
@@ -26,7 +26,11 @@ from ssrseg.data.files import atomic_write
 from ssrseg.demo.captions import build_tokenizer, caption
 from ssrseg.demo.clip_objective import clip_loss, encode_windows
 from ssrseg.demo.dino_objective import sincos_positions
+from ssrseg.demo.export import write_pretrained
 from ssrseg.demo.gate import evaluate, held_out, normalise
+from ssrseg.demo.pairs import Pairs, PairSource
+from ssrseg.demo.photo_captions import PhotoPairs
+from ssrseg.demo.photos import open_photos, split_off
 from ssrseg.demo.scenes import Scene, render_scene
 from ssrseg.networks.clip import PIXEL_MEAN, PIXEL_STD, FrozenCLIP
 
@@ -149,6 +153,31 @@ def draw_batch(
     return normalise(images), torch.from_numpy(places), captions
 
 
+class ScenePairs:
+    """Rendered scenes; implements :class:`ssrseg.demo.pairs.PairSource`."""
+
+    name = "scenes"
+
+    def __init__(self, config: PretrainConfig, checked: int = 100) -> None:
+        """Render ``checked`` held-out scenes; the others come as they are needed."""
+        self._config, self._pool = config, ScenePool(config)
+        self._held_out = held_out(checked)
+
+    def tokenizer(self) -> CLIPTokenizer:
+        """One token for each word of the demo world."""
+        return build_tokenizer()
+
+    def pairs(self, step: int) -> Pairs:
+        """Windows of the pool's scenes; right are the captions that read the same."""
+        pixels, places, captions = draw_batch(self._config, self._pool.at(step), step)
+        right = torch.tensor([[one == other for other in captions] for one in captions])
+        return Pairs(pixels, places, captions, right)
+
+    def evaluate(self, clip: FrozenCLIP) -> dict[str, float]:
+        """The gate's figures."""
+        return vars(evaluate(clip, self._held_out))
+
+
 def learning_rate(config: PretrainConfig, step: int) -> float:
     """Linear warm-up, then cosine to a hundredth."""
     if step < config.warmup:
@@ -182,20 +211,19 @@ def start_state(config: PretrainConfig, tokenizer: CLIPTokenizer) -> TrainState:
 
 
 def train_step(
-    config: PretrainConfig, state: TrainState, tokenizer: CLIPTokenizer, scenes: list[Scene]
+    config: PretrainConfig, state: TrainState, tokenizer: CLIPTokenizer, pairs: Pairs
 ) -> float:
     """One optimiser step; returns the loss."""
-    pixels, places, captions = draw_batch(config, scenes, state.step)
-    texts = list(dict.fromkeys(captions))
-    index = torch.tensor([texts.index(text) for text in captions])
+    texts = list(dict.fromkeys(pairs.captions))
+    index = torch.tensor([texts.index(text) for text in pairs.captions])
     words = tokenizer(texts, padding=True, return_tensors="pt")
     model = state.model
     with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
-        tokens = encode_windows(model, pixels, places)
+        tokens = encode_windows(model, pairs.pixels, pairs.places)
         encoded = model.text_projection(model.text_model(**words).pooler_output)
     scale = model.logit_scale.exp()
-    same = index[:, None] == index[None, :]
-    loss = clip_loss(tokens.float(), encoded.float()[index], same, scale, config.loss_weights)
+    every = encoded.float()[index]
+    loss = clip_loss(tokens.float(), every, pairs.right, scale, config.loss_weights)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(config, state.step)
     state.optimizer.zero_grad()
@@ -208,7 +236,9 @@ def train_step(
     return loss.item()
 
 
-def save_checkpoint(state: TrainState, config: PretrainConfig, path: Path) -> None:
+def save_checkpoint(
+    state: TrainState, config: PretrainConfig, path: Path, source: str = ScenePairs.name
+) -> None:
     """Write everything that training needs to go on."""
     content = {
         "model": state.model.state_dict(),
@@ -216,20 +246,24 @@ def save_checkpoint(state: TrainState, config: PretrainConfig, path: Path) -> No
         "step": state.step,
         "seconds": (state.cpu_seconds, state.wall_seconds),
         "config": asdict(config),
+        "source": source,
     }
     with atomic_write(path) as temporary:
         torch.save(content, temporary)
 
 
-def load_checkpoint(config: PretrainConfig, tokenizer: CLIPTokenizer, path: Path) -> TrainState:
+def load_checkpoint(
+    config: PretrainConfig, tokenizer: CLIPTokenizer, path: Path, source: str = ScenePairs.name
+) -> TrainState:
     """Read what :func:`save_checkpoint` wrote.
 
     Raises:
-        ValueError: If the checkpoint was trained with another configuration.
+        ValueError: If the checkpoint was trained with another configuration, or on other pictures.
     """
     content = torch.load(path, weights_only=True)
-    if content["config"] != asdict(config):
-        raise ValueError(f"{path} holds {content['config']}, not {asdict(config)}")
+    found, wanted = (content["config"], content["source"]), (asdict(config), source)
+    if found != wanted:
+        raise ValueError(f"{path} holds {found}, not {wanted}")
     state = start_state(config, tokenizer)
     state.model.load_state_dict(content["model"])
     state.optimizer.load_state_dict(content["optimizer"])
@@ -240,26 +274,24 @@ def load_checkpoint(config: PretrainConfig, tokenizer: CLIPTokenizer, path: Path
 
 def export(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Write the model, in half precision, as ``CLIPModel.from_pretrained`` reads it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / "model.safetensors") as temporary:
-        tensors = {name: value.half().contiguous() for name, value in model.state_dict().items()}
-        save_file(tensors, temporary, metadata={"format": "pt"})
-    described = {**model.config.to_dict(), "architectures": ["CLIPModel"], "dtype": "float16"}
-    size = model.config.vision_config.image_size
-    processor = {
-        "image_processor_type": "CLIPImageProcessor",
-        "image_mean": PIXEL_MEAN,
-        "image_std": PIXEL_STD,
-        "size": {"height": size, "width": size},
-    }
-    for name, content in (("config", described), ("preprocessor_config", processor)):
-        with atomic_write(folder / f"{name}.json") as temporary:
-            temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    write_pretrained(
+        model,
+        folder,
+        processor="CLIPImageProcessor",
+        mean=PIXEL_MEAN,
+        std=PIXEL_STD,
+        size=model.config.vision_config.image_size,
+    )
     tokenizer.save_pretrained(folder)
 
 
 def train(
-    config: PretrainConfig, out: Path, resume: bool = False, every: int = 250, checked: int = 100
+    config: PretrainConfig,
+    out: Path,
+    resume: bool = False,
+    every: int = 250,
+    checked: int = 100,
+    source: PairSource | None = None,
 ) -> None:
     """Pretrain; write ``checkpoint.pt``, ``log.csv`` and the model ``clip/`` to ``out``.
 
@@ -269,48 +301,88 @@ def train(
         resume: Go on from ``out/checkpoint.pt`` if it is there.
         every: Steps between two lines of the log, each with a checkpoint and an evaluation.
         checked: Held-out scenes of each evaluation.
+        source: Pictures and captions; None = rendered scenes.
     """
-    tokenizer = build_tokenizer()
+    source = source or ScenePairs(config, checked)
+    tokenizer = source.tokenizer()
     path, log = out / "checkpoint.pt", out / "log.csv"
-    resume = resume and path.exists()
-    state = load_checkpoint(config, tokenizer, path) if resume else start_state(config, tokenizer)
+    if resume and path.exists():
+        state = load_checkpoint(config, tokenizer, path, source.name)
+        lines = log.read_text().splitlines()
+        lines = lines[:1] + [x for x in lines[1:] if int(x.split(",")[0]) <= state.step]
+    else:
+        state, lines = start_state(config, tokenizer), []
     out.mkdir(parents=True, exist_ok=True)
-    lines = log.read_text().splitlines()[1:] if resume else []
-    kept = [line for line in lines if int(line.split(",")[0]) <= state.step]
-    header = "step,views,cpu_seconds,wall_seconds,loss,logit_scale,"
-    header += "tag_map,tag_map_cls,cam_miou,zero_shot,probe"
-    log.write_text("\n".join([header, *kept]) + "\n")
-    scenes, pool, losses = held_out(checked), ScenePool(config), []
+    log.write_text("".join(f"{line}\n" for line in lines))
+    losses = []
     cpu = time.process_time() - state.cpu_seconds
     wall = time.monotonic() - state.wall_seconds
     while state.step < config.steps:
-        losses.append(train_step(config, state, tokenizer, pool.at(state.step)))
+        losses.append(train_step(config, state, tokenizer, source.pairs(state.step)))
         state.cpu_seconds = time.process_time() - cpu
         state.wall_seconds = time.monotonic() - wall
         if state.step % every == 0 or state.step == config.steps:
             export(state.model, tokenizer, out / "clip")
-            gate = evaluate(FrozenCLIP.load(out / "clip"), scenes)
-            scale = state.model.logit_scale.exp().item()
-            figures = [sum(losses) / len(losses), scale, *vars(gate).values()]
-            spent = [round(state.cpu_seconds), round(state.wall_seconds)]
-            row = [state.step, state.step * config.batch, *spent, *(round(x, 4) for x in figures)]
-            with log.open("a", newline="") as stream:
-                csv.writer(stream, lineterminator="\n").writerow(row)
+            figures = {
+                "step": state.step,
+                "views": state.step * config.batch,
+                "cpu_seconds": round(state.cpu_seconds),
+                "wall_seconds": round(state.wall_seconds),
+                "loss": round(sum(losses) / len(losses), 4),
+                "logit_scale": round(state.model.logit_scale.exp().item(), 4),
+            }
+            checks = source.evaluate(FrozenCLIP.load(out / "clip"))
+            append_row(log, figures | {name: round(x, 4) for name, x in checks.items()})
             losses.clear()
-            save_checkpoint(state, config, path)
+            save_checkpoint(state, config, path, source.name)
+
+
+def append_row(log: Path, row: dict[str, float]) -> None:
+    """Add a line to a CSV file, and its header if the file is empty."""
+    with log.open("a", newline="") as stream:
+        writer = csv.DictWriter(stream, row, lineterminator="\n")
+        if stream.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+PHOTOGRAPHS = PretrainConfig(
+    views=210_000, batch=96, width=160, heads=5, windows=(8, 14), late_share=0.3, lr=1e-3
+)
+"""The recipe for a few thousand photographs; ``pool`` and ``fresh`` mean nothing there."""
+
+
+def photo_source(config: PretrainConfig, folders: list[str], held_out: list[str]) -> PhotoPairs:
+    """Photographs of ``folders``; without others to check on, every twentieth is held out."""
+    photos = open_photos(folders)
+    photos, checked = (photos, open_photos(held_out)) if held_out else split_off(photos)
+    first = math.ceil((1 - config.late_share) * config.steps)
+    return PhotoPairs(
+        photos,
+        checked,
+        seed=config.seed,
+        batch=config.batch,
+        grid=config.grid,
+        patch=config.patch,
+        side_at=[config.windows[step >= first] for step in range(config.steps)],
+    )
 
 
 def main() -> None:
     """Command line: ``python -m ssrseg.demo.pretrain_clip --out DIR``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--views", type=int, default=PretrainConfig.views)
+    parser.add_argument("--photos", action="append", default=[], metavar="DIR[:SPLIT]")
+    parser.add_argument("--held-out", action="append", default=[], metavar="DIR[:SPLIT]")
+    parser.add_argument("--views", type=int)
     parser.add_argument("--seed", type=int, default=PretrainConfig.seed)
     parser.add_argument("--resume", action="store_true")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    config = PretrainConfig(seed=chosen.seed, views=chosen.views)
-    train(config, chosen.out, resume=chosen.resume)
+    recipe = PHOTOGRAPHS if chosen.photos else PretrainConfig()
+    config = replace(recipe, seed=chosen.seed, views=chosen.views or recipe.views)
+    source = photo_source(config, chosen.photos, chosen.held_out) if chosen.photos else None
+    train(config, chosen.out, resume=chosen.resume, source=source)
 
 
 if __name__ == "__main__":
