@@ -10,68 +10,26 @@ would have.
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import math
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from ssrseg.data.files import atomic_write
-from ssrseg.demo.captions import build_tokenizer, caption
 from ssrseg.demo.clip_objective import clip_loss, encode_windows
+from ssrseg.demo.clip_recipe import PHOTOGRAPHS, PretrainConfig, learning_rate
 from ssrseg.demo.dino_objective import sincos_positions
 from ssrseg.demo.export import write_pretrained
-from ssrseg.demo.gate import evaluate, held_out, normalise
 from ssrseg.demo.pairs import Pairs, PairSource
-from ssrseg.demo.photo_captions import PhotoPairs
+from ssrseg.demo.photo_pairs import PhotoPairs
 from ssrseg.demo.photos import open_photos, split_off
-from ssrseg.demo.scenes import Scene, render_scene
+from ssrseg.demo.scene_pairs import ScenePairs
 from ssrseg.networks.clip import PIXEL_MEAN, PIXEL_STD, FrozenCLIP
-
-FIRST_SCENE = 10_000_000
-"""First training seed; far from the seeds of tests, demo and gate."""
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """Everything that changes the result."""
-
-    seed: int = 0
-    views: int = 832_000
-    batch: int = 128
-    width: int = 128
-    depth: int = 6
-    heads: int = 4
-    text_width: int = 96
-    text_depth: int = 2
-    dim: int = 96
-    patch: int = 8
-    grid: int = 16
-    windows: tuple[int, int] = (6, 12)
-    """Side of the windows in patches: first, and at the end."""
-    late_share: float = 0.1
-    """Share of the steps that see the large windows."""
-    loss_weights: tuple[float, float, float] = (0.1, 0.3, 0.6)
-    """CLS, mean over patches, patches weighted by the text."""
-    lr: float = 1.5e-3
-    weight_decay: float = 0.05
-    warmup: int = 100
-    bfloat16: bool = True
-    """Mixed precision: faster on a CPU with AVX-512 bf16, slower on one without."""
-    pool: int = 2048
-    fresh: int = 8
-    """Scenes of the pool that are rendered anew at every step."""
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps."""
-        return math.ceil(self.views / self.batch)
 
 
 def build_model(config: PretrainConfig, tokenizer: CLIPTokenizer) -> CLIPModel:
@@ -111,86 +69,12 @@ def build_model(config: PretrainConfig, tokenizer: CLIPTokenizer) -> CLIPModel:
     return model
 
 
-class ScenePool:
-    """A slowly changing stock of scenes; what it holds depends on the step alone."""
-
-    def __init__(self, config: PretrainConfig) -> None:
-        self._config = config
-        self._scenes: list[Scene] = []
-        self._rendered = 0
-
-    def at(self, step: int) -> list[Scene]:
-        """Scenes number ``fresh * step`` and the ``pool - 1`` that follow it."""
-        first = self._config.fresh * step
-        end = first + self._config.pool
-        for number in range(max(self._rendered, first), end):
-            seed = FIRST_SCENE * (1 + self._config.seed) + number
-            density = "crowded" if number % 10 < 3 else "voc"
-            self._scenes.append(render_scene(seed, density=density))
-        self._rendered = end
-        del self._scenes[: -self._config.pool]
-        return self._scenes
-
-
-def draw_batch(
-    config: PretrainConfig, scenes: list[Scene], step: int
-) -> tuple[Float[Tensor, "batch 3 side side"], Int[Tensor, "batch words"], list[str]]:
-    """Windows, the places of their patches in the grid, and their captions."""
-    rng = np.random.default_rng([config.seed, step])
-    early = step < (1 - config.late_share) * config.steps
-    side = config.windows[0] if early else config.windows[1]
-    chosen = rng.integers(len(scenes), size=config.batch)
-    corners = rng.integers(config.grid - side + 1, size=(config.batch, 2))
-    pixels, captions = [], []
-    for index, (top, left) in zip(chosen, corners * config.patch, strict=True):
-        window = slice(top, top + side * config.patch), slice(left, left + side * config.patch)
-        scene = scenes[index]
-        pixels.append(scene.image[window])
-        captions.append(caption(scene.truth[window], scene.backdrop[window], rng))
-    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
-    rows, columns = (corners[:, :, None] + np.arange(side)).transpose(1, 0, 2)
-    places = (rows[:, :, None] * config.grid + columns[:, None, :]).reshape(config.batch, -1)
-    return normalise(images), torch.from_numpy(places), captions
-
-
-class ScenePairs:
-    """Rendered scenes; implements :class:`ssrseg.demo.pairs.PairSource`."""
-
-    name = "scenes"
-
-    def __init__(self, config: PretrainConfig, checked: int = 100) -> None:
-        """Render ``checked`` held-out scenes; the others come as they are needed."""
-        self._config, self._pool = config, ScenePool(config)
-        self._held_out = held_out(checked)
-
-    def tokenizer(self) -> CLIPTokenizer:
-        """One token for each word of the demo world."""
-        return build_tokenizer()
-
-    def pairs(self, step: int) -> Pairs:
-        """Windows of the pool's scenes; right are the captions that read the same."""
-        pixels, places, captions = draw_batch(self._config, self._pool.at(step), step)
-        right = torch.tensor([[one == other for other in captions] for one in captions])
-        return Pairs(pixels, places, captions, right)
-
-    def evaluate(self, clip: FrozenCLIP) -> dict[str, float]:
-        """The gate's figures."""
-        return vars(evaluate(clip, self._held_out))
-
-
-def learning_rate(config: PretrainConfig, step: int) -> float:
-    """Linear warm-up, then cosine to a hundredth."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
-
-
 @dataclass
 class TrainState:
     """What a checkpoint holds."""
 
     model: CLIPModel
+    averaged: CLIPModel
     optimizer: torch.optim.Optimizer
     step: int = 0
     cpu_seconds: float = 0.0
@@ -207,7 +91,8 @@ def start_state(config: PretrainConfig, tokenizer: CLIPTokenizer) -> TrainState:
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    return TrainState(model, torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True))
+    averaged = copy.deepcopy(model).requires_grad_(False)
+    return TrainState(model, averaged, torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True))
 
 
 def train_step(
@@ -232,6 +117,10 @@ def train_step(
     state.optimizer.step()
     with torch.no_grad():
         model.logit_scale.clamp_(max=math.log(100))
+        # the average forgets fast at first, else the random start would stay in it
+        momentum = min(config.average, (1 + state.step) / (10 + state.step))
+        for old, new in zip(state.averaged.parameters(), model.parameters(), strict=True):
+            old.lerp_(new, 1 - momentum)
     state.step += 1
     return loss.item()
 
@@ -242,6 +131,7 @@ def save_checkpoint(
     """Write everything that training needs to go on."""
     content = {
         "model": state.model.state_dict(),
+        "averaged": state.averaged.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "step": state.step,
         "seconds": (state.cpu_seconds, state.wall_seconds),
@@ -266,6 +156,7 @@ def load_checkpoint(
         raise ValueError(f"{path} holds {found}, not {wanted}")
     state = start_state(config, tokenizer)
     state.model.load_state_dict(content["model"])
+    state.averaged.load_state_dict(content["averaged"])
     state.optimizer.load_state_dict(content["optimizer"])
     state.step = content["step"]
     state.cpu_seconds, state.wall_seconds = content["seconds"]
@@ -322,14 +213,14 @@ def train(
         state.cpu_seconds = time.process_time() - cpu
         state.wall_seconds = time.monotonic() - wall
         if state.step % every == 0 or state.step == config.steps:
-            export(state.model, tokenizer, out / "clip")
+            export(state.averaged, tokenizer, out / "clip")
             figures = {
                 "step": state.step,
                 "views": state.step * config.batch,
                 "cpu_seconds": round(state.cpu_seconds),
                 "wall_seconds": round(state.wall_seconds),
                 "loss": round(sum(losses) / len(losses), 4),
-                "logit_scale": round(state.model.logit_scale.exp().item(), 4),
+                "logit_scale": round(state.averaged.logit_scale.exp().item(), 4),
             }
             checks = source.evaluate(FrozenCLIP.load(out / "clip"))
             append_row(log, figures | {name: round(x, 4) for name, x in checks.items()})
@@ -346,26 +237,11 @@ def append_row(log: Path, row: dict[str, float]) -> None:
         writer.writerow(row)
 
 
-PHOTOGRAPHS = PretrainConfig(
-    views=210_000, batch=96, width=160, heads=5, windows=(8, 14), late_share=0.3, lr=1e-3
-)
-"""The recipe for a few thousand photographs; ``pool`` and ``fresh`` mean nothing there."""
-
-
 def photo_source(config: PretrainConfig, folders: list[str], held_out: list[str]) -> PhotoPairs:
     """Photographs of ``folders``; without others to check on, every twentieth is held out."""
     photos = open_photos(folders)
     photos, checked = (photos, open_photos(held_out)) if held_out else split_off(photos)
-    first = math.ceil((1 - config.late_share) * config.steps)
-    return PhotoPairs(
-        photos,
-        checked,
-        seed=config.seed,
-        batch=config.batch,
-        grid=config.grid,
-        patch=config.patch,
-        side_at=[config.windows[step >= first] for step in range(config.steps)],
-    )
+    return PhotoPairs(config, photos, checked)
 
 
 def main() -> None:
@@ -376,13 +252,14 @@ def main() -> None:
     parser.add_argument("--held-out", action="append", default=[], metavar="DIR[:SPLIT]")
     parser.add_argument("--views", type=int)
     parser.add_argument("--seed", type=int, default=PretrainConfig.seed)
+    parser.add_argument("--every", type=int, default=250, help="steps between lines of the log")
     parser.add_argument("--resume", action="store_true")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     recipe = PHOTOGRAPHS if chosen.photos else PretrainConfig()
     config = replace(recipe, seed=chosen.seed, views=chosen.views or recipe.views)
     source = photo_source(config, chosen.photos, chosen.held_out) if chosen.photos else None
-    train(config, chosen.out, resume=chosen.resume, source=source)
+    train(config, chosen.out, resume=chosen.resume, every=chosen.every, source=source)
 
 
 if __name__ == "__main__":

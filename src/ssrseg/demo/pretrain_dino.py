@@ -19,17 +19,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import ViTModel
 
 from ssrseg.data.files import atomic_write
-from ssrseg.demo.dino_objective import build_model, losses, to_patches
+from ssrseg.demo.dino_objective import build_model, losses, random_views, to_patches
 from ssrseg.demo.export import write_pretrained
 from ssrseg.demo.photos import PhotoPool, open_photos
 from ssrseg.demo.scenes import render_scene
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+from ssrseg.networks.dino import PIXEL_MEAN, PIXEL_STD
 
 
 @dataclass(frozen=True)
@@ -62,35 +59,6 @@ class PretrainConfig:
     def steps(self) -> int:
         """Optimiser steps."""
         return math.ceil(self.views / self.batch)
-
-
-def random_views(
-    scenes: UInt8[Tensor, "batch 3 height width"], side: int, generator: torch.Generator
-) -> Float[Tensor, "batch 3 side side"]:
-    """Random crop, scale, flip and colour change of each scene, normalised like DINO's input.
-
-    The crop's edge is 0.8 to 1.3 times ``side`` where the scene is large enough.
-    """
-    count, _, height, _ = scenes.shape
-    low, high = min(0.8 * side, height) / height, min(1.3 * side, height) / height
-    edge = low + (high - low) * torch.rand(count, generator=generator)
-    centre = (1 - edge)[:, None] * (2 * torch.rand(count, 2, generator=generator) - 1)
-    flip = 1.0 - 2.0 * (torch.rand(count, generator=generator) < 0.5)
-    zero = torch.zeros(count)
-    theta = torch.stack(
-        [
-            torch.stack([edge * flip, zero, centre[:, 0]], 1),
-            torch.stack([zero, edge, centre[:, 1]], 1),
-        ],
-        1,
-    )
-    grid = F.affine_grid(theta, [count, 3, side, side], align_corners=False)
-    pixels = F.grid_sample(scenes.float() / 255, grid, align_corners=False, padding_mode="border")
-    gain = 1 + 0.2 * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
-    cast = 1 + 0.1 * (2 * torch.rand(count, 3, 1, 1, generator=generator) - 1)
-    shift = 0.08 * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
-    pixels = (pixels * gain * cast + shift).clamp(0, 1)
-    return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
 class PictureSource(Protocol):
@@ -256,9 +224,7 @@ def save_checkpoint(
         torch.save(content, temporary)
 
 
-def load_checkpoint(
-    config: PretrainConfig, path: Path, source: str = ScenePool.name
-) -> TrainState:
+def load_checkpoint(config: PretrainConfig, path: Path, source: str = ScenePool.name) -> TrainState:
     """Read what :func:`save_checkpoint` wrote.
 
     Raises:
@@ -280,7 +246,7 @@ def export(encoder: ViTModel, folder: Path) -> None:
     """Write the encoder as ``ViTModel.from_pretrained`` reads it, in half precision."""
     size = encoder.config.image_size
     write_pretrained(
-        encoder, folder, processor="ViTImageProcessor", mean=MEAN, std=STD, size=size
+        encoder, folder, processor="ViTImageProcessor", mean=PIXEL_MEAN, std=PIXEL_STD, size=size
     )
 
 

@@ -15,6 +15,7 @@ from transformers import CLIPTokenizer
 
 from ssrseg.data.classes import VOC_CLASSES
 from ssrseg.demo.captions import TEMPLATES, build_tokenizer
+from ssrseg.demo.clip_recipe import PretrainConfig
 from ssrseg.demo.gate import normalise, tag_map
 from ssrseg.demo.pairs import Pairs
 from ssrseg.demo.photos import Photo, View, cut_view, fingerprint, jitter, sampling_weights
@@ -57,31 +58,11 @@ class PhotoPairs:
     """Labelled photographs; implements :class:`ssrseg.demo.pairs.PairSource`."""
 
     def __init__(
-        self,
-        photos: Sequence[Photo],
-        held_out: Sequence[Photo],
-        *,
-        seed: int,
-        batch: int,
-        grid: int,
-        patch: int,
-        side_at: Sequence[int],
+        self, config: PretrainConfig, photos: Sequence[Photo], held_out: Sequence[Photo]
     ) -> None:
-        """Keep what a batch is drawn from.
-
-        Args:
-            photos: To train on.
-            held_out: To evaluate on.
-            seed: Of all draws.
-            batch: Photographs a step.
-            grid: Side of the model's position table.
-            patch: Side of a patch in pixels.
-            side_at: Side of the windows in patches, for each step.
-        """
-        self.photos, self.held_out = photos, held_out
+        """Keep what a batch is drawn from; ``held_out`` is evaluated on only."""
+        self._config, self.photos, self.held_out = config, photos, held_out
         self.name = fingerprint(photos)
-        self._seed, self._batch, self._grid, self._patch = seed, batch, grid, patch
-        self._side_at = side_at
         self._weights = sampling_weights(photos)
         extra = {label for photo in (*photos, *held_out) for label in photo.labels}
         self.classes = (*VOC_CLASSES, *sorted(extra - set(VOC_CLASSES)))
@@ -99,11 +80,12 @@ class PhotoPairs:
 
     def pairs(self, step: int) -> Pairs:
         """Views of photographs; for each a caption of its labels, and one of its surroundings."""
-        rng = np.random.default_rng([self._seed, step])
-        side = self._side_at[step]
-        chosen = rng.choice(len(self.photos), self._batch, p=self._weights)
+        config = self._config
+        rng = np.random.default_rng([config.seed, step])
+        side = config.window(step)
+        chosen = rng.choice(len(self.photos), config.batch, p=self._weights)
         photos = [self.photos[k] for k in chosen]
-        views = [cut_view(photo.image, side * self._patch, rng) for photo in photos]
+        views = [cut_view(photo.image, side * config.patch, rng) for photo in photos]
         kinds = [kinds_in(photo, view) for photo, view in zip(photos, views, strict=True)]
         said = []
         for number, (photo, around) in enumerate(zip(photos, kinds, strict=True)):
@@ -124,10 +106,11 @@ class PhotoPairs:
         top, left, bottom, right = view.box
         if view.flipped:
             left, right = 1 - right, 1 - left
+        grid = self._config.grid
         along = (np.arange(side) + 0.5) / side
-        rows = np.minimum((top + along * (bottom - top)) * self._grid, self._grid - 1).astype(int)
-        columns = np.minimum((left + along * (right - left)) * self._grid, self._grid - 1)
-        return (rows[:, None] * self._grid + columns.astype(int)).ravel()
+        rows = np.minimum((top + along * (bottom - top)) * grid, grid - 1).astype(int)
+        columns = np.minimum((left + along * (right - left)) * grid, grid - 1).astype(int)
+        return (rows[:, None] * grid + columns).ravel()
 
     def _say(
         self, labels: tuple[str, ...], kinds: list[str], rng: np.random.Generator
@@ -161,7 +144,7 @@ class PhotoPairs:
         Returns:
             ``tag_map`` with the mean patch, ``tag_map_cls`` with the CLS token.
         """
-        side = self._grid * self._patch
+        side = self._config.grid * self._config.patch
         size = (side, side)
         images = [Image.fromarray(photo.image).resize(size) for photo in self.held_out]
         pixels = normalise(
