@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -27,6 +27,7 @@ class Pairs(NamedTuple):
     right: Bool[Tensor, "windows captions"]
 
 
+@runtime_checkable
 class PairSource(Protocol):
     """Rendered scenes or labelled photographs.
 

@@ -168,7 +168,7 @@ def jitter(
     def draw(low: float, high: float, channels: int = 1) -> Tensor:
         return torch.from_numpy(rng.uniform(low, high, (count, channels, 1, 1))).float()
 
-    saturation = draw(0.5, 1.4) * (draw(0, 1) > 0.1)
+    saturation = draw(0.5, 1.4) * (draw(0.0, 1.0) > 0.1)
     weights = torch.tensor((0.299, 0.587, 0.114))[:, None, None]
     grey = (images * weights).sum(1, keepdim=True)
     images = grey + saturation * (images - grey)

@@ -14,6 +14,7 @@ import copy
 import csv
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from ssrseg.demo.pairs import Pairs, PairSource
 from ssrseg.demo.photo_pairs import PhotoPairs
 from ssrseg.demo.photos import open_photos, split_off
 from ssrseg.demo.scene_pairs import ScenePairs
+from ssrseg.errors import DataError
 from ssrseg.networks.clip import PIXEL_MEAN, PIXEL_STD, FrozenCLIP
 
 
@@ -228,7 +230,7 @@ def train(
             save_checkpoint(state, config, path, source.name)
 
 
-def append_row(log: Path, row: dict[str, float]) -> None:
+def append_row(log: Path, row: Mapping[str, int | float]) -> None:
     """Add a line to a CSV file, and its header if the file is empty."""
     with log.open("a", newline="") as stream:
         writer = csv.DictWriter(stream, row, lineterminator="\n")
@@ -238,9 +240,18 @@ def append_row(log: Path, row: dict[str, float]) -> None:
 
 
 def photo_source(config: PretrainConfig, folders: list[str], held_out: list[str]) -> PhotoPairs:
-    """Photographs of ``folders``; without others to check on, every twentieth is held out."""
+    """Photographs of ``folders``; without others to check on, every twentieth is held out.
+
+    Raises:
+        DataError: If there are fewer than twenty, and no others.
+    """
     photos = open_photos(folders)
     photos, checked = (photos, open_photos(held_out)) if held_out else split_off(photos)
+    if not checked:
+        raise DataError(
+            f"{len(photos)} photographs are too few to hold out every twentieth. Name others, with"
+            " labels, by --held-out."
+        )
     return PhotoPairs(config, photos, checked)
 
 

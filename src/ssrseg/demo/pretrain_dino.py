@@ -13,7 +13,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -61,6 +61,7 @@ class PretrainConfig:
         return math.ceil(self.views / self.batch)
 
 
+@runtime_checkable
 class PictureSource(Protocol):
     """Rendered scenes or photographs.
 

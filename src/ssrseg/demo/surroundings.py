@@ -98,8 +98,8 @@ def _look(region: UInt8[np.ndarray, "height width 3"]) -> _Look:
     pixels = region.astype(np.float64)
     light = pixels @ (0.299, 0.587, 0.114)
     rough = np.abs(np.diff(light, axis=0)).mean() + np.abs(np.diff(light, axis=1)).mean()
-    red, green, blue = pixels.mean((0, 1))
-    return _Look(red, green, blue, rough)
+    red, green, blue = pixels.mean((0, 1)).tolist()
+    return _Look(red, green, blue, float(rough))
 
 
 def _above(look: _Look, outdoors: bool) -> str | None:
