@@ -179,7 +179,9 @@ def test_a_file_that_is_no_configuration(tmp_path: Path, content: bytes, message
 def test_missing_file_and_preset(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--config .*absent\.yaml: there is no such file"):
         load_config(file=tmp_path / "absent.yaml")
-    with pytest.raises(ConfigError, match=r'Did you mean "paper"\?.* clip-es, demo, paper, ssr'):
+    with pytest.raises(
+        ConfigError, match=r'Did you mean "paper"\?.* clip-es, demo, paper, photos, ssr'
+    ):
         load_config("papre")
 
 
