@@ -12,7 +12,7 @@ from ssrseg.errors import ConfigError
 
 
 def test_every_preset_loads() -> None:
-    assert preset_names() == ["clip-es", "demo", "paper", "ssr"]
+    assert preset_names() == ["clip-es", "demo", "paper", "photos", "ssr"]
     for name in preset_names():
         assert isinstance(load_config(name), Config)
     assert load_config() == load_config("ssr") == Config()
