@@ -121,7 +121,8 @@ def masks(
     preset: Annotated[
         str | None,
         Parameter(
-            help="Named settings: ssr (default), paper, clip-es, demo; with --model, the run's own."
+            help="Named settings: ssr (default), paper, clip-es, demo, photos; with --model, the"
+            " run's own."
         ),
     ] = None,
     config: ConfigFile = None,
