@@ -25,6 +25,12 @@ app = App(
 )
 
 Preset = Annotated[str, Parameter(help="Named settings: ssr, paper, clip-es, demo.")]
+PresetOrRun = Annotated[
+    str | None,
+    Parameter(
+        help="Named settings: ssr (default), paper, clip-es, demo; with --model, the run's own."
+    ),
+]
 ConfigFile = Annotated[
     Path | None,
     Parameter(name="--config", help="YAML file of settings that differ from the preset."),
@@ -70,6 +76,24 @@ def settings(
     given = ((key, text) for key, text in named if text is not None)
     extra = (f"{key}={json.dumps(text, ensure_ascii=False)}" for key, text in given)
     return load_config(preset, config, (*overrides, *extra), base)
+
+
+def settings_of_run(
+    model: Path | None,
+    preset: str | None,
+    config: Path | None,
+    overrides: tuple[str, ...],
+    clip: str | None,
+    dino: str | None,
+    prompts: str | None,
+) -> Config:
+    """:func:`settings`, on top of those of a trained run unless a preset is named."""
+    base = None
+    if model is not None and preset is None:
+        from ssrseg.engine.checkpoint import load_checkpoint
+
+        base = load_checkpoint(model).config.to_dict()
+    return settings(preset or "ssr", config, overrides, clip, dino, prompts, base)
 
 
 def say(text: str) -> None:

@@ -26,7 +26,7 @@ from ssrseg.demo.report import demo_facts, spread, write_report
 from ssrseg.demo.scenes import CLASSES, write_dataset
 from ssrseg.engine.checkpoint import load_checkpoint, load_part
 from ssrseg.engine.evaluate import evaluate
-from ssrseg.engine.learner import Supervision, build_alignment
+from ssrseg.engine.learner import Supervision, build_alignment, untrained_heads
 from ssrseg.engine.predict import predict
 from ssrseg.engine.rectify import Rectifier, load_rectifier
 from ssrseg.engine.seeds import score_seeds
@@ -245,12 +245,8 @@ def _seed_figures(
     """CAM seeds of every row, with encoders that are loaded once."""
     base = load_rectifier(demo_config(seed), scenes.classes, device=device)
     heads = trained_heads(base, folder / "ssr")
-    untrained = trained_heads(base, folder / "ssr")
-    assert untrained.isa.gain is not None and untrained.tsa.gain is not None
-    with torch.no_grad():  # a residual head without its learned part is the head before training
-        untrained.isa.gain.zero_()
-        untrained.tsa.gain.zero_()
-        untrained.log_temperature.fill_(torch.tensor(base.config.cmpa.temperature).log().item())
+    untrained = untrained_heads(heads, base.config.cmpa.temperature)
+    assert untrained is not None  # the preset's heads are residual
     rows = {**MAIN_ROWS, **CONTROL_ROWS, **MASK_ROWS}
     rectifiers = {
         name: variant(base, demo_config(seed, *settings), heads) for name, settings in rows.items()

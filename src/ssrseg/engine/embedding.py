@@ -1,0 +1,175 @@
+"""What Figure 6 embeds: foreground features of a whole split in CLIP's space and in CMPA's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ssrseg import __version__
+from ssrseg.data.files import atomic_write
+from ssrseg.data.images import check_size, read_image
+from ssrseg.data.sample import LabelledImages, Sample
+from ssrseg.data.transforms import fit_to_patches, limit_side, to_unit
+from ssrseg.engine.checkpoint import data_digest
+from ssrseg.engine.learner import untrained_heads
+from ssrseg.engine.pairs import pool_pairs
+from ssrseg.engine.progress import steps
+from ssrseg.engine.rectify import Rectifier, present_slots
+from ssrseg.errors import DataError
+from ssrseg.method.cmpa import Alignment, usable_pairs
+
+PER_CLASS = 200
+"""Pairs of a class that are embedded (spec §13)."""
+
+MAX_CLASSES = 20
+"""As many colours as there are; of more classes, those with the most pairs are shown."""
+
+SAVE_EVERY = 50
+"""Images between two saves."""
+
+CLIP, CMPA, UNTRAINED = "CLIP", "CMPA", "untrained projector"
+
+
+@dataclass(frozen=True)
+class Space:
+    """Features of one space, not normalised.
+
+    Attributes:
+        image: f_image of each pair: MAP(CAM_c, V), or of V' = ISA(V), with CLIP's CAM.
+        text: Text features by class: T, or T'.
+    """
+
+    image: Float[Tensor, "pairs dim"]
+    text: Float[Tensor, "classes dim"]
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """The pairs of a split.
+
+    Attributes:
+        classes: Class of each pair.
+        spaces: By name: CLIP, and with CMPA's heads also CMPA and the untrained projector, the
+            control that shows what training did (absent where heads begin at random).
+        images: Images that were looked at.
+    """
+
+    classes: Int[Tensor, " pairs"]
+    spaces: dict[str, Space]
+    images: int
+
+
+def embed(rectifier: Rectifier, data: LabelledImages, kept: Path, model: str = "") -> Embedding:
+    """Pool the features of every (image, class) pair, at most 200 of a class.
+
+    Args:
+        rectifier: Encoders, settings, and CMPA's heads where there are.
+        data: Images in the order in which they are taken; only image-level labels are read.
+        kept: Features are kept in this file, so that an interrupted call goes on and a figure can
+            be drawn anew; features of other settings, data or weights are made anew.
+        model: Digest of the heads' weights.
+
+    Raises:
+        DataError: If fewer than two classes have pairs.
+    """
+    heads = _heads(rectifier)
+    key = hashlib.sha256(
+        "\n".join(
+            (__version__, rectifier.config.to_yaml(), str(rectifier.vocabulary.texts), model,
+             data_digest(data))
+        ).encode()
+    ).hexdigest()  # fmt: skip
+    rows = _load(kept, key)
+    done = int(rows["done"]) if rows else 0
+    taken = Counter(rows["classes"].tolist()) if rows else Counter()
+    with steps("Features", len(data), done=done) as progress:
+        for index, sample in enumerate(data.samples[done:], done + 1):
+            wanted = [c for c in sample.labels if taken[c] < PER_CLASS]
+            if wanted:
+                new = _pool(rectifier, heads, sample)
+                fits = torch.tensor([int(c) in wanted for c in new["classes"]], dtype=torch.bool)
+                new = {name: values[fits] for name, values in new.items()}
+                taken.update(new["classes"].tolist())
+                rows = {n: torch.cat([rows[n], v]) for n, v in new.items()} if rows else new
+            rows = {**rows, "done": torch.tensor(index)} if rows else rows
+            if rows and (index % SAVE_EVERY == 0 or index == len(data)):
+                _save(kept, rows, key)
+            progress.advance(sample.name)
+    if not rows or len(rows["classes"].unique()) < 2:
+        raise DataError(
+            f"The {len(data)} images of {data.root} give pairs of fewer than two classes; nothing"
+            " can lie apart. Name a larger --split, or --set cmpa.min_patches=1 if the CAMs of"
+            " small images are too small to pool from."
+        )
+    return _most_frequent(rows, _texts(rectifier, heads))
+
+
+def _heads(rectifier: Rectifier) -> dict[str, Alignment]:
+    if rectifier.alignment is None:
+        return {}
+    start = untrained_heads(rectifier.alignment, rectifier.config.cmpa.temperature)
+    return {CMPA: rectifier.alignment.eval()} | ({} if start is None else {UNTRAINED: start})
+
+
+@torch.no_grad()
+def _pool(rectifier: Rectifier, heads: dict[str, Alignment], sample: Sample) -> dict[str, Tensor]:
+    photo = read_image(sample.image)
+    patch = rectifier.clip.patch_size
+    check_size(photo, sample.image, patch)
+    small = limit_side(photo, rectifier.config.data.max_side)
+    image = to_unit(fit_to_patches(small, patch))[None].to(rectifier.device)
+    present = present_slots([sample.labels]).to(rectifier.device)
+    initial = rectifier.initial_cam(rectifier.see(image), present, with_clip=True)
+    cam = initial.clip_cam
+    assert cam is not None
+    usable = usable_pairs(
+        cam.flatten(2), present, min_patches=rectifier.config.cmpa.min_patches
+    )
+    features = {CLIP: initial.patch_features} | {
+        name: each.isa(initial.patch_features) for name, each in heads.items()
+    }
+    pooled = {name: pool_pairs(values, cam)[0][usable] for name, values in features.items()}
+    return {name: rows.cpu() for name, rows in ({"classes": present[usable]} | pooled).items()}
+
+
+@torch.no_grad()
+def _texts(rectifier: Rectifier, heads: dict[str, Alignment]) -> dict[str, Tensor]:
+    text, n = rectifier.text_features, rectifier.n_classes
+    spaces = {CLIP: text[:n]} | {name: each.tsa(text)[:n] for name, each in heads.items()}
+    return {name: rows.cpu() for name, rows in spaces.items()}
+
+
+def _most_frequent(rows: dict[str, Tensor], texts: dict[str, Tensor]) -> Embedding:
+    count = Counter(rows["classes"].tolist())
+    ranked = sorted(count, key=lambda index: (-count[index], index))[:MAX_CLASSES]
+    shown = torch.isin(rows["classes"], torch.tensor(ranked))
+    return Embedding(
+        rows["classes"][shown],
+        {name: Space(rows[name][shown], text) for name, text in texts.items()},
+        int(rows["done"]),
+    )
+
+
+def _load(path: Path, key: str) -> dict[str, Tensor]:
+    """Rows that an earlier call has kept under the same key; else none."""
+    try:
+        with safe_open(path, framework="pt") as reader:
+            if (reader.metadata() or {}).get("key") != key:
+                return {}
+            return {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return {}
+
+
+def _save(path: Path, rows: dict[str, Tensor], key: str) -> None:
+    with atomic_write(path) as temporary:
+        tensors = {name: values.contiguous() for name, values in rows.items()}
+        save_file(tensors, temporary, metadata={"key": key})
