@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from ssrseg.data.images import check_size, read_image, read_truth
 from ssrseg.data.sample import Sample
 from ssrseg.data.transforms import limit_side
 from ssrseg.engine.choice import Shown
+from ssrseg.engine.evaluate import check_class_ids
 from ssrseg.engine.masks import PhotoMask, rectify_photo
 from ssrseg.engine.progress import track
 from ssrseg.engine.rectify import Rectifier
@@ -47,7 +49,8 @@ class Closeup:
 
     Attributes:
         name: Of the image.
-        class_name: Whose CAMs these are.
+        class_id: Whose CAMs these are, by its id in masks.
+        class_name: Its name.
         photo: RGB, its longer side at most ``data.max_side``.
         truth: Class ids; None where there is no true mask.
         cams: Maps in [0, 1] by the name of what made them.
@@ -58,6 +61,7 @@ class Closeup:
     """
 
     name: str
+    class_id: int
     class_name: str
     photo: UInt8[Tensor, "height width 3"]
     truth: UInt8[Tensor, "height width"] | None
@@ -120,7 +124,7 @@ def _closeup(
     sample, rectifier = shown.sample, settings[SSR]
     photo = read_image(sample.image)
     check_size(photo, sample.image, rectifier.clip.patch_size)
-    truth = true_mask(sample, photo)
+    truth = true_mask(sample, photo, rectifier.vocabulary.classes)
     found = {
         name: rectify_photo(each, photo, sample.labels, superpixels, sample.name)
         for name, each in settings.items()
@@ -139,6 +143,7 @@ def _closeup(
         truth = _shrink(truth, size)
     return Closeup(
         sample.name,
+        shown.class_index + 1,
         rectifier.vocabulary.classes[shown.class_index],
         small,
         truth,
@@ -155,23 +160,32 @@ def _closeup(
 
 
 def true_mask(
-    sample: Sample, photo: UInt8[Tensor, "height width 3"]
+    sample: Sample, photo: UInt8[Tensor, "height width 3"], classes: tuple[str, ...]
 ) -> UInt8[Tensor, "height width"] | None:
     """The true mask of an image, if there is one.
 
     Raises:
-        DataError: If its size is not the photograph's.
+        DataError: If its size is not the photograph's, or it holds unknown class ids.
     """
-    if sample.truth is None:
-        return None
-    truth = read_truth(sample.truth)
-    if truth.shape != photo.shape[:2]:
+    return None if sample.truth is None else read_mask(sample.truth, photo, classes)
+
+
+def read_mask(
+    file: Path, photo: UInt8[Tensor, "height width 3"], classes: tuple[str, ...]
+) -> UInt8[Tensor, "height width"]:
+    """A mask, checked against the photograph and the classes it belongs to.
+
+    Raises:
+        DataError: If its size is not the photograph's, or it holds unknown class ids.
+    """
+    ids = read_truth(file)
+    if ids.shape != photo.shape[:2]:
         raise DataError(
-            f"{sample.truth} is {truth.shape[1]} x {truth.shape[0]} pixels, its image"
-            f" {sample.image} {photo.shape[1]} x {photo.shape[0]}. Masks must have the size of"
-            " their image."
+            f"{file} is {ids.shape[1]} x {ids.shape[0]} pixels, its image {photo.shape[1]} x"
+            f" {photo.shape[0]}. Masks must have the size of their image."
         )
-    return truth
+    check_class_ids(file, ids, classes)
+    return ids
 
 
 def _kinds(mask: Tensor, truth: Tensor, n_classes: int) -> ErrorKinds:

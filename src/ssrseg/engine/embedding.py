@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ssrseg import __version__
@@ -18,7 +18,7 @@ from ssrseg.data.files import atomic_write
 from ssrseg.data.images import check_size, read_image
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.transforms import fit_to_patches, limit_side, to_unit
-from ssrseg.engine.checkpoint import data_digest
+from ssrseg.engine.checkpoint import data_digest, model_digest
 from ssrseg.engine.learner import untrained_heads
 from ssrseg.engine.pairs import pool_pairs
 from ssrseg.engine.progress import steps
@@ -67,27 +67,24 @@ class Embedding:
     images: int
 
 
-def embed(rectifier: Rectifier, data: LabelledImages, kept: Path, model: str = "") -> Embedding:
+def embed(
+    rectifier: Rectifier, data: LabelledImages, folder: Path, model: Path | None = None
+) -> Embedding:
     """Pool the features of every (image, class) pair, at most 200 of a class.
 
     Args:
         rectifier: Encoders, settings, and CMPA's heads where there are.
         data: Images in the order in which they are taken; only image-level labels are read.
-        kept: Features are kept in this file, so that an interrupted call goes on and a figure can
-            be drawn anew; features of other settings, data or weights are made anew.
-        model: Digest of the heads' weights.
+        folder: Features are kept here, under a name made of settings, data and weights, so that an
+            interrupted call goes on and a figure can be drawn anew.
+        model: Run folder or checkpoint that the heads are from.
 
     Raises:
         DataError: If fewer than two classes have pairs.
     """
     heads = _heads(rectifier)
-    key = hashlib.sha256(
-        "\n".join(
-            (__version__, rectifier.config.to_yaml(), str(rectifier.vocabulary.texts), model,
-             data_digest(data))
-        ).encode()
-    ).hexdigest()  # fmt: skip
-    rows = _load(kept, key)
+    kept = folder / f"features.{_digest(rectifier, data, model)}.safetensors"
+    rows = _load(kept)
     done = int(rows["done"]) if rows else 0
     taken = Counter(rows["classes"].tolist()) if rows else Counter()
     with steps("Features", len(data), done=done) as progress:
@@ -101,7 +98,7 @@ def embed(rectifier: Rectifier, data: LabelledImages, kept: Path, model: str = "
                 rows = {n: torch.cat([rows[n], v]) for n, v in new.items()} if rows else new
             rows = {**rows, "done": torch.tensor(index)} if rows else rows
             if rows and (index % SAVE_EVERY == 0 or index == len(data)):
-                _save(kept, rows, key)
+                _save(kept, rows)
             progress.advance(sample.name)
     if not rows or len(rows["classes"].unique()) < 2:
         raise DataError(
@@ -130,9 +127,7 @@ def _pool(rectifier: Rectifier, heads: dict[str, Alignment], sample: Sample) -> 
     initial = rectifier.initial_cam(rectifier.see(image), present, with_clip=True)
     cam = initial.clip_cam
     assert cam is not None
-    usable = usable_pairs(
-        cam.flatten(2), present, min_patches=rectifier.config.cmpa.min_patches
-    )
+    usable = usable_pairs(cam.flatten(2), present, min_patches=rectifier.config.cmpa.min_patches)
     features = {CLIP: initial.patch_features} | {
         name: each.isa(initial.patch_features) for name, each in heads.items()
     }
@@ -158,18 +153,26 @@ def _most_frequent(rows: dict[str, Tensor], texts: dict[str, Tensor]) -> Embeddi
     )
 
 
-def _load(path: Path, key: str) -> dict[str, Tensor]:
-    """Rows that an earlier call has kept under the same key; else none."""
+def _digest(rectifier: Rectifier, data: LabelledImages, model: Path | None) -> str:
+    """A name for all that decides the features."""
+    parts = (
+        __version__,
+        rectifier.config.to_yaml(),
+        str(rectifier.vocabulary.texts),
+        data_digest(data),
+        "" if model is None else model_digest(model),
+    )
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    """Rows that an earlier call has kept; none if the file is absent or damaged."""
     try:
-        with safe_open(path, framework="pt") as reader:
-            if (reader.metadata() or {}).get("key") != key:
-                return {}
-            return {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
+        return load_file(path)
     except (OSError, SafetensorError):
         return {}
 
 
-def _save(path: Path, rows: dict[str, Tensor], key: str) -> None:
+def _save(path: Path, rows: dict[str, Tensor]) -> None:
     with atomic_write(path) as temporary:
-        tensors = {name: values.contiguous() for name, values in rows.items()}
-        save_file(tensors, temporary, metadata={"key": key})
+        save_file({name: values.contiguous() for name, values in rows.items()}, temporary)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class Provenance:
         commit: Of the checkout, with ``+`` behind it where tracked files differ; None elsewhere.
         torch: Version of torch.
         settings: Digest of all settings.
+        config: The settings themselves.
         data: Digest of the images' names and labels.
         model: Digest of the weights; None without a trained model.
         seed: Of everything random in the figure.
@@ -38,6 +40,7 @@ class Provenance:
     commit: str | None
     torch: str
     settings: str
+    config: dict[str, Any]
     data: str
     model: str | None
     seed: int
@@ -61,6 +64,7 @@ def provenance(
         commit(),
         torch.__version__,
         hashlib.sha256(config.to_yaml().encode()).hexdigest()[:16],
+        config.to_dict(),
         data_digest(data),
         None if model is None else model_digest(model),
         seed,
@@ -91,15 +95,15 @@ def commit() -> str | None:
     return name if name is None or not changed else f"{name}+"
 
 
-def save_facts(path: Path, made: Provenance, facts: dict[str, Any]) -> None:
+def save_facts(path: Path, made: Sequence[Provenance], facts: dict[str, Any]) -> None:
     """Write what a figure shows as JSON; numbers with six digits, what is nan as null.
 
     Args:
         path: The file; it appears whole or not at all.
-        made: Where the figure comes from.
+        made: Where the figure comes from; one for each data set in it.
         facts: What it shows: plain dictionaries, lists, texts and numbers.
     """
-    table = _plain({**facts, "made": asdict(made)})
+    table = _plain({**facts, "made": [asdict(each) for each in made]})
     with atomic_write(path) as temporary:
         text = json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
