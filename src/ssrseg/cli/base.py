@@ -106,7 +106,7 @@ def complain(text: str) -> NoReturn:
     console = Console(stderr=True)
     console.print("Error:", style="bold red", end=" ")
     # class ids and shapes hold brackets, which rich would take for markup
-    console.print(text, soft_wrap=True, markup=False, highlight=False)
+    console.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False)
     sys.exit(2)
 
 

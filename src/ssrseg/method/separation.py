@@ -106,7 +106,8 @@ def modality_gap(
         Euclidean, in [0, 2].
     """
     means = [functional.normalize(rows, dim=-1).mean(0) for rows in (image, text)]
-    return (means[0] - means[1]).norm()
+    gap: Tensor = (means[0] - means[1]).norm()
+    return gap
 
 
 def _distance_sums(
@@ -115,6 +116,6 @@ def _distance_sums(
     """Sum of the distances from each feature to each class, and which class is its own."""
     unit = functional.normalize(features.double(), dim=-1)
     distance = (1 - unit @ unit.T).clamp(min=0).fill_diagonal_(0)  # not the rounding errors
-    _, index = classes.unique(return_inverse=True)
-    own = functional.one_hot(index).bool()
+    own = functional.one_hot(classes).bool()
+    own = own[:, own.any(0)]  # classes that are there
     return distance @ own.double(), own

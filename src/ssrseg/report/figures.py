@@ -47,6 +47,10 @@ NEEDS_MODEL = {
 }
 
 
+MASKS = {"none": "no mask", "box": "box", "slic": "SGC", "box_and_slic": "box and SGC"}
+"""Settings of ``affinity.mask`` as the figures call them."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A data set, the settings it is looked at with, and a trained run for its classes."""
@@ -198,7 +202,7 @@ def _refinement(config: Config) -> str:
         spread = "kernel"
     else:
         spread = f"attention {affinity.clip_weight:g} : {affinity.dino_weight:g}"
-    return f"{spread}, {affinity.mask if affinity.mask != 'none' else 'no mask'}"
+    return f"{spread}, {MASKS[affinity.mask]}"
 
 
 def _figure_5(source: Source, out: Path, means: Means) -> tuple[Figure, dict[str, Any]]:
