@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from ssrseg.data.sample import LabelledImages, Sample
-from ssrseg.engine.choice import confusable, first_of_several, named, one_per_class
+from ssrseg.engine.choice import (
+    confusable,
+    first_of_several,
+    named,
+    named_with_truth,
+    one_per_class,
+)
 from ssrseg.errors import DataError
 
 CLASSES = ("bottle", "chair", "diningtable", "dog", "sofa")
@@ -74,6 +80,12 @@ def test_named_images_and_classes() -> None:
     choice = named(DATA, " i7:dog, i5 ,")
     assert shown(choice) == [("i7", "dog"), ("i5", "chair")]
     assert choice.rule == "named on the command line"
+
+
+def test_a_named_image_that_needs_a_true_mask() -> None:
+    assert shown(named_with_truth(DATA, "i7:dog,i5")) == [("i7", "dog")]
+    with pytest.raises(DataError, match=r"i1 of photos is no image that has a true mask"):
+        named_with_truth(images((3,), (1,), truth=False), "i1")
 
 
 @pytest.mark.parametrize(

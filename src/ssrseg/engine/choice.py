@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.errors import DataError, did_you_mean
@@ -136,14 +136,29 @@ def first_of_several(data: LabelledImages) -> Choice:
     """
     known = [sample for sample in data.samples if sample.labels and sample.truth is not None]
     if not known:
-        raise DataError(
-            f"No labelled image of {data.root} has a true mask, against which this figure holds"
-            " its masks. Put indexed PNGs (0 = background, 1 = first class, ...) into"
-            " SegmentationClass/, named like the images, or name another --split."
-        )
+        raise _without_truth(f"No labelled image of {data.root}")
     first = next((sample for sample in known if len(sample.labels) > 1), known[0])
-    return Choice(
-        (Shown(first, first.labels[0]),), "the first image of the split with several classes"
+    rule = "the first image of the split with several classes"
+    return Choice((Shown(first, first.labels[0]),), rule)
+
+
+def named_with_truth(data: LabelledImages, wanted: str) -> Choice:
+    """:func:`named`, where the first image must have a true mask.
+
+    Raises:
+        DataError: If it has none.
+    """
+    choice = named(data, wanted)
+    if choice.shown[0].sample.truth is None:
+        raise _without_truth(f"--images: {choice.names[0]} of {data.root} is no image that")
+    return replace(choice, shown=choice.shown[:1])
+
+
+def _without_truth(who: str) -> DataError:
+    return DataError(
+        f"{who} has a true mask, against which this figure holds its masks. Put indexed PNGs (0 ="
+        " background, 1 = first class, ...) into SegmentationClass/, named like the images, or name"
+        " other images with --images or --split."
     )
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from matplotlib.figure import Figure
 
 from ssrseg.config import Config
 from ssrseg.data.cache import SuperpixelCache
@@ -21,6 +20,7 @@ from ssrseg.engine.choice import (
     confusable,
     first_of_several,
     named,
+    named_with_truth,
     one_per_class,
 )
 from ssrseg.engine.closeup import CLIP_CAM, CMPA_CAM, PRIOR, SSR, UNMASKED, Closeup, closeups
@@ -32,7 +32,7 @@ from ssrseg.engine.provenance import provenance, save_facts
 from ssrseg.engine.rectify import Rectifier
 from ssrseg.errors import ConfigError
 from ssrseg.method.separation import silhouette
-from ssrseg.report.grid import check_suffix, save_figure
+from ssrseg.report.grid import Figure, check_suffix, save_figure
 from ssrseg.report.panels import cam_figure, qualitative_figure, refinement_figure
 
 Number = Literal[1, 3, 4, 5, 6]
@@ -121,13 +121,14 @@ def _figure_1(source: Source, out: Path, means: Means) -> tuple[Figure, dict[str
     from ssrseg.report.motivation import motivation_figure  # the figures without t-SNE
     from ssrseg.report.scatter import cloud  # need no scikit-learn
 
-    choice = named(source.data, means.images) if means.images else first_of_several(source.data)
+    data, wanted = source.data, means.images
+    choice = named_with_truth(data, wanted) if wanted else first_of_several(data)
     rectifier = _rectifier(source, means)
-    (shown,) = closeups(rectifier, choice.shown[:1], _superpixels(source, means))
-    embedding = _embedding(rectifier, source.data, source, out, means)
+    (shown,) = closeups(rectifier, choice.shown, _superpixels(source, means))
+    embedding = _embedding(rectifier, data, source, out, means)
     gap = cloud(embedding.spaces[CLIP], embedding)
     ours = "SSR" if source.model else "SSR without trained CMPA"
-    figure = motivation_figure(shown, gap, source.data.classes, ours=ours)
+    figure = motivation_figure(shown, gap, data.classes, ours=ours)
     return figure, {
         **_chosen(choice),
         **_closeup_facts(shown, (CLIP_CAM, UNMASKED, SSR)),

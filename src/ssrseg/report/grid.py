@@ -85,7 +85,8 @@ def draw_grid(
     bottom = height - top
     for row, tall, free in zip(rows, heights, below, strict=True):
         bottom -= tall
-        write(figure, SIDE / 2 + MARGIN / 2, bottom + tall / 2, row.title, NORMAL, "center", 90)
+        fits = min(NORMAL, NORMAL * tall / (0.062 * max(len(row.title), 1)))  # a long name
+        write(figure, (SIDE + MARGIN) / 2, bottom + tall / 2, row.title, fits, "center", 90.0)
         for index, (left, wide, picture) in enumerate(
             zip(lefts, widths, row.pictures, strict=True)
         ):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from matplotlib.figure import Figure
-
 from ssrseg.engine.closeup import CLIP_CAM, PRIOR, SSR, UNMASKED, Closeup
 from ssrseg.report.grid import (
     DPI,
@@ -12,6 +10,7 @@ from ssrseg.report.grid import (
     MARGIN,
     NORMAL,
     SMALL,
+    Figure,
     add_heat_bar,
     add_key,
     add_note,

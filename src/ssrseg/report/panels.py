@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
-from matplotlib.figure import Figure
 
 from ssrseg.data.images import voc_palette
 from ssrseg.engine.closeup import CLIP_CAM, CMPA_CAM, PRIOR, SSR, Closeup
 from ssrseg.engine.compare import IMAGE, OURS, TRUTH, Compared
-from ssrseg.report.grid import add_heat_bar, add_key, add_note, draw_grid, key_height
+from ssrseg.report.grid import Figure, add_heat_bar, add_key, add_note, draw_grid, key_height
 from ssrseg.report.overlay import heat_overlay, ids_overlay, outlined, target_overlay
 from ssrseg.report.page import Colour, Picture, PictureRow
 

@@ -6,14 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from ssrseg.engine.embedding import CLIP, CMPA, UNTRAINED, Embedding, Space
 from ssrseg.errors import PackageError
 from ssrseg.method.separation import Separation, separation
-from ssrseg.report.grid import LINE, MARGIN, NORMAL, SMALL, place
+from ssrseg.report.grid import LINE, MARGIN, NORMAL, SMALL, Axes, Figure, place
 
 try:
     from sklearn.manifold import TSNE
@@ -152,6 +149,8 @@ def numbers_text(numbers: Separation) -> str:
 
 
 def _key(figure: Figure, names: list[str]) -> None:
+    from matplotlib.lines import Line2D
+
     dots = [
         Line2D([], [], linestyle="", marker="o", color=colour, markersize=4, label=name)
         for colour, name in zip(COLOURS, names, strict=False)
