@@ -7,9 +7,10 @@ from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.dino import FrozenDINO
+from ssrseg.networks.frozen import Precision
 
 
-def vit_b16_clip() -> FrozenCLIP:
+def vit_b16_clip(precision: Precision = "fp32") -> FrozenCLIP:
     """CLIP ViT-B/16 with the demo's tokenizer."""
     torch.manual_seed(0)
     demo = FrozenCLIP.load("ssrseg:demo/weights/clip")
@@ -26,10 +27,10 @@ def vit_b16_clip() -> FrozenCLIP:
         },
         projection_dim=512,
     )
-    return FrozenCLIP(CLIPModel(config), demo.tokenizer)
+    return FrozenCLIP(CLIPModel(config), demo.tokenizer, precision=precision)
 
 
-def vit_s16_dino() -> FrozenDINO:
+def vit_s16_dino(precision: Precision = "fp32") -> FrozenDINO:
     """DINO ViT-S/16."""
     torch.manual_seed(1)
     config = ViTConfig(
@@ -40,4 +41,4 @@ def vit_s16_dino() -> FrozenDINO:
         patch_size=16,
         image_size=224,
     )
-    return FrozenDINO(ViTModel(config, add_pooling_layer=False))
+    return FrozenDINO(ViTModel(config, add_pooling_layer=False), precision=precision)

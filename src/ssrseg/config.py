@@ -41,7 +41,10 @@ class DataConfig:
     """Larger photographs are shrunk to this longer side before CAMs are made, and their masks
     enlarged again; VOC and COCO images are not larger [our choice]."""
     workers: CountOrZero = 0
-    """Processes that load crops beside the training; 0 loads in the training process."""
+    """Processes that load crops and photographs beside the encoders; 0 loads in between."""
+    patches: Count | None = None
+    """Patches of photographs seen together when CAMs are made; null = 2,048 on a CPU, 65,536 on a
+    GPU."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,9 @@ class PseudoConfig:
     """Pixel refinement before the argmax [WeCLIP: par; CLIP-ES: crf]."""
     par_iterations: CountOrZero = 20
     """Iterations of PAR."""
+    par_compile: bool = False
+    """Fuse PAR by torch.compile: the same numbers, faster, after half a minute for each new size;
+    for training, whose crops are all of one. Needs a C++ compiler."""
     par_dilations: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 4, 8, 12, 24)
     """Distances of PAR's neighbours in pixels."""
     crf: Crf = (1.0, 3.0, 67.0, 3.0, 4.0)

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+
 import jaxtyping
 import numpy as np
 import pytest
@@ -155,3 +159,21 @@ def test_weclips_pseudo_mask_is_reproduced(shared):
     ids = class_ids(pixel_adaptive_refinement(image, scores), torch.tensor([[7, 8]]))
     truth = torch.from_numpy(np.load(folder / "pseudo.npy"))
     assert (ids[0] == truth).float().mean() >= 0.999
+
+
+@pytest.mark.slow
+def test_a_compiled_iteration_gives_the_same_numbers() -> None:
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    script = """
+import torch
+from ssrseg.method.par import pixel_adaptive_refinement as par
+image, scores = torch.rand(2, 3, 24, 31), torch.rand(2, 4, 24, 31)
+settings = {"iterations": 3, "dilations": (1, 2)}
+plain, fused = (par(image, scores, compiled=each, **settings) for each in (False, True))
+print(float((fused - plain).abs().max()))
+"""  # in a process of its own: the suite's shape checks cannot be compiled
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout.split()[-1]) < 1e-6

@@ -79,12 +79,7 @@ class Segmenter:
             image = to_unit(resize(photo, (sides[0], sides[1]), bicubic=False)).to(device)
             image = (image - mean) / deviation
             batch = torch.stack([image, image.flip(-1)]) if test.flip else image[None]
-            with torch.autocast(
-                device.type,
-                dtype=torch.bfloat16,
-                enabled=self.config.backbones.precision == "bf16",
-            ):
-                view = self.clip.view(batch)
+            view = self.clip.view(batch)
             logits = self.decoder(view.tokens, view.grid)
             if test.flip:
                 logits = (logits[:1] + logits[1:].flip(-1)) / 2
@@ -147,7 +142,11 @@ def load_segmenter(model: Path, *, clip: str | None = None, device: str = "cpu")
     """
     checkpoint = load_checkpoint(model)
     backbones = checkpoint.config.backbones
-    tower = FrozenCLIP.load(clip or backbones.clip, pos_interpolation=backbones.pos_interpolation)
+    tower = FrozenCLIP.load(
+        clip or backbones.clip,
+        pos_interpolation=backbones.pos_interpolation,
+        precision=backbones.precision,
+    )
     settings = checkpoint.config.decoder
     decoder = Decoder(
         tower.depth - 1,

@@ -91,17 +91,17 @@ class Rectifier:
         """Where the encoders are."""
         return self.text_features.device
 
+    @property
+    def wants_superpixels(self) -> bool:
+        """Whether :meth:`rectify` needs superpixels."""
+        return self.config.affinity.mask in ("slic", "box_and_slic")
+
     def see(self, image: Float[Tensor, "batch 3 height width"]) -> ClipView:
         """CLIP's blocks but the last, on RGB in [0, 1]."""
         tower = clip_tower if self.config.data.norm == "clip" else dino_tower
         wanted = self.config.affinity
         layers = wanted.clip_layers if wanted.kind == "attention" and wanted.clip_weight else ()
-        with self._precision():
-            return self.clip.view(_normalise(image, tower.PIXEL_MEAN, tower.PIXEL_STD), layers)
-
-    def _precision(self) -> torch.autocast:
-        reduced = self.config.backbones.precision == "bf16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=reduced)
+        return self.clip.view(_normalise(image, tower.PIXEL_MEAN, tower.PIXEL_STD), layers)
 
     def initial_cam(
         self,
@@ -145,8 +145,7 @@ class Rectifier:
             if settings.dino_weight:
                 assert self.dino is not None
                 pixels = _normalise(image, dino_tower.PIXEL_MEAN, dino_tower.PIXEL_STD)
-                with self._precision():
-                    dino_attention = self.dino.attention(pixels, settings.dino_layers)
+                dino_attention = self.dino.attention(pixels, settings.dino_layers)
             attention = fuse_attention(
                 clip_attention,
                 dino_attention,
@@ -159,12 +158,15 @@ class Rectifier:
         self,
         image: Float[Tensor, "batch 3 height width"],
         superpixels: Int[Tensor, "batch superpixel_h superpixel_w"] | None,
+        n_superpixels: int | None = None,
     ) -> Int[Tensor, "batch superpixel_h superpixel_w"]:
         """Colour regions of Eq. 8 at the size of the superpixels."""
         if superpixels is None:
             raise ValueError(f'affinity.mask = "{self.config.affinity.mask}" needs superpixels')
         at_size = functional.interpolate(image, superpixels.shape[1:], mode="bilinear")
-        return colour_regions(at_size, superpixels, self.config.sgc.k_colour)
+        return colour_regions(
+            at_size, superpixels, self.config.sgc.k_colour, n_superpixels=n_superpixels
+        )
 
     def rectify(
         self,
@@ -174,6 +176,7 @@ class Rectifier:
         valid: Bool[Tensor, "batch height width"] | None = None,
         initial: InitialCam | None = None,
         regions: Int[Tensor, "batch superpixel_h superpixel_w"] | None = None,
+        n_superpixels: int | None = None,
     ) -> Rectified:
         """Initial CAM, target regions, affinity, corrected CAM.
 
@@ -185,6 +188,7 @@ class Rectifier:
             valid: False = padding.
             initial: If it has been computed already.
             regions: Colour regions, if they have been computed already.
+            n_superpixels: A bound above every superpixel id, which spares a GPU a question.
 
         Raises:
             ValueError: If superpixels are needed and not given.
@@ -192,8 +196,9 @@ class Rectifier:
         settings, sgc = self.config.affinity, self.config.sgc
         initial = initial or self.initial_cam(self.see(image), present, valid)
         target = None
-        if settings.mask in ("slic", "box_and_slic"):
-            regions = self.regions(image, superpixels) if regions is None else regions
+        if self.wants_superpixels:
+            if regions is None:
+                regions = self.regions(image, superpixels, n_superpixels)
             target = target_patches(
                 initial.cam,
                 regions,
@@ -252,6 +257,7 @@ class Rectifier:
                 maps,
                 iterations=settings.par_iterations,
                 dilations=settings.par_dilations,
+                compiled=settings.par_compile,
             )
         if settings.refine == "crf":
             return torch.stack(
@@ -298,9 +304,13 @@ def load_rectifier(
         ConfigError: If the prompt set cannot be read or the layers do not fit.
     """
     backbones = config.backbones
-    clip = FrozenCLIP.load(backbones.clip, pos_interpolation=backbones.pos_interpolation)
+    clip = FrozenCLIP.load(
+        backbones.clip,
+        pos_interpolation=backbones.pos_interpolation,
+        precision=backbones.precision,
+    )
     wanted = config.affinity.kind == "attention" and config.affinity.dino_weight > 0
-    dino = FrozenDINO.load(backbones.dino) if wanted else None
+    dino = FrozenDINO.load(backbones.dino, precision=backbones.precision) if wanted else None
     vocabulary = build_vocabulary(classes, config.prompts.set, own_prompts)
     return Rectifier(
         config,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,21 +11,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from ssrseg.data.cache import SuperpixelCache
-from ssrseg.data.images import check_size, read_image, read_truth
-from ssrseg.data.sample import LabelledImages, Sample
-from ssrseg.data.transforms import fit_to_patches, limit_side, to_unit
+from ssrseg.data.images import read_truth
+from ssrseg.data.sample import LabelledImages
+from ssrseg.data.transforms import to_unit
 from ssrseg.engine.initial_cam import InitialCam
+from ssrseg.engine.photos import PhotoBatch, photo_batches
 from ssrseg.engine.progress import steps
-from ssrseg.engine.rectify import Rectifier, present_slots
+from ssrseg.engine.rectify import Rectifier
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import Scores, confusion_matrix, scores
 from ssrseg.method.pseudo_mask import IGNORE
 
 ALPHAS = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 14.0)
 """Exponents of the background score; CLIP-ES sweeps 1 .. 10."""
-
-BATCH = 16
-"""Images of one size that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -71,38 +69,47 @@ def score_seeds(
     }
     known = [sample for sample in data.samples if sample.truth is not None]
     one = next(iter(rectifiers.values()))
-    wants_ids = any("slic" in each.config.affinity.mask for each in rectifiers.values())
+    wanted = superpixels if any(x.wants_superpixels for x in rectifiers.values()) else None
     with steps("CAM seeds", len(known)) as progress:
-        for batch in _same_size(known, one.clip.patch_size):
-            small = [limit_side(photo, one.config.data.max_side) for photo, _, _ in batch]
-            image = torch.stack([to_unit(fit_to_patches(x, one.clip.patch_size)) for x in small])
-            image = image.to(one.device)
-            photo = torch.stack([to_unit(photo) for photo, _, _ in batch]).to(one.device)
-            present = present_slots([sample.labels for _, _, sample in batch]).to(one.device)
-            ids = None
-            if wants_ids:
-                named = zip(small, batch, strict=True)
-                ids = torch.stack([superpixels(x, each[2].name) for x, each in named])
-                ids = ids.to(one.device)
-            truth = torch.stack([truth for _, truth, _ in batch])
-            cams: dict[object, InitialCam] = {}
-            regions: dict[int, Tensor] = {}
-            for name, rectifier in rectifiers.items():
-                key = _what_decides_the_cam(rectifier)
-                if key not in cams:
-                    cams[key] = rectifier.initial_cam(rectifier.see(image), present)
-                k = rectifier.config.sgc.k_colour
-                if ids is not None and k not in regions:
-                    regions[k] = rectifier.regions(image, ids)
-                rectified = rectifier.rectify(
-                    image, present, ids, initial=cams[key], regions=regions.get(k)
-                )
-                matrices[name] += sweep(
-                    rectifier, rectified.refined_cam, photo, present, truth, alphas, n_classes
-                )
-            for _ in batch:
+        for batch in photo_batches(known, one.config.data, one.clip.patch_size, wanted, one.device):
+            truths = [read_truth(known[index].truth) for index in batch.index]
+            refined = _refined_cams(rectifiers, batch)
+            for rows in _equal_sizes(batch.originals):
+                photo = torch.stack([to_unit(batch.originals[row]) for row in rows])
+                truth = torch.stack([truths[row] for row in rows])
+                for name, rectifier in rectifiers.items():
+                    matrices[name] += sweep(
+                        rectifier,
+                        refined[name][rows],
+                        photo.to(one.device),
+                        batch.present[rows],
+                        truth,
+                        alphas,
+                        n_classes,
+                    )
+            for _ in batch.index:
                 progress.advance()
     return {name: _best(found, alphas) for name, found in matrices.items()}
+
+
+def _refined_cams(
+    rectifiers: Mapping[str, Rectifier], batch: PhotoBatch
+) -> dict[str, Float[Tensor, "batch slots grid_h grid_w"]]:
+    """The corrected CAM of every setting; what settings have in common is computed once."""
+    cams: dict[object, InitialCam] = {}
+    regions: dict[int, Tensor] = {}
+    refined = {}
+    for name, rectifier in rectifiers.items():
+        key = _what_decides_the_cam(rectifier)
+        if key not in cams:
+            cams[key] = rectifier.initial_cam(rectifier.see(batch.image), batch.present)
+        k = rectifier.config.sgc.k_colour
+        if rectifier.wants_superpixels and k not in regions:
+            regions[k] = rectifier.regions(batch.image, batch.superpixels, batch.n_superpixels)
+        refined[name] = rectifier.rectify(
+            batch.image, batch.present, initial=cams[key], regions=regions.get(k)
+        ).refined_cam
+    return refined
 
 
 @torch.no_grad()
@@ -167,19 +174,12 @@ def _what_decides_the_cam(rectifier: Rectifier) -> object:
     )
 
 
-def _same_size(samples: list[Sample], patch: int) -> Iterator[list[tuple[Tensor, Tensor, Sample]]]:
-    """(photo, truth, sample) in batches of neighbours that have the same size."""
-    batch: list[tuple[Tensor, Tensor, Sample]] = []
-    for sample in samples:
-        assert sample.truth is not None
-        photo = read_image(sample.image)
-        check_size(photo, sample.image, patch)
-        if batch and (len(batch) == BATCH or photo.shape != batch[0][0].shape):
-            yield batch
-            batch = []
-        batch.append((photo, read_truth(sample.truth), sample))
-    if batch:
-        yield batch
+def _equal_sizes(originals: Sequence[Tensor]) -> list[list[int]]:
+    """Rows of a batch by the size of the original: limited sizes may agree where these do not."""
+    rows: dict[torch.Size, list[int]] = {}
+    for row, original in enumerate(originals):
+        rows.setdefault(original.shape, []).append(row)
+    return list(rows.values())
 
 
 def _best(matrices: Int[Tensor, "alphas classes classes"], alphas: Sequence[float]) -> SeedScores:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -85,6 +86,21 @@ def pixel_affinity(
     return colour.neg_().softmax(0).add_(w2 * position.view(-1, 1, 1, 1, 1))
 
 
+def _flow(scores: Tensor, affinity: Tensor, dilations: tuple[int, ...]) -> Tensor:
+    """One iteration: shifted views are added up in place."""
+    neighbours = _neighbours(_replicate_pad(scores, dilations), dilations)
+    moved = neighbours[0] * affinity[0]
+    for neighbour, weight in zip(neighbours[1:], affinity[1:], strict=True):
+        moved.addcmul_(neighbour, weight)
+    return moved
+
+
+@cache
+def _compiled_flow() -> Callable[[Tensor, Tensor, tuple[int, ...]], Tensor]:
+    """:func:`_flow` as one loop over pixels instead of one per neighbour."""
+    return torch.compile(_flow, dynamic=False)
+
+
 @torch.no_grad()
 def pixel_adaptive_refinement(
     image: Float[Tensor, "batch 3 height width"],
@@ -94,6 +110,7 @@ def pixel_adaptive_refinement(
     dilations: Sequence[int] = (1, 2, 4, 8, 12, 24),
     w1: float = 0.3,
     w2: float = 0.01,
+    compiled: bool = False,
 ) -> Float[Tensor, "batch channels height width"]:
     """Replace every pixel's scores by the affinity-weighted sum of its neighbours', repeatedly.
 
@@ -108,6 +125,8 @@ def pixel_adaptive_refinement(
         dilations: Distances of the eight neighbours, in pixels; the edge is replicated.
         w1: Width of the colour kernel in local standard deviations.
         w2: Weight of the position kernel.
+        compiled: Fuse the iteration by ``torch.compile``: the same numbers in a third of the time,
+            after half a minute's compilation for every new size; needs a C++ compiler.
 
     Returns:
         Scores in the range of the input times (1 + w2)^iterations, because weights sum to 1 + w2.
@@ -124,9 +143,7 @@ def pixel_adaptive_refinement(
             "height and width"
         )
     affinity = pixel_affinity(image.to(scores.dtype), dilations=dilations, w1=w1, w2=w2)
+    flow = _compiled_flow() if compiled else _flow
     for _ in range(iterations):
-        neighbours = _neighbours(_replicate_pad(scores, dilations), dilations)
-        scores = neighbours[0] * affinity[0]
-        for neighbour, weight in zip(neighbours[1:], affinity[1:], strict=True):
-            scores.addcmul_(neighbour, weight)
+        scores = flow(scores, affinity, tuple(dilations))
     return scores

@@ -57,6 +57,7 @@ def colour_regions(
     superpixels: Int[Tensor, "batch height width"],
     k: int = 8,
     *,
+    n_superpixels: int | None = None,
     restarts: int = 3,
     seed: int = 0,
 ) -> Int[Tensor, "batch height width"]:
@@ -69,6 +70,8 @@ def colour_regions(
         image: RGB in [0, 1].
         superpixels: Ids per pixel, gaps allowed; -1 = padding.
         k: Regions per image.
+        n_superpixels: A bound above every id; None looks the largest up, for which a GPU has to be
+            waited for.
         restarts: K-means starts; the one with the least inertia is kept.
         seed: Of the starts.
 
@@ -78,7 +81,7 @@ def colour_regions(
     Source: Eq. 8; colour space and k are our choice, spec §7.1.
     """
     index = superpixels.flatten(1).long() + 1
-    n = int(index.max()) + 1
+    n = int(index.max()) + 1 if n_superpixels is None else n_superpixels + 1
     colour = rgb_to_lab(image).flatten(2)
     count = colour.new_zeros(len(image), n).scatter_add(1, index, torch.ones_like(colour[:, 0]))
     total = colour.new_zeros(len(image), 3, n)

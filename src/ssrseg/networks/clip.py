@@ -19,7 +19,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from ssrseg.errors import BackboneError
 from ssrseg.method.last_block import BlockTrace, BlockWeights, run_block
 from ssrseg.networks.attention import NAME, mean_attention, resolve_layers, tag_blocks
-from ssrseg.networks.frozen import Frozen, load_pretrained
+from ssrseg.networks.frozen import Frozen, Precision, load_pretrained
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -50,6 +50,7 @@ class FrozenCLIP(Frozen):
         tokenizer: CLIPTokenizer,
         *,
         pos_interpolation: Literal["bilinear", "bicubic"] = "bilinear",
+        precision: Precision = "fp32",
     ) -> None:
         """Wrap a loaded model.
 
@@ -58,6 +59,7 @@ class FrozenCLIP(Frozen):
             tokenizer: Its tokenizer.
             pos_interpolation: How position embeddings are resized to another grid. CLIP-ES and
                 WeCLIP use bilinear; the library's own forward uses bicubic.
+            precision: Of all blocks but the last, which GradCAM differentiates.
         """
         model.vision_model.set_attn_implementation(NAME)
         super().__init__()
@@ -66,10 +68,15 @@ class FrozenCLIP(Frozen):
         self.pos_interpolation = pos_interpolation
         tag_blocks([block.self_attn for block in self._blocks])
         self.freeze()
+        self.keep(self._blocks[:-1], precision)
 
     @classmethod
     def load(
-        cls, source: str | Path, *, pos_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+        cls,
+        source: str | Path,
+        *,
+        pos_interpolation: Literal["bilinear", "bicubic"] = "bilinear",
+        precision: Precision = "fp32",
     ) -> FrozenCLIP:
         """Load from a hub id or from a directory written by ``save_pretrained``.
 
@@ -90,7 +97,9 @@ class FrozenCLIP(Frozen):
                 " model is from: CLIPTokenizer.from_pretrained(...).save_pretrained(...) writes"
                 " them."
             )
-        return cls(model.float(), tokenizer, pos_interpolation=pos_interpolation)
+        return cls(
+            model.float(), tokenizer, pos_interpolation=pos_interpolation, precision=precision
+        )
 
     @property
     def _blocks(self) -> nn.ModuleList:
@@ -158,9 +167,10 @@ class FrozenCLIP(Frozen):
                 resolve_layers(attention_layers, self.depth, "affinity.clip_layers")
             )
         tokens = []
-        for block in self._blocks[:-1]:
-            hidden = block(hidden, None, attention_sink=sink)
-            tokens.append(hidden.float())  # whatever precision the block ran in
+        with self.reduced(hidden.device):
+            for block in self._blocks[:-1]:
+                hidden = block(hidden, None, attention_sink=sink)
+                tokens.append(hidden)
         return ClipView(tuple(tokens), grid, sink)
 
     def normed(self, view: ClipView) -> Float[Tensor, "batch tokens dim"]:
