@@ -13,7 +13,7 @@ from tiny_encoders import tiny_config
 import ssrseg.engine.embedding as module
 from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.open import open_labelled
-from ssrseg.data.sample import LabelledImages
+from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.engine.embedding import CLIP, CMPA, UNTRAINED, embed
 from ssrseg.engine.learner import build_alignment, untrained_heads
 from ssrseg.engine.pairs import collect_pairs
@@ -50,9 +50,9 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     original = module._pool
 
-    def noting(rectifier: object, heads: object, sample: object) -> object:
-        names.append(sample.name)  # type: ignore[attr-defined]
-        return original(rectifier, heads, sample)  # type: ignore[arg-type]
+    def noting(rectifier: object, heads: object, samples: list[Sample]) -> object:
+        names.extend(sample.name for sample in samples)
+        return original(rectifier, heads, samples)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "_pool", noting)
     return names
@@ -107,7 +107,7 @@ def test_an_interrupted_call_goes_on(
     looked_at: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "SAVE_EVERY", 2)
+    monkeypatch.setattr(module, "CHUNK", 2)
     whole = embed(rectifier, data, tmp_path / "whole")
     names = [sample.name for sample in data.samples]
     assert looked_at == names
@@ -115,7 +115,7 @@ def test_an_interrupted_call_goes_on(
     counting = module._pool
 
     def stopping(*arguments: object) -> object:
-        if len(looked_at) == 5:
+        if len(looked_at) == 4:
             raise KeyboardInterrupt
         return counting(*arguments)  # type: ignore[arg-type]
 
@@ -161,8 +161,9 @@ def test_so_many_pairs_of_a_class_and_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "PER_CLASS", 1)
+    monkeypatch.setattr(module, "CHUNK", 3)
     found = embed(rectifier, data, tmp_path)
-    assert sorted(found.classes.tolist()) == [0, 1, 2]
+    assert found.classes.tolist() == [0, 1, 2]  # of those looked at together, the first
     assert looked_at == [sample.name for sample in data.samples[:3]]  # the rest has nothing new
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from make_tiny import tiny_folder, tiny_voc
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from tiny_encoders import tiny_config
 
@@ -27,11 +28,11 @@ from ssrseg.errors import CheckpointError, ConfigError, DataError
 from ssrseg.method.metrics import ActivationShares, ErrorKinds
 from ssrseg.method.separation import separation
 from ssrseg.report.figures import Means, Source, make_figure
-from ssrseg.report.grid import Figure
+from ssrseg.report.grid import DPI, Figure, place
 from ssrseg.report.motivation import motivation_figure
 from ssrseg.report.overlay import error_overlay, heat_overlay, ids_overlay, outlined, target_overlay
 from ssrseg.report.panels import BLANK, cam_figure, qualitative_figure, refinement_figure
-from ssrseg.report.scatter import COLOURS, Cloud, cloud, tsne_figure
+from ssrseg.report.scatter import COLOURS, Cloud, cloud, draw_cloud, tsne_figure
 
 CLASSES = ("cat", "dog", "red car")
 
@@ -183,11 +184,11 @@ def test_figure_1_marks_the_two_kinds_of_error() -> None:
     figure = motivation_figure(each, gap, ("a", "b", "c", "d"), ours="SSR without trained CMPA")
     shown = pictures(figure)
     photo, truth = each.photo.numpy(), each.truth.numpy()
-    for place, name in (("(a)/1", PRIOR), ("(d)/1", SSR)):
-        assert (shown[place] == error_overlay(photo, each.masks[name].numpy(), truth)).all()
-    for place, name in (("(c)/0", CLIP_CAM), ("(c)/1", UNMASKED), ("(d)/0", SSR)):
+    for where, name in (("(a)/1", PRIOR), ("(d)/1", SSR)):
+        assert (shown[where] == error_overlay(photo, each.masks[name].numpy(), truth)).all()
+    for where, name in (("(c)/0", CLIP_CAM), ("(c)/1", UNMASKED), ("(d)/0", SSR)):
         map_ = heat_overlay(photo, each.cams[name].numpy())
-        assert (shown[place] == outlined(map_, truth == 2)).all()
+        assert (shown[where] == outlined(map_, truth == 2)).all()
     text = words(figure)
     assert text.count("mask: right 70, missed 5\nother class 10 · noise 20") == 2
     assert "(d) SSR without trained CMPA: dog" in text
@@ -210,6 +211,27 @@ def test_figure_6_points_colours_and_numbers() -> None:
     labels = {str(axes.get_label()): axes.get_xlabel() for axes in figure.axes}
     assert f"silhouette {numbers[CLIP].silhouette:.3f}" in labels[CLIP]
     assert "untrained projector" in labels[CMPA]
+
+
+def test_names_of_classes_in_one_place_stand_apart() -> None:
+    names = ("aeroplane", "bicycle", "boat", "tvmonitor")
+    points = np.random.default_rng(0).normal(size=(40, 2))
+    points[:4] *= 40  # the frame
+    found = embedding((CLIP,))
+    numbers = separation(found.spaces[CLIP].image, found.classes, found.spaces[CLIP].text)
+    gathered = Cloud(
+        points.astype(np.float32), points[:4].astype(np.float32), np.arange(40) % 4, (0, 1, 2, 3),
+        numbers,
+    )  # fmt: skip
+    figure = Figure(figsize=(4, 4), dpi=DPI)
+    axes = place(figure, 0.2, 0.2, 3.5, 3.5, "cloud")
+    draw_cloud(axes, gathered, names)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in axes.texts]
+    assert [text.get_text() for text in axes.texts] == list(names)
+    for index, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:index])
+        assert axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
 
 
 def test_tsne_is_the_same_every_time_and_keeps_neighbours() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +16,13 @@ from torch import Tensor
 
 from ssrseg import __version__
 from ssrseg.data.files import atomic_write
-from ssrseg.data.images import check_size, read_image
 from ssrseg.data.sample import LabelledImages, Sample
-from ssrseg.data.transforms import fit_to_patches, limit_side, to_unit
 from ssrseg.engine.checkpoint import data_digest, model_digest
 from ssrseg.engine.learner import untrained_heads
 from ssrseg.engine.pairs import pool_pairs
+from ssrseg.engine.photos import photo_batches
 from ssrseg.engine.progress import steps
-from ssrseg.engine.rectify import Rectifier, present_slots
+from ssrseg.engine.rectify import Rectifier
 from ssrseg.errors import DataError
 from ssrseg.method.cmpa import Alignment, usable_pairs
 
@@ -32,8 +32,8 @@ PER_CLASS = 200
 MAX_CLASSES = 20
 """As many colours as there are; of more classes, those with the most pairs are shown."""
 
-SAVE_EVERY = 50
-"""Images between two saves."""
+CHUNK = 64
+"""Images between two saves; those of one size among them are looked at together."""
 
 CLIP, CMPA, UNTRAINED = "CLIP", "CMPA", "untrained projector"
 
@@ -88,25 +88,31 @@ def embed(
     done = int(rows["done"]) if rows else 0
     taken = Counter(rows["classes"].tolist()) if rows else Counter()
     with steps("Features", len(data), done=done) as progress:
-        for index, sample in enumerate(data.samples[done:], done + 1):
-            wanted = [c for c in sample.labels if taken[c] < PER_CLASS]
+        for first in range(done, len(data), CHUNK):
+            chunk = data.samples[first : first + CHUNK]
+            wanted = [s for s in chunk if any(taken[c] < PER_CLASS for c in s.labels)]
             if wanted:
-                new = _pool(rectifier, heads, sample)
-                fits = torch.tensor([int(c) in wanted for c in new["classes"]], dtype=torch.bool)
-                new = {name: values[fits] for name, values in new.items()}
-                taken.update(new["classes"].tolist())
+                new = _pool(rectifier, heads, wanted)
+                fits = []
+                for index in new["classes"].tolist():
+                    fits.append(taken[index] < PER_CLASS)
+                    taken[index] += fits[-1]
+                new = {
+                    name: values[torch.tensor(fits, dtype=torch.bool)]
+                    for name, values in new.items()
+                }
                 rows = {n: torch.cat([rows[n], v]) for n, v in new.items()} if rows else new
-            rows = {**rows, "done": torch.tensor(index)} if rows else rows
-            if rows and (index % SAVE_EVERY == 0 or index == len(data)):
+                rows["done"] = torch.tensor(first + len(chunk))
                 _save(kept, rows)
-            progress.advance(sample.name)
+            for sample in chunk:
+                progress.advance(sample.name)
     if not rows or len(rows["classes"].unique()) < 2:
         raise DataError(
             f"The {len(data)} images of {data.root} give pairs of fewer than two classes; nothing"
             " can lie apart. Name a larger --split, or --set cmpa.min_patches=1 if the CAMs of"
             " small images are too small to pool from."
         )
-    return _most_frequent(rows, _texts(rectifier, heads))
+    return _most_frequent(rows, _texts(rectifier, heads), len(data))
 
 
 def _heads(rectifier: Rectifier) -> dict[str, Alignment]:
@@ -117,22 +123,28 @@ def _heads(rectifier: Rectifier) -> dict[str, Alignment]:
 
 
 @torch.no_grad()
-def _pool(rectifier: Rectifier, heads: dict[str, Alignment], sample: Sample) -> dict[str, Tensor]:
-    photo = read_image(sample.image)
-    patch = rectifier.clip.patch_size
-    check_size(photo, sample.image, patch)
-    small = limit_side(photo, rectifier.config.data.max_side)
-    image = to_unit(fit_to_patches(small, patch))[None].to(rectifier.device)
-    present = present_slots([sample.labels]).to(rectifier.device)
-    initial = rectifier.initial_cam(rectifier.see(image), present, with_clip=True)
-    cam = initial.clip_cam
-    assert cam is not None
-    usable = usable_pairs(cam.flatten(2), present, min_patches=rectifier.config.cmpa.min_patches)
-    features = {CLIP: initial.patch_features} | {
-        name: each.isa(initial.patch_features) for name, each in heads.items()
-    }
-    pooled = {name: pool_pairs(values, cam)[0][usable] for name, values in features.items()}
-    return {name: rows.cpu() for name, rows in ({"classes": present[usable]} | pooled).items()}
+def _pool(
+    rectifier: Rectifier, heads: dict[str, Alignment], samples: Sequence[Sample]
+) -> dict[str, Tensor]:
+    """Classes and features of the pairs, in the order of the samples."""
+    config, patch = rectifier.config, rectifier.clip.patch_size
+    rows: dict[str, list[Tensor]] = {name: [] for name in ("image", "classes", CLIP, *heads)}
+    for batch in photo_batches(samples, config.data, patch, None, rectifier.device):
+        initial = rectifier.initial_cam(rectifier.see(batch.image), batch.present, with_clip=True)
+        cam = initial.clip_cam
+        assert cam is not None
+        usable = usable_pairs(cam.flatten(2), batch.present, min_patches=config.cmpa.min_patches)
+        image = torch.tensor(batch.index, device=cam.device)[:, None].expand_as(batch.present)
+        rows["image"].append(image[usable].cpu())
+        rows["classes"].append(batch.present[usable].cpu())
+        features = {CLIP: initial.patch_features} | {
+            name: each.isa(initial.patch_features) for name, each in heads.items()
+        }
+        for name, values in features.items():
+            rows[name].append(pool_pairs(values, cam)[0][usable].cpu())
+    found = {name: torch.cat(parts) for name, parts in rows.items()}
+    order = found.pop("image").argsort(stable=True)  # whatever was batched with what
+    return {name: values[order] for name, values in found.items()}
 
 
 @torch.no_grad()
@@ -142,14 +154,14 @@ def _texts(rectifier: Rectifier, heads: dict[str, Alignment]) -> dict[str, Tenso
     return {name: rows.cpu() for name, rows in spaces.items()}
 
 
-def _most_frequent(rows: dict[str, Tensor], texts: dict[str, Tensor]) -> Embedding:
+def _most_frequent(rows: dict[str, Tensor], texts: dict[str, Tensor], images: int) -> Embedding:
     count = Counter(rows["classes"].tolist())
     ranked = sorted(count, key=lambda index: (-count[index], index))[:MAX_CLASSES]
     shown = torch.isin(rows["classes"], torch.tensor(ranked))
     return Embedding(
         rows["classes"][shown],
         {name: Space(rows[name][shown], text) for name, text in texts.items()},
-        int(rows["done"]),
+        images,
     )
 
 

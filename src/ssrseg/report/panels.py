@@ -100,8 +100,8 @@ def _cam_grid(
     if any(each.truth is not None for each in closeups):
         add_note(
             figure,
-            "line: true outline of the class; numbers: % of the activation on the class, on other"
-            " classes, on background",
+            "line: true outline of the class; numbers: % of the activation on class, others,"
+            " background",
         )
     return figure
 

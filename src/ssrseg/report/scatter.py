@@ -30,8 +30,11 @@ COLOURS = (
 )  # fmt: skip
 """Twenty colours as different as twenty can be."""
 
-PANEL = 3.3
-"""Inches: side of a t-SNE panel."""
+PANEL, LABEL = 3.3, 0.115
+"""Inches: side of a t-SNE panel, height of a class's name in it."""
+
+LABEL_STEPS = 12
+"""So many lines at most is a name moved from where its class lies."""
 
 
 @dataclass(frozen=True)
@@ -129,15 +132,38 @@ def draw_cloud(axes: Axes, points: Cloud, names: tuple[str, ...], *, size: float
             *points.text[rank], s=9 * size, color=colour, marker="*", edgecolors="black",
             linewidths=0.6, zorder=4,
         )  # fmt: skip
-        middle = np.median(own, axis=0)
-        axes.text(
-            *middle, names[index], fontsize=SMALL, ha="center", va="center", zorder=5,
-            parse_math=False,
-            bbox={"boxstyle": "round,pad=0.12", "facecolor": "white", "alpha": 0.6, "lw": 0},
-        )  # fmt: skip
     axes.margins(0.05)
+    _name_classes(axes, points, names)
     for spine in axes.spines.values():
         spine.set_color("0.7")
+
+
+def _name_classes(axes: Axes, points: Cloud, names: tuple[str, ...]) -> None:
+    """A class's name at the median of its points, moved up or down where another stands there."""
+    wide, tall = axes.get_window_extent().size / axes.figure.dpi
+    left, right = axes.get_xlim()
+    low, high = axes.get_ylim()
+    taken: list[tuple[float, float, float]] = []  # centre and half a width, in inches
+    for index in points.shown:
+        middle = np.median(points.image[points.classes == index], axis=0)
+        x = (middle[0] - left) / (right - left) * wide
+        y = (middle[1] - low) / (high - low) * tall
+        half = 0.03 * len(names[index]) + 0.03
+        x = min(max(x, half), wide - half)
+        steps = sorted(range(-LABEL_STEPS, LABEL_STEPS + 1), key=abs)
+        free = (
+            y + step * LABEL for step in steps
+            if LABEL / 2 <= y + step * LABEL <= tall - LABEL / 2
+            and all(abs(x - a) > half + h or abs(y + step * LABEL - b) >= 0.95 * LABEL
+                    for a, b, h in taken)
+        )  # fmt: skip
+        y = next(free, y)
+        taken.append((x, y, half))
+        axes.text(
+            x / wide, y / tall, names[index], transform=axes.transAxes, fontsize=SMALL,
+            ha="center", va="center", zorder=5, parse_math=False,
+            bbox={"boxstyle": "round,pad=0.12", "facecolor": "white", "alpha": 0.6, "lw": 0},
+        )  # fmt: skip
 
 
 def numbers_text(numbers: Separation) -> str:
