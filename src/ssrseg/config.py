@@ -43,7 +43,7 @@ class DataConfig:
     workers: CountOrZero = 0
     """Processes that load crops and photographs beside the encoders; 0 loads in between."""
     patches: Count | None = None
-    """Patches of photographs seen together when CAMs are made; null = 2,048 on a CPU, 65,536 on a
+    """Patches of photographs seen together when CAMs are made; null = 1,024 on a CPU, 65,536 on a
     GPU."""
 
 

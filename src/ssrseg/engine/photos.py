@@ -18,7 +18,7 @@ from ssrseg.data.transforms import fit_to_patches, limit_side
 from ssrseg.engine.rectify import present_slots
 from ssrseg.errors import SSRError
 
-PATCHES = {"cpu": 2048, "cuda": 65536}
+PATCHES = {"cpu": 1024, "cuda": 65536}
 """Patches seen together: more gain nothing on a CPU and cost memory."""
 
 

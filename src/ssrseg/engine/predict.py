@@ -146,6 +146,7 @@ def load_segmenter(model: Path, *, clip: str | None = None, device: str = "cpu")
         clip or backbones.clip,
         pos_interpolation=backbones.pos_interpolation,
         precision=backbones.precision,
+        texts=(),  # the decoder knows its classes
     )
     settings = checkpoint.config.decoder
     decoder = Decoder(

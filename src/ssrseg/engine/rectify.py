@@ -83,7 +83,7 @@ class Rectifier:
             )
         self.config, self.clip, self.dino = config, clip, dino
         self.vocabulary, self.alignment = vocabulary, alignment
-        self.text_features = clip.text_features(list(vocabulary.texts))
+        self.text_features = clip.text_features(vocabulary.texts)
         self.n_classes = len(vocabulary.classes)
 
     @property
@@ -304,14 +304,15 @@ def load_rectifier(
         ConfigError: If the prompt set cannot be read or the layers do not fit.
     """
     backbones = config.backbones
+    vocabulary = build_vocabulary(classes, config.prompts.set, own_prompts)
     clip = FrozenCLIP.load(
         backbones.clip,
         pos_interpolation=backbones.pos_interpolation,
         precision=backbones.precision,
+        texts=vocabulary.texts,
     )
     wanted = config.affinity.kind == "attention" and config.affinity.dino_weight > 0
     dino = FrozenDINO.load(backbones.dino, precision=backbones.precision) if wanted else None
-    vocabulary = build_vocabulary(classes, config.prompts.set, own_prompts)
     return Rectifier(
         config,
         clip.to(device),

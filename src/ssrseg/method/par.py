@@ -83,7 +83,9 @@ def pixel_affinity(
         dtype=image.dtype,
     )
     position = (-(distance / (distance.std() + TINY) / w1).square()).softmax(0)
-    return colour.neg_().softmax(0).add_(w2 * position.view(-1, 1, 1, 1, 1))
+    # softmax of -colour in place: the maps are the largest thing in memory
+    colour.neg_().sub_(colour.amax(0)).exp_()
+    return colour.div_(colour.sum(0)).add_(w2 * position.view(-1, 1, 1, 1, 1))
 
 
 def _flow(scores: Tensor, affinity: Tensor, dilations: tuple[int, ...]) -> Tensor:

@@ -66,6 +66,7 @@ class FrozenCLIP(Frozen):
         self.model = model
         self.tokenizer = tokenizer
         self.pos_interpolation = pos_interpolation
+        self._known_texts: dict[tuple[str, ...], Tensor] = {}
         tag_blocks([block.self_attn for block in self._blocks])
         self.freeze()
         self.keep(self._blocks[:-1], precision)
@@ -77,8 +78,16 @@ class FrozenCLIP(Frozen):
         *,
         pos_interpolation: Literal["bilinear", "bicubic"] = "bilinear",
         precision: Precision = "fp32",
+        texts: tuple[str, ...] | None = None,
     ) -> FrozenCLIP:
         """Load from a hub id or from a directory written by ``save_pretrained``.
+
+        Args:
+            source: Hub id or directory.
+            pos_interpolation: See the constructor.
+            precision: See the constructor.
+            texts: All texts that will ever be asked; they are embedded now, and the text tower (a
+                quarter of a gigabyte) is let go. None keeps it.
 
         Raises:
             BackboneError: If ``source`` is not a CLIP, or cannot be read.
@@ -97,9 +106,18 @@ class FrozenCLIP(Frozen):
                 " model is from: CLIPTokenizer.from_pretrained(...).save_pretrained(...) writes"
                 " them."
             )
-        return cls(
+        clip = cls(
             model.float(), tokenizer, pos_interpolation=pos_interpolation, precision=precision
         )
+        if texts is not None:
+            features = clip.text_features(texts) if texts else None
+            # Weights are mapped from the file, and what was read stays in memory: map it anew.
+            del model, clip
+            clip = cls.load(source, pos_interpolation=pos_interpolation, precision=precision)
+            clip.model.text_model = None
+            if features is not None:
+                clip._known_texts[texts] = features
+        return clip
 
     @property
     def _blocks(self) -> nn.ModuleList:
@@ -230,12 +248,21 @@ class FrozenCLIP(Frozen):
         return mean_attention(view.attention)
 
     @torch.no_grad()
-    def text_features(self, texts: list[str]) -> Float[Tensor, "words dim1"]:
-        """Unit-norm features of texts, in their order."""
-        tokens = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+    def text_features(self, texts: tuple[str, ...]) -> Float[Tensor, "words dim1"]:
+        """Unit-norm features of texts, in their order; computed once.
+
+        Raises:
+            ValueError: For texts that :meth:`load` was not given, if it let the tower go.
+        """
         device = self.model.logit_scale.device
-        output = self.model.get_text_features(
-            input_ids=tokens["input_ids"].to(device),
-            attention_mask=tokens["attention_mask"].to(device),
-        )
-        return functional.normalize(output.pooler_output, dim=-1)
+        if texts not in self._known_texts:
+            if self.model.text_model is None:
+                raise ValueError(f"the text tower was let go before {texts} were asked")
+            tokens = self.tokenizer(
+                list(texts), padding=True, truncation=True, return_tensors="pt"
+            ).to(device)
+            output = self.model.get_text_features(
+                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+            )
+            self._known_texts[texts] = functional.normalize(output.pooler_output, dim=-1)
+        return self._known_texts[texts].to(device)
