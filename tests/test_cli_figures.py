@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from make_tiny import tiny_folder, tiny_voc
 from tiny_encoders import tiny_config
 
+import ssrseg
 import ssrseg.report.figures
 from ssrseg.cli import app, main
+from ssrseg.config import known_keys
 
 assert ssrseg.report.figures  # imported once, so that a test may hide what it needs
 
@@ -135,16 +139,53 @@ def test_data_with_labels_csv(
     assert code == 2 and "has a true mask" in err
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "ssrseg figure 4 --data a --model b --out c.png",
-        "ssrseg figure 3 --data a --model b --row SeCo=x --row MoRe=y --data2 c --out d.png",
-    ],
-)
-def test_commands_parse(command: str) -> None:
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "figures.md"
+COMMANDS = re.findall(r"^ssrseg figure .*$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_page_parse(command: str) -> None:
     function, bound, *_ = app.parse_args(
         shlex.split(command)[1:], exit_on_error=False, print_error=False
     )
     assert function.__name__ == "figure"
-    assert bound.arguments["out"].suffix == ".png"
+    assert bound.arguments["out"].name == f"figure-{bound.args[0]}.png"
+
+
+def test_the_page_shows_every_figure_and_its_links_lead_somewhere() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert {command.split()[2] for command in COMMANDS} == set("13456")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert {f"figures/figure-{n}.jpg" for n in "13456"} | {"figures/method.svg"} <= set(links)
+    for link in links:
+        assert (PAGE.parent / link).is_file(), link
+
+
+def test_the_drawing_names_functions_that_exist() -> None:
+    drawing = ElementTree.parse(PAGE.parent / "figures" / "method.svg").getroot()
+    written = ["".join(each.itertext()) for each in drawing.iter() if each.get("class") == "code"]
+    names = set(re.findall(r"[A-Za-z_]+(?:\.[A-Za-z_]+)?", " ".join(written))) - {"Eq"}
+    sources = {
+        path.stem: path.read_text(encoding="utf-8")
+        for folder in ("method", "networks", "engine")
+        for path in (Path(ssrseg.__file__).parent / folder).glob("*.py")
+    }
+    text = "".join(sources.values())
+    assert len(names) >= 18
+    for name in names - set(known_keys()):
+        owner, _, member = name.rpartition(".")
+        assert re.search(rf"\b{member}\b", sources.get(owner, text)), name
+
+
+def test_the_python_of_the_page_runs(
+    clip_dir: Path, dino_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    data = ssrseg.open_labelled(tiny_voc(tmp_path / "VOC2012"), split="train")
+    short = ("optim.cmpa_iterations=2", "optim.iterations=1", "optim.warmup=1")
+    ssrseg.train(data, tmp_path / "run", tiny_config(clip_dir, dino_dir, *short))
+    names: dict[str, object] = {}
+    exec(compile(block, str(PAGE), "exec"), names)
+    assert names["numbers"]["spaces"].keys() == {"CLIP", "CMPA", "untrained projector"}  # type: ignore[index]
+    assert (tmp_path / "figure-6.png").is_file()

@@ -27,7 +27,7 @@ from ssrseg.engine.train import train
 from ssrseg.errors import CheckpointError, ConfigError, DataError
 from ssrseg.method.metrics import ActivationShares, ErrorKinds
 from ssrseg.method.separation import separation
-from ssrseg.report.figures import Means, Source, make_figure
+from ssrseg.report.figures import FigureOptions, FigureSource, make_figure
 from ssrseg.report.grid import DPI, Figure, place
 from ssrseg.report.motivation import motivation_figure
 from ssrseg.report.overlay import error_overlay, heat_overlay, ids_overlay, outlined, target_overlay
@@ -264,8 +264,8 @@ def run(data: LabelledImages, config: Config, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture
-def source(data: LabelledImages, config: Config, run: Path) -> Source:
-    return Source(data, config, run)
+def source(data: LabelledImages, config: Config, run: Path) -> FigureSource:
+    return FigureSource(data, config, run)
 
 
 Make = Callable[..., dict[str, object]]
@@ -273,10 +273,12 @@ Make = Callable[..., dict[str, object]]
 
 @pytest.mark.parametrize("number", [1, 3, 4, 5, 6])
 def test_a_figure_and_its_numbers_are_the_same_every_time(
-    source: Source, tmp_path: Path, number: int
+    source: FigureSource, tmp_path: Path, number: int
 ) -> None:
     for name in ("a", "b"):
-        facts = make_figure(number, [source], tmp_path / name / "f.png", Means(), command="again")  # type: ignore[arg-type]
+        facts = make_figure(
+            number, [source], tmp_path / name / "f.png", FigureOptions(), command="again"
+        )  # type: ignore[arg-type]
     for file in ("f.png", "f.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     saved = json.loads((tmp_path / "a" / "f.json").read_text())
@@ -289,9 +291,11 @@ def test_a_figure_and_its_numbers_are_the_same_every_time(
         assert min(image.size) > 300
 
 
-def test_numbers_of_figure_4(source: Source, tmp_path: Path) -> None:
+def test_numbers_of_figure_4(source: FigureSource, tmp_path: Path) -> None:
     name = source.data.samples[2].name
-    facts = make_figure(4, [source], tmp_path / "f.svg", Means(images=f"{name}:red car,{name}"))
+    facts = make_figure(
+        4, [source], tmp_path / "f.svg", FigureOptions(images=f"{name}:red car,{name}")
+    )
     assert (facts["images"], facts["rule"]) == ([name, name], "named on the command line")
     assert (facts["readout"], facts["refinement"]) == ("combined", "attention 0.4 : 0.6, SGC")
     rows = facts["rows"]
@@ -304,7 +308,7 @@ def test_numbers_of_figure_4(source: Source, tmp_path: Path) -> None:
 
 
 def test_figure_5_needs_no_model(data: LabelledImages, config: Config, tmp_path: Path) -> None:
-    facts = make_figure(5, [Source(data, config)], tmp_path / "f.jpg", Means())
+    facts = make_figure(5, [FigureSource(data, config)], tmp_path / "f.jpg", FigureOptions())
     assert facts["initial CAM"] == "CLIP"
     assert len(facts["rows"]) == len(set(facts["images"])) == 4
     assert all(0 < row["target"] <= 1 for row in facts["rows"])
@@ -312,20 +316,20 @@ def test_figure_5_needs_no_model(data: LabelledImages, config: Config, tmp_path:
     assert saved["made"][0]["model"] is None
 
 
-def test_numbers_of_figure_6(source: Source, tmp_path: Path) -> None:
-    facts = make_figure(6, [source], tmp_path / "f.png", Means(cache=tmp_path / "cache"))
+def test_numbers_of_figure_6(source: FigureSource, tmp_path: Path) -> None:
+    facts = make_figure(6, [source], tmp_path / "f.png", FigureOptions(cache=tmp_path / "cache"))
     assert set(facts["spaces"]) == {CLIP, CMPA, UNTRAINED}
     assert sum(facts["pairs"].values()) >= 6
     assert set(facts["silhouette of two classes"]) == {"cat / dog"}
     assert len(list((tmp_path / "cache").glob("features.*.safetensors"))) == 1
     names = ",".join(sample.name for sample in source.data.samples[:4])
-    some = make_figure(6, [source], tmp_path / "g.png", Means(images=names))
+    some = make_figure(6, [source], tmp_path / "g.png", FigureOptions(images=names))
     assert some["images"] == 4
     assert sum(some["pairs"].values()) < sum(facts["pairs"].values())
 
 
 def test_figure_3_with_rows_and_two_data_sets(
-    source: Source, config: Config, run: Path, tmp_path: Path
+    source: FigureSource, config: Config, run: Path, tmp_path: Path
 ) -> None:
     other = open_labelled(tiny_voc(tmp_path / "voc", n=2, classes=CLASSES, seed=5))
     other = replace(
@@ -336,8 +340,8 @@ def test_figure_3_with_rows_and_two_data_sets(
     for sample in (*source.data.samples[:2], other.samples[1]):
         size = read_image(sample.image).shape[:2]
         write_class_ids(folder / f"{sample.name}.png", torch.ones(tuple(size)).byte())
-    means = Means(images=",".join(names), rows={"SeCo": [folder]})
-    sources = [source, Source(other, config, run)]
+    means = FigureOptions(images=",".join(names), rows={"SeCo": [folder]})
+    sources = [source, FigureSource(other, config, run)]
     facts = make_figure(3, sources, tmp_path / "f.png", means)
     assert [column["image"] for column in facts["columns"]] == names
     assert all(set(column["miou"]) == {"SeCo", "SSR"} for column in facts["columns"])
@@ -345,12 +349,12 @@ def test_figure_3_with_rows_and_two_data_sets(
     assert len(json.loads((tmp_path / "f.json").read_text())["made"]) == 2
     with pytest.raises(DataError, match='no image "b_nowhere"'):
         make_figure(3, sources, tmp_path / "g.png", replace(means, images="b_nowhere"))
-    default = make_figure(3, sources, tmp_path / "h.png", Means())
+    default = make_figure(3, sources, tmp_path / "h.png", FigureOptions())
     assert [len(each["images"]) for each in default["data sets"]] == [4, 2]
 
 
 def test_settings_of_the_command_decide_the_segmentation(
-    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: FigureSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ssrseg.engine.predict as predict
 
@@ -359,7 +363,7 @@ def test_settings_of_the_command_decide_the_segmentation(
     monkeypatch.setattr(
         predict, "refine_with_crf", lambda *given: (refined.append(True), original(*given))[1]
     )
-    means = Means(images=source.data.samples[0].name)
+    means = FigureOptions(images=source.data.samples[0].name)
     make_figure(3, [source], tmp_path / "a.png", means)
     assert refined == []
     with_crf = replace(source.config, test=replace(source.config.test, crf=True))
@@ -372,7 +376,7 @@ def test_figures_that_need_a_model(
     data: LabelledImages, config: Config, tmp_path: Path, number: int
 ) -> None:
     with pytest.raises(ConfigError, match=rf"Figure {number} .*give --model RUN"):
-        make_figure(number, [Source(data, config)], tmp_path / "f.png", Means())  # type: ignore[arg-type]
+        make_figure(number, [FigureSource(data, config)], tmp_path / "f.png", FigureOptions())  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -381,19 +385,21 @@ def test_a_model_of_other_classes(config: Config, run: Path, tmp_path: Path) -> 
     renamed = replace(other, classes=("cat", "dog", "lorry"))
     for number in (3, 5):
         with pytest.raises(CheckpointError, match="the model lacks lorry"):
-            make_figure(number, [Source(renamed, config, run)], tmp_path / "f.png", Means())  # type: ignore[arg-type]
+            make_figure(
+                number, [FigureSource(renamed, config, run)], tmp_path / "f.png", FigureOptions()
+            )  # type: ignore[arg-type]
 
 
 def test_figure_1_without_a_model_says_so(
     data: LabelledImages, config: Config, tmp_path: Path
 ) -> None:
-    facts = make_figure(1, [Source(data, config)], tmp_path / "f.png", Means())
+    facts = make_figure(1, [FigureSource(data, config)], tmp_path / "f.png", FigureOptions())
     assert set(facts["masks"]) == {PRIOR, SSR}
     assert set(facts["activation"]) == {CLIP_CAM, UNMASKED, SSR}
     assert facts["modality gap"]["modality_gap"] > 0
     bare = replace(data, samples=tuple(replace(sample, truth=None) for sample in data.samples))
     with pytest.raises(DataError, match="has a true mask"):
-        make_figure(1, [Source(bare, config)], tmp_path / "g.png", Means())
+        make_figure(1, [FigureSource(bare, config)], tmp_path / "g.png", FigureOptions())
     with pytest.raises(DataError, match="has a true mask"):
-        named = Means(images=bare.samples[0].name)
-        make_figure(1, [Source(bare, config)], tmp_path / "g.png", named)
+        named = FigureOptions(images=bare.samples[0].name)
+        make_figure(1, [FigureSource(bare, config)], tmp_path / "g.png", named)

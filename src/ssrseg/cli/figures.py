@@ -98,19 +98,23 @@ def figure(
     from ssrseg.data.open import open_labelled
     from ssrseg.engine.compare import parse_rows
     from ssrseg.engine.device import pick_device
-    from ssrseg.report.figures import Means, Source, make_figure  # says if matplotlib is missing
+    from ssrseg.report.figures import (
+        FigureOptions,
+        FigureSource,
+        make_figure,
+    )  # says if matplotlib is missing
 
     sets = [(data, split, model)] + ([(data2, split2, model2 or model)] if data2 else [])
     sources = [
-        Source(
+        FigureSource(
             open_labelled(root, split=part),
             settings_of_run(run, preset, config, overrides, clip, dino, prompts),
             run,
         )
         for root, part, run in sets
     ]
-    means = Means(images, parse_rows(row), cache, pick_device(device))
-    facts = make_figure(number, sources, out, means, command=command)
+    options = FigureOptions(images, parse_rows(row), cache, pick_device(device))
+    facts = make_figure(number, sources, out, options, command=command)
     _print_facts(facts)
     say(f"Figure {number}: {out}. Its numbers: {out.with_suffix('.json')}")
 

@@ -52,7 +52,7 @@ MASKS = {"none": "no mask", "box": "box", "slic": "SGC", "box_and_slic": "box an
 
 
 @dataclass(frozen=True)
-class Source:
+class FigureSource:
     """A data set, the settings it is looked at with, and a trained run for its classes."""
 
     data: LabelledImages
@@ -61,7 +61,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Means:
+class FigureOptions:
     """What every figure may use.
 
     Attributes:
@@ -79,7 +79,12 @@ class Means:
 
 
 def make_figure(
-    number: Number, sources: Sequence[Source], out: Path, means: Means, *, command: str = ""
+    number: Number,
+    sources: Sequence[FigureSource],
+    out: Path,
+    options: FigureOptions,
+    *,
+    command: str = "",
 ) -> dict[str, Any]:
     """Make a figure of the paper, and a file of its numbers beside it.
 
@@ -87,7 +92,7 @@ def make_figure(
         number: Of the figure; Figure 2 is a drawing in the docs.
         sources: One data set, or two for Figure 3.
         out: The picture, .png, .jpg, .svg or .pdf; ``<name>.json`` gets the numbers.
-        means: How.
+        options: How.
         command: Said in the JSON.
 
     Returns:
@@ -106,9 +111,9 @@ def make_figure(
                 " train`."
             )
     if number == 3:
-        figure, facts = _figure_3(sources, means)
+        figure, facts = _figure_3(sources, options)
     else:
-        figure, facts = FIGURES[number](sources[0], out, means)
+        figure, facts = FIGURES[number](sources[0], out, options)
     save_figure(figure, out)
     made = [
         provenance(command, each.config, each.data, model=each.model, seed=0) for each in sources
@@ -117,15 +122,17 @@ def make_figure(
     return facts
 
 
-def _figure_1(source: Source, out: Path, means: Means) -> tuple[Figure, dict[str, Any]]:
+def _figure_1(
+    source: FigureSource, out: Path, options: FigureOptions
+) -> tuple[Figure, dict[str, Any]]:
     from ssrseg.report.motivation import motivation_figure  # the figures without t-SNE
     from ssrseg.report.scatter import cloud  # need no scikit-learn
 
-    data, wanted = source.data, means.images
+    data, wanted = source.data, options.images
     choice = named_with_truth(data, wanted) if wanted else first_of_several(data)
-    rectifier = _rectifier(source, means)
-    (shown,) = closeups(rectifier, choice.shown, _superpixels(source, means))
-    embedding = _embedding(rectifier, data, source, out, means)
+    rectifier = _rectifier(source, options)
+    (shown,) = closeups(rectifier, choice.shown, _superpixels(source, options))
+    embedding = _embedding(rectifier, data, source, out, options)
     gap = cloud(embedding.spaces[CLIP], embedding)
     ours = "SSR" if source.model else "SSR without trained CMPA"
     figure = motivation_figure(shown, gap, data.classes, ours=ours)
@@ -137,19 +144,21 @@ def _figure_1(source: Source, out: Path, means: Means) -> tuple[Figure, dict[str
     }
 
 
-def _figure_3(sources: Sequence[Source], means: Means) -> tuple[Figure, dict[str, Any]]:
+def _figure_3(
+    sources: Sequence[FigureSource], options: FigureOptions
+) -> tuple[Figure, dict[str, Any]]:
     parts = []
-    for source, choice in zip(sources, _columns(sources, means.images), strict=True):
+    for source, choice in zip(sources, _columns(sources, options.images), strict=True):
         assert source.model is not None
         if choice.shown:
             segmenter = load_segmenter(
-                source.model, clip=source.config.backbones.clip, device=means.device
+                source.model, clip=source.config.backbones.clip, device=options.device
             )
             check_classes(segmenter.classes, source.data.classes, source.model)
             parts.append(Part(source.data, choice, replace(segmenter, config=source.config)))
-    groups = compare(parts, means.rows or {})
+    groups = compare(parts, options.rows or {})
     return qualitative_figure(groups), {
-        "rows": {name: [str(f) for f in folders] for name, folders in (means.rows or {}).items()},
+        "rows": {name: [str(f) for f in folders] for name, folders in (options.rows or {}).items()},
         "data sets": [_chosen(part.choice) for part in parts],
         "columns": [
             {
@@ -163,7 +172,7 @@ def _figure_3(sources: Sequence[Source], means: Means) -> tuple[Figure, dict[str
     }
 
 
-def _columns(sources: Sequence[Source], wanted: str | None) -> list[Choice]:
+def _columns(sources: Sequence[FigureSource], wanted: str | None) -> list[Choice]:
     """The images of each data set; a name belongs to the first set that knows it."""
     if wanted is None:
         counts = COLUMNS[len(sources)]
@@ -181,9 +190,11 @@ def _columns(sources: Sequence[Source], wanted: str | None) -> list[Choice]:
     ]
 
 
-def _figure_4(source: Source, out: Path, means: Means) -> tuple[Figure, dict[str, Any]]:
-    choice = named(source.data, means.images) if means.images else confusable(source.data, ROWS)
-    shown = closeups(_rectifier(source, means), choice.shown, _superpixels(source, means))
+def _figure_4(
+    source: FigureSource, out: Path, options: FigureOptions
+) -> tuple[Figure, dict[str, Any]]:
+    choice = named(source.data, options.images) if options.images else confusable(source.data, ROWS)
+    shown = closeups(_rectifier(source, options), choice.shown, _superpixels(source, options))
     names = (CLIP_CAM, CMPA_CAM, PRIOR, SSR)
     readout, refinement = source.config.cam.readout, _refinement(source.config)
     return cam_figure(shown, readout, refinement), {
@@ -206,9 +217,13 @@ def _refinement(config: Config) -> str:
     return f"{spread}, {MASKS[affinity.mask]}"
 
 
-def _figure_5(source: Source, out: Path, means: Means) -> tuple[Figure, dict[str, Any]]:
-    choice = named(source.data, means.images) if means.images else one_per_class(source.data, ROWS)
-    shown = closeups(_rectifier(source, means), choice.shown, _superpixels(source, means))
+def _figure_5(
+    source: FigureSource, out: Path, options: FigureOptions
+) -> tuple[Figure, dict[str, Any]]:
+    choice = (
+        named(source.data, options.images) if options.images else one_per_class(source.data, ROWS)
+    )
+    shown = closeups(_rectifier(source, options), choice.shown, _superpixels(source, options))
     cam = "CMPA" if source.model else "CLIP"
     rows = [
         {
@@ -221,14 +236,16 @@ def _figure_5(source: Source, out: Path, means: Means) -> tuple[Figure, dict[str
     return refinement_figure(shown, cam), {**facts, "rows": rows}
 
 
-def _figure_6(source: Source, out: Path, means: Means) -> tuple[Figure, dict[str, Any]]:
+def _figure_6(
+    source: FigureSource, out: Path, options: FigureOptions
+) -> tuple[Figure, dict[str, Any]]:
     from ssrseg.report.scatter import PERPLEXITY, SEED, tsne_figure
 
     data, rule = source.data, "all images of the split"
-    if means.images:
-        choice = named(data, means.images)
+    if options.images:
+        choice = named(data, options.images)
         data, rule = replace(data, samples=tuple(each.sample for each in choice.shown)), choice.rule
-    embedding = _embedding(_rectifier(source, means), data, source, out, means)
+    embedding = _embedding(_rectifier(source, options), data, source, out, options)
     figure, numbers = tsne_figure(embedding, data.classes)
     count = Counter(embedding.classes.tolist())
     return figure, {
@@ -261,19 +278,23 @@ def _pairwise(embedding: Embedding, classes: tuple[str, ...]) -> dict[str, dict[
     return found
 
 
-def _rectifier(source: Source, means: Means) -> Rectifier:
-    return load_trained_rectifier(source.config, source.data, source.model, device=means.device)
+def _rectifier(source: FigureSource, options: FigureOptions) -> Rectifier:
+    return load_trained_rectifier(source.config, source.data, source.model, device=options.device)
 
 
-def _superpixels(source: Source, means: Means) -> SuperpixelCache:
+def _superpixels(source: FigureSource, options: FigureOptions) -> SuperpixelCache:
     sgc = source.config.sgc
-    return SuperpixelCache(means.cache, n_segments=sgc.n_segments, compactness=sgc.compactness)
+    return SuperpixelCache(options.cache, n_segments=sgc.n_segments, compactness=sgc.compactness)
 
 
 def _embedding(
-    rectifier: Rectifier, data: LabelledImages, source: Source, out: Path, means: Means
+    rectifier: Rectifier,
+    data: LabelledImages,
+    source: FigureSource,
+    out: Path,
+    options: FigureOptions,
 ) -> Embedding:
-    return embed(rectifier, data, means.cache or out.parent, model=source.model)
+    return embed(rectifier, data, options.cache or out.parent, model=source.model)
 
 
 def _chosen(choice: Choice) -> dict[str, Any]:
