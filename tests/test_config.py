@@ -12,7 +12,7 @@ from ssrseg.errors import ConfigError
 
 
 def test_every_preset_loads() -> None:
-    assert preset_names() == ["clip-es", "demo", "paper", "ssr"]
+    assert preset_names() == ["clip-es", "demo", "paper", "photos", "ssr"]
     for name in preset_names():
         assert isinstance(load_config(name), Config)
     assert load_config() == load_config("ssr") == Config()
@@ -179,7 +179,9 @@ def test_a_file_that_is_no_configuration(tmp_path: Path, content: bytes, message
 def test_missing_file_and_preset(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--config .*absent\.yaml: there is no such file"):
         load_config(file=tmp_path / "absent.yaml")
-    with pytest.raises(ConfigError, match=r'Did you mean "paper"\?.* clip-es, demo, paper, ssr'):
+    with pytest.raises(
+        ConfigError, match=r'Did you mean "paper"\?.* clip-es, demo, paper, photos, ssr'
+    ):
         load_config("papre")
 
 

@@ -68,7 +68,8 @@ class PromptConfig:
     """The texts."""
 
     set: str = "voc"
-    """Shipped prompt set (voc, coco, demo) or a YAML file of template, classes and background."""
+    """Shipped prompt set (voc, coco, coco-clip-es, demo) or a YAML file of template, classes and
+    background."""
 
 
 @dataclass(frozen=True)

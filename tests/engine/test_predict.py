@@ -11,7 +11,7 @@ from tiny_encoders import tiny_clip, tiny_config
 from torch.nn import functional
 
 from ssrseg.data.images import read_image, read_truth
-from ssrseg.data.open import open_labelled
+from ssrseg.data.open import open_images, open_labelled
 from ssrseg.data.transforms import resize, to_unit
 from ssrseg.engine import predict as module
 from ssrseg.engine.predict import Segmenter, load_segmenter, predict
@@ -140,6 +140,15 @@ def test_a_folder_an_image_and_a_list(run: Path, tree: Path, tmp_path: Path) -> 
     assert predict(photos[:2], tmp_path / "listed", run).written == 2
     with Image.open(single) as mask, Image.open(photos[0]) as photo:
         assert (mask.mode, mask.size) == ("P", photo.size)
+
+
+def test_images_by_name(run: Path, tree: Path, tmp_path: Path) -> None:
+    images = open_images(tree, split="val")
+    assert predict(images, tmp_path / "val", run).written == len(images) == 1
+    assert [path.name for path in (tmp_path / "val" / "masks").iterdir()] == ["2007_000002.png"]
+    predict({"night/a.b": images["2007_000002"]}, tmp_path / "named", run)
+    named = tmp_path / "named" / "masks" / "night" / "a.b.png"
+    assert named.read_bytes() == (tmp_path / "val" / "masks" / "2007_000002.png").read_bytes()
 
 
 def test_started_again(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -163,7 +163,7 @@ def load_segmenter(model: Path, *, clip: str | None = None, device: str = "cpu")
 
 
 def predict(
-    images: Path | Sequence[Path],
+    images: Path | Sequence[Path] | Mapping[str, Path],
     out: Path,
     model: Path,
     *,
@@ -176,7 +176,8 @@ def predict(
     """Write a mask for every image of a folder; no labels needed.
 
     Args:
-        images: One image, a folder of images, or a list of images in one folder.
+        images: One image, a folder of images, a list of images in one folder, or images by name
+            (as :func:`ssrseg.open_images` gives them).
         out: Gets masks/<name>.png (indexed), classes.txt and settings.txt.
         model: Run folder or model.safetensors.
         clip: Hub id or directory of CLIP, if it is not where it was in training.
@@ -196,9 +197,8 @@ def predict(
     if test is not None:
         segmenter = replace(segmenter, config=replace(segmenter.config, test=test))
     wanted = segmenter.config.test.crf if crf is None else crf
-    paths = list_images(images) if isinstance(images, Path) else list(images)
-    root = images if isinstance(images, Path) and images.is_dir() else paths[0].parent
-    targets = [out / "masks" / path.relative_to(root).with_suffix(".png") for path in paths]
+    paths, names = _named(images)
+    targets = [out / "masks" / f"{name}.png" for name in names]
     first: dict[Path, Path] = {}
     for path, target in zip(paths, targets, strict=True):
         if first.setdefault(target, path) != path:
@@ -236,3 +236,12 @@ def predict(
             write_class_ids(target, segmenter.predict(photo, crf=wanted).ids)
             progress.advance(path.name)
     return PredictResult(out, len(todo), len(paths) - len(todo), time.monotonic() - start)
+
+
+def _named(images: Path | Sequence[Path] | Mapping[str, Path]) -> tuple[list[Path], list[str]]:
+    """Paths, and the names that masks are written under."""
+    if isinstance(images, Mapping):
+        return list(images.values()), list(images)
+    paths = list_images(images) if isinstance(images, Path) else list(images)
+    root = images if isinstance(images, Path) and images.is_dir() else paths[0].parent
+    return paths, [path.relative_to(root).with_suffix("").as_posix() for path in paths]

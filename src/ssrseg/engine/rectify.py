@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from ssrseg.config import Config
 from ssrseg.engine.initial_cam import InitialCam, initial_cam
+from ssrseg.engine.progress import notice
 from ssrseg.errors import BackboneError
 from ssrseg.method.affinity import balance, colour_position_kernel, fuse_attention
 from ssrseg.method.cmpa import Alignment
@@ -306,6 +307,10 @@ def load_rectifier(
     """
     backbones = config.backbones
     vocabulary = build_vocabulary(classes, config.prompts.set, own_prompts)
+    if vocabulary.dropped:
+        pairs = zip(vocabulary.dropped, vocabulary.dropped_for, strict=True)
+        left_out = ", ".join(f'"{word}" (class "{name}")' for word, name in pairs)
+        notice(f"background words left out because they name a class: {left_out}.")
     clip = FrozenCLIP.load(
         backbones.clip,
         pos_interpolation=backbones.pos_interpolation,
