@@ -25,7 +25,7 @@ from ssrseg.engine.checkpoint import model_digest
 VERBS = (
     *("demo", "train", "masks", "predict", "evaluate", "doctor", "config"),
     *("prepare", "archive"),
-    *("seeds", "table", "ablate"),
+    *("seeds", "table", "ablate", "figure"),
 )
 
 

@@ -34,6 +34,10 @@ class CheckpointError(SSRError):
     """A checkpoint that is damaged, or made for other classes, encoders or settings."""
 
 
+class PackageError(SSRError):
+    """An optional package that a command needs and that is not installed."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A suggestion to append to a message.
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssrseg.method.metrics import confusion_matrix, scores
+from ssrseg.method.metrics import activation_shares, confusion_matrix, error_kinds, scores
 
 # rows = truth: class 0 has 6 hits of 8, class 1 has 3 of 4, class 2 has 2 of 8
 MATRIX = torch.tensor([[6, 1, 1], [1, 3, 0], [5, 1, 2]])
@@ -115,3 +115,31 @@ def test_equals_counting_sets_of_pixels(data, n_classes, pixels):
         expected = sum(values) / len(values) if values else math.nan
         assert actual == pytest.approx(expected, nan_ok=True)
     assert result.classes_without_hit == len(iou) - len(ratio)
+
+
+def test_kinds_of_error_by_hand() -> None:
+    #               predicted: background, a, b
+    matrix = torch.tensor([[50, 6, 4], [3, 20, 5], [2, 10, 15]])
+    found = error_kinds(matrix)
+    assert found.hit == pytest.approx(35 / 60)
+    assert found.other_class == pytest.approx(15 / 60)
+    assert found.background == pytest.approx(10 / 60)
+    assert found.missed == pytest.approx(5 / 55)
+    assert found.hit + found.other_class + found.background == pytest.approx(1)
+
+
+def test_kinds_of_error_where_nothing_is_predicted_or_true() -> None:
+    found = error_kinds(torch.tensor([[9, 0], [4, 0]]))
+    assert math.isnan(found.hit) and math.isnan(found.background)
+    assert found.missed == 1.0
+    assert math.isnan(error_kinds(torch.tensor([[9, 2], [0, 0]])).missed)
+
+
+def test_activation_shares_by_hand() -> None:
+    cam = torch.tensor([[0.5, 0.25, 1.0], [0.25, 0.0, 1.0]])
+    truth = torch.tensor([[2, 0, 255], [1, 2, 0]], dtype=torch.uint8)
+    found = activation_shares(cam, truth, 2)
+    assert (found.own_class, found.other_classes, found.background) == pytest.approx(
+        (0.25, 0.125, 0.625)
+    )
+    assert math.isnan(activation_shares(torch.zeros(2, 3), truth, 2).own_class)

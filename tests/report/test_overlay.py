@@ -11,11 +11,14 @@ import torch
 from torch.nn import functional
 
 from ssrseg.report.overlay import (
+    ERROR_COLOURS,
     HATCH_PERIOD,
+    error_overlay,
     heat,
     heat_overlay,
     ids_overlay,
     ids_to_rgb,
+    outlined,
     target_overlay,
     upsample,
 )
@@ -161,3 +164,33 @@ def test_maps_of_another_size_are_refused(
     # Unwrapped, as users run it: the shape checks of the test run would refuse it before.
     with pytest.raises(ValueError, match=r"\(20, 24, 3\) and map \(10, 24\)"):
         inspect.unwrap(overlay)(image, *arguments)
+
+
+def test_a_line_runs_just_outside_a_region(image: np.ndarray) -> None:
+    region = np.zeros((20, 24), bool)
+    region[5:9, 6:10] = True
+    out = outlined(image, region)
+    changed = (out != image).any(-1)
+    assert (out[changed] == 255).all()
+    expected = np.zeros((20, 24), bool)
+    expected[4, 6:10] = expected[9, 6:10] = expected[5:9, 5] = expected[5:9, 10] = True
+    assert (changed <= expected).all() and (out[expected] == 255).all()
+    assert (outlined(image, np.ones((20, 24), bool)) == image).all()
+
+
+def test_errors_have_the_colour_of_their_kind() -> None:
+    image = np.full((1, 7, 3), 100, np.uint8)
+    predicted = np.array([[1, 1, 1, 0, 0, 255, 2]], np.uint8)
+    truth = np.array([[1, 2, 0, 2, 0, 1, 255]], np.uint8)
+    kinds = ["hit", "other class", "background", "missed", None, None, None]
+    out = error_overlay(image, predicted, truth, strength=1.0)
+    for column, kind in enumerate(kinds):
+        assert tuple(out[0, column]) == (ERROR_COLOURS[kind] if kind else (100, 100, 100))
+    half = error_overlay(image, predicted, truth, strength=0.5)
+    assert tuple(half[0, 0]) == (50, 129, 108)  # half of (0, 158, 115) and half of grey 100
+
+
+def test_errors_of_another_size(image: np.ndarray) -> None:
+    ids = np.zeros((20, 24), np.uint8)
+    with pytest.raises(ValueError, match="differ"):
+        inspect.unwrap(error_overlay)(image, ids, ids[:-1])

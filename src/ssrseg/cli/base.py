@@ -30,6 +30,13 @@ app = App(
 )
 
 Preset = Annotated[str, Parameter(help="Named settings: ssr, paper, clip-es, demo, photos.")]
+PresetOrRun = Annotated[
+    str | None,
+    Parameter(
+        help="Named settings: ssr (default), paper, clip-es, demo, photos; with --model,"
+        " the run's own."
+    ),
+]
 ConfigFile = Annotated[
     Path | None,
     Parameter(name="--config", help="YAML file of settings that differ from the preset."),
@@ -83,6 +90,24 @@ def settings(
     return load_config(preset, config, (*overrides, *extra), base)
 
 
+def settings_of_run(
+    model: Path | None,
+    preset: str | None,
+    config: Path | None,
+    overrides: tuple[str, ...],
+    clip: str | None,
+    dino: str | None,
+    prompts: str | None,
+) -> Config:
+    """:func:`settings`, on top of those of a trained run unless a preset is named."""
+    base = None
+    if model is not None and preset is None:
+        from ssrseg.engine.checkpoint import load_checkpoint
+
+        base = load_checkpoint(model).config.to_dict()
+    return settings(preset or "ssr", config, overrides, clip, dino, prompts, base)
+
+
 def say(text: str) -> None:
     """Print at once, so that a log file is never behind."""
     print(text, flush=True)
@@ -107,7 +132,7 @@ def complain(text: str) -> NoReturn:
     console = Console(stderr=True)
     console.print("Error:", style="bold red", end=" ")
     # class ids and shapes hold brackets, which rich would take for markup
-    console.print(text, soft_wrap=True, markup=False, highlight=False)
+    console.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False)
     sys.exit(2)
 
 

@@ -19,11 +19,13 @@ from ssrseg.cli.base import (
     Dino,
     Overrides,
     Preset,
+    PresetOrRun,
     Prompts,
     Split,
     app,
     say,
     settings,
+    settings_of_run,
     show,
 )
 
@@ -118,13 +120,7 @@ def masks(
     *,
     data: Data,
     out: Annotated[Path, Parameter(help="Gets masks/, manifest.csv; run again to resume.")],
-    preset: Annotated[
-        str | None,
-        Parameter(
-            help="Named settings: ssr (default), paper, clip-es, demo, photos; with --model, the"
-            " run's own."
-        ),
-    ] = None,
+    preset: PresetOrRun = None,
     config: ConfigFile = None,
     overrides: Overrides = (),
     split: Split = None,
@@ -140,15 +136,10 @@ def masks(
     device: Device = "auto",
 ) -> None:
     """Write refined pseudo masks for labelled images."""
-    chosen = settings(preset or "ssr", config, overrides, clip, dino, prompts)
+    chosen = settings_of_run(model, preset, config, overrides, clip, dino, prompts)
     from ssrseg.data.open import open_labelled
 
     images = open_labelled(data, split=split)
-    if model is not None and preset is None:
-        from ssrseg.engine.checkpoint import load_checkpoint
-
-        base = load_checkpoint(model).config.to_dict()
-        chosen = settings("ssr", config, overrides, clip, dino, prompts, base)
     from ssrseg.engine.device import pick_device
     from ssrseg.engine.masks import masks as run
 

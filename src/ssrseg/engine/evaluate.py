@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from ssrseg.data.files import atomic_write
@@ -79,13 +79,7 @@ def evaluate(predictions: Path, data: LabelledImages) -> Evaluation:
                 f" {tuple(truth.shape)[::-1]}. Masks must have the size of their image."
             )
         for path, ids in ((file, found), (truth_path, truth)):
-            largest = int(ids[ids != IGNORE].max()) if (ids != IGNORE).any() else 0
-            if largest >= n_classes:
-                raise DataError(
-                    f"{path} holds class id {largest}, but the data have {len(data.classes)}"
-                    f" classes (ids 0 .. {n_classes - 1}, 255 = ignore). Is it a mask of another"
-                    " data set?"
-                )
+            check_class_ids(path, ids, data.classes)
         scored, decided = truth != IGNORE, found != IGNORE
         all_pixels += int(scored.sum())
         open_pixels += int((scored & ~decided).sum())
@@ -98,6 +92,18 @@ def evaluate(predictions: Path, data: LabelledImages) -> Evaluation:
         matrix,
         open_pixels / max(all_pixels, 1),
     )
+
+
+def check_class_ids(
+    path: Path, ids: UInt8[Tensor, "height width"], classes: tuple[str, ...]
+) -> None:
+    """Raise DataError if a mask holds a class id that the data set does not have."""
+    largest = int(ids[ids != IGNORE].max()) if (ids != IGNORE).any() else 0
+    if largest > len(classes):
+        raise DataError(
+            f"{path} holds class id {largest}, but the data have {len(classes)} classes (ids"
+            f" 0 .. {len(classes)}, 255 = ignore). Is it a mask of another data set?"
+        )
 
 
 def save_evaluation(result: Evaluation, path: Path) -> None:

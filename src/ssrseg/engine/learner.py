@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -286,3 +288,23 @@ def build_alignment(config: Config, text_features: Tensor, pairs: Pairs | None) 
     return Alignment(*heads, temperature=cmpa.temperature, learnable=cmpa.learnable_temperature).to(
         text_features.device
     )
+
+
+@torch.no_grad()
+def untrained_heads(heads: Alignment, temperature: float) -> Alignment | None:
+    """The control beside every figure of CMPA: the same heads as they were before training.
+
+    Args:
+        heads: Trained heads; left as they are.
+        temperature: τ at the start.
+
+    Returns:
+        In eval mode; None where the heads began at random, which nothing remembers.
+    """
+    start = deepcopy(heads).eval()
+    if start.isa.gain is None or start.tsa.gain is None:
+        return None
+    start.isa.gain.zero_()
+    start.tsa.gain.zero_()
+    start.log_temperature.fill_(math.log(temperature))
+    return start

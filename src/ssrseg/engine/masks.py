@@ -148,28 +148,7 @@ def masks(
     texts = build_vocabulary(data.classes, config.prompts.set, data.prompts).texts
     settings = _settings(config, data.classes, texts, model)
     _same_settings(out, settings)
-    rectifier = load_rectifier(config, data.classes, own_prompts=data.prompts, device=device)
-    if model is not None:
-        checkpoint = load_checkpoint(model)
-        check_classes(checkpoint.classes, data.classes, model)
-        if config.cam.mode == "clip" or not checkpoint.part("alignment"):
-            raise CheckpointError(
-                f"{model} cannot help here: "
-                + (
-                    "the settings ask for CLIP's own CAMs (cam.mode = clip)"
-                    if config.cam.mode == "clip"
-                    else "the run trained no CMPA (cam.mode = clip, or full supervision)"
-                )
-                + ". Leave --model away for training-free masks, or segment with `ssrseg predict`."
-            )
-        if checkpoint.texts != texts:
-            raise CheckpointError(
-                f"{model} was trained with other prompts than {data.root} asks for. Use the"
-                " classes.yaml and --prompts of its training, or train anew."
-            )
-        heads = build_alignment(checkpoint.config, rectifier.text_features, None)
-        load_part(heads, checkpoint, "alignment", model)
-        rectifier.alignment = heads.eval()
+    rectifier = load_trained_rectifier(config, data, model, device=device)
     with atomic_write(out / "config.yaml") as temporary:
         temporary.write_text(settings, encoding="utf-8")
     superpixels = SuperpixelCache(
@@ -193,6 +172,46 @@ def masks(
                 manifest.add(sample)
                 progress.advance(sample.name)
     return MasksResult(out, len(todo), skipped, time.monotonic() - start)
+
+
+def load_trained_rectifier(
+    config: Config, data: LabelledImages, model: Path | None, *, device: str = "cpu"
+) -> Rectifier:
+    """Load the encoders for a data set, and the CMPA heads of a run where one is given.
+
+    Args:
+        config: All settings.
+        data: For its classes and prompts.
+        model: Run folder or checkpoint whose CMPA heads are used; None = training-free.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        CheckpointError: If the model is of other classes or prompts, or holds no CMPA.
+    """
+    rectifier = load_rectifier(config, data.classes, own_prompts=data.prompts, device=device)
+    if model is None:
+        return rectifier
+    checkpoint = load_checkpoint(model)
+    check_classes(checkpoint.classes, data.classes, model)
+    if config.cam.mode == "clip" or not checkpoint.part("alignment"):
+        raise CheckpointError(
+            f"{model} cannot help here: "
+            + (
+                "the settings ask for CLIP's own CAMs (cam.mode = clip)"
+                if config.cam.mode == "clip"
+                else "the run trained no CMPA (cam.mode = clip, or full supervision)"
+            )
+            + ". Leave --model away for training-free masks, or segment with `ssrseg predict`."
+        )
+    if checkpoint.texts != rectifier.vocabulary.texts:
+        raise CheckpointError(
+            f"{model} was trained with other prompts than {data.root} asks for. Use the"
+            " classes.yaml and --prompts of its training, or train anew."
+        )
+    heads = build_alignment(checkpoint.config, rectifier.text_features, None)
+    load_part(heads, checkpoint, "alignment", model)
+    rectifier.alignment = heads.eval()
+    return rectifier
 
 
 def pseudo_mask_miou(

@@ -30,7 +30,7 @@ from ssrseg.engine.checkpoint import MODEL_FILE, load_checkpoint, load_part
 from ssrseg.engine.crops import mix
 from ssrseg.engine.evaluate import class_figures, evaluate, mean_figures
 from ssrseg.engine.experiments import KEY_FILE, Bench, Experiment, Result, Task, tasks
-from ssrseg.engine.learner import build_alignment
+from ssrseg.engine.learner import build_alignment, untrained_heads
 from ssrseg.engine.masks import masks
 from ssrseg.engine.predict import predict
 from ssrseg.engine.provenance import content_key, git_commit, run_identity
@@ -342,9 +342,7 @@ def load_heads(base: Rectifier, run: Path, *, untrained: bool = False) -> Alignm
     heads = build_alignment(config, base.text_features, None)
     load_part(heads, checkpoint, "alignment", run)
     if untrained:
-        assert heads.isa.gain is not None and heads.tsa.gain is not None
-        with torch.no_grad():  # a residual head without its learned part is the one before training
-            heads.isa.gain.zero_()
-            heads.tsa.gain.zero_()
-            heads.log_temperature.fill_(torch.tensor(config.cmpa.temperature).log().item())
+        start = untrained_heads(heads, config.cmpa.temperature)
+        assert start is not None
+        heads = start
     return heads.to(base.device).eval()

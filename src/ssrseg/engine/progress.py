@@ -63,6 +63,7 @@ class Steps:
             f"{self._title} {self._done}/{self._total}, {_clock(spent)} spent, {_clock(left)} left"
             f" {note}".rstrip(),
             markup=False,  # file names may hold brackets
+            emoji=False,  # or name:dog:
             highlight=False,
             soft_wrap=True,
         )

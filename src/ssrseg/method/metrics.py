@@ -98,3 +98,65 @@ def scores(matrix: Int[Tensor, "classes classes"]) -> Scores:
         class_recall=recall,
         class_confusion_ratio=ratio,
     )
+
+
+@dataclass(frozen=True)
+class ErrorKinds:
+    """What a mask's pixels are, by the truth (Figure 1a); nan where there are none to share.
+
+    Attributes:
+        hit: Share of the predicted foreground that is of the predicted class, in [0, 1].
+        other_class: Share of it that is of another class: over-activation.
+        background: Share of it that is background: background noise.
+        missed: Share of the true foreground that is predicted as background.
+    """
+
+    hit: float
+    other_class: float
+    background: float
+    missed: float
+
+
+def error_kinds(matrix: Int[Tensor, "classes classes"]) -> ErrorKinds:
+    """The kinds of error of a confusion matrix (rows = truth, 0 = background)."""
+    counts = matrix.double()
+    foreground = counts[1:, 1:]
+    hits = foreground.diagonal().sum()
+    predicted, truth = counts[:, 1:].sum(), counts[1:].sum()
+    return ErrorKinds(
+        hit=float(hits / predicted),
+        other_class=float((foreground.sum() - hits) / predicted),
+        background=float(counts[0, 1:].sum() / predicted),
+        missed=float(counts[1:, 0].sum() / truth),
+    )
+
+
+@dataclass(frozen=True)
+class ActivationShares:
+    """Where the activation of a class's CAM lies; the three add up to 1, nan without activation."""
+
+    own_class: float
+    other_classes: float
+    background: float
+
+
+def activation_shares(
+    cam: Float[Tensor, "height width"],
+    truth: Integer[Tensor, "height width"],
+    class_id: int,
+    ignore: int = 255,
+) -> ActivationShares:
+    """How much of a CAM lies on its class, on other classes and on background.
+
+    Args:
+        cam: >= 0.
+        truth: Class ids, 0 = background; ``ignore`` does not count.
+        class_id: Id of the CAM's class in ``truth``.
+        ignore: Id of pixels that do not count.
+    """
+    values, ids = cam.double()[truth != ignore], truth[truth != ignore]
+    total = values.sum()
+    own, background = values[ids == class_id].sum(), values[ids == 0].sum()
+    return ActivationShares(
+        float(own / total), float((total - own - background) / total), float(background / total)
+    )

@@ -23,6 +23,15 @@ INFERNO = np.array(
 Source: the colour map of that name by N. Smith and S. van der Walt, public domain.
 """
 
+ERROR_COLOURS = {
+    "hit": (0, 158, 115), "other class": (213, 94, 0),
+    "background": (240, 228, 66), "missed": (86, 180, 233),
+}  # fmt: skip
+"""Four colours that colour-blind people can tell apart.
+
+Source: M. Okabe and K. Ito, Color Universal Design.
+"""
+
 
 def heat(values: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
     """Colour of each value: black 0, purple, red, orange, pale yellow 1.
@@ -101,6 +110,48 @@ def target_overlay(
     _same_size(image, target)
     out = np.where(target[..., None], image, _to_bytes(_grey(image) * 0.35 + 40))
     out[~target & _edge(target)] = WHITE
+    return out
+
+
+def outlined(
+    image: UInt8[np.ndarray, "height width 3"],
+    region: Bool[np.ndarray, "height width"],
+    colour: tuple[int, int, int] = WHITE,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Draw a line just outside a region."""
+    _same_size(image, region)
+    out = image.copy()
+    out[~region & _edge(region)] = colour
+    return out
+
+
+def error_overlay(
+    image: UInt8[np.ndarray, "height width 3"],
+    predicted: UInt8[np.ndarray, "height width"],
+    truth: UInt8[np.ndarray, "height width"],
+    strength: float = 0.65,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Tint the (grey) photograph by what a mask gets right and wrong (Figure 1a).
+
+    Args:
+        image: Photograph.
+        predicted: Class ids; 255 is left untouched.
+        truth: Class ids; 255 is left untouched.
+        strength: Share of the colour, 0 .. 1.
+    """
+    _same_size(image, predicted)
+    _same_size(image, truth)
+    out = _to_bytes(_grey(image))
+    decided = (predicted != IGNORE) & (truth != IGNORE)
+    kinds = {
+        "hit": (predicted == truth) & (truth != 0),
+        "other class": (predicted != truth) & (predicted != 0) & (truth != 0),
+        "background": (predicted != 0) & (truth == 0),
+        "missed": (predicted == 0) & (truth != 0),
+    }
+    for kind, where in kinds.items():
+        colour = np.broadcast_to(np.array(ERROR_COLOURS[kind], np.uint8), image.shape)
+        out[where & decided] = _mix(_grey(image), colour, strength)[where & decided]
     return out
 
 
