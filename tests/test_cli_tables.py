@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from make_tiny import tiny_voc
+from make_tiny import tiny_coco, tiny_voc
 from tiny_encoders import tiny_config
 
 from ssrseg.cli import main
+from ssrseg.engine.prepare_coco import prepare_coco
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -41,7 +42,7 @@ def world(
     """A folder with data, and the options that make every command small."""
     root = tmp_path_factory.mktemp("world")
     tiny_voc(root / "voc", n=4, classes=("cat", "red car"))
-    tiny_voc(root / "coco", n=4, classes=("cup", "red car"), seed=3)
+    prepare_coco(tiny_coco(root / "coco"))
     config = tiny_config(
         clip_dir, dino_dir, "optim.cmpa_iterations=2", "optim.iterations=1", "optim.warmup=1"
     )

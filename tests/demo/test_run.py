@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from ssrseg.demo import run
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, run.DemoResult]:
+def result(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, run.DemoResult]]:
+    """A short run; its settings stay in force, because others would be measured anew."""
     out = tmp_path_factory.mktemp("demo")
     whole = run.demo_config
 
@@ -27,7 +29,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, run.DemoResu
         patch.setattr(run, "TRAIN_SCENES", 10)
         patch.setattr(run, "QUICK_SCENES", 4)
         patch.setattr(run, "VAL_SCENES", 6)
-        return out, run.run_demo(out, seeds=1)
+        yield out, run.run_demo(out, seeds=1)
 
 
 def test_every_row_of_every_table_has_a_figure(result: tuple[Path, run.DemoResult]) -> None:
@@ -75,7 +77,11 @@ def test_a_finished_seed_is_not_run_again(
     result: tuple[Path, run.DemoResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, found = result
-    monkeypatch.setattr(run, "QUICK_SCENES", 4)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("ssrseg.engine.measure._run", refuse)
     before = (out / "seed-0" / "ssr" / "log.csv").stat().st_mtime_ns
     again = run.run_demo(out, seeds=1)
     assert again.figures == found.figures

@@ -34,7 +34,7 @@ from ssrseg.engine.rows import (
 )
 from ssrseg.engine.seeds import score_seeds
 from ssrseg.engine.train import train
-from ssrseg.errors import CheckpointError, ConfigError
+from ssrseg.errors import CheckpointError, ConfigError, DataError
 
 SMALL = ("optim.cmpa_iterations=3", "optim.iterations=1", "optim.warmup=1", "optim.cmpa_lr=1e-2")
 
@@ -361,4 +361,9 @@ def test_faults(template: Bench, tmp_path: Path) -> None:
     assert len(tasks((CLIP_CAM, Experiment("d", (), Training("t"), "segmentation")), off, 2)) == 3
     with pytest.raises(ConfigError, match=r'"decoder" needs images to score'):
         measure((DECODER,), replace(template, val=None))
+    assert template.seeds is not None
+    bare = tuple(replace(sample, truth=None) for sample in template.seeds.samples)
+    unscored = replace(template, out=tmp_path, seeds=replace(template.seeds, samples=bare))
+    with pytest.raises(DataError, match="to be scored has a true mask"):
+        measure((CMPA_CAM,), unscored)  # before anything is trained
     assert not list(tmp_path.iterdir())

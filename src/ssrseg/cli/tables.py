@@ -93,10 +93,9 @@ def table(
     on_coco = None
     if coco is not None and number == 1:
         special = (*COCO_SETTINGS, *overrides, *coco_overrides)
-        theirs = settings(preset, config, special, clip, dino, None)
         on_coco = _bench(
-            *(out / "coco", theirs, coco, TABLES[number], ("train", "val", "val")),
-            *(cache and cache / "coco", exponents, jobs, device),
+            *(out / "coco", settings(preset, config, special, clip, dino), coco, TABLES[1]),
+            *(("train", "val", "val"), cache and cache / "coco", exponents, jobs, device),
         )
     benches = [bench] if on_coco is None else [bench, on_coco]
     for each in benches:

@@ -28,7 +28,7 @@ from ssrseg.engine.provenance import (
     scored_digest,
     scoring_settings,
 )
-from ssrseg.errors import ConfigError
+from ssrseg.errors import ConfigError, DataError
 from ssrseg.networks.vocabulary import build_vocabulary
 
 Heads = Literal["trained", "untrained", "temperature"]
@@ -179,6 +179,7 @@ def tasks(rows: Sequence[Experiment], bench: Bench, seeds: int) -> list[Task]:
 
     Raises:
         ConfigError: If a row needs CMPA and the settings switch it off, or a data set is missing.
+        DataError: If there is no true mask to score against.
     """
     first = bench.config.optim.seed
     wanted = [
@@ -200,6 +201,12 @@ def _task(row: Experiment, seed: int, bench: Bench, heads: dict[str, tuple[Path,
     data = bench.val if row.measure == "segmentation" else bench.seeds
     if data is None or (row.training is not None and bench.train is None):
         raise ConfigError(f'"{row.name}" needs images to score and, if trained, to train on.')
+    if not any(sample.truth is not None for sample in data.samples):
+        raise DataError(
+            f"No image of {data.root} that is to be scored has a true mask. Put indexed PNGs (0 ="
+            " background, 1 = first class, ..., 255 = ignore) into SegmentationClass/, named like"
+            " the images; `ssrseg prepare` makes those of VOC and COCO."
+        )
     identity: dict[str, Any] = {
         "measure": row.measure,
         "settings": scoring_settings(config, row.measure),

@@ -237,7 +237,7 @@ def _score_segmentation(bench: Bench, task: Task) -> None:
     name = f"{task.experiment.training.name}-{'crf' if crf else 'plain'}"
     out = bench.claim(bench.predictions, name, task.seed, task.key)
     _write_json(out / KEY_FILE, {"key": task.key})
-    images = [sample.image for sample in data.samples if sample.truth is not None]
+    images = {each.name: each.image for each in data.samples if each.truth is not None}
     clip = task.config.backbones.clip
     test = task.config.test
     predict(images, out, run, clip=clip, crf=crf, test=test, device=bench.device)

@@ -108,7 +108,9 @@ def _table_1(paper: PaperTable, found: Figures, coco: Figures | None) -> Layout:
     rows.append(TableRow(own, cells, kind="control"))
     columns = ("method", "VOC val", "ours", "VOC test", "ours", "COCO val", "ours", "seeds")
     notes = [
-        "VOC test has no public masks: `ssrseg archive` packs the masks of a run for the server.",
+        "VOC test has no public masks; for its server: `ssrseg predict --data VOC --split test"
+        " --model experiments/runs/ssr/seed-0 --out test`, then `ssrseg archive --masks test --data"
+        " VOC --out results.tgz`.",
         "Gate G3: the decoder on CLIP-ES's masks should reach 73 or more on VOC val with CRF"
         " before gains of CMPA and SGC are judged.",
     ]
