@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,6 +152,29 @@ def test_other_settings_or_data_are_looked_at_anew(
         file.write_bytes(b"cut short")
     embed(rectifier, data, tmp_path)
     assert len(looked_at) == 17
+
+
+def test_a_replaced_image_or_encoder_is_looked_at_anew(
+    rectifier: Rectifier,
+    data: LabelledImages,
+    tmp_path: Path,
+    looked_at: list[str],
+) -> None:
+    embed(rectifier, data, tmp_path)
+    file = data.samples[2].image
+    stamp = file.stat()
+    os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 10**9))
+    looked_at.clear()
+    embed(rectifier, data, tmp_path)
+    assert len(looked_at) == 6
+    other = load_rectifier(rectifier.config, CLASSES)
+    other.alignment = rectifier.alignment
+    embed(other, data, tmp_path)
+    assert len(looked_at) == 6  # the same encoder, loaded again
+    with torch.no_grad():
+        other.clip.model.visual_projection.weight.mul_(1.5)
+    embed(other, data, tmp_path)
+    assert len(looked_at) == 12
 
 
 def test_so_many_pairs_of_a_class_and_no_more(

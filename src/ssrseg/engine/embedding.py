@@ -166,15 +166,20 @@ def _most_frequent(rows: dict[str, Tensor], texts: dict[str, Tensor], images: in
 
 
 def _digest(rectifier: Rectifier, data: LabelledImages, model: Path | None) -> str:
-    """A name for all that decides the features."""
+    """A name for all that decides the features; another one if an image or encoder is replaced."""
+    files = [sample.image.stat() for sample in data.samples]
     parts = (
         __version__,
         rectifier.config.to_yaml(),
-        str(rectifier.vocabulary.texts),
+        rectifier.vocabulary.texts,
         data_digest(data),
+        [(file.st_size, file.st_mtime_ns) for file in files],
         "" if model is None else model_digest(model),
     )
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    name = hashlib.sha256(repr(parts).encode())
+    for weights in (rectifier.text_features, rectifier.clip.model.visual_projection.weight):
+        name.update(weights.detach().float().cpu().numpy().tobytes())  # other CLIP, other name
+    return name.hexdigest()[:16]
 
 
 def _load(path: Path) -> dict[str, Tensor]:

@@ -244,7 +244,8 @@ def _figure_6(
     data, rule = source.data, "all images of the split"
     if options.images:
         choice = named(data, options.images)
-        data, rule = replace(data, samples=tuple(each.sample for each in choice.shown)), choice.rule
+        samples = dict.fromkeys(each.sample for each in choice.shown)
+        data, rule = replace(data, samples=tuple(samples)), choice.rule
     embedding = _embedding(_rectifier(source, options), data, source, out, options)
     figure, numbers = tsne_figure(embedding, data.classes)
     count = Counter(embedding.classes.tolist())
