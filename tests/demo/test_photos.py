@@ -13,7 +13,7 @@ from make_tiny import opened_files, tiny_voc
 from safetensors.torch import load_file
 
 from ssrseg.demo import photo_pairs, pretrain_clip, pretrain_dino
-from ssrseg.demo.clip_recipe import PretrainConfig
+from ssrseg.demo.clip_recipe import FROM_SCENES, PretrainConfig
 from ssrseg.demo.photo_pairs import PhotoPairs
 from ssrseg.demo.photos import (
     LONG_SIDE,
@@ -298,6 +298,27 @@ def test_resumed_run_ends_at_the_same_weights(pairs: PhotoPairs, tmp_path: Path)
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     with pytest.raises(ValueError, match="photographs"):
         pretrain_clip.load_checkpoint(TINY, tokenizer, path, "41 photographs")
+
+
+def test_a_run_can_start_from_another_image_tower(pairs: PhotoPairs, tmp_path: Path) -> None:
+    tokenizer = pairs.tokenizer()
+    donor = pretrain_clip.start_state(replace(TINY, seed=5), tokenizer).model
+    pretrain_clip.export(donor, tokenizer, tmp_path)
+    state = pretrain_clip.start_state(replace(TINY, start=str(tmp_path)), tokenizer)
+    ours = state.model.vision_model.embeddings.patch_embedding.weight
+    theirs = donor.vision_model.embeddings.patch_embedding.weight
+    assert torch.allclose(ours, theirs, atol=1e-3)  # half precision
+    fresh = pretrain_clip.start_state(TINY, tokenizer).model
+    assert not torch.allclose(fresh.vision_model.embeddings.patch_embedding.weight, ours, atol=1e-3)
+    assert torch.equal(state.model.text_projection.weight, fresh.text_projection.weight)
+    assert ours.requires_grad
+
+
+def test_the_recipe_from_scenes_fits_the_demo_world(pairs: PhotoPairs) -> None:
+    state = pretrain_clip.start_state(FROM_SCENES, pairs.tokenizer())
+    demo = FrozenCLIP.load("ssrseg:demo/weights/clip").model.vision_model
+    ours = state.model.vision_model.state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in demo.state_dict().items())
 
 
 def test_the_average_follows_the_weights(pairs: PhotoPairs) -> None:

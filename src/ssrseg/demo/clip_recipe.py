@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class PretrainConfig:
     pool: int = 2048
     fresh: int = 8
     """Scenes of the pool that are rendered anew at every step."""
+    start: str = ""
+    """CLIP whose image tower is the start, of the same shape; none = random."""
     average: float = 0.0
     """Momentum of the moving average of the weights that is exported; 0 = the last weights."""
 
@@ -53,6 +55,11 @@ PHOTOGRAPHS = PretrainConfig(
     average=0.998,
 )  # fmt: skip
 """The recipe for a few thousand photographs; ``pool`` and ``fresh`` mean nothing there."""
+
+FROM_SCENES = replace(
+    PHOTOGRAPHS, start="ssrseg:demo/weights/clip", views=96_000, width=128, heads=4, lr=5e-4
+)
+"""The same from the demo world's image tower, which has seen endless scenes and no photograph."""
 
 
 def learning_rate(config: PretrainConfig, step: int) -> float:

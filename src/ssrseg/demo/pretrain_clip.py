@@ -23,7 +23,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from ssrseg.data.files import atomic_write
 from ssrseg.demo.clip_objective import clip_loss, encode_windows
-from ssrseg.demo.clip_recipe import PHOTOGRAPHS, PretrainConfig, learning_rate
+from ssrseg.demo.clip_recipe import FROM_SCENES, PHOTOGRAPHS, PretrainConfig, learning_rate
 from ssrseg.demo.dino_objective import sincos_positions
 from ssrseg.demo.export import write_pretrained
 from ssrseg.demo.pairs import Pairs, PairSource
@@ -32,6 +32,7 @@ from ssrseg.demo.photos import open_photos, split_off
 from ssrseg.demo.scene_pairs import ScenePairs
 from ssrseg.errors import DataError
 from ssrseg.networks.clip import PIXEL_MEAN, PIXEL_STD, FrozenCLIP
+from ssrseg.networks.frozen import load_pretrained
 
 
 def build_model(config: PretrainConfig, tokenizer: CLIPTokenizer) -> CLIPModel:
@@ -87,6 +88,9 @@ def start_state(config: PretrainConfig, tokenizer: CLIPTokenizer) -> TrainState:
     """Model and optimiser at step 0."""
     torch.manual_seed(config.seed)
     model = build_model(config, tokenizer)
+    if config.start:
+        donor = load_pretrained(CLIPModel, config.start, "clip", "openai/clip-vit-base-patch16")
+        model.vision_model.load_state_dict(donor.float().vision_model.state_dict())
     decayed = [p for p in model.parameters() if p.ndim == 2]
     plain = [p for p in model.parameters() if p.ndim != 2]
     groups = [
@@ -261,13 +265,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--photos", action="append", default=[], metavar="DIR[:SPLIT]")
     parser.add_argument("--held-out", action="append", default=[], metavar="DIR[:SPLIT]")
+    parser.add_argument(
+        "--from-scenes", action="store_true", help="photographs: start from the demo world's CLIP"
+    )
     parser.add_argument("--views", type=int)
     parser.add_argument("--seed", type=int, default=PretrainConfig.seed)
     parser.add_argument("--every", type=int, default=250, help="steps between lines of the log")
     parser.add_argument("--resume", action="store_true")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    recipe = PHOTOGRAPHS if chosen.photos else PretrainConfig()
+    photographs = FROM_SCENES if chosen.from_scenes else PHOTOGRAPHS
+    recipe = photographs if chosen.photos else PretrainConfig()
     config = replace(recipe, seed=chosen.seed, views=chosen.views or recipe.views)
     source = photo_source(config, chosen.photos, chosen.held_out) if chosen.photos else None
     train(config, chosen.out, resume=chosen.resume, every=chosen.every, source=source)
