@@ -22,6 +22,7 @@ from ssrseg.data.transforms import fit_to_patches, limit_side, to_unit
 from ssrseg.engine.checkpoint import (
     check_classes,
     load_checkpoint,
+    load_decoder,
     load_part,
     model_digest,
 )
@@ -123,14 +124,15 @@ def masks(
         data: Images with their labels. No mask of theirs is opened.
         out: Gets masks/<name>.png (indexed, 255 = ignore), manifest.csv and config.yaml.
         config: All settings.
-        model: Run folder or checkpoint whose CMPA heads are used; None = training-free.
+        model: Run folder or checkpoint whose CMPA heads, or decoder for RFM, are used; None =
+            training-free.
         save_cams: Also write cams/<name>.npz with ``classes``, ``cam`` and ``refined_cam``.
         cache: Folder of superpixels, to be shared between runs; by default inside ``out``.
         device: ``cpu`` or ``cuda``.
 
     Raises:
         ConfigError: If ``out`` holds masks made with other settings.
-        CheckpointError: If the model is of other classes or holds no CMPA.
+        CheckpointError: If the model is of other classes or the settings use nothing of it.
         DataError: If an image cannot be read; masks already written stay.
     """
     start = time.monotonic()
@@ -139,26 +141,7 @@ def masks(
     _same_settings(out, settings)
     rectifier = load_rectifier(config, data.classes, own_prompts=data.prompts, device=device)
     if model is not None:
-        checkpoint = load_checkpoint(model)
-        check_classes(checkpoint.classes, data.classes, model)
-        if config.cam.mode == "clip" or not checkpoint.part("alignment"):
-            raise CheckpointError(
-                f"{model} cannot help here: "
-                + (
-                    "the settings ask for CLIP's own CAMs (cam.mode = clip)"
-                    if config.cam.mode == "clip"
-                    else "the run trained no CMPA (cam.mode = clip, or full supervision)"
-                )
-                + ". Leave --model away for training-free masks, or segment with `ssrseg predict`."
-            )
-        if checkpoint.texts != texts:
-            raise CheckpointError(
-                f"{model} was trained with other prompts than {data.root} asks for. Use the"
-                " classes.yaml and --prompts of its training, or train anew."
-            )
-        heads = build_alignment(checkpoint.config, rectifier.text_features, None)
-        load_part(heads, checkpoint, "alignment", model)
-        rectifier.alignment = heads.eval()
+        use_model(rectifier, model, data)
     with atomic_write(out / "config.yaml") as temporary:
         temporary.write_text(settings, encoding="utf-8")
     superpixels = SuperpixelCache(
@@ -180,6 +163,44 @@ def masks(
             manifest.add(sample)
             progress.advance(sample.name)
     return MasksResult(out, len(todo), skipped, time.monotonic() - start)
+
+
+def use_model(rectifier: Rectifier, model: Path, data: LabelledImages) -> None:
+    """Give a rectifier what a finished run has trained: CMPA's heads, and the decoder for RFM.
+
+    Args:
+        rectifier: Its settings say what is used.
+        model: Run folder or checkpoint.
+        data: Images that the model has to fit.
+
+    Raises:
+        CheckpointError: If the model is of other classes or prompts, or the settings use nothing of
+            it.
+    """
+    config, checkpoint = rectifier.config, load_checkpoint(model)
+    check_classes(checkpoint.classes, data.classes, model)
+    has_heads = config.cam.mode == "cmpa" and bool(checkpoint.part("alignment"))
+    if not has_heads and config.affinity.rfm_after is None:
+        raise CheckpointError(
+            f"{model} cannot help here: "
+            + (
+                "the settings ask for CLIP's own CAMs (cam.mode = clip)"
+                if config.cam.mode == "clip"
+                else "the run trained no CMPA (cam.mode = clip, or full supervision)"
+            )
+            + ". Leave --model away for training-free masks, or segment with `ssrseg predict`."
+        )
+    if checkpoint.texts != rectifier.vocabulary.texts:
+        raise CheckpointError(
+            f"{model} was trained with other prompts than {data.root} asks for. Use the"
+            " classes.yaml and --prompts of its training, or train anew."
+        )
+    if has_heads:
+        heads = build_alignment(checkpoint.config, rectifier.text_features, None)
+        load_part(heads, checkpoint, "alignment", model)
+        rectifier.alignment = heads.eval()
+    if config.affinity.rfm_after is not None:
+        rectifier.decoder = load_decoder(checkpoint, rectifier.clip, model)
 
 
 def pseudo_mask_miou(

@@ -86,12 +86,12 @@ def score_seeds(
                 ids = ids.to(one.device)
             truth = torch.stack([truth for _, truth, _ in batch])
             cams: dict[object, InitialCam] = {}
-            regions: dict[int, Tensor] = {}
+            regions: dict[object, Tensor] = {}
             for name, rectifier in rectifiers.items():
                 key = _what_decides_the_cam(rectifier)
                 if key not in cams:
                     cams[key] = rectifier.initial_cam(rectifier.see(image), present)
-                k = rectifier.config.sgc.k_colour
+                k = (rectifier.config.sgc.k_colour, rectifier.config.sgc.connected)
                 if ids is not None and k not in regions:
                     regions[k] = rectifier.regions(image, ids)
                 rectified = rectifier.rectify(
@@ -156,14 +156,13 @@ def sweep(
 
 
 def _what_decides_the_cam(rectifier: Rectifier) -> object:
-    config, affinity = rectifier.config, rectifier.config.affinity
-    collects = affinity.kind == "attention" and affinity.clip_weight > 0
+    config = rectifier.config
     return (
         id(rectifier.alignment),
         config.cam,
         config.cmpa.image_feature,
         config.backbones,
-        affinity.clip_layers if collects else None,
+        rectifier.clip_layers,
     )
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ssrseg.config import Config
 from ssrseg.data.cache import SuperpixelCache
@@ -31,7 +30,7 @@ from ssrseg.engine.pairs import Pairs, collect_pairs
 from ssrseg.engine.progress import steps
 from ssrseg.engine.rectify import Rectifier, load_rectifier
 from ssrseg.errors import CheckpointError, DataError
-from ssrseg.method.objective import segmentation_loss, ssr_loss
+from ssrseg.method.objective import ssr_loss
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.vocabulary import build_vocabulary
 
@@ -185,9 +184,9 @@ def _loop(
     row = log.last
     with steps("Training", schedule.total, done=first) as progress:
         for iteration in range(first, stop):
+            learner.begin(iteration, schedule)
             if iteration in schedule.align and iteration % run.config.cmpa.update_every == 0:
                 _refresh(run, learner, iteration)
-            learner.set_learning_rates(iteration, schedule)
             batch = next(batches) if iteration in schedule.crops else None
             # dropout; after the batch, as a loader draws a seed of its own when it starts
             torch.manual_seed(mix(optim.seed, iteration, 4))
@@ -252,7 +251,7 @@ def _iteration(
 def _crop_losses(
     learner: Learner, batch: CropBatch, align: bool, segment: bool, supervision: Supervision
 ) -> tuple[Tensor, Tensor]:
-    """L_proto and L_seg of one micro-batch; 0 where a loss is not active."""
+    """L_proto, and L_seg with L_aff, of one micro-batch; 0 where a loss is not active."""
     rectifier = learner.rectifier
     proto = seg = torch.zeros((), device=batch.image.device)
     view = rectifier.see(batch.image)
@@ -270,10 +269,7 @@ def _crop_losses(
                 )
                 truth = rectifier.pseudo_mask(rectified, batch.image, batch.valid)
     if segment:
-        logits = learner.decoder(view.tokens, view.grid)
-        size = (truth.shape[1], truth.shape[2])
-        at_size = functional.interpolate(logits, size, mode="bilinear", align_corners=False)
-        seg = segmentation_loss(at_size, truth)
+        seg = learner.seg_loss(view, truth)
     return proto, seg
 
 

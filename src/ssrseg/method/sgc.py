@@ -19,6 +19,7 @@ from torch.nn import functional
 from ssrseg.method.cam import min_max
 
 TINY = 1e-12
+REGIONS_AT_ONCE = 16  # connected regions are many, and each is a map of the image's size
 HALF = 0.5 - 1e-4  # shares of several regions, added in float32, may miss an exact half
 
 
@@ -26,8 +27,12 @@ def region_occupancy(
     regions: Int[Tensor, "batch height width"], n_regions: int, grid: tuple[int, int]
 ) -> Float[Tensor, "batch regions patches"]:
     """Share of each patch's pixels that lies in each region; pixels marked -1 lie in none."""
-    one_hot = functional.one_hot(regions.long() + 1, n_regions + 1)[..., 1:]
-    return functional.adaptive_avg_pool2d(one_hot.movedim(-1, 1).float(), grid).flatten(2)
+    ids = torch.arange(n_regions, device=regions.device)[:, None, None]
+    shares = [
+        functional.adaptive_avg_pool2d((regions[:, None] == some).float(), grid)
+        for some in ids.split(REGIONS_AT_ONCE)
+    ]
+    return torch.cat(shares, 1).flatten(2)
 
 
 def activation_ratio(
