@@ -174,6 +174,7 @@ def test_each_image_keeps_blocks_of_its_own():
 
 
 def test_equal_blocks_all_stay():
-    one = attention(3, 50, batch=1)
-    blocks = one[:, None].repeat(1, 7, 1, 1)  # the mean of seven equal sums may be rounded up
-    torch.testing.assert_close(decoder_gate(blocks, torch.ones(1, 50, 50)), one)
+    for seed in range(12):  # the mean of seven equal sums is rounded up in every fourth case
+        one = attention(seed, 20, batch=1)
+        blocks = one[:, None].repeat(1, 7, 1, 1)
+        torch.testing.assert_close(decoder_gate(blocks, torch.ones(1, 20, 20)), one)
