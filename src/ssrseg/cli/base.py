@@ -24,7 +24,7 @@ app = App(
     suppress_keyboard_interrupt=False,  # main says what to do next
 )
 
-Preset = Annotated[str, Parameter(help="Named settings: ssr, paper, clip-es, demo.")]
+Preset = Annotated[str, Parameter(help="Named settings: ssr, paper, clip-es, weclip, demo.")]
 ConfigFile = Annotated[
     Path | None,
     Parameter(name="--config", help="YAML file of settings that differ from the preset."),

@@ -120,7 +120,8 @@ def masks(
     preset: Annotated[
         str | None,
         Parameter(
-            help="Named settings: ssr (default), paper, clip-es, demo; with --model, the run's own."
+            help="Named settings: ssr (default), paper, clip-es, weclip, demo; with --model, the"
+            " run's own."
         ),
     ] = None,
     config: ConfigFile = None,
@@ -128,7 +129,9 @@ def masks(
     split: Split = None,
     model: Annotated[
         Path | None,
-        Parameter(help="Run folder whose trained CMPA is used; default: training-free."),
+        Parameter(
+            help="Run folder whose trained CMPA (weclip: decoder) is used; default: training-free."
+        ),
     ] = None,
     clip: Clip = None,
     dino: Dino = None,
