@@ -28,15 +28,10 @@ def jensen_shannon(
     batch, patches, words = distribution.shape
     half = distribution / 2
     rows = max(1, BLOCK // max(1, batch * patches * words))
-    mixed = torch.cat(
-        [
-            torch.special.entr(block[:, :, None] + half[:, None]).sum(-1)
-            for block in half.split(rows, 1)
-        ],
-        1,
-    )
+    blocks = [half[:, first : first + rows, None] for first in range(0, patches, rows)]
+    mixed = torch.cat([torch.special.entr(block + half[:, None]).sum(-1) for block in blocks], 1)
     own = torch.special.entr(distribution).sum(-1)
-    nats = mixed - (own[:, :, None] + own[:, None]) / 2
+    nats: Tensor = mixed - (own[:, :, None] + own[:, None]) / 2
     return (nats / math.log(2)).clamp(0, 1)
 
 

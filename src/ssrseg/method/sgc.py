@@ -28,10 +28,10 @@ def region_occupancy(
 ) -> Float[Tensor, "batch regions patches"]:
     """Share of each patch's pixels that lies in each region; pixels marked -1 lie in none."""
     ids = torch.arange(n_regions, device=regions.device)[:, None, None]
-    shares = [
-        functional.adaptive_avg_pool2d((regions[:, None] == some).float(), grid)
-        for some in ids.split(REGIONS_AT_ONCE)
-    ]
+    shares = []
+    for first in range(0, n_regions, REGIONS_AT_ONCE):
+        inside = regions[:, None] == ids[first : first + REGIONS_AT_ONCE]
+        shares.append(functional.adaptive_avg_pool2d(inside.float(), grid))
     return torch.cat(shares, 1).flatten(2)
 
 
