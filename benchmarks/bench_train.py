@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from encoders import vit_b16_clip, vit_s16_dino
 from timing import Ratio, finish, medians
@@ -14,6 +16,7 @@ from ssrseg.engine.rectify import Rectifier
 from ssrseg.method.objective import segmentation_loss
 from ssrseg.method.superpixels import slic_labels
 from ssrseg.networks.decoder import Decoder
+from ssrseg.networks.frozen import Precision
 from ssrseg.networks.vocabulary import build_vocabulary
 
 BATCH, SIDE, CLASSES = 4, 320, 2
@@ -23,28 +26,30 @@ def main() -> None:
     clip, dino = vit_b16_clip(), vit_s16_dino()
     vocabulary = build_vocabulary(VOC_CLASSES, "voc")
     decoder = Decoder(clip.depth - 1, clip.width, len(VOC_CLASSES))
-    optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-4, fused=True)
     torch.manual_seed(2)
     smooth = functional.interpolate(torch.rand(BATCH, 3, 12, 12), (SIDE, SIDE), mode="bicubic")
     images = smooth.clamp(0, 1)
     superpixels = torch.stack(
         [slic_labels((image.permute(1, 2, 0) * 255).to(torch.uint8)) for image in images]
     )
+    n_superpixels = int(superpixels.max()) + 1
     present = torch.tensor([[0, 1]]).expand(BATCH, CLASSES)
 
-    def iteration(precision: str) -> object:
-        rectifier = Rectifier(
-            load_config("ssr", overrides=("cam.mode=clip", f"backbones.precision={precision}")),
-            clip,
-            dino,
-            vocabulary,
+    def iteration(precision: Precision) -> Callable[[], None]:
+        towers = (
+            (clip, dino) if precision == "fp32" else (vit_b16_clip("bf16"), vit_s16_dino("bf16"))
         )
+        config = load_config("ssr", overrides=("cam.mode=clip",))
+        rectifier = Rectifier(config, *towers, vocabulary)
 
         def run() -> None:
             view = rectifier.see(images)
             initial = rectifier.initial_cam(view, present)
             with torch.no_grad():
-                rectified = rectifier.rectify(images, present, superpixels, initial=initial)
+                rectified = rectifier.rectify(
+                    images, present, superpixels, initial=initial, n_superpixels=n_superpixels
+                )
                 truth = rectifier.pseudo_mask(rectified, images)
             logits = decoder(view.tokens, view.grid)
             full = functional.interpolate(logits, (SIDE, SIDE), mode="bilinear")
@@ -71,18 +76,18 @@ def main() -> None:
             "prediction": lambda: segmenter.predict(photo, crf=False),
         }
     )
-    whole = seconds["E11 of the batch"]
-    finish(
-        "train",
-        [
-            Ratio("iteration, fp32", seconds["iteration, fp32"], "E11 of the batch", whole, 1.8),
-            Ratio("iteration, bf16", seconds["iteration, bf16"], "E11 of the batch", whole, 1.0),
-            Ratio(
-                "prediction", seconds["prediction"], "encoder forwards",
-                seconds["encoder forwards"], 1.15,
-            ),
-        ],
-    )  # fmt: skip
+    reference = "E11 of the batch"
+    limits = {
+        "iteration, fp32": 1.8,
+        "iteration, bf16": 1.0,
+    }
+    ratios = [
+        Ratio(name, seconds[name], reference, seconds[reference], limit)
+        for name, limit in limits.items()
+    ]
+    reference = "encoder forwards"
+    ratios.append(Ratio("prediction", seconds["prediction"], reference, seconds[reference], 1.15))
+    finish("train", ratios)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import xml.etree.ElementTree as ElementTree
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.io import savemat
+from scipy.sparse import csc_array
 
 VOC_NAMES = [
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -53,6 +56,142 @@ def tiny_voc(
         text = "".join(f"{name}\n" for name in members)
         (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(text)
     return root
+
+
+def tiny_voc_sbd(root: Path, sbd: Path) -> Path:
+    """Write a VOC tree whose lists hold six of its nine images, and SBD's folder for the others.
+
+    Images 0-2 are VOC ``train``, 3-5 ``val``, 6-8 have masks in SBD alone. SBD's own lists split
+    them otherwise (1, 3, 6, 7 and 4, 8), and its masks of VOC's images are empty, so that they are
+    told from VOC's own.
+    """
+    tiny_voc(root, n=9)
+    names = [f"2007_{i:06d}" for i in range(9)]
+    lists = root / "ImageSets" / "Segmentation"
+    for split, members in (("train", names[:3]), ("val", names[3:6]), ("trainval", names[:6])):
+        (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in members))
+    (sbd / "cls").mkdir(parents=True)
+    for split, members in (("train", (1, 3, 6, 7)), ("val", (4, 8))):
+        (sbd / f"{split}.txt").write_text("".join(f"{names[i]}\n" for i in members))
+        for i in members:
+            truth = root / "SegmentationClass" / f"{names[i]}.png"
+            with Image.open(truth) as image:
+                ids = np.array(image)
+            if i < 6:
+                ids[:] = 0
+            else:
+                ids[ids == 255] = 0
+                truth.unlink()
+            write_sbd_mask(sbd / "cls" / f"{names[i]}.mat", ids)
+    return root
+
+
+def write_sbd_mask(path: Path, ids: np.ndarray) -> None:
+    """Write class ids as SBD does: a struct of boundaries per class, mask and present classes."""
+    boundaries = np.empty((20, 1), object)
+    for k in range(20):
+        inside = ids == k + 1
+        boundaries[k, 0] = csc_array(inside & ~np.roll(inside, 1, 0), dtype=np.float64)
+    present = np.setdiff1d(np.unique(ids), [0]).astype(np.uint8)[:, None]
+    truth = {"Boundaries": boundaries, "Segmentation": ids, "CategoriesPresent": present}
+    savemat(path, {"GTcls": truth}, do_compression=True)
+
+
+COCO_CATEGORIES = {
+    1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train",
+    8: "truck", 9: "boat", 10: "traffic light", 11: "fire hydrant", 13: "stop sign",
+    14: "parking meter", 15: "bench", 16: "bird", 17: "cat", 18: "dog", 19: "horse", 20: "sheep",
+    21: "cow", 22: "elephant", 23: "bear", 24: "zebra", 25: "giraffe", 27: "backpack",
+    28: "umbrella", 31: "handbag", 32: "tie", 33: "suitcase", 34: "frisbee", 35: "skis",
+    36: "snowboard", 37: "sports ball", 38: "kite", 39: "baseball bat", 40: "baseball glove",
+    41: "skateboard", 42: "surfboard", 43: "tennis racket", 44: "bottle", 46: "wine glass",
+    47: "cup", 48: "fork", 49: "knife", 50: "spoon", 51: "bowl", 52: "banana", 53: "apple",
+    54: "sandwich", 55: "orange", 56: "broccoli", 57: "carrot", 58: "hot dog", 59: "pizza",
+    60: "donut", 61: "cake", 62: "chair", 63: "couch", 64: "potted plant", 65: "bed",
+    67: "dining table", 70: "toilet", 72: "tv", 73: "laptop", 74: "mouse", 75: "remote",
+    76: "keyboard", 77: "cell phone", 78: "microwave", 79: "oven", 80: "toaster", 81: "sink",
+    82: "refrigerator", 84: "book", 85: "clock", 86: "vase", 87: "scissors", 88: "teddy bear",
+    89: "hair drier", 90: "toothbrush",
+}  # fmt: skip
+TINY_COCO = {  # image id: (category id, row, column, height, width, is a crowd) of each instance
+    "train": {
+        9: [(1, 10, 8, 30, 30, 0), (90, 20, 20, 10, 12, 0)],  # a toothbrush before a person
+        25: [(72, 5, 5, 40, 40, 0)],
+        30: [],
+        34: [(13, 30, 6, 20, 20, 0), (1, 4, 4, 16, 60, 1)],  # a crowd, the only people there
+    },
+    "val": {
+        42: [(63, 8, 8, 40, 50, 0), (17, 20, 20, 12, 12, 0)],
+        73: [],
+        74: [(17, 10, 10, 24, 24, 0), (17, 30, 40, 12, 14, 0)],
+    },
+}
+
+
+def tiny_coco(root: Path, images: str = "{}2014") -> Path:
+    """Write COCO 2014 in its real format: polygons, run lengths, category ids with gaps.
+
+    Two images of each split show one class or more, and one of each, by ``TINY_COCO``, nothing.
+
+    Args:
+        root: The tree.
+        images: Where the images of a split lie.
+    """
+    rng = np.random.default_rng(0)
+    order = sorted(COCO_CATEGORIES)
+    (root / "annotations").mkdir(parents=True)
+    for split, content in TINY_COCO.items():
+        folder = root / images.format(split)
+        folder.mkdir(parents=True)
+        listed: list[dict[str, object]] = []
+        annotations: list[dict[str, object]] = []
+        for number, (image_id, instances) in enumerate(content.items()):
+            height, width = SIZES[number]
+            photo = np.full((height, width, 3), 128.0) + rng.normal(0, 6, (height, width, 3))
+            name = f"COCO_{split}2014_{image_id:012d}.jpg"
+            listed.append(
+                {"license": 1, "file_name": name, "height": height, "width": width, "id": image_id}
+            )
+            for category, top, left, rows, columns, crowd in instances:
+                box = (slice(top, top + rows), slice(left, left + columns))
+                photo[box] = colour_of(order.index(category)) + rng.normal(0, 6, (1, 1, 3))
+                inside = np.zeros((height, width), bool)
+                inside[box] = True
+                right, bottom = left + columns, top + rows
+                annotations.append(
+                    {
+                        "segmentation": {"counts": run_lengths(inside), "size": [height, width]}
+                        if crowd
+                        else [[left, top, right, top, right, bottom, left, bottom]],
+                        "area": int(inside.sum()),
+                        "iscrowd": crowd,
+                        "image_id": image_id,
+                        "bbox": [left, top, columns, rows],
+                        "category_id": category,
+                        "id": 100 * image_id + len(annotations),
+                    }
+                )
+            Image.fromarray(photo.clip(0, 255).astype(np.uint8)).save(folder / name, quality=95)
+        table = {
+            "info": {"year": 2014},
+            "images": listed,
+            "licenses": [{"id": 1}],
+            "annotations": annotations,
+            "categories": [
+                {"supercategory": "thing", "id": number, "name": name}
+                for number, name in COCO_CATEGORIES.items()
+            ],
+        }
+        (root / "annotations" / f"instances_{split}2014.json").write_text(json.dumps(table))
+    return root
+
+
+def run_lengths(inside: np.ndarray) -> list[int]:
+    """COCO's uncompressed run lengths: columns first, beginning with pixels outside."""
+    flat = inside.T.ravel()
+    ends = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff([0, *ends, flat.size]).tolist()
+    return [0, *counts] if flat[0] else counts
 
 
 def tiny_folder(root: Path, n: int = 6, seed: int = 0) -> Path:

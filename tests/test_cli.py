@@ -22,7 +22,11 @@ from ssrseg.cli import app, main
 from ssrseg.config import describe, known_keys, preset_names
 from ssrseg.engine.checkpoint import model_digest
 
-VERBS = ("demo", "train", "masks", "predict", "evaluate", "doctor", "config")
+VERBS = (
+    *("demo", "train", "masks", "predict", "evaluate", "doctor", "config"),
+    *("prepare", "archive"),
+    *("seeds", "table", "ablate"),
+)
 
 
 class Terminal:

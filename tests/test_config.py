@@ -12,7 +12,7 @@ from ssrseg.errors import ConfigError
 
 
 def test_every_preset_loads() -> None:
-    assert preset_names() == ["clip-es", "demo", "paper", "ssr", "weclip"]
+    assert preset_names() == ["clip-es", "demo", "paper", "photos", "ssr", "weclip"]
     for name in preset_names():
         assert isinstance(load_config(name), Config)
     assert load_config() == load_config("ssr") == Config()
@@ -230,7 +230,7 @@ def test_missing_file_and_preset(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--config .*absent\.yaml: there is no such file"):
         load_config(file=tmp_path / "absent.yaml")
     with pytest.raises(
-        ConfigError, match=r'Did you mean "paper"\?.* clip-es, demo, paper, ssr, weclip'
+        ConfigError, match=r'Did you mean "paper"\?.* clip-es, demo, paper, photos, ssr, weclip'
     ):
         load_config("papre")
 
@@ -273,17 +273,3 @@ def test_a_combination_that_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"cannot be combined.*pool_then_project"):
         load_config(overrides=pair)
     assert load_config(overrides=pair[:1]).cmpa.cam_source == "refined"
-
-
-@pytest.mark.parametrize("without", ["affinity.kind=kernel", "affinity.clip_weight=0"])
-def test_rfm_needs_clips_attention(without: str) -> None:
-    with pytest.raises(ConfigError, match=r"affinity\.rfm_after weighs CLIP's attention.*=null"):
-        load_config("weclip", overrides=[without])
-    assert load_config("weclip", overrides=[without, "affinity.rfm_after=null"])
-
-
-def test_class_distributions_need_an_affinity() -> None:
-    pair = ("affinity.cda_temperature=0.001", "affinity.kind=none")
-    with pytest.raises(ConfigError, match=r"affinity\.kind = none has none"):
-        load_config(overrides=pair)
-    assert load_config(overrides=[pair[0], "affinity.kind=kernel"])

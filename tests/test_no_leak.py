@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,12 +12,13 @@ from pathlib import Path
 import numpy
 import PIL.Image
 import pytest
-from make_tiny import opened_files, tiny_voc
+from make_tiny import opened_files, tiny_coco, tiny_voc
 from tiny_encoders import tiny_config
 
 from ssrseg.config import Config
 from ssrseg.data.open import open_labelled
 from ssrseg.engine.masks import masks
+from ssrseg.engine.prepare_coco import prepare_coco
 from ssrseg.engine.train import train
 
 
@@ -45,8 +47,14 @@ def mask_files(paths: list[str]) -> list[str]:
     return [path for path in paths if "SegmentationClass" in path]
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
+@pytest.fixture(params=["voc", "coco"])
+def tree(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A data set whose masks are there."""
+    if request.param == "coco":
+        root = tiny_coco(tmp_path / "coco")
+        assert prepare_coco(root).complete
+        shutil.move(root / "SegmentationClass" / "train2014", root / "SegmentationClassAug")
+        return root
     root = tiny_voc(tmp_path / "voc", n=3)
     (root / "SegmentationClassAug").mkdir()
     for file in (root / "SegmentationClass").iterdir():
@@ -93,7 +101,7 @@ def test_without_any_mask_the_result_is_the_same(
 
     verb(tree, tmp_path / "with", config)
     for folder in ("SegmentationClass", "SegmentationClassAug"):
-        for file in (tree / folder).iterdir():
+        for file in (tree / folder).rglob("*.png"):
             file.write_bytes(b"not a mask")
     verb(tree, tmp_path / "without", config)
     assert results(tmp_path / "with")

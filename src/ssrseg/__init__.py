@@ -42,13 +42,17 @@ _HOMES = {
     "load_rectifier": "ssrseg.engine.rectify",
     "load_segmenter": "ssrseg.engine.predict",
     "masks": "ssrseg.engine.masks",
+    "open_images": "ssrseg.data.open",
     "open_labelled": "ssrseg.data.open",
     "predict": "ssrseg.engine.predict",
+    "prepare_coco": "ssrseg.engine.prepare_coco",
+    "prepare_voc": "ssrseg.engine.prepare_voc",
     "read_image": "ssrseg.data.images",
     "rectify_photo": "ssrseg.engine.masks",
     "run_demo": "ssrseg.demo.run",
     "score_seeds": "ssrseg.engine.seeds",
     "train": "ssrseg.engine.train",
+    "voc_archive": "ssrseg.engine.archive",
 }
 
 if TYPE_CHECKING:
@@ -56,10 +60,12 @@ if TYPE_CHECKING:
     from ssrseg.config import load_config as load_config
     from ssrseg.data.cache import SuperpixelCache as SuperpixelCache
     from ssrseg.data.images import read_image as read_image
+    from ssrseg.data.open import open_images as open_images
     from ssrseg.data.open import open_labelled as open_labelled
     from ssrseg.data.sample import LabelledImages as LabelledImages
     from ssrseg.data.sample import Sample as Sample
     from ssrseg.demo.run import run_demo as run_demo
+    from ssrseg.engine.archive import voc_archive as voc_archive
     from ssrseg.engine.doctor import examine as examine
     from ssrseg.engine.evaluate import Evaluation as Evaluation
     from ssrseg.engine.evaluate import evaluate as evaluate
@@ -72,6 +78,8 @@ if TYPE_CHECKING:
     from ssrseg.engine.predict import Segmenter as Segmenter
     from ssrseg.engine.predict import load_segmenter as load_segmenter
     from ssrseg.engine.predict import predict as predict
+    from ssrseg.engine.prepare_coco import prepare_coco as prepare_coco
+    from ssrseg.engine.prepare_voc import prepare_voc as prepare_voc
     from ssrseg.engine.rectify import Rectifier as Rectifier
     from ssrseg.engine.rectify import load_rectifier as load_rectifier
     from ssrseg.engine.seeds import score_seeds as score_seeds

@@ -6,6 +6,7 @@ The defaults are preset ``ssr``. Numbers in brackets name the page under docs/de
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from functools import cache
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -41,7 +42,10 @@ class DataConfig:
     """Larger photographs are shrunk to this longer side before CAMs are made, and their masks
     enlarged again; VOC and COCO images are not larger [our choice]."""
     workers: CountOrZero = 0
-    """Processes that load crops beside the training; 0 loads in the training process."""
+    """Processes that load crops and photographs beside the encoders; 0 loads in between."""
+    patches: Count | None = None
+    """Patches of photographs seen together when CAMs are made; null = 1,024 on a CPU, 65,536 on a
+    GPU."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class PromptConfig:
     """The texts."""
 
     set: str = "voc"
-    """Shipped prompt set (voc, coco, demo) or a YAML file of template, classes and background."""
+    """Shipped prompt set (voc, coco, coco-clip-es, demo) or a YAML file of template, classes and
+    background."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ class AffinityConfig:
     """Who sends: everybody, CLIP-ES's boxes, SGC's target regions, or what both allow."""
     rfm_after: CountOrZero | None = None
     """Iterations with L_seg after which the decoder chooses among CLIP's blocks and weighs their
-    attention [WeCLIP: 15,000 VOC, 40,000 COCO]; null = never [0032]."""
+    attention, where that is used [WeCLIP: 15,000 VOC, 40,000 COCO]; null = never [0032]."""
     rfm_layers: Layers = -6
     """CLIP blocks that it chooses from [WeCLIP: -6 VOC, -10 COCO]."""
     cda_temperature: Positive | None = None
@@ -288,12 +293,18 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionary, ready for YAML or JSON."""
-        plain: dict[str, Any] = TypeAdapter(Config).dump_python(self, mode="json")
+        plain: dict[str, Any] = _adapter().dump_python(self, mode="json")
         return plain
 
     def to_yaml(self) -> str:
         """The whole resolved configuration."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+@cache
+def _adapter() -> Any:
+    """TypeAdapter of Config, built once: a table asks for hundreds of configurations."""
+    return TypeAdapter(Config)
 
 
 def preset_names() -> list[str]:
@@ -369,7 +380,7 @@ def load_config(
         origin = "--set"
     _refuse_unknown(merged, origin)
     try:
-        config = TypeAdapter(Config).validate_python(merged)
+        config = _adapter().validate_python(merged)
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(str(part) for part in fault['loc'])} = {fault['input']!r}: {fault['msg']}"
@@ -381,19 +392,6 @@ def load_config(
         raise ConfigError(
             "cmpa.cam_source = refined cannot be combined with cmpa.map_order = project_then_pool:"
             " crops are pooled before they are rectified. Set cmpa.map_order=pool_then_project."
-        )
-    if config.affinity.rfm_after is not None and not (
-        config.affinity.kind == "attention" and config.affinity.clip_weight
-    ):
-        raise ConfigError(
-            "affinity.rfm_after weighs CLIP's attention, which these settings do not use"
-            f" (affinity.kind = {config.affinity.kind}, affinity.clip_weight ="
-            f" {config.affinity.clip_weight}). Set affinity.rfm_after=null."
-        )
-    if config.affinity.cda_temperature is not None and config.affinity.kind == "none":
-        raise ConfigError(
-            "affinity.cda_temperature refines an affinity, and affinity.kind = none has none. Set"
-            " affinity.cda_temperature=null, or another affinity.kind."
         )
     return config
 

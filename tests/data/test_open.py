@@ -11,7 +11,7 @@ from make_tiny import opened_files, tiny_folder, tiny_voc
 
 from ssrseg.data.classes import VOC_CLASSES
 from ssrseg.data.images import read_image, read_truth
-from ssrseg.data.open import CONVERT_ONEHOT, open_labelled
+from ssrseg.data.open import CONVERT_ONEHOT, open_images, open_labelled
 from ssrseg.errors import DataError, LabelsError
 
 
@@ -184,7 +184,8 @@ def test_neither_layout(tmp_path):
         (tmp_path / name).touch()
     assert error_of(tmp_path) == (
         f"{tmp_path} is no data folder: neither labels.csv nor the VOC 2012 layout (JPEGImages,"
-        " ImageSets, Annotations) is in it. It holds a.jpg, b.jpg, c.jpg, d.jpg, e.jpg and 1 more."
+        " ImageSets, Annotations) nor COCO's (annotations/instances_train2014.json) is in it."
+        " It holds a.jpg, b.jpg, c.jpg, d.jpg, e.jpg and 1 more."
         ' Write labels.csv there: the header "image,labels", then a line such as'
         ' "images/a.jpg,cat;dog" for each image.'
     )
@@ -318,3 +319,26 @@ def test_two_images_of_one_name(tmp_path):
         f"{root}/JPEGImages holds both 2007_000001.jpg and 2007_000001.png, which have the same"
         " name up to the suffix. Remove one."
     )
+
+
+def test_images_of_a_list_need_no_labels(tmp_path):
+    root = tiny_voc(tmp_path / "voc")
+    for folder in ("Annotations", "SegmentationClass"):
+        shutil.rmtree(root / folder)
+    (root / "ImageSets/Segmentation/test.txt").write_text("2007_000004\n2007_000001\n")
+    with opened_files() as paths:
+        found = open_images(root, split="test")
+    assert found == {
+        name: root / "JPEGImages" / f"{name}.jpg" for name in ("2007_000004", "2007_000001")
+    }
+    assert list(found) == ["2007_000004", "2007_000001"]
+    assert not [path for path in paths if path.endswith(".jpg")]
+    assert len(open_images(root)) == 6
+    with pytest.raises(DataError, match=r'split "tets" is unknown.*Did you mean "test"'):
+        open_images(root, split="tets")
+
+
+def test_images_have_the_names_of_the_samples(tmp_path):
+    for root in (tiny_voc(tmp_path / "voc"), tiny_folder(tmp_path / "mine")):
+        samples = open_labelled(root).samples
+        assert open_images(root) == {sample.name: sample.image for sample in samples}

@@ -9,18 +9,16 @@ import torch
 
 from ssrseg.demo.captions import build_tokenizer
 from ssrseg.demo.clip_objective import clip_loss, contrast, encode_windows
+from ssrseg.demo.clip_recipe import PretrainConfig, learning_rate
 from ssrseg.demo.pretrain_clip import (
-    PretrainConfig,
-    ScenePool,
-    draw_batch,
     export,
-    learning_rate,
     load_checkpoint,
     save_checkpoint,
     start_state,
     train,
     train_step,
 )
+from ssrseg.demo.scene_pairs import ScenePairs, ScenePool, draw_batch
 from ssrseg.demo.scenes import render_scene
 from ssrseg.networks.clip import PIXEL_MEAN, PIXEL_STD, FrozenCLIP
 
@@ -105,15 +103,16 @@ def test_learning_rate_rises_then_falls() -> None:
 
 def test_resumed_run_ends_at_the_same_weights(tmp_path, tokenizer) -> None:
     straight = start_state(TINY, tokenizer)
-    pool = ScenePool(TINY)
+    source = ScenePairs(TINY, checked=1)
     for step in range(4):
-        train_step(TINY, straight, tokenizer, pool.at(step))
+        train_step(TINY, straight, tokenizer, source.pairs(step))
         if step == 1:
             save_checkpoint(straight, TINY, tmp_path / "checkpoint.pt")
-    resumed, pool = load_checkpoint(TINY, tokenizer, tmp_path / "checkpoint.pt"), ScenePool(TINY)
+    resumed = load_checkpoint(TINY, tokenizer, tmp_path / "checkpoint.pt")
+    source = ScenePairs(TINY, checked=1)
     assert resumed.step == 2
     while resumed.step < 4:
-        train_step(TINY, resumed, tokenizer, pool.at(resumed.step))
+        train_step(TINY, resumed, tokenizer, source.pairs(resumed.step))
     for name, value in straight.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 

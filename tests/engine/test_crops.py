@@ -99,7 +99,8 @@ def test_ids_follow_the_image_and_padding_is_marked(data: LabelledImages) -> Non
 def test_superpixels_and_labels(data: LabelledImages) -> None:
     cache = SuperpixelCache(None, n_segments=10, compactness=10.0)
     batch = next(iter(CropDraws(data, SETTINGS, cache, 0).loader(0, 5, 5)))
-    assert batch.ids.dtype == torch.int64
+    assert batch.ids.dtype == torch.int32
+    assert int(batch.ids.max()) < batch.n_ids <= int(batch.ids.max()) + 1
     assert torch.equal(batch.ids < 0, ~batch.valid)
     rows = sorted(tuple(row) for row in batch.present.tolist())
     assert rows == [(-1, -1), (0, 1), (0, 2), (0, 3), (0, 4)]

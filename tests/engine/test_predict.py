@@ -11,7 +11,7 @@ from tiny_encoders import tiny_clip, tiny_config
 from torch.nn import functional
 
 from ssrseg.data.images import read_image, read_truth
-from ssrseg.data.open import open_labelled
+from ssrseg.data.open import open_images, open_labelled
 from ssrseg.data.transforms import resize, to_unit
 from ssrseg.engine import predict as module
 from ssrseg.engine.predict import Segmenter, load_segmenter, predict
@@ -142,6 +142,15 @@ def test_a_folder_an_image_and_a_list(run: Path, tree: Path, tmp_path: Path) -> 
         assert (mask.mode, mask.size) == ("P", photo.size)
 
 
+def test_images_by_name(run: Path, tree: Path, tmp_path: Path) -> None:
+    images = open_images(tree, split="val")
+    assert predict(images, tmp_path / "val", run).written == len(images) == 1
+    assert [path.name for path in (tmp_path / "val" / "masks").iterdir()] == ["2007_000002.png"]
+    predict({"night/a.b": images["2007_000002"]}, tmp_path / "named", run)
+    named = tmp_path / "named" / "masks" / "night" / "a.b.png"
+    assert named.read_bytes() == (tmp_path / "val" / "masks" / "2007_000002.png").read_bytes()
+
+
 def test_started_again(
     run: Path, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +171,21 @@ def test_started_again(
     assert written == [f"2007_00000{i}.png" for i in range(3)]
     assert predict(tree / "JPEGImages", tmp_path, run).written == 0
     assert predict(tree / "JPEGImages", tmp_path, run, overwrite=True).written == 3
+
+
+def test_other_settings_at_test_time(
+    run: Path, segmenter: Segmenter, tree: Path, tmp_path: Path
+) -> None:
+    other = with_test(segmenter, scales=(0.5,), flip=False)
+    predict(tree / "JPEGImages", tmp_path, run, test=other.config.test)
+    photo = tree / "JPEGImages" / "2007_000000.jpg"
+    expected = other.predict(read_image(photo)).ids
+    assert read_truth(tmp_path / "masks" / "2007_000000.png").equal(expected)
+    assert not segmenter.predict(read_image(photo)).ids.equal(expected)
+    extra = tmp_path / "masks" / "2007_000001.png"
+    extra.unlink()
+    with pytest.raises(CheckpointError, match="with other settings"):
+        predict(tree / "JPEGImages", tmp_path, run)
 
 
 def test_two_images_of_one_name(run: Path, tree: Path, tmp_path: Path) -> None:

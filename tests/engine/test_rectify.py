@@ -16,6 +16,7 @@ from ssrseg.method.affinity import balance
 from ssrseg.method.class_distribution import class_distribution_affinity
 from ssrseg.method.sgc import target_patches
 from ssrseg.method.superpixels import slic_labels
+from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.dino import FrozenDINO
 
@@ -273,8 +274,15 @@ def test_normalisation_is_a_setting(rectifier: Rectifier, images: Tensor) -> Non
     assert difference.abs().max() > 1e-2
 
 
-def test_bf16_blocks_give_nearly_the_same_cam(rectifier: Rectifier, images: Tensor) -> None:
-    half = changed(rectifier, backbones={"precision": "bf16"})
+def test_bf16_blocks_give_nearly_the_same_cam(
+    rectifier: Rectifier, images: Tensor, clip_dir: Path
+) -> None:
+    half = Rectifier(
+        rectifier.config,
+        FrozenCLIP.load(clip_dir, precision="bf16"),
+        rectifier.dino,
+        rectifier.vocabulary,
+    )
     view = half.see(images)
     assert view.tokens[-1].dtype == torch.float32
     found = half.initial_cam(view, PRESENT).cam
@@ -282,6 +290,10 @@ def test_bf16_blocks_give_nearly_the_same_cam(rectifier: Rectifier, images: Tens
     assert found.dtype == torch.float32
     assert (found - exact).abs().mean() < 0.1
     assert (found - exact).abs().max() > 0
+    unconverted = FrozenCLIP.load(clip_dir)
+    unconverted.precision = "bf16"  # autocast converts the weights in every pass
+    in_passing = Rectifier(rectifier.config, unconverted, rectifier.dino, rectifier.vocabulary)
+    assert torch.equal(in_passing.see(images).tokens[-1], view.tokens[-1])
 
 
 @pytest.mark.parametrize("refine", ["none", "par", "crf"])

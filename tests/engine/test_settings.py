@@ -98,7 +98,8 @@ OTHER: dict[str, tuple[str, ...]] = {
     "optim.seed": ("1",),
 }
 ELSEWHERE = {
-    "data.workers",  # changes nothing but time: test_crops.py
+    "data.workers",  # change nothing but time: test_crops.py
+    "data.patches",
     "backbones.clip",  # other weights
     "backbones.dino",
     "optim.save_every",  # changes no weight: test_train.py

@@ -227,3 +227,4 @@ def test_gaps_among_the_ids_count_for_nothing():
     regions = torch.tensor([[[0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 0, 0]]])
     found = connected_regions(regions, superpixels)
     assert found[0].tolist() == [[2, 2, 0, 0], [2, 2, 0, 0], [3, 3, 1, 1]]
+    assert torch.equal(connected_regions(regions, superpixels, n_superpixels=33), found)

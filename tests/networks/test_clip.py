@@ -149,7 +149,7 @@ def test_text_features_equal_the_librarys(clip_dir: Path) -> None:
                 for text in texts
             ]
         )
-    found = FrozenCLIP.load(clip_dir).text_features(texts)
+    found = FrozenCLIP.load(clip_dir).text_features(tuple(texts))
     assert found.shape == (3, 32)
     assert torch.allclose(found.norm(dim=-1), torch.ones(3))
     assert (found - functional.normalize(expected, dim=-1)).abs().max() < 1e-5
@@ -159,7 +159,7 @@ def test_text_features_equal_the_librarys(clip_dir: Path) -> None:
 def test_a_text_longer_than_the_tower_is_cut_not_refused(clip_dir: Path) -> None:
     clip = FrozenCLIP.load(clip_dir)
     long = "a " * 200
-    assert torch.equal(clip.text_features([long]), clip.text_features([long + "dog"]))
+    assert torch.equal(clip.text_features((long,)), clip.text_features((long + "dog",)))
 
 
 def test_logit_scale_is_the_models_own(clip_dir: Path) -> None:
@@ -285,3 +285,13 @@ def test_a_clip_without_its_tokenizer(clip_dir: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(BackboneError, match="has no tokenizer that fits its CLIP"):
         FrozenCLIP.load(tmp_path / "bare")
+
+
+def test_texts_are_embedded_before_the_tower_is_let_go(clip_dir: Path) -> None:
+    texts = ("a cat.", "a dog.")
+    whole = FrozenCLIP.load(clip_dir)
+    lean = FrozenCLIP.load(clip_dir, texts=texts)
+    assert torch.equal(lean.text_features(texts), whole.text_features(texts))
+    assert sum(p.numel() for p in lean.parameters()) < sum(p.numel() for p in whole.parameters())
+    with pytest.raises(ValueError, match=r"let go before .*a horse"):
+        lean.text_features(("a horse.",))

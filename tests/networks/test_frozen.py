@@ -137,5 +137,5 @@ def test_folders_of_the_package(monkeypatch: pytest.MonkeyPatch, clip_dir: Path)
 def test_the_embedded_demo_clip_loads() -> None:
     clip = FrozenCLIP.load("ssrseg:demo/weights/clip")
     assert clip.patch_size == 8
-    features = clip.text_features(["a clean origami dog.", "a clean origami cat."])
+    features = clip.text_features(("a clean origami dog.", "a clean origami cat."))
     assert features[0] @ features[1] < 0.999

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ssrseg.data.classes import VOC_CLASSES
+from ssrseg.data.classes import COCO_CLASSES, VOC_CLASSES
 from ssrseg.errors import ConfigError
 from ssrseg.networks.vocabulary import available, build_vocabulary
 
@@ -18,12 +18,24 @@ VOC_BACKGROUNDS = [
     "railway", "railroad", "keyboard", "helmet", "cloud", "house", "mountain", "ocean", "road",
     "rock", "street", "valley", "bridge", "sign",
 ]  # fmt: skip
-COCO_SYNONYMS = {
-    "person": "person with clothes,people,human", "bird": "bird avian", "backpack": "backpack,bag",
-    "umbrella": "umbrella,parasol", "handbag": "handbag,purse", "tie": "necktie",
-    "baseball glove": "glove", "chair": "chair seat", "tvmonitor": "tvmonitor screen",
-    "remote": "remote control", "hair drier": "hairdrier,blowdrier", "spoon": "dessertspoon",
-}  # fmt: skip
+COCO_PROMPTS = [  # CLIP-ES's, its typo corrected
+    "person with clothes,people,human", "bicycle", "car", "motorbike", "aeroplane", "bus", "train",
+    "truck", "boat", "traffic light", "fire hydrant", "stop sign", "parking meter", "bench",
+    "bird avian", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe",
+    "backpack,bag", "umbrella,parasol", "handbag,purse", "necktie", "suitcase", "frisbee", "skis",
+    "snowboard", "sports ball", "kite", "baseball bat", "glove", "skateboard", "surfboard",
+    "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "dessertspoon", "bowl",
+    "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut",
+    "cake", "chair seat", "sofa", "pottedplant", "bed", "diningtable", "toilet",
+    "tvmonitor screen", "laptop", "mouse", "remote control", "keyboard", "cell phone", "microwave",
+    "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear",
+    "hairdrier,blowdrier", "toothbrush",
+]  # fmt: skip
+COCO_BACKGROUNDS = [
+    "ground", "land", "grass", "tree", "building", "wall", "sky", "lake", "water", "river", "sea",
+    "railway", "railroad", "helmet", "cloud", "house", "mountain", "ocean", "road", "rock",
+    "street", "valley", "bridge",
+]  # fmt: skip
 
 
 def test_voc_word_for_word() -> None:
@@ -35,20 +47,29 @@ def test_voc_word_for_word() -> None:
     assert vocabulary.dropped == ()
 
 
-def test_coco_words() -> None:
-    classes = (*COCO_SYNONYMS, "snowboard", "motorbike", "sofa")
-    vocabulary = build_vocabulary(classes, "coco")
-    prompts = [*COCO_SYNONYMS.values(), "snowboard", "motorbike", "sofa"]
-    backgrounds = [word for word in VOC_BACKGROUNDS if word not in ("keyboard", "sign")]
-    assert len(backgrounds) == 23
+def test_coco_word_for_word() -> None:
+    vocabulary = build_vocabulary(COCO_CLASSES, "coco")
+    assert (len(COCO_PROMPTS), len(COCO_BACKGROUNDS)) == (80, 23)
+    assert vocabulary.classes == COCO_CLASSES
     assert vocabulary.texts == tuple(
-        f"a clean origami {words}." for words in [*prompts, *backgrounds]
+        f"a clean origami {words}." for words in [*COCO_PROMPTS, *COCO_BACKGROUNDS]
     )
+    assert vocabulary.dropped == ()
+
+
+def test_coco_as_published_differs_in_one_text() -> None:
+    ours = build_vocabulary(COCO_CLASSES, "coco").texts
+    published = build_vocabulary(COCO_CLASSES, "coco-clip-es").texts
+    assert len(published) == 103
+    assert [pair for pair in zip(ours, published, strict=True) if pair[0] != pair[1]] == [
+        ("a clean origami snowboard.", "a clean origami sknowboard.")
+    ]
 
 
 def test_a_background_that_names_a_class_is_left_out() -> None:
     vocabulary = build_vocabulary(("Tree", "street light", "dog"), "voc")
     assert vocabulary.dropped == ("tree", "street")
+    assert vocabulary.dropped_for == ("Tree", "street light")
     assert len(vocabulary.texts) == 3 + 23
     assert not any(text == "a clean origami tree." for text in vocabulary.texts[3:])
     assert vocabulary.texts[0] == "a clean origami Tree."
@@ -57,6 +78,7 @@ def test_a_background_that_names_a_class_is_left_out() -> None:
 def test_a_background_that_a_synonym_names_is_left_out() -> None:
     vocabulary = build_vocabulary(("lawn",), "voc", {"lawn": "lawn, grass"})
     assert vocabulary.dropped == ("grass",)
+    assert vocabulary.dropped_for == ("lawn",)
     assert vocabulary.texts[0] == "a clean origami lawn, grass."
 
 
@@ -102,9 +124,9 @@ def test_a_file_that_is_none(tmp_path: Path, content: str) -> None:
 
 
 def test_an_unknown_set_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r'"vocc" is neither .*coco, demo, voc.*mean "voc"'):
+    with pytest.raises(ConfigError, match=r'"vocc" is neither .*es, demo, voc.*mean "voc"'):
         build_vocabulary(("dog",), "vocc")
 
 
 def test_shipped_sets() -> None:
-    assert available() == ["coco", "demo", "voc"]
+    assert available() == ["coco", "coco-clip-es", "demo", "voc"]

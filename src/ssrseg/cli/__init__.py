@@ -3,7 +3,7 @@
 torch and transformers are imported inside the commands, so that ``--help`` answers at once.
 """
 
-from ssrseg.cli import use  # registers its commands
+from ssrseg.cli import prepare, seeds, tables, use  # each registers its commands
 from ssrseg.cli.base import app, main
 
-__all__ = ["app", "main", "use"]
+__all__ = ["app", "main", "prepare", "seeds", "tables", "use"]

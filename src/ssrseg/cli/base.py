@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import cyclopts
 from cyclopts import App, Parameter
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from ssrseg import __version__
 from ssrseg.errors import SSRError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ssrseg.config import Config
+    from ssrseg.engine.finding import Finding
 
 app = App(
     name="ssrseg",
@@ -24,7 +29,9 @@ app = App(
     suppress_keyboard_interrupt=False,  # main says what to do next
 )
 
-Preset = Annotated[str, Parameter(help="Named settings: ssr, paper, clip-es, weclip, demo.")]
+Preset = Annotated[
+    str, Parameter(help="Named settings: ssr, paper, clip-es, weclip, demo, photos.")
+]
 ConfigFile = Annotated[
     Path | None,
     Parameter(name="--config", help="YAML file of settings that differ from the preset."),
@@ -40,16 +47,22 @@ Dino = Annotated[
     str | None, Parameter(help="DINO: hub id, or directory written by save_pretrained.")
 ]
 Prompts = Annotated[
-    str | None, Parameter(help="Prompt set (voc, coco, demo) or a YAML file with your own.")
+    str | None,
+    Parameter(help="Prompt set (voc, coco, coco-clip-es, demo) or a YAML file with your own."),
 ]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N.")]
 Cache = Annotated[Path | None, Parameter(help="Folder of superpixels that several runs may share.")]
 Split = Annotated[
-    str | None, Parameter(help="List of a VOC tree (train, train_aug, val, ...); default: all.")
+    str | None,
+    Parameter(
+        help="List of the data (VOC: train, train_aug, val; COCO: train, val); default: all."
+    ),
 ]
 Data = Annotated[
     Path,
-    Parameter(help="VOC 2012 tree, or a folder with images and labels.csv (columns image,labels)."),
+    Parameter(
+        help="VOC 2012 or COCO 2014 tree, or a folder with images and labels.csv (image,labels)."
+    ),
 ]
 
 
@@ -75,6 +88,20 @@ def settings(
 def say(text: str) -> None:
     """Print at once, so that a log file is never behind."""
     print(text, flush=True)
+
+
+def show(findings: Sequence[Finding]) -> int:
+    """Print a report, then the cure of every problem; the exit code, 1 if there is one."""
+    table = Table(box=None, show_header=False)
+    for finding in findings:
+        mark = "[red]problem[/]" if finding.cure else "[green]ok[/]"
+        # paths may hold brackets, which rich would take for markup
+        table.add_row(mark, escape(finding.what), escape(finding.found))
+    Console().print(table)
+    faults = [finding for finding in findings if finding.cure]
+    for finding in faults:
+        say(f"\n{finding.what}: {finding.cure}")
+    return 1 if faults else 0
 
 
 def complain(text: str) -> NoReturn:

@@ -24,6 +24,7 @@ from ssrseg.cli.base import (
     app,
     say,
     settings,
+    show,
 )
 
 if TYPE_CHECKING:
@@ -120,8 +121,8 @@ def masks(
     preset: Annotated[
         str | None,
         Parameter(
-            help="Named settings: ssr (default), paper, clip-es, weclip, demo; with --model, the"
-            " run's own."
+            help="Named settings: ssr (default), paper, clip-es, weclip, demo, photos; with"
+            " --model, the run's own."
         ),
     ] = None,
     config: ConfigFile = None,
@@ -171,7 +172,13 @@ def masks(
 @app.command
 def predict(
     *,
-    images: Annotated[Path, Parameter(help="One image or a folder of images.")],
+    images: Annotated[
+        Path | None, Parameter(help="One image or a folder of images; or give --data.")
+    ] = None,
+    data: Annotated[
+        Path | None, Parameter(help="Data set instead of --images; its labels are not needed.")
+    ] = None,
+    split: Split = None,
     model: Annotated[Path, Parameter(help="Run folder of `ssrseg train`, or model.safetensors.")],
     out: Annotated[Path, Parameter(help="Gets masks/ and classes.txt; run again to resume.")],
     clip: Clip = None,
@@ -182,11 +189,24 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Segment images with a trained model. No labels needed."""
+    from ssrseg.data.open import open_images
+    from ssrseg.errors import DataError
+
+    chosen: Path | dict[str, Path]
+    if images is not None and data is None and split is None:
+        chosen = images
+    elif data is not None and images is None:
+        chosen = open_images(data, split=split)
+    else:
+        raise DataError(
+            "predict needs either --images (a file or folder) or --data (a data set, of which"
+            " --split names a list): give exactly one of the two."
+        )
     from ssrseg.engine.device import pick_device
     from ssrseg.engine.predict import predict as run
 
     result = run(
-        images, out, model, clip=clip, crf=crf, overwrite=overwrite, device=pick_device(device)
+        chosen, out, model, clip=clip, crf=crf, overwrite=overwrite, device=pick_device(device)
     )
     say(
         f"{result.written} masks written to {result.out / 'masks'} in {result.seconds:.0f} s,"
@@ -226,16 +246,7 @@ def doctor(
     chosen = settings(preset, config, overrides, clip, dino)
     from ssrseg.engine.doctor import examine
 
-    findings = examine(chosen)
-    table = Table(box=None, show_header=False)
-    for finding in findings:
-        mark = "[red]problem[/]" if finding.cure else "[green]ok[/]"
-        table.add_row(mark, finding.what, finding.found)
-    Console().print(table)
-    faults = [finding for finding in findings if finding.cure]
-    for finding in faults:
-        say(f"\n{finding.what}: {finding.cure}")
-    return 1 if faults else 0
+    return show(examine(chosen))
 
 
 @app.command

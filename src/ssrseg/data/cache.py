@@ -37,7 +37,7 @@ class SuperpixelCache:
     def __call__(
         self, image: UInt8[Tensor, "height width 3"], name: str
     ) -> Int[Tensor, "height width"]:
-        """Superpixel ids from 0, int64.
+        """Superpixel ids from 0, int32.
 
         Args:
             image: RGB, 0 .. 255.
@@ -47,11 +47,11 @@ class SuperpixelCache:
             ValueError: If there are more superpixels than uint16 can number.
         """
         if self.folder is None:
-            return slic_labels(image, self.n_segments, self.compactness)
+            return slic_labels(image, self.n_segments, self.compactness).int()
         path = self.path(image, name)
         stored = _read(path, tuple(image.shape[:2]))
         if stored is not None:
-            return torch.from_numpy(stored.astype(np.int64))
+            return torch.from_numpy(stored.astype(np.int32))
         labels = slic_labels(image, self.n_segments, self.compactness)
         if int(labels.max()) > np.iinfo(np.uint16).max:
             raise ValueError(
@@ -60,7 +60,7 @@ class SuperpixelCache:
             )
         with atomic_write(path) as temporary:
             np.save(temporary, labels.numpy().astype(np.uint16))
-        return labels
+        return labels.int()
 
     def path(self, image: UInt8[Tensor, "height width 3"], name: str) -> Path:
         """Where the superpixels of ``image`` are stored.
@@ -83,7 +83,7 @@ class SuperpixelCache:
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
     """The stored array, or None if it is absent or not what we would have written."""
     try:
-        stored = np.load(path)
+        stored = np.load(path, mmap_mode="r")  # no copy in between
     except (OSError, ValueError, EOFError):
         return None
     return stored if stored.shape == shape and stored.dtype == np.uint16 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import warnings
@@ -162,10 +163,21 @@ def write_class_ids(path: Path, ids: UInt8[Tensor, "height width"]) -> None:
         path: Ends with ``.png``; its folder is made.
         ids: 0 background, 1 + class index, 255 ignore.
     """
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(class_ids_png(ids))
+
+
+def class_ids_png(ids: UInt8[Tensor, "height width"]) -> bytes:
+    """Class ids as an indexed PNG in VOC's colours, encoded.
+
+    Args:
+        ids: 0 background, 1 + class index, 255 ignore.
+    """
     image = Image.fromarray(ids.cpu().numpy())
     image.putpalette(voc_palette().tobytes())
-    with atomic_write(path) as temporary:
-        image.save(temporary, format="PNG")
+    encoded = io.BytesIO()
+    image.save(encoded, format="PNG")
+    return encoded.getvalue()
 
 
 def voc_palette() -> UInt8[np.ndarray, "256 3"]:

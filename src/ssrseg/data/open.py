@@ -8,12 +8,21 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from ssrseg.data.classes import VOC_CLASSES, read_classes
+from ssrseg.data.coco import (
+    SPLITS,
+    find_images,
+    find_masks,
+    image_key,
+    instances_file,
+    is_coco,
+    read_label_table,
+)
 from ssrseg.data.images import list_images
 from ssrseg.data.labels_csv import IMAGE_FOLDERS, read_labels_csv
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.text import fault_report, nearest, read_lines
 from ssrseg.data.voc import read_annotations
-from ssrseg.errors import DataError, did_you_mean
+from ssrseg.errors import DataError, LabelsError, did_you_mean
 
 _SPLITS = Path("ImageSets", "Segmentation")
 _TRUTHS = ("SegmentationClass", "SegmentationClassAug")  # the later one wins
@@ -29,17 +38,17 @@ CONVERT_ONEHOT = (
 
 
 def open_labelled(root: Path, *, split: str | None = None) -> LabelledImages:
-    """Open a folder with ``labels.csv``, or one in the VOC 2012 layout.
+    """Open a folder with ``labels.csv``, or one in the layout of VOC 2012 or COCO 2014.
 
-    Labels come from ``labels.csv`` where there is one, else from ``Annotations``; never from masks,
-    of which only the file names are looked up, for scoring. Classes come from ``classes.txt`` or
-    ``classes.yaml``, else they are VOC's in the VOC layout and those that occur in ``labels.csv``
-    elsewhere.
+    Labels come from ``labels.csv`` where there is one, else from ``Annotations`` (VOC) or from the
+    categories in ``annotations/instances_*2014.json`` (COCO); never from masks, of which only the
+    file names are looked up, for scoring. Classes come from ``classes.txt`` or ``classes.yaml``,
+    else they are those of VOC or COCO, and elsewhere those that occur in ``labels.csv``.
 
     Args:
         root: The folder.
         split: Name of a list of image names, ``ImageSets/Segmentation/<split>.txt`` or
-            ``<split>.txt``; None = all images.
+            ``<split>.txt``; in a COCO tree also ``train`` or ``val``; None = all images.
 
     Raises:
         DataError: If the folder has neither layout, or the split does not fit it.
@@ -52,6 +61,8 @@ def open_labelled(root: Path, *, split: str | None = None) -> LabelledImages:
     if classes is None and _is_voc(root):
         classes, source = VOC_CLASSES, "VOC's class list"
     csv_path = root / "labels.csv"
+    if not csv_path.exists() and is_coco(root):
+        return _open_coco(root, split, listed)
     if csv_path.exists():
         classes, rows = read_labels_csv(csv_path, classes=classes, source=source)
         base = _image_folder([row.image for row in rows])
@@ -67,6 +78,67 @@ def open_labelled(root: Path, *, split: str | None = None) -> LabelledImages:
         labels = dict(zip(chosen, found, strict=True))
     truths = _truths(root)
     samples = (Sample(name, images[name], labels[name], truths.get(name)) for name in chosen)
+    return LabelledImages(root, classes, tuple(samples), listed[1] if listed else {})
+
+
+def open_images(root: Path, *, split: str | None = None) -> dict[str, Path]:
+    """Images of a data set or of one of its lists, for prediction: no labels are needed.
+
+    Args:
+        root: A folder that :func:`open_labelled` opens, or VOC's images and lists alone.
+        split: As there; None = all images.
+
+    Returns:
+        Path by name of the sample, in the order of the list.
+
+    Raises:
+        DataError: If there are no such images, or the split does not fit them.
+    """
+    if _is_voc(root) and not is_coco(root):
+        images = _images_by_name(root / "JPEGImages")
+        return {name: images[name] for name in _choose(root, split, images, "JPEGImages")}
+    return {sample.name: sample.image for sample in open_labelled(root, split=split).samples}
+
+
+def _open_coco(
+    root: Path, split: str | None, listed: tuple[tuple[str, ...], dict[str, str]] | None
+) -> LabelledImages:
+    """Samples named like their images, which need not lie in COCO's own folders."""
+    known = {part for part in SPLITS if instances_file(root, part).is_file()}
+    parts = [split] if split in SPLITS else [part for part in SPLITS if part in known]
+    images: dict[str, Path] = {}
+    labels: dict[str, tuple[int, ...]] = {}
+    classes: tuple[str, ...] = ()
+    for part in parts:
+        table = read_label_table(instances_file(root, part))
+        if classes and table.classes != classes:
+            raise LabelsError(
+                f"{root}/annotations: the files of {' and '.join(parts)} list other categories."
+                " Unpack annotations_trainval2014.zip again."
+            )
+        classes = table.classes
+        found = find_images(root, part, table.labels)
+        missing = [name for name in table.labels if name not in found]
+        if missing:
+            raise DataError(
+                f"{root} lacks {len(missing)} of {len(table.labels)} images of {part} (such as"
+                f" {missing[0]}). `ssrseg prepare coco --data {root}` says what is missing and"
+                " where it comes from."
+            )
+        for name, path in found.items():
+            images[Path(name).stem] = path
+            labels[Path(name).stem] = table.labels[name]
+    if listed is not None and listed[0] != classes:
+        raise LabelsError(
+            f"{root} has a class list of its own ({len(listed[0])} names), which is not that of its"
+            f" annotations ({len(classes)} names, by category id). Remove it; a classes.yaml with"
+            " exactly those names in that order may give prompts."
+        )
+    chosen = list(images) if split in SPLITS else _choose(root, split, images, "the annotations")
+    truths = {key: path for name in _TRUTHS for key, path in find_masks(root / name).items()}
+    samples = (
+        Sample(name, images[name], labels[name], truths.get(image_key(name))) for name in chosen
+    )
     return LabelledImages(root, classes, tuple(samples), listed[1] if listed else {})
 
 
@@ -86,6 +158,8 @@ def _check_folder(root: Path) -> None:
         raise DataError(f"{root} is a file, but a data folder is expected. Give {root.parent}.")
     if (root / "labels.csv").exists() or (_is_voc(root) and (root / "Annotations").is_dir()):
         return
+    if is_coco(root):
+        return
     if _is_voc(root) and (root / "cls_labels_onehot.npy").exists():
         raise DataError(
             f"{root / 'cls_labels_onehot.npy'} is a pickle, which can run any code when it is"
@@ -101,13 +175,15 @@ def _check_folder(root: Path) -> None:
     near = [
         folder
         for folder in (root.parent, *sorted(root.iterdir()), root / "VOCdevkit" / "VOC2012")
-        if folder.is_dir() and ((folder / "labels.csv").exists() or _is_voc(folder))
+        if folder.is_dir()
+        and ((folder / "labels.csv").exists() or _is_voc(folder) or is_coco(folder))
     ]
     names = sorted(os.listdir(root))
     there = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
     raise DataError(
         f"{root} is no data folder: neither labels.csv nor the VOC 2012 layout (JPEGImages,"
-        f" ImageSets, Annotations) is in it. It holds {there or 'nothing'}. "
+        " ImageSets, Annotations) nor COCO's (annotations/instances_train2014.json) is in it."
+        f" It holds {there or 'nothing'}. "
         + (
             f"Did you mean {near[0]}?"
             if near

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 
 def to_unit(image: UInt8[Tensor, "height width 3"]) -> Float[Tensor, "3 height width"]:
@@ -94,22 +93,42 @@ def random_crop(
     factor, mirror, down, right = torch.rand(4, generator=generator).tolist()
     factor = scale[0] + factor * (scale[1] - scale[0])
     height, width = (max(1, round(side * factor)) for side in ids.shape)
-    resized = to_unit(resize(image, (height, width), bicubic=False))
-    nearest = functional.interpolate(ids[None, None].double(), (height, width), mode="nearest")
-    moved = nearest[0, 0].to(ids.dtype)
-    if flip and mirror < 0.5:
+    mirrored = flip and mirror < 0.5
+    rows, top_from, top_to = _overlap(height, size, down)
+    columns, left_from, left_to = _overlap(width, size, right)
+    if mirrored:  # the crop of the mirror image is the mirror image of another crop
+        left_from = width - columns - left_from
+    window = (top_from, left_from, rows, columns)
+    resized = to_unit(_resized_window(image, (height, width), window))
+    down_to = (torch.arange(rows) + top_from) * ids.shape[0] // height
+    right_to = (torch.arange(columns) + left_from) * ids.shape[1] // width
+    moved = ids[down_to][:, right_to]
+    if mirrored:
         resized, moved = resized.flip(-1), moved.flip(-1)
     canvas = torch.zeros(3, size, size)
     id_canvas = torch.full((size, size), fill, dtype=ids.dtype)
     valid = torch.zeros(size, size, dtype=torch.bool)
-    rows, top_from, top_to = _overlap(height, size, down)
-    columns, left_from, left_to = _overlap(width, size, right)
     there = (slice(top_to, top_to + rows), slice(left_to, left_to + columns))
-    here = (slice(top_from, top_from + rows), slice(left_from, left_from + columns))
-    canvas[:, *there] = resized[:, *here]
-    id_canvas[there] = moved[here]
+    canvas[:, *there] = resized
+    id_canvas[there] = moved
     valid[there] = True
     return Crop(canvas, id_canvas, valid)
+
+
+def _resized_window(
+    image: UInt8[Tensor, "height width 3"],
+    size: tuple[int, int],
+    window: tuple[int, int, int, int],
+) -> UInt8[Tensor, "rows columns 3"]:
+    """A window (top, left, rows, columns) of the image resized to ``size``; only it is computed."""
+    top, left, rows, columns = window
+    down, right = image.shape[0] / size[0], image.shape[1] / size[1]
+    box = (left * right, top * down, (left + columns) * right, (top + rows) * down)
+    box = (*box[:2], min(box[2], image.shape[1]), min(box[3], image.shape[0]))  # rounding
+    picture = Image.fromarray(image.numpy())
+    return torch.from_numpy(
+        np.array(picture.resize((columns, rows), Image.Resampling.BILINEAR, box=box))
+    )
 
 
 def _overlap(have: int, want: int, draw: float) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import pairwise
 
 from jaxtyping import UInt8
@@ -34,19 +35,22 @@ _COMPANION = {
 }  # fmt: skip
 
 
-def build_tokenizer(longest: int = 24) -> CLIPTokenizer:
+def build_tokenizer(
+    words: Collection[str] = CLASSES + BACKGROUNDS, longest: int = 24
+) -> CLIPTokenizer:
     """Byte-pair tokenizer in which every word of the captions is one token.
 
     Other words fall apart into letters; the start and end tokens come last, as in CLIP.
 
     Args:
+        words: What the templates are filled with, word by word.
         longest: Most tokens in a text.
     """
-    words = {word for template in TEMPLATES for word in template.format("").strip(".").split()}
+    frame = {word for template in TEMPLATES for word in template.format("").strip(".").split()}
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,-'"
     vocabulary = [*letters, *(f"{letter}</w>" for letter in letters)]
     merges: list[tuple[str, str]] = []
-    for word in sorted(words | {"and"} | set(CLASSES) | set(BACKGROUNDS)):
+    for word in sorted(frame | {"and"} | set(words)):
         pieces = [*word[:-1], f"{word[-1]}</w>"]
         while len(pieces) > 1:
             known = [pair for pair in pairwise(pieces) if pair in merges]

@@ -33,11 +33,11 @@ def encode_windows(
 
 
 def contrast(
-    cosines: Float[Tensor, "images texts"], same: Bool[Tensor, "images texts"], scale: Tensor
+    cosines: Float[Tensor, "images texts"], right: Bool[Tensor, "images texts"], scale: Tensor
 ) -> Tensor:
-    """CLIP's symmetric loss; equal captions of other images count as right too."""
+    """CLIP's symmetric loss; other captions that are right for an image share its target."""
     logits = scale * cosines
-    target = same.float()
+    target = right.float()
     rows = -(logits.log_softmax(1) * target / target.sum(1, keepdim=True)).sum(1).mean()
     columns = -(logits.log_softmax(0) * target / target.sum(0, keepdim=True)).sum(0).mean()
     return (rows + columns) / 2
@@ -45,8 +45,8 @@ def contrast(
 
 def clip_loss(
     tokens: Float[Tensor, "batch tokens dim"],
-    texts: Float[Tensor, "batch dim"],
-    same: Bool[Tensor, "batch batch"],
+    texts: Float[Tensor, "texts dim"],
+    right: Bool[Tensor, "batch texts"],
     scale: Tensor,
     weights: tuple[float, float, float],
 ) -> Tensor:
@@ -56,5 +56,5 @@ def clip_loss(
     mean = functional.normalize(tokens[:, 1:].mean(1), dim=-1) @ texts.T
     nearness = functional.normalize(tokens[:, 1:], dim=-1) @ texts.T
     pointed = ((scale.detach() * nearness).softmax(1) * nearness).sum(1)
-    losses = [contrast(cosines, same, scale) for cosines in (cls, mean, pointed)]
+    losses = [contrast(cosines, right, scale) for cosines in (cls, mean, pointed)]
     return torch.stack([w * value for w, value in zip(weights, losses, strict=True)]).sum()

@@ -15,10 +15,12 @@ left out: in the short pilots of ``weights/DINO_CARD.md`` they did not look usef
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import ViTConfig, ViTModel
+
+from ssrseg.networks.dino import PIXEL_MEAN, PIXEL_STD
 
 
 def sincos_positions(grid: int, dim: int, scale: float = 0.5) -> Float[Tensor, "1 patches_cls dim"]:
@@ -89,6 +91,37 @@ def encode(
         tokens = tokens + attention.o_proj(mixed)
         tokens = tokens + layer.mlp(layer.layernorm_after(tokens))
     return model.layernorm(tokens), maps
+
+
+def random_views(
+    scenes: UInt8[Tensor, "batch 3 height width"], side: int, generator: torch.Generator
+) -> Float[Tensor, "batch 3 side side"]:
+    """Random crop, scale, flip and colour change of each scene, normalised like DINO's input.
+
+    The crop's edge is 0.8 to 1.3 times ``side`` where the scene is large enough.
+    """
+    count, _, height, _ = scenes.shape
+    low, high = min(0.8 * side, height) / height, min(1.3 * side, height) / height
+    edge = low + (high - low) * torch.rand(count, generator=generator)
+    centre = (1 - edge)[:, None] * (2 * torch.rand(count, 2, generator=generator) - 1)
+    flip = 1.0 - 2.0 * (torch.rand(count, generator=generator) < 0.5)
+    zero = torch.zeros(count)
+    theta = torch.stack(
+        [
+            torch.stack([edge * flip, zero, centre[:, 0]], 1),
+            torch.stack([zero, edge, centre[:, 1]], 1),
+        ],
+        1,
+    )
+    grid = F.affine_grid(theta, [count, 3, side, side], align_corners=False)
+    pixels = F.grid_sample(scenes.float() / 255, grid, align_corners=False, padding_mode="border")
+    gain = 1 + 0.2 * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
+    cast = 1 + 0.1 * (2 * torch.rand(count, 3, 1, 1, generator=generator) - 1)
+    shift = 0.08 * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
+    pixels = (pixels * gain * cast + shift).clamp(0, 1)
+    return (pixels - torch.tensor(PIXEL_MEAN)[:, None, None]) / torch.tensor(PIXEL_STD)[
+        :, None, None
+    ]
 
 
 def to_patches(

@@ -128,7 +128,7 @@ def probe_accuracy(
 
 def evaluate(clip: FrozenCLIP, scenes: HeldOut) -> Gate:
     """All figures of the gate."""
-    texts = clip.text_features([f"a clean origami {name}." for name in CLASSES + BACKGROUNDS])
+    texts = clip.text_features(tuple(f"a clean origami {name}." for name in CLASSES + BACKGROUNDS))
     maps, patches, cls = [], [], []
     for pixels, here in zip(scenes.pixels.split(50), scenes.present.split(50), strict=True):
         every = torch.arange(len(CLASSES)).expand_as(here)

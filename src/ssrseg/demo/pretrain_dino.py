@@ -1,33 +1,32 @@
-"""Self-supervised pretraining of the demo world's DINO-style ViT (see :mod:`.dino_objective`).
+"""Self-supervised pretraining of a small DINO-style ViT (see :mod:`.dino_objective`).
 
-Run ``python -m ssrseg.demo.pretrain_dino --out DIR``. Every random choice follows from the seed and
-the step, so a resumed run ends at the same weights as one that was never stopped.
+Run ``python -m ssrseg.demo.pretrain_dino --out DIR`` for the demo world's, which sees rendered
+scenes; ``--photos DIR[:SPLIT]`` takes photographs instead. Every random choice follows from the
+seed and the step, so a resumed run ends at the same weights as one that was never stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import ViTModel
 
 from ssrseg.data.files import atomic_write
-from ssrseg.demo.dino_objective import build_model, losses, to_patches
+from ssrseg.demo.dino_objective import build_model, losses, random_views, to_patches
+from ssrseg.demo.export import write_pretrained
+from ssrseg.demo.photos import PhotoPool, open_photos
 from ssrseg.demo.scenes import render_scene
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+from ssrseg.networks.dino import PIXEL_MEAN, PIXEL_STD
 
 
 @dataclass(frozen=True)
@@ -62,37 +61,29 @@ class PretrainConfig:
         return math.ceil(self.views / self.batch)
 
 
-def random_views(
-    scenes: UInt8[Tensor, "batch 3 height width"], side: int, generator: torch.Generator
-) -> Float[Tensor, "batch 3 side side"]:
-    """Random crop, scale, flip and colour change of each scene, normalised like DINO's input.
+@runtime_checkable
+class PictureSource(Protocol):
+    """Rendered scenes or photographs.
 
-    The crop's edge is 0.8 to 1.3 times ``side`` where the scene is large enough.
+    Attributes:
+        name: Tells sources apart; a checkpoint of another one is refused.
     """
-    count, _, height, _ = scenes.shape
-    low, high = min(0.8 * side, height) / height, min(1.3 * side, height) / height
-    edge = low + (high - low) * torch.rand(count, generator=generator)
-    centre = (1 - edge)[:, None] * (2 * torch.rand(count, 2, generator=generator) - 1)
-    flip = 1.0 - 2.0 * (torch.rand(count, generator=generator) < 0.5)
-    zero = torch.zeros(count)
-    theta = torch.stack(
-        [
-            torch.stack([edge * flip, zero, centre[:, 0]], 1),
-            torch.stack([zero, edge, centre[:, 1]], 1),
-        ],
-        1,
-    )
-    grid = F.affine_grid(theta, [count, 3, side, side], align_corners=False)
-    pixels = F.grid_sample(scenes.float() / 255, grid, align_corners=False, padding_mode="border")
-    gain = 1 + 0.2 * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
-    cast = 1 + 0.1 * (2 * torch.rand(count, 3, 1, 1, generator=generator) - 1)
-    shift = 0.08 * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
-    pixels = (pixels * gain * cast + shift).clamp(0, 1)
-    return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+
+    name: str
+
+    def advance(self, step: int) -> None:
+        """Make ready what may be drawn at ``step``."""
+        ...
+
+    def draw(self, count: int, generator: torch.Generator) -> UInt8[Tensor, "batch 3 height width"]:
+        """Draw ``count`` pictures of the model's size with replacement."""
+        ...
 
 
 class ScenePool:
     """A slowly changing stock of rendered scenes; what it holds depends on the step alone."""
+
+    name = "scenes"
 
     def __init__(self, config: PretrainConfig, first_seed: int) -> None:
         self._fresh = config.fresh
@@ -121,7 +112,7 @@ class ScenePool:
 
 
 def draw_views(
-    config: PretrainConfig, pool: ScenePool, step: int
+    config: PretrainConfig, pool: PictureSource, step: int
 ) -> tuple[Float[Tensor, "views words pixels"], Int[Tensor, "views words"], torch.Generator]:
     """Clean patches of the step's windows, their grid places, and the step's generator.
 
@@ -189,7 +180,7 @@ def start_state(config: PretrainConfig) -> TrainState:
     return TrainState(student, teacher, torch.optim.AdamW(groups, betas=(0.9, 0.98)))
 
 
-def train_step(config: PretrainConfig, state: TrainState, pool: ScenePool) -> dict[str, float]:
+def train_step(config: PretrainConfig, state: TrainState, pool: PictureSource) -> dict[str, float]:
     """One optimiser step; returns the value of each loss term and their weighted sum."""
     clean, places, generator = draw_views(config, pool, state.step)
     with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
@@ -217,7 +208,9 @@ def train_step(config: PretrainConfig, state: TrainState, pool: ScenePool) -> di
     return {"loss": total.item(), **{name: value.item() for name, value in found.items()}}
 
 
-def save_checkpoint(state: TrainState, config: PretrainConfig, path: Path) -> None:
+def save_checkpoint(
+    state: TrainState, config: PretrainConfig, path: Path, source: str = ScenePool.name
+) -> None:
     """Write everything that training needs to go on."""
     content = {
         "student": state.student.state_dict(),
@@ -226,20 +219,22 @@ def save_checkpoint(state: TrainState, config: PretrainConfig, path: Path) -> No
         "step": state.step,
         "cpu_seconds": state.cpu_seconds,
         "config": asdict(config),
+        "source": source,
     }
     with atomic_write(path) as temporary:
         torch.save(content, temporary)
 
 
-def load_checkpoint(config: PretrainConfig, path: Path) -> TrainState:
+def load_checkpoint(config: PretrainConfig, path: Path, source: str = ScenePool.name) -> TrainState:
     """Read what :func:`save_checkpoint` wrote.
 
     Raises:
-        ValueError: if the checkpoint was trained with another configuration.
+        ValueError: if the checkpoint was trained with another configuration, or on other pictures.
     """
     content = torch.load(path, weights_only=True)
-    if content["config"] != asdict(config):
-        raise ValueError(f"{path} holds {content['config']}, not {asdict(config)}")
+    found, wanted = (content["config"], content["source"]), (asdict(config), source)
+    if found != wanted:
+        raise ValueError(f"{path} holds {found}, not {wanted}")
     state = start_state(config)
     state.student.load_state_dict(content["student"])
     state.teacher.load_state_dict(content["teacher"])
@@ -250,23 +245,19 @@ def load_checkpoint(config: PretrainConfig, path: Path) -> TrainState:
 
 def export(encoder: ViTModel, folder: Path) -> None:
     """Write the encoder as ``ViTModel.from_pretrained`` reads it, in half precision."""
-    with atomic_write(folder / "model.safetensors") as temporary:
-        tensors = {name: value.half().contiguous() for name, value in encoder.state_dict().items()}
-        save_file(tensors, temporary, metadata={"format": "pt"})
-    described = {**encoder.config.to_dict(), "architectures": ["ViTModel"], "dtype": "float16"}
     size = encoder.config.image_size
-    processor = {
-        "image_processor_type": "ViTImageProcessor",
-        "image_mean": MEAN,
-        "image_std": STD,
-        "size": {"height": size, "width": size},
-    }
-    for name, content in (("config", described), ("preprocessor_config", processor)):
-        with atomic_write(folder / f"{name}.json") as temporary:
-            temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    write_pretrained(
+        encoder, folder, processor="ViTImageProcessor", mean=PIXEL_MEAN, std=PIXEL_STD, size=size
+    )
 
 
-def train(config: PretrainConfig, out: Path, resume: bool = False, every: int = 100) -> None:
+def train(
+    config: PretrainConfig,
+    out: Path,
+    resume: bool = False,
+    every: int = 100,
+    source: PictureSource | None = None,
+) -> None:
     """Pretrain and write ``checkpoint.pt``, ``log.csv`` and the teacher's encoder to ``out``.
 
     Args:
@@ -274,10 +265,13 @@ def train(config: PretrainConfig, out: Path, resume: bool = False, every: int = 
         out: Folder for the three.
         resume: Go on from ``out/checkpoint.pt`` if it is there.
         every: Steps between two lines of the log; every fifth line also writes a checkpoint.
+        source: Pictures; None = rendered scenes.
     """
+    # scenes far from the seeds 0.. that tests, demo and CLIP use
+    pool = source or ScenePool(config, first_seed=50_000_000 + 10_000_000 * config.seed)
     path, log = out / "checkpoint.pt", out / "log.csv"
     if resume and path.exists():
-        state = load_checkpoint(config, path)
+        state = load_checkpoint(config, path, pool.name)
         lines = [line for line in log.read_text().splitlines()[1:]] if log.exists() else []
         kept = [line for line in lines if int(line.split(",")[0]) <= state.step]
     else:
@@ -285,8 +279,6 @@ def train(config: PretrainConfig, out: Path, resume: bool = False, every: int = 
     out.mkdir(parents=True, exist_ok=True)
     header = ["step", "views", "cpu_seconds", "loss", "denoise", "relation"]
     log.write_text("\n".join([",".join(header), *kept]) + "\n")
-    # far from the seeds 0.. that tests, demo and CLIP use
-    pool = ScenePool(config, first_seed=50_000_000 + 10_000_000 * config.seed)
     sums: dict[str, float] = {}
     before = time.process_time() - state.cpu_seconds
     while state.step < config.steps:
@@ -302,21 +294,30 @@ def train(config: PretrainConfig, out: Path, resume: bool = False, every: int = 
                 csv.writer(stream, lineterminator="\n").writerow(row)
             sums.clear()
         if state.step % (5 * every) == 0 or state.step == config.steps:
-            save_checkpoint(state, config, path)
+            save_checkpoint(state, config, path, pool.name)
             export(state.teacher["encoder"], out / "dino")
+
+
+PHOTOGRAPHS = PretrainConfig(views=120_000, width=128, depth=5, heads=4, lr=1e-3)
+"""The recipe for a few thousand photographs; ``pool`` and ``fresh`` mean nothing there."""
 
 
 def main() -> None:
     """Command line: ``python -m ssrseg.demo.pretrain_dino --out DIR``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--views", type=int, default=PretrainConfig.views)
+    parser.add_argument("--photos", action="append", default=[], metavar="DIR[:SPLIT]")
+    parser.add_argument("--views", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    config = PretrainConfig(seed=chosen.seed, views=chosen.views)
-    train(config, chosen.out, resume=chosen.resume)
+    recipe = PHOTOGRAPHS if chosen.photos else PretrainConfig()
+    config = replace(recipe, seed=chosen.seed, views=chosen.views or recipe.views)
+    source = None
+    if chosen.photos:
+        source = PhotoPool(open_photos(chosen.photos), config.patch * config.grid)
+    train(config, chosen.out, resume=chosen.resume, source=source)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import statistics
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from ssrseg.data.images import read_image, read_truth, voc_palette
 from ssrseg.data.open import open_labelled
 from ssrseg.engine.masks import rectify_photo
 from ssrseg.engine.rectify import Rectifier
+from ssrseg.engine.rows import READOUTS
 from ssrseg.report.overlay import heat_overlay, ids_overlay, target_overlay, upsample
 from ssrseg.report.page import (
     Chart,
@@ -28,22 +28,18 @@ from ssrseg.report.page import (
     TableRow,
     write_page,
 )
+from ssrseg.report.published import PAPER
+from ssrseg.report.results import spread
 
 SCENES_SHOWN = 8
 
-PAPER_MAIN = {
-    "CLIP CAM": "58.6",
-    "CMPA CAM": "63.3",
-    "+ CLIP attention": "74.6",
-    "+ DINO attention": "76.3",
-    "+ SGC": "78.7",
-    "decoder": "78.2",
-    "decoder + CRF": "79.5",
+_PRINTED = [(each.ours, each.cells) for number in (3, 4) for each in PAPER[number].rows]
+PAPER_MAIN = {row: f"{cells[-1]}" for row, cells in _PRINTED} | {
+    each.ours: f"{each.cells[0]}" for each in PAPER[1].rows
 }
 """The paper's figures on VOC 2012 (Tables 1, 3, 4): another world, other encoders."""
 
-PAPER_LOSSES = {"L_feature": "53.5", "L_in_modal": "57.8", "L_crossmodal": "63.3"}
-READOUT_NAMES = ("gradcam", "patch", "combined")
+PAPER_LOSSES = {each.name: f"{each.cells[0]}" for each in PAPER[4].rows}
 
 
 def write_report(
@@ -104,14 +100,14 @@ def write_report(
         ),
         ReportTable(
             "Table 4 in small: the loss of CMPA",
-            ("loss", *READOUT_NAMES, "paper, VOC 2012"),
+            ("loss", *READOUTS, "paper, VOC 2012"),
             (
                 TableRow("CLIP (no training)", (spread(figures["CLIP CAM"]), "", "", "58.6")),
                 *(
                     TableRow(
                         loss,
                         (
-                            *(spread(figures[f"{loss}, {readout}"]) for readout in READOUT_NAMES),
+                            *(spread(figures[f"{loss}, {readout}"]) for readout in READOUTS),
                             PAPER_LOSSES.get(loss, ""),
                         ),
                     )
@@ -120,7 +116,7 @@ def write_report(
                 TableRow(
                     "untrained projector",
                     (
-                        *(spread(figures[f"untrained projector, {x}"]) for x in READOUT_NAMES),
+                        *(spread(figures[f"untrained projector, {x}"]) for x in READOUTS),
                         "",
                     ),
                     kind="control",
@@ -154,12 +150,6 @@ def write_report(
         ),
     )
     write_page(report, page)
-
-
-def spread(values: list[float]) -> str:
-    """``48.6`` for one seed, ``48.6 ± 0.4`` (standard deviation) for several."""
-    mean = statistics.fmean(values)
-    return f"{mean:.1f}" if len(values) == 1 else f"{mean:.1f} ± {statistics.stdev(values):.1f}"
 
 
 def _pictures(folder: Path, rectifier: Rectifier) -> Section:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -30,22 +31,32 @@ class CropBatch:
         ids: Superpixels (-1 = padding), or class ids under full supervision (255 = ignore).
         valid: False = padding.
         present: Classes of the whole image, -1 = empty slot.
+        n_ids: A bound above every id, known before the batch goes to a GPU.
     """
 
     image: Float[Tensor, "batch 3 size size"]
     ids: Int[Tensor, "batch size size"]
     valid: Bool[Tensor, "batch size size"]
     present: Int[Tensor, "batch slots"]
+    n_ids: int
 
     def to(self, device: torch.device) -> CropBatch:
-        """Move to a device."""
-        return CropBatch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+        """Move to a device, without waiting for it."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> CropBatch:
+        """For copies to a GPU that nobody waits for; the loader calls this."""
+        return self._each(Tensor.pin_memory)
 
     def split(self, size: int) -> Iterator[CropBatch]:
         """Micro-batches of at most ``size`` crops."""
         for start in range(0, len(self.image), size):
             part = slice(start, start + size)
-            yield CropBatch(*(getattr(self, name)[part] for name in self.__dataclass_fields__))
+            yield self._each(lambda tensor, part=part: tensor[part])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> CropBatch:
+        tensors = (self.image, self.ids, self.valid, self.present)
+        return CropBatch(*map(change, tensors), self.n_ids)
 
 
 def mix(seed: int, number: int, stream: int) -> int:
@@ -90,9 +101,9 @@ class CropDraws(Dataset[tuple[Crop, tuple[int, ...]]]):
     def __getitem__(self, draw: int) -> tuple[Crop, tuple[int, ...]]:
         """Crop and image-level labels."""
         epoch, position = divmod(draw, len(self.data))
-        order = torch.Generator().manual_seed(mix(self.seed, epoch, 0))
-        index = int(torch.randperm(len(self.data), generator=order)[position])
-        sample = self.data.samples[index]
+        sample = self.data.samples[
+            int(_shuffled(len(self.data), mix(self.seed, epoch, 0))[position])
+        ]
         photo = read_image(sample.image)
         check_size(photo, sample.image, self.min_side)
         photo = limit_side(photo, self.settings.max_side)
@@ -100,10 +111,12 @@ class CropDraws(Dataset[tuple[Crop, tuple[int, ...]]]):
             ids, fill = self.superpixels(photo, sample.name), -1
         else:
             assert sample.truth is not None
-            ids, fill = read_truth(sample.truth).long(), IGNORE
-            ids = torch.nn.functional.interpolate(
-                ids[None, None].double(), photo.shape[:2], mode="nearest"
-            )[0, 0].long()
+            ids, fill = read_truth(sample.truth).int(), IGNORE
+            rows, columns = (
+                torch.arange(new) * old // new
+                for old, new in zip(ids.shape, photo.shape[:2], strict=True)
+            )
+            ids = ids[rows][:, columns]
         crop = random_crop(
             photo,
             ids,
@@ -123,15 +136,23 @@ class CropDraws(Dataset[tuple[Crop, tuple[int, ...]]]):
             sampler=range(start, stop),
             num_workers=self.settings.workers,
             collate_fn=_collate,
-            persistent_workers=False,
+            pin_memory=torch.cuda.is_available(),
         )
+
+
+@lru_cache(maxsize=2)
+def _shuffled(count: int, seed: int) -> Int[Tensor, " images"]:
+    """Order of a pass; kept, because every draw of the pass asks for it."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
 def _collate(drawn: list[tuple[Crop, tuple[int, ...]]]) -> CropBatch:
     crops = [crop for crop, _ in drawn]
+    ids = torch.stack([crop.ids for crop in crops])
     return CropBatch(
         torch.stack([crop.image for crop in crops]),
-        torch.stack([crop.ids for crop in crops]),
+        ids,
         torch.stack([crop.valid for crop in crops]),
         present_slots([labels for _, labels in drawn]),
+        int(ids.max()) + 1,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import platform
 import shutil
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -13,20 +12,12 @@ import torch
 
 from ssrseg import __version__
 from ssrseg.config import Config
+from ssrseg.engine.finding import Finding
 from ssrseg.errors import SSRError
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.dino import FrozenDINO
 
 PACKAGES = ("torch", "transformers", "safetensors", "numpy", "scipy", "scikit-image", "pillow")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report; ``cure`` is empty where all is well."""
-
-    what: str
-    found: str
-    cure: str = ""
 
 
 def examine(config: Config) -> list[Finding]:

@@ -102,31 +102,49 @@ def evaluate(predictions: Path, data: LabelledImages) -> Evaluation:
 
 def save_evaluation(result: Evaluation, path: Path) -> None:
     """Write the figures as JSON, shares in [0, 1]; a class without pixels is null."""
-    per_class = {
-        name: {
-            "images": int(result.images[index]),
-            **{
-                key: None if values[index].isnan() else float(values[index])
-                for key, values in (
-                    ("iou", result.scores.iou),
-                    ("precision", result.scores.class_precision),
-                    ("recall", result.scores.class_recall),
-                    ("confusion_ratio", result.scores.class_confusion_ratio),
-                )
-            },
-        }
-        for index, name in enumerate(result.classes)
-    }
     table = {
-        "miou": result.scores.miou,
-        "precision": result.scores.precision,
-        "recall": result.scores.recall,
-        "confusion_ratio": None
-        if math.isnan(result.scores.confusion_ratio)
-        else result.scores.confusion_ratio,
+        **mean_figures(result.scores),
         "classes_without_hit": result.scores.classes_without_hit,
         "undecided": result.undecided,
-        "classes": per_class,
+        "classes": class_figures(result.scores, result.classes, result.images),
     }
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+
+
+def mean_figures(found: Scores) -> dict[str, float | None]:
+    """The four measures, ready for JSON; None = not defined."""
+    return {
+        "miou": found.miou,
+        "precision": found.precision,
+        "recall": found.recall,
+        "confusion_ratio": None if math.isnan(found.confusion_ratio) else found.confusion_ratio,
+    }
+
+
+def class_figures(
+    found: Scores, classes: tuple[str, ...], images: Int[Tensor, " classes"]
+) -> dict[str, dict[str, float | int | None]]:
+    """Measures and number of images by class, ready for JSON.
+
+    Args:
+        found: Scores.
+        classes: Background first.
+        images: Images that show each class.
+    """
+    columns = {
+        "iou": found.iou,
+        "precision": found.class_precision,
+        "recall": found.class_recall,
+        "confusion_ratio": found.class_confusion_ratio,
+    }
+    return {
+        name: {
+            "images": int(images[index]),
+            **{
+                key: None if values[index].isnan() else float(values[index])
+                for key, values in columns.items()
+            },
+        }
+        for index, name in enumerate(classes)
+    }

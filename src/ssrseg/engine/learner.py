@@ -115,7 +115,9 @@ class Learner:
             groups.append({"params": decayed, "base": config.optim.cmpa_lr})
             if free:
                 groups.append({"params": free, "base": config.optim.cmpa_lr, "weight_decay": 0.0})
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=config.optim.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=0.0, weight_decay=config.optim.weight_decay, fused=True
+        )
 
     def begin(self, iteration: int, schedule: Plan) -> None:
         """Learning rates, each group's by the schedule of its own stage, and WeCLIP's RFM."""

@@ -5,17 +5,29 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from torch import Tensor
+
 from ssrseg.data.files import atomic_write
 
 FIELDS = ("iteration", "loss", "proto", "seg", "temperature", "purity", "lr", "pseudo_miou")
 
 
+EVERY = 10
+"""Rows written at once: reading a loss makes the host wait for the device."""
+
+
 class Log:
-    """Appends rows; those after the iteration a run resumes from are dropped."""
+    """Appends rows; those after the iteration a run resumes from are dropped.
+
+    Attributes:
+        path: The file.
+        last: The last row that was written.
+    """
 
     def __init__(self, path: Path, first: int) -> None:
         """Open ``path``, keeping rows up to iteration ``first``."""
         self.path = path
+        self._waiting: list[dict[str, float | Tensor]] = []
         rows: list[dict[str, str]] = []
         if path.is_file():
             with path.open(newline="", encoding="utf-8") as file:
@@ -33,9 +45,18 @@ class Log:
             writer.writerows(rows)
         self.last = {key: float(value) for key, value in rows[-1].items()} if rows else {}
 
-    def write(self, row: dict[str, float]) -> None:
-        """Append; an interrupted run loses no row."""
+    def add(self, row: dict[str, float | Tensor]) -> None:
+        """Take a row whose values may still be on their way; written every ten rows."""
+        self._waiting.append(row)
+        if len(self._waiting) >= EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        rows = [{key: float(value) for key, value in row.items()} for row in self._waiting]
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, FIELDS).writerow(
-                {key: f"{value:.9g}" for key, value in row.items()}
+            csv.DictWriter(file, FIELDS).writerows(
+                {key: f"{value:.9g}" for key, value in row.items()} for row in rows
             )
+        self.last = rows[-1] if rows else self.last
+        self._waiting.clear()

@@ -16,9 +16,9 @@ from torch.nn import functional
 from ssrseg.config import Config
 from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.files import atomic_write
-from ssrseg.data.images import check_size, read_image, read_truth, write_class_ids
+from ssrseg.data.images import read_image, read_truth, write_class_ids
 from ssrseg.data.sample import LabelledImages, Sample
-from ssrseg.data.transforms import fit_to_patches, limit_side, to_unit
+from ssrseg.data.transforms import limit_side
 from ssrseg.engine.checkpoint import (
     check_classes,
     load_checkpoint,
@@ -27,8 +27,9 @@ from ssrseg.engine.checkpoint import (
     model_digest,
 )
 from ssrseg.engine.learner import build_alignment
+from ssrseg.engine.photos import Photo, PhotoBatch, join_photos, photo_batches
 from ssrseg.engine.progress import steps
-from ssrseg.engine.rectify import Rectified, Rectifier, load_rectifier, present_slots
+from ssrseg.engine.rectify import Rectified, Rectifier, load_rectifier
 from ssrseg.errors import CheckpointError, ConfigError
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import confusion_matrix, scores
@@ -44,7 +45,7 @@ class PhotoMask:
         cam: Initial CAMs in [0, 1], one per class.
         refined_cam: Corrected CAMs, min-max normalised.
         pseudo_mask: Class ids at the photograph's own size.
-        rectified: Everything in between.
+        rectified: Everything in between, of the whole batch.
     """
 
     labels: tuple[int, ...]
@@ -87,25 +88,35 @@ def rectify_photo(
         superpixels: Where superpixels are kept.
         name: Of the cache entry.
     """
-    config = rectifier.config
-    size = (photo.shape[0], photo.shape[1])
-    small = limit_side(photo, config.data.max_side)
-    image = to_unit(fit_to_patches(small, rectifier.clip.patch_size))[None].to(rectifier.device)
-    present = present_slots([labels]).to(rectifier.device)
-    ids = None
-    if config.affinity.mask in ("slic", "box_and_slic"):
-        ids = superpixels(small, name)[None].to(rectifier.device)
-    rectified = rectifier.rectify(image, present, ids)
-    mask = rectifier.pseudo_mask(rectified, to_unit(small)[None].to(rectifier.device))
-    enlarged = functional.interpolate(mask[None], size, mode="nearest")[0, 0]
-    count = len(labels)
-    return PhotoMask(
-        labels,
-        rectified.initial.cam[0, :count].cpu(),
-        min_max(rectified.refined_cam)[0, :count].cpu(),
-        enlarged.cpu(),
-        rectified,
+    small = limit_side(photo, rectifier.config.data.max_side)
+    ids = superpixels(small, name) if rectifier.wants_superpixels else None
+    whole = Photo(0, photo, small, ids)
+    batch = join_photos([whole], [labels], rectifier.clip.patch_size, rectifier.device)
+    return rectify_batch(rectifier, batch)[0]
+
+
+def rectify_batch(rectifier: Rectifier, batch: PhotoBatch) -> list[PhotoMask]:
+    """CAMs and pseudo masks of photographs of one size."""
+    rectified = rectifier.rectify(
+        batch.image, batch.present, batch.superpixels, n_superpixels=batch.n_superpixels
     )
+    ids = rectifier.pseudo_mask(rectified, batch.small).cpu()
+    present, cam = batch.present.cpu(), rectified.initial.cam.cpu()
+    refined = min_max(rectified.refined_cam).cpu()
+    found = []
+    for row, original in enumerate(batch.originals):
+        labels = tuple(index for index in present[row].tolist() if index >= 0)
+        enlarged = functional.interpolate(ids[row][None, None], original.shape[:2], mode="nearest")
+        found.append(
+            PhotoMask(
+                labels,
+                cam[row, : len(labels)],
+                refined[row, : len(labels)],
+                enlarged[0, 0],
+                rectified,
+            )
+        )
+    return found
 
 
 def masks(
@@ -153,15 +164,17 @@ def masks(
     todo = [sample for sample in data.samples if not _is_done(sample, out, manifest, save_cams)]
     skipped = len(data) - len(todo)
     with steps("Pseudo masks", len(data), done=skipped) as progress:
-        for sample in todo:
-            photo = read_image(sample.image)
-            check_size(photo, sample.image, rectifier.clip.patch_size)
-            found = rectify_photo(rectifier, photo, sample.labels, superpixels, sample.name)
-            if save_cams:
-                _write_cams(out / "cams" / f"{sample.name}.npz", found, data.classes)
-            write_class_ids(out / "masks" / f"{sample.name}.png", found.pseudo_mask)
-            manifest.add(sample)
-            progress.advance(sample.name)
+        wanted = superpixels if rectifier.wants_superpixels else None
+        for batch in photo_batches(
+            todo, config.data, rectifier.clip.patch_size, wanted, rectifier.device
+        ):
+            for index, found in zip(batch.index, rectify_batch(rectifier, batch), strict=True):
+                sample = todo[index]
+                if save_cams:
+                    _write_cams(out / "cams" / f"{sample.name}.npz", found, data.classes)
+                write_class_ids(out / "masks" / f"{sample.name}.png", found.pseudo_mask)
+                manifest.add(sample)
+                progress.advance(sample.name)
     return MasksResult(out, len(todo), skipped, time.monotonic() - start)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -13,12 +12,11 @@ from torch import Tensor
 
 from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.files import atomic_write
-from ssrseg.data.images import check_size, read_image
 from ssrseg.data.sample import LabelledImages
-from ssrseg.data.transforms import fit_to_patches, limit_side, to_unit
 from ssrseg.engine.initial_cam import InitialCam
-from ssrseg.engine.progress import track
-from ssrseg.engine.rectify import Rectifier, present_slots
+from ssrseg.engine.photos import photo_batches
+from ssrseg.engine.progress import steps
+from ssrseg.engine.rectify import Rectifier
 from ssrseg.method.cam import min_max
 from ssrseg.method.cmpa import masked_average_pool, usable_pairs
 from ssrseg.method.prototypes import confident_pairs
@@ -118,33 +116,50 @@ def collect_pairs(
     source = config.cmpa.cam_source
     device = rectifier.device
     rows: dict[str, list[Tensor]] = {entry.name: [] for entry in fields(Pairs)}
-    samples: Sequence[int] = range(len(data))
-    for index in track(samples, "Foreground features", len(data)):
-        sample = data.samples[index]
-        photo = read_image(sample.image)
-        check_size(photo, sample.image, rectifier.clip.patch_size)
-        photo = limit_side(photo, config.data.max_side)
-        image = to_unit(fit_to_patches(photo, rectifier.clip.patch_size))[None].to(device)
-        present = present_slots([sample.labels]).to(device)
-        initial = rectifier.initial_cam(rectifier.see(image), present, with_clip=True)
-        cam = initial.cam if source == "cmpa" else initial.clip_cam
-        assert cam is not None
-        if source == "refined":
-            ids = superpixels(photo, sample.name)[None].to(device)
-            from_clip = InitialCam(initial.view, initial.patch_features, cam, cam)
-            refined = rectifier.rectify(image, present, ids, initial=from_clip)
-            cam = min_max(refined.refined_cam)
-        features = initial.patch_features
-        if aligned:
-            assert rectifier.alignment is not None
-            with torch.no_grad():
-                features = rectifier.alignment.eval().isa(features)
-        pooled, background = pool_pairs(features, cam)
-        in_clip = pool_pairs(initial.patch_features, cam)[0] if aligned else pooled
-        usable = usable_slots(rectifier, cam, in_clip, present)
-        rows["pooled"].append(pooled[usable])
-        rows["classes"].append(present[usable])
-        rows["image"].append(torch.full_like(present[usable], index))
-        rows["background"].append(background)
-        rows["mean"].append(initial.patch_features.mean(1))
-    return Pairs(**{name: torch.cat(parts).cpu() for name, parts in rows.items()})
+    order: list[int] = []
+    wanted = superpixels if source == "refined" and rectifier.wants_superpixels else None
+    with steps("Foreground features", len(data)) as progress:
+        for batch in photo_batches(
+            data.samples, config.data, rectifier.clip.patch_size, wanted, device
+        ):
+            view = rectifier.see(batch.image)
+            initial = rectifier.initial_cam(view, batch.present, with_clip=True)
+            cam = initial.cam if source == "cmpa" else initial.clip_cam
+            assert cam is not None
+            if source == "refined":
+                from_clip = InitialCam(initial.view, initial.patch_features, cam, cam)
+                refined = rectifier.rectify(
+                    batch.image,
+                    batch.present,
+                    batch.superpixels,
+                    initial=from_clip,
+                    n_superpixels=batch.n_superpixels,
+                )
+                cam = min_max(refined.refined_cam)
+            features = initial.patch_features
+            if aligned:
+                assert rectifier.alignment is not None
+                with torch.no_grad():
+                    features = rectifier.alignment.eval().isa(features)
+            pooled, background = pool_pairs(features, cam)
+            in_clip = pool_pairs(initial.patch_features, cam)[0] if aligned else pooled
+            usable = usable_slots(rectifier, cam, in_clip, batch.present)
+            image = torch.tensor(batch.index, device=device)[:, None].expand_as(batch.present)
+            rows["pooled"].append(pooled[usable].cpu())
+            rows["classes"].append(batch.present[usable].cpu())
+            rows["image"].append(image[usable].cpu())
+            rows["background"].append(background.cpu())
+            rows["mean"].append(initial.patch_features.mean(1).cpu())
+            order += batch.index
+            for _ in batch.index:
+                progress.advance()
+    found = {name: torch.cat(parts) for name, parts in rows.items()}
+    # back to the order of the samples, whatever was batched with what
+    by_pair, by_image = found["image"].argsort(stable=True), torch.tensor(order).argsort()
+    return Pairs(
+        pooled=found["pooled"][by_pair],
+        image=found["image"][by_pair],
+        classes=found["classes"][by_pair],
+        background=found["background"][by_image],
+        mean=found["mean"][by_image],
+    )

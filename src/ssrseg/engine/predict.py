@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -79,12 +79,7 @@ class Segmenter:
             image = to_unit(resize(photo, (sides[0], sides[1]), bicubic=False)).to(device)
             image = (image - mean) / deviation
             batch = torch.stack([image, image.flip(-1)]) if test.flip else image[None]
-            with torch.autocast(
-                device.type,
-                dtype=torch.bfloat16,
-                enabled=self.config.backbones.precision == "bf16",
-            ):
-                view = self.clip.view(batch)
+            view = self.clip.view(batch)
             logits = self.decoder(view.tokens, view.grid)
             if test.flip:
                 logits = (logits[:1] + logits[1:].flip(-1)) / 2
@@ -147,30 +142,37 @@ def load_segmenter(model: Path, *, clip: str | None = None, device: str = "cpu")
     """
     checkpoint = load_checkpoint(model)
     backbones = checkpoint.config.backbones
-    tower = FrozenCLIP.load(clip or backbones.clip, pos_interpolation=backbones.pos_interpolation)
-    tower = tower.to(device)
+    tower = FrozenCLIP.load(
+        clip or backbones.clip,
+        pos_interpolation=backbones.pos_interpolation,
+        precision=backbones.precision,
+        texts=(),  # the decoder knows its classes
+    ).to(device)
     decoder = load_decoder(checkpoint, tower, model)
     return Segmenter(tower, decoder, checkpoint.classes, checkpoint.config)
 
 
 def predict(
-    images: Path | Sequence[Path],
+    images: Path | Sequence[Path] | Mapping[str, Path],
     out: Path,
     model: Path,
     *,
     clip: str | None = None,
     crf: bool | None = None,
+    test: TestConfig | None = None,
     overwrite: bool = False,
     device: str = "cpu",
 ) -> PredictResult:
     """Write a mask for every image of a folder; no labels needed.
 
     Args:
-        images: One image, a folder of images, or a list of images in one folder.
+        images: One image, a folder of images, a list of images in one folder, or images by name
+            (as :func:`ssrseg.open_images` gives them).
         out: Gets masks/<name>.png (indexed), classes.txt and settings.txt.
         model: Run folder or model.safetensors.
         clip: Hub id or directory of CLIP, if it is not where it was in training.
-        crf: Refine with a DenseCRF; None = as the run's settings say.
+        crf: Refine with a DenseCRF; None = as the settings say.
+        test: Scales, flip and DenseCRF; None = the run's settings.
         overwrite: Make masks anew that are there already.
         device: ``cpu`` or ``cuda``.
 
@@ -181,10 +183,12 @@ def predict(
     """
     start = time.monotonic()
     segmenter = load_segmenter(model, clip=clip, device=device)
+    own = segmenter.config.test
+    if test is not None:
+        segmenter = replace(segmenter, config=replace(segmenter.config, test=test))
     wanted = segmenter.config.test.crf if crf is None else crf
-    paths = list_images(images) if isinstance(images, Path) else list(images)
-    root = images if isinstance(images, Path) and images.is_dir() else paths[0].parent
-    targets = [out / "masks" / path.relative_to(root).with_suffix(".png") for path in paths]
+    paths, names = _named(images)
+    targets = [out / "masks" / f"{name}.png" for name in names]
     first: dict[Path, Path] = {}
     for path, target in zip(paths, targets, strict=True):
         if first.setdefault(target, path) != path:
@@ -198,6 +202,8 @@ def predict(
         if overwrite or not target.is_file()
     ]
     made_by = f"model: {model_digest(model)}\ncrf: {wanted}\n"
+    if segmenter.config.test != own:
+        made_by += f"{segmenter.config.test}\n"
     settings = out / "settings.txt"
     if len(todo) < len(paths) and not (settings.is_file() and settings.read_text() == made_by):
         raise CheckpointError(
@@ -220,3 +226,12 @@ def predict(
             write_class_ids(target, segmenter.predict(photo, crf=wanted).ids)
             progress.advance(path.name)
     return PredictResult(out, len(todo), len(paths) - len(todo), time.monotonic() - start)
+
+
+def _named(images: Path | Sequence[Path] | Mapping[str, Path]) -> tuple[list[Path], list[str]]:
+    """Paths, and the names that masks are written under."""
+    if isinstance(images, Mapping):
+        return list(images.values()), list(images)
+    paths = list_images(images) if isinstance(images, Path) else list(images)
+    root = images if isinstance(images, Path) and images.is_dir() else paths[0].parent
+    return paths, [path.relative_to(root).with_suffix("").as_posix() for path in paths]

@@ -102,3 +102,12 @@ def track(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
         for item in items:
             yield item
             counter.advance()
+
+
+def notice(text: str) -> None:
+    """One line on standard error that a user should know of, though nothing is wrong.
+
+    Args:
+        text: A sentence.
+    """
+    Console(stderr=True).print(f"Note: {text}", markup=False, highlight=False, soft_wrap=True)

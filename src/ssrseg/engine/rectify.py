@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from ssrseg.config import Config
 from ssrseg.engine.initial_cam import InitialCam, initial_cam
+from ssrseg.engine.progress import notice
 from ssrseg.errors import BackboneError
 from ssrseg.method.affinity import (
     balance,
@@ -22,9 +23,8 @@ from ssrseg.method.affinity import (
 )
 from ssrseg.method.class_distribution import class_distribution_affinity
 from ssrseg.method.cmpa import Alignment
-from ssrseg.method.crf import dense_crf
 from ssrseg.method.par import pixel_adaptive_refinement
-from ssrseg.method.pseudo_mask import class_ids, class_scores
+from ssrseg.method.pseudo_mask import class_ids, class_scores, crf_scores
 from ssrseg.method.sgc import box_patches, corrected_cam, target_patches
 from ssrseg.method.superpixels import colour_regions, connected_regions
 from ssrseg.networks import clip as clip_tower
@@ -92,7 +92,7 @@ class Rectifier:
         self.config, self.clip, self.dino = config, clip, dino
         self.vocabulary, self.alignment = vocabulary, alignment
         self.decoder: Decoder | None = None  # set where it is to weigh CLIP's attention
-        self.text_features = clip.text_features(list(vocabulary.texts))
+        self.text_features = clip.text_features(vocabulary.texts)
         self.n_classes = len(vocabulary.classes)
 
     @property
@@ -100,12 +100,16 @@ class Rectifier:
         """Where the encoders are."""
         return self.text_features.device
 
+    @property
+    def wants_superpixels(self) -> bool:
+        """Whether :meth:`rectify` needs superpixels."""
+        return self.config.affinity.mask in ("slic", "box_and_slic")
+
     def see(self, image: Float[Tensor, "batch 3 height width"]) -> ClipView:
         """CLIP's blocks but the last, on RGB in [0, 1]."""
         tower = clip_tower if self.config.data.norm == "clip" else dino_tower
         pixels = _normalise(image, tower.PIXEL_MEAN, tower.PIXEL_STD)
-        with self._precision():
-            return self.clip.view(pixels, self.clip_layers)
+        return self.clip.view(pixels, self.clip_layers)
 
     @property
     def clip_layers(self) -> int | tuple[int, ...]:
@@ -114,10 +118,6 @@ class Rectifier:
         if wanted.kind != "attention" or not wanted.clip_weight:
             return ()
         return wanted.clip_layers if self.decoder is None else wanted.rfm_layers
-
-    def _precision(self) -> torch.autocast:
-        reduced = self.config.backbones.precision == "bf16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=reduced)
 
     def initial_cam(
         self,
@@ -161,8 +161,7 @@ class Rectifier:
             if settings.dino_weight:
                 assert self.dino is not None
                 pixels = _normalise(image, dino_tower.PIXEL_MEAN, dino_tower.PIXEL_STD)
-                with self._precision():
-                    dino_attention = self.dino.attention(pixels, settings.dino_layers)
+                dino_attention = self.dino.attention(pixels, settings.dino_layers)
             attention = fuse_attention(
                 clip_attention,
                 dino_attention,
@@ -185,13 +184,18 @@ class Rectifier:
         self,
         image: Float[Tensor, "batch 3 height width"],
         superpixels: Int[Tensor, "batch superpixel_h superpixel_w"] | None,
+        n_superpixels: int | None = None,
     ) -> Int[Tensor, "batch superpixel_h superpixel_w"]:
         """Colour regions of Eq. 8 at the size of the superpixels, connected if the settings ask."""
         if superpixels is None:
             raise ValueError(f'affinity.mask = "{self.config.affinity.mask}" needs superpixels')
         at_size = functional.interpolate(image, superpixels.shape[1:], mode="bilinear")
-        regions = colour_regions(at_size, superpixels, self.config.sgc.k_colour)
-        return connected_regions(regions, superpixels) if self.config.sgc.connected else regions
+        regions = colour_regions(
+            at_size, superpixels, self.config.sgc.k_colour, n_superpixels=n_superpixels
+        )
+        if not self.config.sgc.connected:
+            return regions
+        return connected_regions(regions, superpixels, n_superpixels=n_superpixels)
 
     def rectify(
         self,
@@ -201,6 +205,8 @@ class Rectifier:
         valid: Bool[Tensor, "batch height width"] | None = None,
         initial: InitialCam | None = None,
         regions: Int[Tensor, "batch superpixel_h superpixel_w"] | None = None,
+        n_superpixels: int | None = None,
+        affinity: Float[Tensor, "batch patches patches"] | None = None,
     ) -> Rectified:
         """Initial CAM, target regions, affinity, corrected CAM.
 
@@ -212,6 +218,8 @@ class Rectifier:
             valid: False = padding.
             initial: If it has been computed already.
             regions: Colour regions, if they have been computed already.
+            n_superpixels: A bound above every superpixel id, which spares a GPU a question.
+            affinity: If it has been computed already.
 
         Raises:
             ValueError: If superpixels are needed and not given.
@@ -219,12 +227,13 @@ class Rectifier:
         settings, sgc = self.config.affinity, self.config.sgc
         initial = initial or self.initial_cam(self.see(image), present, valid)
         target = None
-        if settings.mask in ("slic", "box_and_slic"):
-            regions = self.regions(image, superpixels) if regions is None else regions
+        if self.wants_superpixels:
+            if regions is None:
+                regions = self.regions(image, superpixels, n_superpixels)
             target = target_patches(
                 initial.cam,
                 regions,
-                int(regions.max()) + 1 if sgc.connected else sgc.k_colour,
+                (n_superpixels or int(regions.max()) + 1) if sgc.connected else sgc.k_colour,
                 high=sgc.high,
                 min_ratio=sgc.min_ratio,
                 ratio=sgc.ratio,
@@ -238,7 +247,7 @@ class Rectifier:
         if settings.kind == "none" or settings.power == 0:
             refined = corrected_cam(None, initial.cam, target, power=0, axis=sgc.axis)
         else:
-            affinity = self.affinity(image, initial.view)
+            affinity = self.affinity(image, initial.view) if affinity is None else affinity
             if settings.cda_temperature is not None:
                 affinity = class_distribution_affinity(
                     affinity, initial.patch_features, self.text_features, settings.cda_temperature
@@ -277,33 +286,11 @@ class Rectifier:
         """Background and class scores brought to the photograph's edges, by PAR or DenseCRF."""
         settings = self.config.pseudo
         if settings.refine == "par" and settings.par_iterations:
-            return pixel_adaptive_refinement(
-                photo,
-                maps,
-                iterations=settings.par_iterations,
-                dilations=settings.par_dilations,
-            )
+            rounds, dilations = settings.par_iterations, settings.par_dilations
+            return pixel_adaptive_refinement(photo, maps, iterations=rounds, dilations=dilations)
         if settings.refine == "crf":
-            return torch.stack(
-                [self._crf(*each) for each in zip(photo, maps, present, strict=True)]
-            )
+            return crf_scores(maps, photo, present, settings.crf)
         return maps
-
-    def _crf(self, photo: Tensor, maps: Tensor, present: Tensor) -> Tensor:
-        used = functional.pad(present >= 0, (1, 0), value=True)
-        xy, weight, bilateral_xy, bilateral_rgb, bilateral_weight = self.config.pseudo.crf
-        marginals = dense_crf(
-            (photo * 255).round().to(torch.uint8).permute(1, 2, 0).cpu(),
-            maps[used].cpu(),
-            gaussian_xy=xy,
-            gaussian_weight=weight,
-            bilateral_xy=bilateral_xy,
-            bilateral_rgb=bilateral_rgb,
-            bilateral_weight=bilateral_weight,
-        )
-        full = torch.zeros_like(maps)
-        full[used] = marginals.to(maps)
-        return full
 
 
 def load_rectifier(
@@ -328,10 +315,19 @@ def load_rectifier(
         ConfigError: If the prompt set cannot be read or the layers do not fit.
     """
     backbones = config.backbones
-    clip = FrozenCLIP.load(backbones.clip, pos_interpolation=backbones.pos_interpolation)
-    wanted = config.affinity.kind == "attention" and config.affinity.dino_weight > 0
-    dino = FrozenDINO.load(backbones.dino) if wanted else None
     vocabulary = build_vocabulary(classes, config.prompts.set, own_prompts)
+    if vocabulary.dropped:
+        pairs = zip(vocabulary.dropped, vocabulary.dropped_for, strict=True)
+        left_out = ", ".join(f'"{word}" (class "{name}")' for word, name in pairs)
+        notice(f"background words left out because they name a class: {left_out}.")
+    clip = FrozenCLIP.load(
+        backbones.clip,
+        pos_interpolation=backbones.pos_interpolation,
+        precision=backbones.precision,
+        texts=vocabulary.texts,
+    )
+    wanted = config.affinity.kind == "attention" and config.affinity.dino_weight > 0
+    dino = FrozenDINO.load(backbones.dino, precision=backbones.precision) if wanted else None
     return Rectifier(
         config,
         clip.to(device),
@@ -346,5 +342,8 @@ def _normalise(
     mean: tuple[float, ...],
     deviation: tuple[float, ...],
 ) -> Float[Tensor, "batch 3 height width"]:
-    shape = (1, 3, 1, 1)
-    return (image - image.new_tensor(mean).view(shape)) / image.new_tensor(deviation).view(shape)
+    normalised = torch.empty_like(image)  # channel by channel: a GPU is sent no constants
+    for channel in range(3):
+        torch.sub(image[:, channel], mean[channel], out=normalised[:, channel])
+        normalised[:, channel] /= deviation[channel]
+    return normalised

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int, UInt8
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from ssrseg.config import Config
 from ssrseg.data.cache import SuperpixelCache
-from ssrseg.data.images import check_size, read_image, read_truth
+from ssrseg.data.files import atomic_write
+from ssrseg.data.images import read_truth
 from ssrseg.data.sample import LabelledImages, Sample
-from ssrseg.data.transforms import fit_to_patches, limit_side, to_unit
+from ssrseg.data.transforms import to_unit
 from ssrseg.engine.initial_cam import InitialCam
-from ssrseg.engine.progress import steps
-from ssrseg.engine.rectify import Rectifier, present_slots
+from ssrseg.engine.photos import PhotoBatch, photo_batches
+from ssrseg.engine.progress import Steps, steps
+from ssrseg.engine.rectify import Rectifier
+from ssrseg.errors import DataError
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import Scores, confusion_matrix, scores
 from ssrseg.method.pseudo_mask import IGNORE
 
 ALPHAS = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 14.0)
-"""Exponents of the background score; CLIP-ES sweeps 1 .. 10."""
+"""Exponents of the background score for CAMs that were not propagated; CLIP-ES sweeps 1 .. 10."""
 
-BATCH = 16
-"""Images of one size that are looked at together."""
+REFINED_ALPHAS = (0.5, 1.0, 2.0)
+"""Exponents for propagated CAMs, which are wider; CLIP-ES tries 1 and 2."""
+
+CHUNK = 128
+"""Images after which counts are kept."""
+
+_IMAGES, _DONE = "images of each class", "images done"
 
 
 @dataclass(frozen=True)
@@ -35,10 +48,22 @@ class SeedScores:
     Attributes:
         alpha: The exponent that won.
         scores: There.
+        matrix: Pixels there, rows = truth, columns = seed.
+        images: Images that show each class, by the true masks; background first.
+        by_alpha: mIoU in [0, 1] at every exponent tried.
     """
 
     alpha: float
     scores: Scores
+    matrix: Int[Tensor, "classes classes"]
+    images: Int[Tensor, " classes"]
+    by_alpha: Mapping[float, float]
+
+
+def exponents(config: Config) -> tuple[float, ...]:
+    """Exponents that are tried for the CAMs of a setting (spec §11)."""
+    propagated = config.affinity.kind != "none" and config.affinity.power > 0
+    return REFINED_ALPHAS if propagated else ALPHAS
 
 
 def score_seeds(
@@ -46,63 +71,141 @@ def score_seeds(
     data: LabelledImages,
     superpixels: SuperpixelCache,
     *,
-    alphas: tuple[float, ...] = ALPHAS,
+    alphas: tuple[float, ...] | None = None,
+    keep: Path | None = None,
 ) -> dict[str, SeedScores]:
     """Scores of the (refined) CAMs of several settings on the same images.
 
     A setting's CAM counts as its ``affinity`` leaves it (``kind: none`` and ``mask: none`` score
-    the initial CAM). Its ``pseudo.refine`` may be ``none`` or ``par``.
+    the initial CAM), refined as its ``pseudo.refine`` says. Exponents are swept before refinement,
+    which costs seconds an image and follows in a second pass, at the exponent that won without it;
+    PAR is swept too where ``alphas`` are given.
 
     Args:
-        rectifiers: By name, all with the same encoders and ``data.max_side``.
+        rectifiers: By name, all with the same encoders and ``data``.
         data: Images with labels and true masks; the masks are opened here, for scoring only.
         superpixels: Where superpixels are kept.
-        alphas: Exponents to try.
+        alphas: Exponents to try; None = :func:`exponents`.
+        keep: Folder of counts so far, from which a stopped call goes on; the names of
+            ``rectifiers`` have to stand for their settings and for the images.
 
     Raises:
-        ValueError: If a setting refines by DenseCRF, which is no sweep over exponents.
+        DataError: If no image has a true mask, or a mask is of another size or data set.
     """
-    if any(each.config.pseudo.refine == "crf" for each in rectifiers.values()):
-        raise ValueError("score_seeds sweeps exponents without DenseCRF: pseudo.refine none or par")
+    plain, late = {}, {}
+    for name, each in rectifiers.items():
+        plain[name] = each
+        refine = each.config.pseudo.refine
+        if refine == "crf" or (refine == "par" and alphas is None):
+            late[name], plain[name] = each, copy(each)
+            pseudo = replace(each.config.pseudo, refine="none")
+            plain[name].config = replace(each.config, pseudo=pseudo)
+    tried = {name: alphas or exponents(each.config) for name, each in plain.items()}
+    found = _score(plain, data, superpixels, tried, keep)
+    if late:
+        won = {name: (found[name].alpha,) for name in late}
+        found |= _score(late, data, superpixels, won, keep)
+    return found
+
+
+def _score(
+    rectifiers: Mapping[str, Rectifier],
+    data: LabelledImages,
+    superpixels: SuperpixelCache,
+    alphas: Mapping[str, tuple[float, ...]],
+    keep: Path | None,
+) -> dict[str, SeedScores]:
+    """One pass over the images for all settings, going on where an earlier call was stopped."""
+    known = [sample for sample in data.samples if sample.truth is not None]
+    if not known:
+        raise DataError(
+            f"No image of {data.root} has a true mask to score CAMs against. Put indexed PNGs"
+            " (0 = background, 1 = first class, ..., 255 = ignore) into SegmentationClass/."
+        )
     n_classes = len(data.classes) + 1
-    matrices = {
-        name: torch.zeros(len(alphas), n_classes, n_classes, dtype=torch.long)
+    counts = {
+        name: torch.zeros(len(alphas[name]), n_classes, n_classes, dtype=torch.long)
         for name in rectifiers
     }
-    known = [sample for sample in data.samples if sample.truth is not None]
+    counts |= {_IMAGES: torch.zeros(n_classes, dtype=torch.long), _DONE: torch.tensor(0)}
+    file = None
+    if keep is not None:
+        name = hashlib.sha256(repr((sorted(alphas.items()), len(known))).encode()).hexdigest()
+        file = keep / f"seeds-{name[:16]}.safetensors"
+        counts |= load_file(file) if file.is_file() else {}
+    done = int(counts[_DONE])
+    with steps("CAM seeds", len(known), done=done) as progress:
+        for start in range(done, len(known), CHUNK):
+            chunk = known[start : start + CHUNK]
+            _count(rectifiers, chunk, superpixels, alphas, counts, progress)
+            counts[_DONE] += len(chunk)
+            if file is not None:
+                with atomic_write(file) as temporary:
+                    save_file(counts, temporary)
+    return {name: _best(counts[name], alphas[name], counts[_IMAGES]) for name in rectifiers}
+
+
+def _count(
+    rectifiers: Mapping[str, Rectifier],
+    known: list[Sample],
+    superpixels: SuperpixelCache,
+    alphas: Mapping[str, tuple[float, ...]],
+    counts: Mapping[str, Tensor],
+    progress: Steps,
+) -> None:
+    """Add the pixels of some images to the confusion matrices of every setting and exponent."""
+    n_classes = len(counts[_IMAGES])
     one = next(iter(rectifiers.values()))
-    wants_ids = any("slic" in each.config.affinity.mask for each in rectifiers.values())
-    with steps("CAM seeds", len(known)) as progress:
-        for batch in _same_size(known, one.clip.patch_size):
-            small = [limit_side(photo, one.config.data.max_side) for photo, _, _ in batch]
-            image = torch.stack([to_unit(fit_to_patches(x, one.clip.patch_size)) for x in small])
-            image = image.to(one.device)
-            photo = torch.stack([to_unit(photo) for photo, _, _ in batch]).to(one.device)
-            present = present_slots([sample.labels for _, _, sample in batch]).to(one.device)
-            ids = None
-            if wants_ids:
-                named = zip(small, batch, strict=True)
-                ids = torch.stack([superpixels(x, each[2].name) for x, each in named])
-                ids = ids.to(one.device)
-            truth = torch.stack([truth for _, truth, _ in batch])
-            cams: dict[object, InitialCam] = {}
-            regions: dict[object, Tensor] = {}
+    wanted = superpixels if any(x.wants_superpixels for x in rectifiers.values()) else None
+    for batch in photo_batches(known, one.config.data, one.clip.patch_size, wanted, one.device):
+        originals = batch.originals
+        truths = [
+            _fitting_truth(known[index], original, n_classes)
+            for index, original in zip(batch.index, originals, strict=True)
+        ]
+        for truth in truths:
+            counts[_IMAGES][truth[truth != IGNORE].unique().long()] += 1
+        refined = _refined_cams(rectifiers, batch)
+        for rows in _equal_sizes(originals):
+            photo = torch.stack([to_unit(originals[row]) for row in rows]).to(one.device)
+            truth = torch.stack([truths[row] for row in rows])
+            present = batch.present[rows]
             for name, rectifier in rectifiers.items():
-                key = _what_decides_the_cam(rectifier)
-                if key not in cams:
-                    cams[key] = rectifier.initial_cam(rectifier.see(image), present)
-                k = (rectifier.config.sgc.k_colour, rectifier.config.sgc.connected)
-                if ids is not None and k not in regions:
-                    regions[k] = rectifier.regions(image, ids)
-                rectified = rectifier.rectify(
-                    image, present, ids, initial=cams[key], regions=regions.get(k)
+                cam = refined[name][rows]
+                counts[name].add_(
+                    sweep(rectifier, cam, photo, present, truth, alphas[name], n_classes)
                 )
-                matrices[name] += sweep(
-                    rectifier, rectified.refined_cam, photo, present, truth, alphas, n_classes
-                )
-            for _ in batch:
-                progress.advance()
-    return {name: _best(found, alphas) for name, found in matrices.items()}
+        for _ in batch.index:
+            progress.advance()
+
+
+def _refined_cams(
+    rectifiers: Mapping[str, Rectifier], batch: PhotoBatch
+) -> dict[str, Float[Tensor, "batch slots grid_h grid_w"]]:
+    """The corrected CAM of every setting; what settings have in common is computed once."""
+    cams: dict[object, InitialCam] = {}
+    regions: dict[object, Tensor] = {}
+    affinities: dict[object, Tensor] = {}
+    refined = {}
+    for name, rectifier in rectifiers.items():
+        key = _what_decides_the_cam(rectifier)
+        if key not in cams:
+            cams[key] = rectifier.initial_cam(rectifier.see(batch.image), batch.present)
+        k = (rectifier.config.sgc.k_colour, rectifier.config.sgc.connected)
+        if rectifier.wants_superpixels and k not in regions:
+            regions[k] = rectifier.regions(batch.image, batch.superpixels, batch.n_superpixels)
+        sends = _what_decides_the_affinity(rectifier)
+        if sends is not None and sends not in affinities:
+            affinities[sends] = rectifier.affinity(batch.image, cams[key].view)
+        refined[name] = rectifier.rectify(
+            batch.image,
+            batch.present,
+            initial=cams[key],
+            regions=regions.get(k),
+            n_superpixels=batch.n_superpixels,
+            affinity=affinities.get(sends),
+        ).refined_cam
+    return refined
 
 
 @torch.no_grad()
@@ -143,7 +246,10 @@ def sweep(
         chosen[:, :, 0] += lost
         return chosen
     backgrounds = torch.stack([(1 - strongest) ** alpha for alpha in alphas], 1)
-    maps = rectifier.refine_scores(torch.cat([backgrounds, cam], 1), photo, present)
+    maps = torch.cat([backgrounds, cam], 1)
+    for index in range(len(maps)):  # one by one: PAR holds dozens of copies of an image
+        one = slice(index, index + 1)
+        maps[one] = rectifier.refine_scores(maps[one], photo[one], present[one])
     backgrounds, cam = maps.split([len(alphas), cam.shape[1]], 1)
     best, slot = cam.masked_fill(empty, -torch.inf).max(1)
     ids = (present + 1).gather(1, slot.flatten(1)).view_as(slot)
@@ -166,22 +272,47 @@ def _what_decides_the_cam(rectifier: Rectifier) -> object:
     )
 
 
-def _same_size(samples: list[Sample], patch: int) -> Iterator[list[tuple[Tensor, Tensor, Sample]]]:
-    """(photo, truth, sample) in batches of neighbours that have the same size."""
-    batch: list[tuple[Tensor, Tensor, Sample]] = []
-    for sample in samples:
-        assert sample.truth is not None
-        photo = read_image(sample.image)
-        check_size(photo, sample.image, patch)
-        if batch and (len(batch) == BATCH or photo.shape != batch[0][0].shape):
-            yield batch
-            batch = []
-        batch.append((photo, read_truth(sample.truth), sample))
-    if batch:
-        yield batch
+def _what_decides_the_affinity(rectifier: Rectifier) -> object:
+    """None where nothing is propagated; what sends and how often comes after the affinity."""
+    affinity = rectifier.config.affinity
+    if affinity.kind == "none" or affinity.power == 0:
+        return None
+    shared = replace(affinity, mask="none", power=1, cda_temperature=None)
+    return rectifier.config.backbones, shared, id(rectifier.decoder)
 
 
-def _best(matrices: Int[Tensor, "alphas classes classes"], alphas: Sequence[float]) -> SeedScores:
+def _equal_sizes(originals: Sequence[Tensor]) -> list[list[int]]:
+    """Rows of a batch by the size of the original: limited sizes may agree where these do not."""
+    rows: dict[torch.Size, list[int]] = {}
+    for row, original in enumerate(originals):
+        rows.setdefault(original.shape, []).append(row)
+    return list(rows.values())
+
+
+def _fitting_truth(sample: Sample, photo: Tensor, n_classes: int) -> Tensor:
+    path = sample.truth
+    assert path is not None
+    truth = read_truth(path)
+    if truth.shape != photo.shape[:2]:
+        raise DataError(
+            f"{path} is {tuple(truth.shape)[::-1]} pixels, its image"
+            f" {tuple(photo.shape[:2])[::-1]}. True masks must have the size of their image."
+        )
+    largest = int(truth[truth != IGNORE].max()) if (truth != IGNORE).any() else 0
+    if largest >= n_classes:
+        raise DataError(
+            f"{path} holds class id {largest}, but the data have {n_classes - 1} classes (ids 0 .."
+            f" {n_classes - 1}, 255 = ignore). Is it a mask of another data set?"
+        )
+    return truth
+
+
+def _best(
+    matrices: Int[Tensor, "alphas classes classes"],
+    alphas: Sequence[float],
+    images: Int[Tensor, " classes"],
+) -> SeedScores:
     found = [scores(matrix) for matrix in matrices]
     best = max(range(len(alphas)), key=lambda index: found[index].miou)
-    return SeedScores(alphas[best], found[best])
+    by_alpha = {alpha: each.miou for alpha, each in zip(alphas, found, strict=True)}
+    return SeedScores(alphas[best], found[best], matrices[best], images, by_alpha)

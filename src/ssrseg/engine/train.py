@@ -182,12 +182,11 @@ def _loop(
     schedule, optim = run.schedule, run.config.optim
     batches = _batches(run, first, stop, learner.rectifier.clip.patch_size)
     log = Log(run.out / "log.csv", first)
-    row = log.last
     with steps("Training", schedule.total, done=first) as progress:
         for iteration in range(first, stop):
-            learner.begin(iteration, schedule)
             if iteration in schedule.align and iteration % run.config.cmpa.update_every == 0:
                 _refresh(run, learner, iteration)
+            learner.begin(iteration, schedule)
             batch = next(batches) if iteration in schedule.crops else None
             # dropout; after the batch, as a loader draws a seed of its own when it starts
             torch.manual_seed(mix(optim.seed, iteration, 4))
@@ -198,28 +197,29 @@ def _loop(
                     row["pseudo_miou"] = pseudo_mask_miou(
                         learner.rectifier, monitor, run.superpixels
                     )
-                log.write(row)  # first, so that no checkpoint is ahead of its log
+                log.add(row)
+                log.flush()  # first, so that no checkpoint is ahead of its log
                 save_checkpoint(run.out / STATE_FILE, run.checkpoint(learner.state(), finished))
                 _drop_old_pairs(run, finished)
             else:
-                log.write(row)
-            progress.advance(f"loss {row['loss']:.3f}")
-    return row
+                log.add(row)
+            progress.advance(f"loss {log.last['loss']:.3f}" if log.last else "")
+    return log.last
 
 
 def _iteration(
     run: _Run, learner: Learner, batch: CropBatch | None, iteration: int
-) -> dict[str, float]:
-    """One step of the optimiser on L_proto + γ·L_seg (Eq. 12)."""
+) -> dict[str, float | Tensor]:
+    """One step of the optimiser on L_proto + γ·L_seg (Eq. 12); values stay on the device."""
     optim, device = run.config.optim, learner.rectifier.device
     align, segment = iteration in run.schedule.align, iteration in run.schedule.segment
     from_cache = align and run.config.cmpa.map_order == "pool_then_project"
     learner.optimizer.zero_grad(set_to_none=True)
-    proto_sum = seg_sum = 0.0
+    proto_sum = seg_sum = torch.zeros((), device=device)
     if from_cache:
         proto = learner.cached_proto_loss(iteration)
         proto.backward()
-        proto_sum = proto.item()
+        proto_sum = proto.detach()
     if batch is not None:
         parts = list(batch.split(optim.micro_batch or optim.batch))
         for part in parts:
@@ -229,13 +229,13 @@ def _iteration(
             loss = ssr_loss(proto, seg, seg_weight=optim.seg_weight) / len(parts)
             if loss.requires_grad:
                 loss.backward()
-            proto_sum += proto.item() / len(parts)
-            seg_sum += seg.item() / len(parts)
+            proto_sum = proto_sum + proto.detach() / len(parts)
+            seg_sum = seg_sum + seg.detach() / len(parts)
     learner.optimizer.step()
     if learner.alignment is not None:
         learner.alignment.keep_temperature()
     temperature = (
-        float("nan") if learner.alignment is None else float(learner.alignment.temperature.detach())
+        float("nan") if learner.alignment is None else learner.alignment.temperature.detach()
     )
     return {
         "iteration": float(iteration + 1),
@@ -266,7 +266,12 @@ def _crop_losses(
         if segment:
             with torch.no_grad():
                 rectified = rectifier.rectify(
-                    batch.image, batch.present, batch.ids, batch.valid, initial
+                    batch.image,
+                    batch.present,
+                    batch.ids,
+                    batch.valid,
+                    initial,
+                    n_superpixels=batch.n_ids,
                 )
                 truth = rectifier.pseudo_mask(rectified, batch.image, batch.valid)
     if segment:
@@ -278,6 +283,7 @@ def _refresh(run: _Run, learner: Learner, iteration: int) -> None:
     """New prototypes; features are pooled anew where the settings make them change."""
     config = run.config.cmpa
     literal = config.map_order == "project_then_pool"
+    learner.rectifier.decoder = None  # what the heads learn from does not depend on it
     pairs = learner.pairs
     if pairs is None or literal or (config.cam_source == "cmpa" and iteration > 0):
         pairs = collect_pairs(learner.rectifier, run.data, run.superpixels, aligned=literal)

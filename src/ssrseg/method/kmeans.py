@@ -27,11 +27,12 @@ def spread_seeds(
     Source: Arthur & Vassilvitskii 2007.
     """
     chosen: list[Tensor] = []
+    draws = torch.rand(k, generator=generator).tolist()  # numbers: a GPU is sent nothing
     weight = valid.to(points.dtype)
-    for _ in range(k):
+    for share in draws:
         mass = weight.cumsum(-1)
         # One draw for all sets: a set's seeds must not depend on the rest of the batch.
-        draw = torch.rand(1, generator=generator).to(points) * mass[:, -1:]
+        draw = share * mass[:, -1:]
         index = (mass <= draw).sum(-1).clamp(max=points.shape[1] - 1)
         seed = points[torch.arange(len(points), device=points.device), index]
         chosen.append(seed)
@@ -54,7 +55,8 @@ def kmeans(
         points: Any scale; squared Euclidean distance.
         centroids: Where to begin.
         valid: False = not a point; it is assigned, but moves no centroid.
-        iterations: Upper bound; stops when no assignment changes.
+        iterations: Upper bound. The CPU stops when no assignment changes; a GPU goes on, which
+            changes nothing any more and needs no answer from it.
 
     Returns:
         Cluster of each point, and the centroids.
@@ -62,7 +64,7 @@ def kmeans(
     assignment = points.new_full(points.shape[:2], -1, dtype=torch.long)
     for _ in range(iterations):
         nearest = torch.cdist(points, centroids, compute_mode=EXACT).argmin(-1)
-        if torch.equal(nearest, assignment):
+        if points.device.type == "cpu" and torch.equal(nearest, assignment):
             break
         assignment = nearest
         member = functional.one_hot(nearest, centroids.shape[1]).to(points) * valid[..., None]

@@ -46,7 +46,8 @@ class BlockWeights:
     projection: Float[Tensor, "dim1 dim"]
     heads: int
     eps: float
-    activation: Callable[[Tensor], Tensor]
+    activation: Callable[[Tensor], tuple[Tensor, Tensor]]
+    """The activation and its slope."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ class BlockTrace:
         value: Per head, of all tokens.
         attended: Per head, what attention gives each patch.
         norm_unit: Patches behind the second LayerNorm, before its scale.
-        norm_deviation: Its divisor.
-        hidden: MLP's hidden layer before the activation.
+        norm_factor: 1 / its deviation.
+        slope: Derivative of the activation at the MLP's hidden layer.
         post_unit: Patches behind the last LayerNorm, before its scale.
-        post_deviation: Its divisor.
+        post_factor: 1 / its deviation.
     """
 
     patch_features: Float[Tensor, "batch patches dim1"]
@@ -74,10 +75,33 @@ class BlockTrace:
     value: Float[Tensor, "batch heads tokens head_dim"]
     attended: Float[Tensor, "batch heads patches head_dim"]
     norm_unit: Float[Tensor, "batch patches dim"]
-    norm_deviation: Float[Tensor, "batch patches 1"]
-    hidden: Float[Tensor, "batch patches hidden"]
+    norm_factor: Float[Tensor, "batch patches 1"]
+    slope: Float[Tensor, "batch patches hidden"]
     post_unit: Float[Tensor, "batch patches dim"]
-    post_deviation: Float[Tensor, "batch patches 1"]
+    post_factor: Float[Tensor, "batch patches 1"]
+
+
+def quick_gelu(hidden: Float[Tensor, "*size"]) -> tuple[Tensor, Tensor]:
+    """x·σ(1.702 x), CLIP's activation, and its slope σ·(1 + 1.702 (x - x·σ))."""
+    sigma = (1.702 * hidden).sigmoid_()
+    activated = hidden * sigma
+    slope = (hidden - activated).mul_(1.702).add_(1).mul_(sigma)
+    return activated, slope
+
+
+def with_slope(
+    activation: Callable[[Tensor], Tensor],
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Any other elementwise activation with its slope, by autograd."""
+
+    def both(hidden: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            entering = hidden.detach().requires_grad_()
+            activated = activation(entering)
+            (slope,) = torch.autograd.grad(activated.sum(), entering)
+        return activated.detach(), slope
+
+    return both
 
 
 @torch.no_grad()
@@ -98,18 +122,19 @@ def run_block(
     joint = functional.linear(normed, weights.qkv_weight, weights.qkv_bias).view(split)
     query, key, value = joint.permute(2, 0, 3, 1, 4)
     query = query[:, :, 1:]
-    attention = (query @ key.mT * (dim // weights.heads) ** -0.5).softmax(-1)
+    # packed and scaled before the product: cheaper than strides there and a pass over the result
+    scaled = query.contiguous() * (dim // weights.heads) ** -0.5
+    attention = (scaled @ key.contiguous().mT).softmax(-1)
     attended = attention @ value
     joined = attended.transpose(1, 2).flatten(2)
     middle = residual[:, 1:] + functional.linear(joined, weights.out_weight, weights.out_bias)
-    norm_unit, norm_deviation = _standardise(middle, weights.eps)
+    norm_unit, norm_factor = _standardise(middle, weights.eps)
     hidden = functional.linear(
         norm_unit * weights.norm_weight + weights.norm_bias, weights.fc1_weight, weights.fc1_bias
     )
-    output = middle + functional.linear(
-        weights.activation(hidden), weights.fc2_weight, weights.fc2_bias
-    )
-    post_unit, post_deviation = _standardise(output, weights.eps)
+    activated, slope = weights.activation(hidden)
+    output = middle + functional.linear(activated, weights.fc2_weight, weights.fc2_bias)
+    post_unit, post_factor = _standardise(output, weights.eps)
     features = (post_unit * weights.post_weight + weights.post_bias) @ weights.projection.T
     return BlockTrace(
         features,
@@ -119,10 +144,10 @@ def run_block(
         value,
         attended,
         norm_unit,
-        norm_deviation,
-        hidden,
+        norm_factor,
+        slope,
         post_unit,
-        post_deviation,
+        post_factor,
     )
 
 
@@ -138,9 +163,7 @@ def mean_gradient(
         cotangent: ∂p / ∂v, v being the mean of the patch features; one row per p.
     """
     patches = trace.post_unit.shape[1]
-    with torch.enable_grad():
-        hidden = trace.hidden.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(weights.activation(hidden).sum(), hidden)
+    slope = trace.slope
     shared = slope * (trace.post_unit @ weights.fc2_weight)
     at_norm = cotangent @ weights.projection / patches * weights.post_weight
     at_norm = at_norm - at_norm.mean(-1, keepdim=True)
@@ -151,9 +174,9 @@ def mean_gradient(
     for row in at_norm.unbind(1):  # one class of every image
         # LayerNorm: (w - mean w - ẑ·(w·ẑ)/D) / σ, its first part the same for every patch
         along = (trace.post_unit @ row[..., None]) / row.shape[-1]
-        at_output = (row[:, None] - along * trace.post_unit) / trace.post_deviation
-        at_hidden = slope * (row @ weights.fc2_weight)[:, None] - along * shared
-        at_mlp = (at_hidden / trace.post_deviation) @ weights.fc1_weight * weights.norm_weight
+        at_output = (row[:, None] - along * trace.post_unit) * trace.post_factor
+        at_hidden = (slope * (row @ weights.fc2_weight)[:, None]).addcmul_(shared, -along)
+        at_mlp = (at_hidden @ weights.fc1_weight) * trace.post_factor * weights.norm_weight
         at_middle = (
             at_output
             + (
@@ -161,7 +184,7 @@ def mean_gradient(
                 - at_mlp.mean(-1, keepdim=True)
                 - trace.norm_unit * (at_mlp * trace.norm_unit).mean(-1, keepdim=True)
             )
-            / trace.norm_deviation
+            * trace.norm_factor
         )
         at_heads = (at_middle @ weights.out_weight).view(*split).transpose(1, 2)
         own = (at_heads * trace.attended).sum(-1)  # Σ_j A_ij dA_ij
@@ -178,6 +201,6 @@ def mean_gradient(
 
 
 def _standardise(rows: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    variance, mean = torch.var_mean(rows, -1, unbiased=False, keepdim=True)
-    deviation = (variance + eps).sqrt()
-    return (rows - mean) / deviation, deviation
+    """LayerNorm before its scale, and the factor it applied."""
+    unit, _, factor = torch.native_layer_norm(rows, rows.shape[-1:], None, None, eps)
+    return unit, factor

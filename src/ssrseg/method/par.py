@@ -78,11 +78,12 @@ def pixel_affinity(
         torch.mean(difference, 1, keepdim=True, out=exponent)
     distance = torch.tensor(
         [d * (dy * dy + dx * dx) ** 0.5 for d in dilations for dy, dx in DIRECTIONS],
-        device=image.device,
         dtype=image.dtype,
-    )
+    ).to(image.device, non_blocking=True)
     position = (-(distance / (distance.std() + TINY) / w1).square()).softmax(0)
-    return colour.neg_().softmax(0).add_(w2 * position.view(-1, 1, 1, 1, 1))
+    # softmax of -colour in place: the maps are the largest thing in memory
+    colour.neg_().sub_(colour.amax(0)).exp_()
+    return colour.div_(colour.sum(0)).add_(w2 * position.view(-1, 1, 1, 1, 1))
 
 
 @torch.no_grad()

@@ -26,13 +26,29 @@ HALF = 0.5 - 1e-4  # shares of several regions, added in float32, may miss an ex
 def region_occupancy(
     regions: Int[Tensor, "batch height width"], n_regions: int, grid: tuple[int, int]
 ) -> Float[Tensor, "batch regions patches"]:
-    """Share of each patch's pixels that lies in each region; pixels marked -1 lie in none."""
-    ids = torch.arange(n_regions, device=regions.device)[:, None, None]
-    shares = []
-    for first in range(0, n_regions, REGIONS_AT_ONCE):
-        inside = regions[:, None] == ids[first : first + REGIONS_AT_ONCE]
-        shares.append(functional.adaptive_avg_pool2d(inside.float(), grid))
-    return torch.cat(shares, 1).flatten(2)
+    """Share of each patch's pixels that lies in each region; pixels marked -1 lie in none.
+
+    Where the grid does not divide the map, neighbouring patches share a row or column of pixels,
+    as in adaptive average pooling.
+    """
+    size = (regions.shape[1], regions.shape[2])
+    if size[0] % grid[0] or size[1] % grid[1]:
+        ids = torch.arange(n_regions, device=regions.device)[:, None, None]
+        shares = []
+        for first in range(0, n_regions, REGIONS_AT_ONCE):
+            inside = regions[:, None] == ids[first : first + REGIONS_AT_ONCE]
+            shares.append(functional.adaptive_avg_pool2d(inside.float(), grid))
+        return torch.cat(shares, 1).flatten(2)
+    # counting pixels is the same without the (batch, regions, height, width) map
+    rows = torch.arange(size[0], device=regions.device) // (size[0] // grid[0])
+    columns = torch.arange(size[1], device=regions.device) // (size[1] // grid[1])
+    patch = rows[:, None] * grid[1] + columns
+    n_patches = grid[0] * grid[1]
+    cell = ((regions.long() + 1) * n_patches + patch).flatten(1)
+    count = torch.zeros(len(regions), (n_regions + 1) * n_patches, device=regions.device)
+    count.scatter_add_(1, cell, torch.ones_like(cell, dtype=count.dtype))
+    share = count / (size[0] * size[1] // n_patches)
+    return share.view(len(regions), n_regions + 1, n_patches)[:, 1:]
 
 
 def activation_ratio(

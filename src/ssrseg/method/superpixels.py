@@ -38,15 +38,11 @@ def rgb_to_lab(
 ) -> Float[Tensor, "batch 3 height width"]:
     """CIELAB (D65, 2°; L in [0, 100]) of sRGB in [0, 1]."""
     linear = torch.where(image > 0.04045, ((image + 0.055) / 1.055) ** 2.4, image / 12.92)
-    to_xyz = image.new_tensor(
-        [
-            [0.412453, 0.357580, 0.180423],
-            [0.212671, 0.715160, 0.072169],
-            [0.019334, 0.119193, 0.950227],
-        ]
-    )
-    white = image.new_tensor([0.95047, 1.0, 1.08883])
-    xyz = torch.einsum("xc,bchw->bxhw", to_xyz / white[:, None], linear)
+    red, green, blue = linear.unbind(1)
+    x = (0.412453 * red + 0.357580 * green + 0.180423 * blue) / 0.95047
+    y = 0.212671 * red + 0.715160 * green + 0.072169 * blue
+    z = (0.019334 * red + 0.119193 * green + 0.950227 * blue) / 1.08883
+    xyz = torch.stack([x, y, z], 1)
     f = torch.where(xyz > 0.008856, xyz.clamp(min=1e-8) ** (1 / 3), 7.787 * xyz + 16 / 116)
     x, y, z = f.unbind(1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
@@ -57,6 +53,7 @@ def colour_regions(
     superpixels: Int[Tensor, "batch height width"],
     k: int = 8,
     *,
+    n_superpixels: int | None = None,
     restarts: int = 3,
     seed: int = 0,
 ) -> Int[Tensor, "batch height width"]:
@@ -69,6 +66,8 @@ def colour_regions(
         image: RGB in [0, 1].
         superpixels: Ids per pixel, gaps allowed; -1 = padding.
         k: Regions per image.
+        n_superpixels: A bound above every id; None looks the largest up, for which a GPU has to be
+            waited for.
         restarts: K-means starts; the one with the least inertia is kept.
         seed: Of the starts.
 
@@ -78,7 +77,7 @@ def colour_regions(
     Source: Eq. 8; colour space and k are our choice, spec §7.1.
     """
     index = superpixels.flatten(1).long() + 1
-    n = int(index.max()) + 1
+    n = int(index.max()) + 1 if n_superpixels is None else n_superpixels + 1
     colour = rgb_to_lab(image).flatten(2)
     count = colour.new_zeros(len(image), n).scatter_add(1, index, torch.ones_like(colour[:, 0]))
     total = colour.new_zeros(len(image), 3, n)
@@ -103,7 +102,10 @@ def colour_regions(
 
 
 def connected_regions(
-    regions: Int[Tensor, "batch height width"], superpixels: Int[Tensor, "batch height width"]
+    regions: Int[Tensor, "batch height width"],
+    superpixels: Int[Tensor, "batch height width"],
+    *,
+    n_superpixels: int | None = None,
 ) -> Int[Tensor, "batch height width"]:
     """Split regions into connected ones (edge to edge), so that like colours far apart part ways.
 
@@ -114,6 +116,7 @@ def connected_regions(
     Args:
         regions: Region ids per pixel, one per superpixel; -1 = padding.
         superpixels: Ids per pixel, gaps allowed; -1 = padding.
+        n_superpixels: A bound above every id, as in :func:`colour_regions`; regions are no more.
 
     Returns:
         Ids 0, 1, ... of each image, in the order of their first superpixel; -1 = padding.
@@ -121,7 +124,7 @@ def connected_regions(
     Source: our choice, spec §7.1 (``sgc.connected``).
     """
     index = superpixels.long() + 1  # slot 0 is the padding
-    n = int(index.max()) + 1
+    n = int(index.max()) + 1 if n_superpixels is None else n_superpixels + 1
     region = regions.new_full((len(index), n), -1, dtype=torch.long)
     region.scatter_(1, index.flatten(1), regions.flatten(1).long())
     linked = torch.zeros(len(index), n * n, dtype=torch.bool, device=index.device)
@@ -139,6 +142,6 @@ def connected_regions(
         steps = reached.float()
         reached = steps @ steps > 0
     first = torch.where(reached, own, n).amin(-1)
-    number = ((first == own) & inside).cumsum(-1) - 1
-    component = number.gather(1, first).masked_fill(~inside, -1)
+    number = ((first == own) & inside).cumsum(-1) - 1  # -1 in slot 0, before any region
+    component = number.gather(1, first)
     return component.gather(1, index.flatten(1)).view_as(superpixels)

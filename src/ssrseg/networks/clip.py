@@ -15,11 +15,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPModel, CLIPTokenizer
+from transformers.activations import QuickGELUActivation
 
 from ssrseg.errors import BackboneError
-from ssrseg.method.last_block import BlockTrace, BlockWeights, run_block
+from ssrseg.method.last_block import (
+    BlockTrace,
+    BlockWeights,
+    quick_gelu,
+    run_block,
+    with_slope,
+)
 from ssrseg.networks.attention import NAME, mean_attention, resolve_layers, tag_blocks
-from ssrseg.networks.frozen import Frozen, load_pretrained
+from ssrseg.networks.frozen import Frozen, Precision, load_pretrained
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -42,7 +49,13 @@ class ClipView:
 
 
 class FrozenCLIP(Frozen):
-    """CLIP ViT (image + text) without a trainable parameter."""
+    """CLIP ViT (image + text) without a trainable parameter.
+
+    Attributes:
+        model: The library's CLIP.
+        tokenizer: Its tokenizer.
+        logit_scale: exp(logit_scale), CLIP's own inverse temperature (100 for OpenAI's weights).
+    """
 
     def __init__(
         self,
@@ -50,6 +63,7 @@ class FrozenCLIP(Frozen):
         tokenizer: CLIPTokenizer,
         *,
         pos_interpolation: Literal["bilinear", "bicubic"] = "bilinear",
+        precision: Precision = "fp32",
     ) -> None:
         """Wrap a loaded model.
 
@@ -58,20 +72,36 @@ class FrozenCLIP(Frozen):
             tokenizer: Its tokenizer.
             pos_interpolation: How position embeddings are resized to another grid. CLIP-ES and
                 WeCLIP use bilinear; the library's own forward uses bicubic.
+            precision: Of all blocks but the last, which GradCAM differentiates.
         """
         model.vision_model.set_attn_implementation(NAME)
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.pos_interpolation = pos_interpolation
+        self.logit_scale = float(model.logit_scale.detach().exp())
+        self._known_texts: dict[tuple[str, ...], Tensor] = {}
         tag_blocks([block.self_attn for block in self._blocks])
         self.freeze()
+        self.keep(self._blocks[:-1], precision)
 
     @classmethod
     def load(
-        cls, source: str | Path, *, pos_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+        cls,
+        source: str | Path,
+        *,
+        pos_interpolation: Literal["bilinear", "bicubic"] = "bilinear",
+        precision: Precision = "fp32",
+        texts: tuple[str, ...] | None = None,
     ) -> FrozenCLIP:
         """Load from a hub id or from a directory written by ``save_pretrained``.
+
+        Args:
+            source: Hub id or directory.
+            pos_interpolation: See the constructor.
+            precision: See the constructor.
+            texts: All texts that will ever be asked; they are embedded now, and the text tower (a
+                quarter of a gigabyte) is let go. None keeps it.
 
         Raises:
             BackboneError: If ``source`` is not a CLIP, or cannot be read.
@@ -90,7 +120,18 @@ class FrozenCLIP(Frozen):
                 " model is from: CLIPTokenizer.from_pretrained(...).save_pretrained(...) writes"
                 " them."
             )
-        return cls(model.float(), tokenizer, pos_interpolation=pos_interpolation)
+        clip = cls(
+            model.float(), tokenizer, pos_interpolation=pos_interpolation, precision=precision
+        )
+        if texts is not None:
+            features = clip.text_features(texts) if texts else None
+            # Weights are mapped from the file, and what was read stays in memory: map it anew.
+            del model, clip
+            clip = cls.load(source, pos_interpolation=pos_interpolation, precision=precision)
+            clip.model.text_model = None
+            if features is not None:
+                clip._known_texts[texts] = features
+        return clip
 
     @property
     def _blocks(self) -> nn.ModuleList:
@@ -115,11 +156,6 @@ class FrozenCLIP(Frozen):
     def dim(self) -> int:
         """d1, length of the space shared by images and texts (512 for ViT-B)."""
         return self.model.config.projection_dim
-
-    @property
-    def logit_scale(self) -> float:
-        """exp(logit_scale), CLIP's own inverse temperature (100 for OpenAI's weights)."""
-        return float(self.model.logit_scale.exp())
 
     def _positions(self, grid: tuple[int, int]) -> Float[Tensor, "tokens dim"]:
         table = self.model.vision_model.embeddings.position_embedding.weight
@@ -158,9 +194,10 @@ class FrozenCLIP(Frozen):
                 resolve_layers(attention_layers, self.depth, "affinity.clip_layers")
             )
         tokens = []
-        for block in self._blocks[:-1]:
-            hidden = block(hidden, None, attention_sink=sink)
-            tokens.append(hidden.float())  # whatever precision the block ran in
+        with self.reduced(hidden.device):
+            for block in self._blocks[:-1]:
+                hidden = block(hidden, None, attention_sink=sink)
+                tokens.append(hidden)
         return ClipView(tuple(tokens), grid, sink)
 
     def normed(self, view: ClipView) -> Float[Tensor, "batch tokens dim"]:
@@ -205,7 +242,11 @@ class FrozenCLIP(Frozen):
             projection=self.model.visual_projection.weight,
             heads=attention.num_heads,
             eps=block.layer_norm2.eps,
-            activation=mlp.activation_fn,
+            activation=(
+                quick_gelu
+                if isinstance(mlp.activation_fn, QuickGELUActivation)
+                else with_slope(mlp.activation_fn)
+            ),
         )
 
     def trace_last_block(self, view: ClipView) -> BlockTrace:
@@ -220,12 +261,21 @@ class FrozenCLIP(Frozen):
         return mean_attention(view.attention)
 
     @torch.no_grad()
-    def text_features(self, texts: list[str]) -> Float[Tensor, "words dim1"]:
-        """Unit-norm features of texts, in their order."""
-        tokens = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+    def text_features(self, texts: tuple[str, ...]) -> Float[Tensor, "words dim1"]:
+        """Unit-norm features of texts, in their order; computed once.
+
+        Raises:
+            ValueError: For texts that :meth:`load` was not given, if it let the tower go.
+        """
         device = self.model.logit_scale.device
-        output = self.model.get_text_features(
-            input_ids=tokens["input_ids"].to(device),
-            attention_mask=tokens["attention_mask"].to(device),
-        )
-        return functional.normalize(output.pooler_output, dim=-1)
+        if texts not in self._known_texts:
+            if self.model.text_model is None:
+                raise ValueError(f"the text tower was let go before {texts} were asked")
+            tokens = self.tokenizer(
+                list(texts), padding=True, truncation=True, return_tensors="pt"
+            ).to(device)
+            output = self.model.get_text_features(
+                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+            )
+            self._known_texts[texts] = functional.normalize(output.pooler_output, dim=-1)
+        return self._known_texts[texts].to(device)

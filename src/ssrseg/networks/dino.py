@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import ViTModel
 
 from ssrseg.networks.attention import NAME, mean_attention, resolve_layers, tag_blocks
-from ssrseg.networks.frozen import Frozen, load_pretrained
+from ssrseg.networks.frozen import Frozen, Precision, load_pretrained
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
@@ -20,16 +20,17 @@ PIXEL_STD = (0.229, 0.224, 0.225)
 class FrozenDINO(Frozen):
     """A self-supervised ViT without a trainable parameter."""
 
-    def __init__(self, model: ViTModel) -> None:
-        """Wrap a loaded model."""
+    def __init__(self, model: ViTModel, *, precision: Precision = "fp32") -> None:
+        """Wrap a loaded model; ``precision`` is that of its blocks."""
         model.set_attn_implementation(NAME)
         super().__init__()
         self.model = model
         tag_blocks([block.attention for block in model.layers])
         self.freeze()
+        self.keep(model.layers, precision)
 
     @classmethod
-    def load(cls, source: str | Path) -> FrozenDINO:
+    def load(cls, source: str | Path, *, precision: Precision = "fp32") -> FrozenDINO:
         """Load from a hub id or from a directory written by ``save_pretrained``.
 
         Raises:
@@ -39,7 +40,7 @@ class FrozenDINO(Frozen):
         model = load_pretrained(
             ViTModel, source, "dino", "facebook/dino-vits16", add_pooling_layer=False
         )
-        return cls(model.float())
+        return cls(model.float(), precision=precision)
 
     @property
     def patch_size(self) -> int:
@@ -64,6 +65,9 @@ class FrozenDINO(Frozen):
         chosen = resolve_layers(layers, self.depth, "affinity.dino_layers")
         sink: dict[int, Tensor | None] = dict.fromkeys(chosen)
         hidden = self.model.embeddings(pixels, interpolate_pos_encoding=True)
-        for block in self.model.layers[: chosen[-1] + 1]:  # later blocks would be thrown away
-            hidden = block(hidden, None, attention_sink=sink)
+        last = self.model.layers[chosen[-1]]  # what lies behind its attention would be thrown away
+        with self.reduced(hidden.device):
+            for block in self.model.layers[: chosen[-1]]:
+                hidden = block(hidden, None, attention_sink=sink)
+            last.attention(last.layernorm_before(hidden), None, attention_sink=sink)
         return mean_attention(sink)

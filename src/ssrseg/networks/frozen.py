@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from huggingface_hub import model_info, try_to_load_from_cache
 from safetensors import SafetensorError
 from torch import nn
@@ -19,14 +20,37 @@ from ssrseg.errors import BackboneError
 PACKAGED = "ssrseg:"
 """Marks a folder inside this package, so that saved settings hold on every machine."""
 
+Precision = Literal["fp32", "bf16"]
+"""Arithmetic of frozen blocks."""
+
 
 class Frozen(nn.Module):
     """A module that cannot be trained; :meth:`train` leaves it in eval mode."""
+
+    precision: Precision = "fp32"
 
     def freeze(self) -> Frozen:
         """Switch gradients off for every parameter and enter eval mode."""
         self.requires_grad_(False)
         return self.eval()
+
+    def keep(self, blocks: Iterable[nn.Module], precision: Precision) -> None:
+        """Choose the arithmetic of some blocks; it holds inside :meth:`reduced`.
+
+        In bf16 the weights of linear layers are converted once, where autocast alone would convert
+        them in every forward pass (frozen weights are not cached); the numbers are the same. The
+        residual stream and LayerNorms stay in fp32.
+        """
+        self.precision = precision
+        if precision == "bf16":
+            for block in blocks:
+                for module in block.modules():
+                    if isinstance(module, nn.Linear):
+                        module.to(torch.bfloat16)
+
+    def reduced(self, device: torch.device) -> torch.autocast:
+        """The context in which blocks given to :meth:`keep` run."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def train(self, mode: bool = True) -> Frozen:
         """Stay in eval mode, whatever a surrounding module asks for."""

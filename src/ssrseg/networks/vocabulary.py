@@ -20,11 +20,13 @@ class Vocabulary:
         classes: Class names, as in the data.
         texts: One prompt per class, then one per background word.
         dropped: Background words left out because they name a class.
+        dropped_for: The class that each of them names.
     """
 
     classes: tuple[str, ...]
     texts: tuple[str, ...]
     dropped: tuple[str, ...] = ()
+    dropped_for: tuple[str, ...] = ()
 
 
 def available() -> list[str]:
@@ -45,8 +47,8 @@ def build_vocabulary(
 
     Args:
         classes: Class names.
-        prompts: Name of a shipped set (``voc``, ``coco``, ``demo``) or a YAML file with
-            ``template``, ``classes`` (name: prompt) and ``background`` (list of words).
+        prompts: Name of a shipped set (``voc``, ``coco``, ``coco-clip-es``, ``demo``) or a YAML
+            file with ``template``, ``classes`` (name: prompt) and ``background`` (list of words).
         own: Prompts by class name that come with the data set; they win over the set's.
 
     Raises:
@@ -80,12 +82,15 @@ def build_vocabulary(
         ) from error
     named = {**named, **(own or {})}
     phrases = [named.get(name, name) for name in classes]
-    taken = {
-        word for phrase in (*classes, *phrases) for word in phrase.lower().replace(",", " ").split()
-    } | {name.lower() for name in classes}
+    taken: dict[str, str] = {}
+    for name, phrase in zip(classes, phrases, strict=True):
+        for word in (name, *f"{name} {phrase}".replace(",", " ").split()):
+            taken.setdefault(word.lower(), name)
     kept = [word for word in background if word.lower() not in taken]
+    dropped = tuple(word for word in background if word.lower() in taken)
     return Vocabulary(
         classes,
         tuple(template.format(phrase) for phrase in (*phrases, *kept)),
-        tuple(word for word in background if word.lower() in taken),
+        dropped,
+        tuple(taken[word.lower()] for word in dropped),
     )

@@ -1,0 +1,192 @@
+"""Fetch large files: go on after an interruption, and take nothing that fails its checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from ssrseg.errors import DataError
+
+At = Callable[[int], None]
+"""Told how many bytes are through."""
+
+_BLOCK = 1 << 20
+_BUSY = (408, 425, 429, 500, 502, 503, 504)  # worth another try, unlike 403 or 404
+
+
+def download(
+    url: str,
+    path: Path,
+    *,
+    size: int,
+    sha256: str,
+    at: At = lambda _: None,
+    attempts: int = 5,
+    pause: float = 5.0,
+    timeout: float = 60.0,
+) -> None:
+    """Fetch a file; it appears at ``path`` only when it is whole and its checksum fits.
+
+    What has arrived is kept in ``<path>.part``, and the next call asks for the rest (HTTP Range).
+
+    Args:
+        url: Address, http or https.
+        path: Final place; its folder is made.
+        size: Bytes the file must have.
+        sha256: Its SHA-256 in hexadecimal digits.
+        at: Told now and then how many bytes have arrived.
+        attempts: Connections in a row that may bring nothing.
+        pause: Seconds between them.
+        timeout: Seconds without a byte after which a connection counts as lost.
+
+    Raises:
+        DataError: If the server cannot be reached, cannot go on in the middle of a file, offers
+            another file, or the checksum is wrong.
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise DataError(f"{url} is no web address. Give one that begins with http:// or https://.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    fruitless = 0
+    while (have := _length(part)) < size:
+        reason = "the connection ended early"
+        try:
+            _receive(url, part, have, size, at, timeout)
+        except HTTPError as error:
+            error.close()
+            if error.code not in _BUSY:
+                raise DataError(
+                    f"{url} cannot be had: the server answers {error.code} {error.reason}. Try"
+                    f" later, name another server by --mirror, or put the file into {path.parent}."
+                ) from error
+            reason = f"the server answers {error.code} {error.reason}"
+        except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
+            reason = str(getattr(error, "reason", error)) or type(error).__name__
+        fruitless = 0 if _length(part) > have else fruitless + 1
+        if fruitless == attempts:
+            raise DataError(
+                f"{url} cannot be reached ({reason}). {_length(part):,} of {size:,} bytes are in"
+                f" {part}; the same command goes on from there."
+            )
+        if fruitless:
+            time.sleep(pause)
+    _accept(part, path, url, size, sha256)
+
+
+def check_file(path: Path, *, size: int, sha256: str, at: At = lambda _: None) -> None:
+    """Compare a file with its published size and checksum.
+
+    Args:
+        path: The file.
+        size: Bytes it must have.
+        sha256: Its SHA-256 in hexadecimal digits.
+        at: Told now and then how many bytes have been read.
+
+    Raises:
+        DataError: If one of them differs.
+    """
+    if (found := _length(path)) != size:
+        raise DataError(f"{path} has {found:,} bytes, the official file {size:,}. Fetch it again.")
+    digest, done = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            done += len(block)
+            at(done)
+    if digest.hexdigest() != sha256:
+        raise DataError(
+            f"{path} has SHA-256 {digest.hexdigest()}, the official file {sha256}. Fetch it again."
+        )
+
+
+def check_room(folder: Path, needed: int, purpose: str) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Args:
+        folder: Where it will be written; need not exist yet.
+        needed: Bytes.
+        purpose: What for, for the message.
+
+    Raises:
+        DataError: If less is free.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise DataError(
+            f"{purpose} needs {needed / 1e9:.1f} GB in {folder}, but {free / 1e9:.1f} GB are free"
+            " there. Make room, or choose another disk."
+        )
+
+
+def _accept(part: Path, path: Path, url: str, size: int, sha256: str) -> None:
+    """Give a whole file its name; set another one aside, so that the next call begins anew."""
+    try:
+        check_file(part, size=size, sha256=sha256)
+    except DataError as error:
+        rejected = path.with_name(f"{path.name}.rejected")
+        os.replace(part, rejected)
+        raise DataError(
+            f"{url} gave another file than the official one ({error}) It is kept as {rejected};"
+            " delete it. The next call begins anew: try that once, then another --mirror."
+        ) from error
+    os.replace(part, path)
+
+
+def _receive(url: str, part: Path, have: int, size: int, at: At, timeout: float) -> None:
+    """One connection: append to ``part`` what it brings."""
+    headers = {"User-Agent": "ssrseg"} | ({"Range": f"bytes={have}-"} if have else {})
+    with urlopen(Request(url, headers=headers), timeout=timeout) as response:
+        _check_answer(response, url, part, have, size)
+        with part.open("ab") as file:
+            while block := response.read(_BLOCK):
+                have += len(block)
+                if have > size:
+                    raise DataError(_another_file(url, part, f"more than {size:,} bytes"))
+                file.write(block)
+                at(have)
+
+
+def _check_answer(response: HTTPResponse, url: str, part: Path, have: int, size: int) -> None:
+    """Refuse the answer to another question before a byte of it is kept."""
+    if not have:
+        length = response.headers.get("Content-Length")
+        if length is not None and int(length) != size:
+            raise DataError(_another_file(url, part, f"{int(length):,} bytes"))
+        return
+    if response.status != 206:
+        raise DataError(
+            f"{url} ignores the request to go on after {have:,} bytes (no HTTP Range): its server"
+            f" can only send the whole file. Delete {part} to begin anew, or name another server by"
+            " --mirror."
+        )
+    span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if span is None or int(span[1]) != have:
+        raise DataError(
+            f"{url} was asked to go on after {have:,} bytes and offers"
+            f' "{response.headers.get("Content-Range")}". Delete {part} to begin anew, or name'
+            " another server by --mirror."
+        )
+    if span[2] != "*" and int(span[2]) != size:
+        raise DataError(_another_file(url, part, f"{int(span[2]):,} bytes"))
+
+
+def _another_file(url: str, part: Path, found: str) -> str:
+    have = f" {part} keeps what has arrived so far." if part.exists() else ""
+    return (
+        f"{url} is another file than the official one: the server offers {found}.{have} Name"
+        " another server by --mirror."
+    )
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -1,0 +1,347 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from make_tiny import COCO_CATEGORIES, opened_files, run_lengths, tiny_coco
+
+from ssrseg.data import coco as module
+from ssrseg.data.classes import COCO_CLASSES
+from ssrseg.data.coco import (
+    IMAGE_FOLDERS,
+    ImageInstances,
+    image_key,
+    instances_by_image,
+    instances_file,
+    read_instances,
+    read_label_table,
+    semantic_mask,
+)
+from ssrseg.data.images import write_class_ids
+from ssrseg.data.open import open_images, open_labelled
+from ssrseg.errors import DataError, LabelsError
+
+NINE, TWENTY_FIVE, THIRTY_FOUR = (f"COCO_train2014_{n:012d}" for n in (9, 25, 34))
+TRAIN = {
+    NINE: ["person", "toothbrush"],
+    TWENTY_FIVE: ["tvmonitor"],
+    THIRTY_FOUR: ["person", "stop sign"],  # of people, only a crowd is annotated
+}
+VAL = {
+    "COCO_val2014_000000000042": ["cat", "sofa"],
+    "COCO_val2014_000000000074": ["cat"],
+}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return tiny_coco(tmp_path / "coco")
+
+
+def labels_of(data: Any) -> dict[str, list[str]]:
+    return {s.name: [data.classes[label] for label in s.labels] for s in data.samples}
+
+
+def change(tree: Path, split: str, edit: Any) -> None:
+    path = instances_file(tree, split)
+    table = json.loads(path.read_text())
+    edit(table)
+    path.write_text(json.dumps(table))
+
+
+# ---------------------------------------------------------------- labels
+
+
+def test_the_class_list_is_cocos_in_vocs_spelling() -> None:
+    respelled = {
+        "motorcycle": "motorbike",
+        "airplane": "aeroplane",
+        "couch": "sofa",
+        "potted plant": "pottedplant",
+        "dining table": "diningtable",
+        "tv": "tvmonitor",
+    }
+    assert len(set(COCO_CLASSES)) == 80
+    assert [respelled.get(name, name) for name in COCO_CATEGORIES.values()] == list(COCO_CLASSES)
+
+
+def test_a_tree_opens_as_vocs_does(tree: Path) -> None:
+    data = open_labelled(tree, split="train")
+    assert data.classes == COCO_CLASSES
+    assert labels_of(data) == TRAIN  # the image without an instance is left out
+    assert [sample.labels for sample in data.samples] == [(0, 79), (62,), (0, 11)]
+    assert data.samples[0].image == tree / "train2014" / f"{NINE}.jpg"
+    assert [sample.truth for sample in data.samples] == [None] * 3
+    assert labels_of(open_labelled(tree, split="val")) == VAL
+    assert labels_of(open_labelled(tree)) == TRAIN | VAL
+    assert list(open_images(tree, split="val")) == list(VAL)
+
+
+def test_a_list_of_ones_own(tree: Path) -> None:
+    (tree / "few.txt").write_text(f"COCO_val2014_000000000074\n{NINE}\n")
+    assert list(labels_of(open_labelled(tree, split="few"))) == ["COCO_val2014_000000000074", NINE]
+    (tree / "few.txt").write_text("COCO_train2014_000000000030\n")
+    with pytest.raises(DataError, match='there is no image "COCO_train2014_000000000030" in the'):
+        open_labelled(tree, split="few")
+
+
+def test_labels_come_from_category_ids_alone(tree: Path) -> None:
+    def blind(table: dict[str, Any]) -> None:
+        for entry in table["annotations"]:
+            entry["segmentation"] = [[0, 0, 1, 0, 1, 1]]
+
+    change(tree, "train", blind)
+    for name in TRAIN:  # and not from masks that lie there
+        write_class_ids(
+            tree / "SegmentationClass" / f"{name}.png", torch.full((9, 9), 7, dtype=torch.uint8)
+        )
+    with opened_files() as paths:
+        assert labels_of(open_labelled(tree, split="train")) == TRAIN
+    assert not [path for path in paths if path.endswith((".png", ".jpg"))]
+
+
+def test_a_table_is_derived_once(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = instances_file(tree, "train")
+    first = read_label_table(path)
+    assert (first.images, len(first.labels)) == (4, 3)
+    stored = path.with_name("instances_train2014.labels.csv")
+    assert stored.read_text().splitlines()[2] == f"{NINE}.jpg,person;toothbrush"
+    original, read = module.read_instances, []
+
+    def counting(path: Path) -> dict[str, Any]:
+        read.append(path)
+        return original(path)
+
+    monkeypatch.setattr(module, "read_instances", counting)
+    assert read_label_table(path) == first
+    assert read == []
+    change(tree, "train", lambda table: table["annotations"].pop(0))
+    assert read_label_table(path).labels[f"{NINE}.jpg"] == (79,)  # same time, other content
+    assert read == [path]
+    whole = stored.read_text()
+    for damaged in (whole[:-40], whole.replace("tvmonitor", "tv", 1), "", "# {}\n", "\x00"):
+        stored.write_text(damaged)
+        assert read_label_table(path).labels[f"{TWENTY_FIVE}.jpg"] == (62,)
+        assert stored.read_text() == whole
+    assert len(read) == 6
+    monkeypatch.setattr(module, "_RULE", 2)
+    read_label_table(path)
+    assert len(read) == 7
+
+
+def test_a_tree_that_may_not_be_written(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module, "_save", refuse)
+    assert len(read_label_table(instances_file(tree, "train")).labels) == 3
+
+
+def test_other_data_in_cocos_format_keep_their_names(tree: Path) -> None:
+    def rename(table: dict[str, Any]) -> None:
+        table["categories"] = [{"id": 7, "name": "couch"}, {"id": 3, "name": "tv"}]
+        for entry in table["annotations"]:
+            entry["category_id"] = 7
+
+    for split in ("train", "val"):
+        change(tree, split, rename)
+    data = open_labelled(tree, split="train")
+    assert data.classes == ("tv", "couch")
+    assert [sample.labels for sample in data.samples] == [(1,), (1,), (1,)]
+
+
+def test_splits_of_different_categories(tree: Path) -> None:
+    change(tree, "val", lambda table: table["categories"].pop(0))
+    change(tree, "val", lambda table: table["annotations"].clear())
+    assert len(open_labelled(tree, split="train").classes) == 80
+    with pytest.raises(LabelsError, match="the files of train and val list other categories"):
+        open_labelled(tree)
+
+
+def test_a_class_list_of_ones_own(tree: Path) -> None:
+    lines = "".join(f"{name}:\n" for name in COCO_CLASSES)
+    (tree / "classes.yaml").write_text(lines.replace("snowboard:", "snowboard: snow board"))
+    data = open_labelled(tree, split="val")
+    assert data.prompts == {"snowboard": "snow board"}
+    (tree / "classes.yaml").write_text("cat:\nsofa:\n")
+    with pytest.raises(LabelsError, match=r"\(2 names\), which is not that of its .*\(80"):
+        open_labelled(tree, split="val")
+
+
+def test_labels_csv_wins(tree: Path) -> None:
+    (tree / "labels.csv").write_text(f"image,labels\ntrain2014/{NINE}.jpg,cat\n")
+    assert labels_of(open_labelled(tree)) == {NINE: ["cat"]}
+
+
+# ---------------------------------------------------------------- layouts
+
+
+@pytest.mark.parametrize("images", IMAGE_FOLDERS)
+def test_images_in_every_layout(tmp_path: Path, images: str) -> None:
+    tree = tiny_coco(tmp_path / "coco", images)
+    for split, wanted in (("train", TRAIN), ("val", VAL)):
+        data = open_labelled(tree, split=split)
+        assert labels_of(data) == wanted
+        assert all(sample.image.is_file() for sample in data.samples)
+
+
+def test_images_that_bear_their_number_only(tree: Path) -> None:
+    for image in (tree / "train2014").iterdir():
+        image.rename(image.with_name(image.name[-16:]))
+    data = open_labelled(tree, split="train")
+    assert labels_of(data) == TRAIN
+    assert data.samples[0].image == tree / "train2014" / "000000000009.jpg"
+
+
+@pytest.mark.parametrize(
+    "truth",
+    [
+        "SegmentationClass/train2014/COCO_train2014_{}.png",
+        "SegmentationClass/train/{}.png",
+        "SegmentationClass/COCO_train2014_{}.png",
+        "SegmentationClassAug/{}.png",
+    ],
+)
+def test_masks_in_every_layout(tree: Path, truth: str) -> None:
+    path = tree / truth.format("000000000025")
+    path.parent.mkdir(parents=True)
+    path.touch()
+    truths = [sample.truth for sample in open_labelled(tree, split="train").samples]
+    assert truths == [None, path, None]
+
+
+def test_files_that_are_no_images_or_masks(tree: Path) -> None:
+    for stray in (f"._{NINE}.jpg", f"{NINE}.txt", "zzz_000000000009.json"):
+        (tree / "train2014" / stray).write_text("nothing")
+    mask = tree / "SegmentationClass" / f"{NINE}.png"
+    mask.parent.mkdir()
+    mask.touch()
+    mask.with_name(f"._{NINE}.png").touch()
+    first = open_labelled(tree, split="train").samples[0]
+    assert (first.image, first.truth) == (tree / "train2014" / f"{NINE}.jpg", mask)
+
+
+def test_keys() -> None:
+    assert image_key("COCO_train2014_000000000009") == "000000000009"
+    assert image_key("000000000009") == "000000000009"
+    assert image_key("street_12") == "street_12"
+    assert image_key("a_00000000000x") == "a_00000000000x"
+
+
+def test_missing_images_and_annotations(tree: Path) -> None:
+    (tree / "train2014" / f"{NINE}.jpg").unlink()
+    with pytest.raises(DataError) as caught:
+        open_labelled(tree, split="train")
+    assert str(caught.value) == (
+        f"{tree} lacks 1 of 3 images of train (such as {NINE}.jpg). `ssrseg prepare coco --data"
+        f" {tree}` says what is missing and where it comes from."
+    )
+    shutil.rmtree(tree / "train2014")
+    with pytest.raises(DataError, match=r"lacks 3 of 3 images of train \(such as COCO_train2014_"):
+        open_labelled(tree, split="train")
+    instances_file(tree, "train").unlink()
+    with pytest.raises(LabelsError, match=r"instances_train2014\.json cannot be read"):
+        open_labelled(tree, split="train")
+    assert labels_of(open_labelled(tree)) == VAL
+
+
+def test_the_folder_above(tree: Path) -> None:
+    for wrong in (tree.parent, tree / "annotations"):
+        with pytest.raises(DataError, match=f"is no data folder: .* Did you mean {tree}\\?"):
+            open_labelled(wrong)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"images": 3}',
+        '{"images": [], "annotations": [], "categories": [{"id": 1}]}',
+    ],
+)
+def test_files_that_are_no_annotations(tree: Path, content: str) -> None:
+    path = instances_file(tree, "train")
+    path.write_text(content)
+    with pytest.raises(LabelsError, match=r"is no instances file of COCO, or cut short"):
+        open_labelled(tree, split="train")
+    assert not path.with_suffix(".labels.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what"), [("image_id", 8, "image 8"), ("category_id", 12, "category 12")]
+)
+def test_annotations_of_nothing(tree: Path, key: str, value: int, what: str) -> None:
+    change(tree, "train", lambda table: table["annotations"][1].__setitem__(key, value))
+    with pytest.raises(LabelsError, match=f"annotation 901 is of {what}, which the file does not"):
+        open_labelled(tree, split="train")
+
+
+# ---------------------------------------------------------------- masks
+
+
+def test_smaller_instances_lie_over_larger_ones_and_crowds_are_classes(tree: Path) -> None:
+    images = list(instances_by_image(read_instances(instances_file(tree, "train"))))
+    assert [image.file_name for image in images] == [f"{name}.jpg" for name in TRAIN]
+    nine = np.zeros((61, 75), np.uint8)
+    nine[10:40, 8:38] = 1
+    nine[20:30, 20:32] = 80
+    assert np.array_equal(semantic_mask(images[0]).numpy(), nine)
+    thirty_four = np.zeros((67, 67), np.uint8)
+    thirty_four[4:20, 4:64] = 1
+    thirty_four[30:50, 6:26] = 12
+    assert np.array_equal(semantic_mask(images[2]).numpy(), thirty_four)
+
+
+sides = st.integers(0, 9), st.integers(0, 9), st.integers(1, 6), st.integers(1, 6)
+boxes = st.tuples(*sides, st.integers(1, 80), st.booleans())
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(boxes, max_size=6))
+def test_masks_are_those_of_a_slow_loop(drawn: list[tuple[int, int, int, int, int, bool]]) -> None:
+    height, width = 12, 14
+    covers, instances = [], []
+    for top, left, rows, columns, class_id, as_runs in drawn:
+        bottom, right = min(top + rows, height), min(left + columns, width)
+        inside = np.zeros((height, width), bool)
+        inside[top:bottom, left:right] = True
+        shape: Any = [[left, top, right, top, right, bottom, left, bottom]]
+        if as_runs:
+            shape = {"counts": run_lengths(inside), "size": [height, width]}
+        covers.append((inside, class_id))
+        instances.append((float(inside.sum()), class_id, shape))
+    found = semantic_mask(ImageInstances("a.jpg", (height, width), tuple(instances)))
+    for row in range(height):
+        for column in range(width):
+            on = [(cover.sum(), n) for n, (cover, _) in enumerate(covers) if cover[row, column]]
+            wanted = covers[min(on)[1]][1] if on else 0  # the smallest; of equals, the first
+            assert found[row, column] == wanted
+
+
+def test_a_segmentation_that_is_none(tree: Path) -> None:
+    for broken in ({"size": [4, 4]}, [[1] * 7], "x", {"counts": [16], "size": [4, 5]}, [3], None):
+        image = ImageInstances("a.jpg", (4, 4), ((1.0, 1, broken),))
+        with pytest.raises(DataError, match=r"annotations of a\.jpg hold a segmentation that"):
+            semantic_mask(image)
+
+
+def test_polygons_without_area_leave_nothing() -> None:
+    image = ImageInstances("a.jpg", (4, 4), ((1.0, 1, [[]]), (0.0, 2, [[0, 0, 4, 4]])))
+    assert semantic_mask(image).tolist() == [[0] * 4] * 4
+
+
+def test_without_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with pytest.raises(DataError, match="pip install pycocotools"):
+        semantic_mask(ImageInstances("a.jpg", (4, 4), ()))
