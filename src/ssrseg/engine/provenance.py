@@ -26,7 +26,7 @@ Measure = Literal["seeds", "masks", "segmentation"]
 
 # encoders and prompts count by content, wherever they lie
 _BY_CONTENT = {"backbones.clip", "backbones.dino", "prompts.set"}
-_HABITS = {"data.workers", "data.patches", "pseudo.par_compile", "optim.save_every"}
+_HABITS = {"data.workers", "data.patches", "optim.save_every"}
 # of the decoder's own training
 _DECODER = {
     *("optim.decoder_lr", "optim.seg_weight"),
