@@ -39,8 +39,8 @@ def test_a_finding_has_key_value_page_and_test(row: list[str]) -> None:
     for preset, cell in (("ssr", ssr), ("paper", paper)):
         config = load_config(preset)
         values = [getattr(getattr(config, key.split(".")[0]), key.split(".")[1]) for key in named]
-        assert [] if cell == "-" else [yaml.safe_load(word) for word in cell.split(", ")] == values
-        assert (cell == "-") == (not named)
+        shown = [] if cell == "-" else [yaml.safe_load(word) for word in cell.split(", ")]
+        assert shown == values
     pages = links(page_cell)
     assert pages
     text = ""
@@ -48,7 +48,8 @@ def test_a_finding_has_key_value_page_and_test(row: list[str]) -> None:
         assert page.is_file(), page
         text += page.read_text(encoding="utf-8")
     for key in named:
-        assert key in text or f"`{key.split('.')[0]}`" in text, key
+        section = key.split(".")[0]
+        assert key in text or f"`{section}`" in text or f"`{section}.*`" in text, key
     if test_cell == "-":  # nothing that code could decide
         assert not named
         return

@@ -74,7 +74,7 @@ def check_refined(found: np.ndarray, golden: np.ndarray) -> None:
 def test_text_features_of_the_golden_prompts(shared: Path, golden_clip: Path) -> None:
     texts = build_vocabulary(VOC_CLASSES, "voc").texts
     assert len(texts) == 45
-    found = FrozenCLIP.load(golden_clip).text_features(list(texts))
+    found = FrozenCLIP.load(golden_clip).text_features(tuple(texts))
     expected = [np.load(shared / "golden" / f"text_{kind}.npy") for kind in ("fg", "bg")]
     assert np.abs(found.numpy() - np.concatenate(expected)).max() < 1e-4
 

@@ -26,6 +26,10 @@ Layers = int | Annotated[tuple[int, ...], Field(min_length=1)]
 Crf = tuple[Positive, NotNegative, Positive, Positive, NotNegative]
 
 
+SPEED_KEYS = frozenset({"data.workers", "data.patches"})
+"""Settings that say how fast and not what: a run goes on under other values."""
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """How images enter training."""

@@ -154,7 +154,7 @@ class PhotoPairs:
             .float()
             / 255
         )
-        texts = clip.text_features([TEMPLATES[0].format(p) for p in self.phrases.values()])
+        texts = clip.text_features(tuple(map(TEMPLATES[0].format, self.phrases.values())))
         patches, cls = [], []
         with torch.no_grad():
             for part in pixels.split(50):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -265,9 +265,10 @@ def _write_cams(path: Path, found: PhotoMask, classes: tuple[str, ...]) -> None:
 def _settings(
     config: Config, classes: tuple[str, ...], texts: tuple[str, ...], model: Path | None
 ) -> str:
-    """All that decides a mask beside the image and its labels."""
+    """All that decides a mask beside the image and its labels, and nothing else."""
     made_by = f"# model: {model_digest(model)}\n" if model else ""
-    return f"{config.to_yaml()}# classes: {'; '.join(classes)}\n# texts: {texts}\n{made_by}"
+    lasting = replace(config, data=replace(config.data, workers=0, patches=None))
+    return f"{lasting.to_yaml()}# classes: {'; '.join(classes)}\n# texts: {texts}\n{made_by}"
 
 
 def _same_settings(out: Path, settings: str) -> None:

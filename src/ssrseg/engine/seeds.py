@@ -130,7 +130,9 @@ def _score(
     counts |= {_IMAGES: torch.zeros(n_classes, dtype=torch.long), _DONE: torch.tensor(0)}
     file = None
     if keep is not None:
-        name = hashlib.sha256(repr((sorted(alphas.items()), len(known))).encode()).hexdigest()
+        refined = [(key, each.config.pseudo.refine) for key, each in sorted(rectifiers.items())]
+        facts = (sorted(alphas.items()), refined, len(known))
+        name = hashlib.sha256(repr(facts).encode()).hexdigest()
         file = keep / f"seeds-{name[:16]}.safetensors"
         counts |= load_file(file) if file.is_file() else {}
     done = int(counts[_DONE])

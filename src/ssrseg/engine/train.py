@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ssrseg.config import Config
+from ssrseg.config import SPEED_KEYS, Config
 from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.files import atomic_write
 from ssrseg.data.sample import LabelledImages
@@ -180,9 +180,9 @@ def _loop(
 ) -> dict[str, float]:
     """Iterations ``first`` .. ``stop``; returns the last row of the log."""
     schedule, optim = run.schedule, run.config.optim
-    batches = _batches(run, first, stop, learner.rectifier.clip.patch_size)
+    batches = _batches(run, first, stop, learner.rectifier)
     log = Log(run.out / "log.csv", first)
-    with steps("Training", schedule.total, done=first) as progress:
+    with steps("Training", schedule.total, done=first) as progress, log:
         for iteration in range(first, stop):
             if iteration in schedule.align and iteration % run.config.cmpa.update_every == 0:
                 _refresh(run, learner, iteration)
@@ -308,19 +308,20 @@ def _pairs_file(run: _Run, iteration: int) -> Path:
     return run.out / f"pairs-{iteration:07d}.safetensors"
 
 
-def _batches(run: _Run, first: int, stop: int, patch_size: int) -> Iterator[CropBatch]:
+def _batches(run: _Run, first: int, stop: int, rectifier: Rectifier) -> Iterator[CropBatch]:
     """Crops of the iterations that need some, from the first one still to do."""
     draws = CropDraws(
         run.data,
         run.config.data,
         run.superpixels if run.supervision == "labels" else None,
         run.config.optim.seed,
-        min_side=patch_size,
+        min_side=rectifier.clip.patch_size,
     )
     size, offset = run.config.optim.batch, run.schedule.crops.start
     first = max(first, offset)
     if stop > first:
-        yield from draws.loader((first - offset) * size, (stop - offset) * size, size)
+        pin = rectifier.device.type == "cuda"
+        yield from draws.loader((first - offset) * size, (stop - offset) * size, size, pin=pin)
 
 
 def _earlier_run(run: _Run) -> Checkpoint | None:
@@ -334,7 +335,7 @@ def _earlier_run(run: _Run) -> Checkpoint | None:
         f"{section}.{key} = {old[section].get(key)!r} there, {value!r} now"
         for section, values in new.items()
         for key, value in values.items()
-        if old[section].get(key) != value
+        if old[section].get(key) != value and f"{section}.{key}" not in SPEED_KEYS
     ]
     if earlier.supervision != run.supervision:
         differing.append(f"supervision = {earlier.supervision} there, {run.supervision} now")
