@@ -61,11 +61,12 @@ def main() -> None:
         masks(data, folder / "first", config, cache=cache.folder, device=DEVICE)  # fills the cache
         timed = masks(data, folder / "second", config, cache=cache.folder, device=DEVICE)
 
+        torch.cuda.reset_peak_memory_stats()
         rectifier = load_rectifier(config, data.classes, device=DEVICE)
         decoder = Decoder(rectifier.clip.depth - 1, rectifier.clip.width, len(data.classes))
         learner = Learner(rectifier, decoder.to(DEVICE), data.labels)
         draws = CropDraws(data, config.data, cache, 0)
-        host = next(iter(draws.loader(0, chosen.batch, chosen.batch)))
+        host = next(iter(draws.loader(0, chosen.batch, chosen.batch, pin=True)))
         batch = host.to(torch.device(DEVICE))
         mean = torch.rand(1, 3, 1, 1, device=DEVICE)
 
@@ -91,7 +92,7 @@ def main() -> None:
             rectifier.dino.attention(batch.image - mean)
 
         def load() -> None:
-            for _ in draws.loader(chosen.batch, 3 * chosen.batch, chosen.batch):
+            for _ in draws.loader(chosen.batch, 3 * chosen.batch, chosen.batch, pin=True):
                 pass
 
         seconds = medians({"step": step, "forwards": forwards, "two batches": load})

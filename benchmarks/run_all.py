@@ -16,14 +16,16 @@ LEFT_OUT = {"bench_gpu"}
 
 def main() -> None:
     scripts = [path for path in sorted(HERE.glob("bench_*.py")) if path.stem not in LEFT_OUT]
-    failed = []
+    failed, finished = [], []
     for script in scripts:
         print(f"\n{script.stem}", flush=True)
         code = subprocess.run([sys.executable, str(script)], check=False).returncode
         if code not in (0, 1):
             failed.append(f"{script.stem} ended with code {code}")
+        else:
+            finished.append(script)
     ratios = []
-    for script in scripts:
+    for script in finished:
         file = RESULTS / f"{script.stem.removeprefix('bench_')}.json"
         if file.is_file():
             rows = json.loads(file.read_text(encoding="utf-8"))["ratios"]

@@ -12,7 +12,7 @@ from ssrseg.errors import ConfigError
 
 
 def test_every_preset_loads() -> None:
-    assert preset_names() == ["clip-es", "demo", "paper", "photos", "ssr"]
+    assert preset_names() == ["clip-es", "demo", "paper", "photos", "ssr", "weclip"]
     for name in preset_names():
         assert isinstance(load_config(name), Config)
     assert load_config() == load_config("ssr") == Config()
@@ -69,6 +69,37 @@ def test_the_clip_es_preset_has_its_published_settings() -> None:
     assert clip_es.backbones.pos_interpolation == "bilinear"
 
 
+def test_the_weclip_preset_has_the_settings_of_its_code() -> None:
+    weclip = load_config("weclip")
+    assert (weclip.data.crop, weclip.data.scale, weclip.data.flip) == (320, (0.5, 2.0), True)
+    assert weclip.data.norm == "imagenet"
+    assert weclip.cam.mode == "clip"
+    affinity = weclip.affinity
+    assert (affinity.clip_weight, affinity.dino_weight, affinity.mask) == (1, 0, "box")
+    assert (affinity.clip_layers, affinity.sinkhorn, affinity.power) == (-8, 3, 2)
+    assert (affinity.rfm_after, affinity.rfm_layers, weclip.sgc.high) == (15000, -6, 0.4)
+    pseudo = weclip.pseudo
+    assert (pseudo.alpha, pseudo.refine, pseudo.par_iterations) == (1, "par", 20)
+    assert (pseudo.par_dilations, pseudo.min_score) == ((1, 2, 4, 8, 12, 24), None)
+    optim = weclip.optim
+    assert (optim.batch, optim.iterations, optim.seed) == (4, 30000, 1)
+    assert (optim.decoder_lr, optim.weight_decay) == (2e-3, 0.01)
+    assert (optim.warmup, optim.power) == (50, 1)
+    assert (optim.seg_weight, optim.affinity_weight, optim.affinity_radius) == (1, 0.1, 8)
+    assert (weclip.decoder.layers, weclip.decoder.dropout) == (3, 0.1)
+    assert (weclip.test.long_side, weclip.test.scales, weclip.test.flip) == (512, (1, 0.75), True)
+    assert weclip.test.crf_parameters == (3, 3, 64, 5, 4)
+
+
+def test_nothing_of_the_peers_is_in_the_papers_presets() -> None:
+    for preset in ("ssr", "paper", "demo"):
+        config = load_config(preset)
+        assert config.affinity.rfm_after is config.affinity.cda_temperature is None
+        assert config.optim.affinity_weight == config.cmpa.min_confidence == 0
+        assert not config.sgc.connected
+        assert not config.cmpa.also_image
+
+
 def test_defaults_of_the_peers() -> None:
     config = Config()
     assert (config.data.crop, config.data.scale) == (320, (0.5, 2.0))
@@ -108,6 +139,18 @@ def test_the_last_word_wins(tmp_path: Path) -> None:
         ("backbones.clip=ssrseg:demo/weights/clip", "ssrseg:demo/weights/clip"),
         ("backbones.clip=/data/run=3/clip", "/data/run=3/clip"),
         ("data.scale=[0.5, 1]", (0.5, 1.0)),
+        ("affinity.rfm_after=15000", 15000),
+        ("affinity.rfm_after=0", 0),
+        ("affinity.rfm_after=null", None),
+        ("affinity.rfm_layers=-10", -10),
+        ("affinity.rfm_layers=[6, 8, 11]", (6, 8, 11)),
+        ("affinity.cda_temperature=1e-3", 1e-3),
+        ("affinity.cda_temperature=null", None),
+        ("optim.affinity_weight=0.1", 0.1),
+        ("optim.affinity_radius=0", 0),
+        ("sgc.connected=true", True),
+        ("cmpa.also_image=true", True),
+        ("cmpa.min_confidence=0.95", 0.95),
     ],
 )
 def test_set_understands(override: str, value: object) -> None:
@@ -137,6 +180,13 @@ def test_set_understands(override: str, value: object) -> None:
         ("cam.mode=clop", r"cam\.mode = 'clop': .*'clip' or 'cmpa'"),
         ("sgc.high=nan", r"sgc\.high"),
         ("optim.cmpa_lr=inf", r"optim\.cmpa_lr"),
+        ("affinity.rfm_after=-1", r"affinity\.rfm_after = -1"),
+        ("affinity.rfm_layers=[]", r"affinity\.rfm_layers"),
+        ("affinity.cda_temperature=0", r"affinity\.cda_temperature = 0: .*greater than 0"),
+        ("affinity.rfm=true", r'"affinity\.rfm"'),
+        ("optim.affinity_weight=-0.1", r"optim\.affinity_weight = -0\.1"),
+        ("sgc.connected=maybe", r"sgc\.connected = 'maybe'"),
+        ("cmpa.min_confidence=1.1", r"cmpa\.min_confidence = 1\.1"),
     ],
 )
 def test_set_refuses(override: str, message: str) -> None:
@@ -180,7 +230,7 @@ def test_missing_file_and_preset(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--config .*absent\.yaml: there is no such file"):
         load_config(file=tmp_path / "absent.yaml")
     with pytest.raises(
-        ConfigError, match=r'Did you mean "paper"\?.* clip-es, demo, paper, photos, ssr'
+        ConfigError, match=r'Did you mean "paper"\?.* clip-es, demo, paper, photos, ssr, weclip'
     ):
         load_config("papre")
 
@@ -190,7 +240,7 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
     assert load_config(file=tmp_path / "own.yaml") == Config()
 
 
-@pytest.mark.parametrize("preset", ["ssr", "paper", "clip-es", "demo"])
+@pytest.mark.parametrize("preset", ["ssr", "paper", "clip-es", "weclip", "demo"])
 def test_round_trips(preset: str, tmp_path: Path) -> None:
     config = load_config(preset)
     plain = config.to_dict()

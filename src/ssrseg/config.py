@@ -26,6 +26,10 @@ Layers = int | Annotated[tuple[int, ...], Field(min_length=1)]
 Crf = tuple[Positive, NotNegative, Positive, Positive, NotNegative]
 
 
+SPEED_KEYS = frozenset({"data.workers", "data.patches"})
+"""Settings that say how fast and not what: a run goes on under other values."""
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """How images enter training."""
@@ -112,8 +116,13 @@ class CmpaConfig:
     [0007]."""
     image_feature: Literal["project_mean", "mean_projected"] = "project_mean"
     """Image feature of GradCAM: ISA of the mean patch, or the mean of aligned patches [0006]."""
+    also_image: bool = False
+    """Train ISA on the whole image's feature too, which is what GradCAM feeds it [0031]."""
     min_patches: CountOrZero = 4
     """Patches with CAM > 0.4 that a pair needs."""
+    min_confidence: Share = 0.0
+    """CLIP's own probability of its class that a pair's feature has to exceed [VDA: 0.95]; 0 = off
+    [0036]."""
     init: Literal["residual", "random"] = "residual"
     """Heads that begin as CLIP's own cosines, or at random (paper) [0002]."""
     depth: Count = 2
@@ -150,6 +159,14 @@ class AffinityConfig:
     """Propagation steps [CLIP-ES squares]."""
     mask: Literal["none", "box", "slic", "box_and_slic"] = "slic"
     """Who sends: everybody, CLIP-ES's boxes, SGC's target regions, or what both allow."""
+    rfm_after: CountOrZero | None = None
+    """Iterations with L_seg after which the decoder chooses among CLIP's blocks and weighs their
+    attention, where that is used [WeCLIP: 15,000 VOC, 40,000 COCO]; null = never [0032]."""
+    rfm_layers: Layers = -6
+    """CLIP blocks that it chooses from [WeCLIP: -6 VOC, -10 COCO]."""
+    cda_temperature: Positive | None = None
+    """Temperature of the class-distribution affinity, such as 0.001 [CD-CLIP]; null = off
+    [0035]."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +189,8 @@ class SgcConfig:
     """Targets per class, or one set per image."""
     axis: Literal["col", "row", "both"] = "col"
     """Targets send (paper), receive, or both [0010]."""
+    connected: bool = False
+    """Split colour regions into connected ones before targets are chosen [0037]."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +249,10 @@ class OptimConfig:
     """Exponent of the polynomial decay [WeCLIP]."""
     seg_weight: NotNegative = 0.1
     """γ of Eq. 12 [paper]; without effect under AdamW [0014]."""
+    affinity_weight: NotNegative = 0.0
+    """Weight of the affinity loss beside L_seg [WeCLIP: 0.1]; 0 = off [0033]."""
+    affinity_radius: CountOrZero = 8
+    """Rows and columns between two patches that it compares, at most [WeCLIP]."""
     save_every: Count = 1000
     """Iterations between checkpoints."""
     seed: CountOrZero = 0

@@ -235,6 +235,25 @@ def test_with_a_trained_cmpa(clip_dir: Path, dino_dir: Path, tmp_path: Path) -> 
         masks(fewer, tmp_path / "other", config, model=tmp_path / "run")
 
 
+def test_with_the_decoder_of_a_weclip_run(clip_dir: Path, dino_dir: Path, tmp_path: Path) -> None:
+    voc = open_labelled(tiny_voc(tmp_path / "voc", n=3))
+    settings = ("optim.iterations=1", "affinity.rfm_layers=-3")
+    config = tiny_config(clip_dir, dino_dir, *settings, preset="weclip")
+    train(voc, tmp_path / "run", config)
+    masks(voc, tmp_path / "refined", config, model=tmp_path / "run", save_cams=True)
+    masks(voc, tmp_path / "free", config, save_cams=True)
+    name = voc.samples[0].name
+    with (
+        np.load(tmp_path / "refined" / "cams" / f"{name}.npz") as refined,
+        np.load(tmp_path / "free" / "cams" / f"{name}.npz") as free,
+    ):
+        assert np.abs(refined["cam"] - free["cam"]).max() < 1e-4
+        assert np.abs(refined["refined_cam"] - free["refined_cam"]).max() > 1e-3
+    off = tiny_config(clip_dir, dino_dir, *settings, "affinity.rfm_after=null", preset="weclip")
+    with pytest.raises(CheckpointError, match=r"cannot help here.*CLIP's own CAMs"):
+        masks(voc, tmp_path / "off", off, model=tmp_path / "run")
+
+
 def test_monitored_miou_by_hand(rectifier: Rectifier, tmp_path: Path) -> None:
     voc = open_labelled(tiny_voc(tmp_path / "voc", n=2, classes=("cat", "dog", "red car")))
     own = Rectifier(rectifier.config, rectifier.clip, rectifier.dino, rectifier.vocabulary)

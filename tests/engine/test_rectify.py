@@ -5,14 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy import ndimage
 from tiny_encoders import tiny_config, tiny_dino
 from torch import Tensor
 
 from ssrseg.engine.learner import build_alignment
 from ssrseg.engine.rectify import Rectifier, load_rectifier, present_slots
 from ssrseg.errors import BackboneError, ConfigError
+from ssrseg.method.affinity import balance
+from ssrseg.method.class_distribution import class_distribution_affinity
+from ssrseg.method.sgc import target_patches
 from ssrseg.method.superpixels import slic_labels
 from ssrseg.networks.clip import FrozenCLIP
+from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.dino import FrozenDINO
 
 CLASSES = ("cat", "dog", "red car")
@@ -151,6 +156,81 @@ def test_kinds_of_affinity(
     assert affinity.min() >= 0
     assert (affinity.sum(-1) - 1).abs().max() < 0.3
     assert (found.refined_cam - found.initial.cam).abs().max() > 1e-2
+
+
+def new_decoder(rectifier: Rectifier) -> Decoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return Decoder(rectifier.clip.depth - 1, rectifier.clip.width, 3, dropout=0.5)
+
+
+def test_the_decoder_weighs_clips_attention(rectifier: Rectifier, images: Tensor) -> None:
+    settings = {"clip_weight": 1.0, "dino_weight": 0.0, "mask": "none", "clip_layers": -2}
+    plain = changed(rectifier, affinity=settings)
+    own = changed(rectifier, affinity={**settings, "rfm_after": 0, "rfm_layers": -3})
+    without = own.rectify(images, PRESENT)
+    assert torch.equal(without.refined_cam, plain.rectify(images, PRESENT).refined_cam)
+
+    own.decoder = new_decoder(own).train()
+    found = own.rectify(images, PRESENT)
+    assert own.decoder.training  # left as it was found
+    # without dropout, so that a mask does not depend on who asks for it
+    assert torch.equal(found.refined_cam, own.rectify(images, PRESENT).refined_cam)
+    assert (found.initial.cam - without.initial.cam).abs().max() < 1e-4
+    blocks = found.initial.view.attention
+    assert sorted(blocks) == [1, 2, 3]
+    with torch.no_grad():
+        fused = own.decoder.eval().fusion(found.initial.view.tokens)
+    for i in range(2):
+        alike = (fused[i] @ fused[i].T).sigmoid().double()
+        maps = [blocks[block][i].double() for block in (1, 2, 3)]
+        doubt = [float((alike - each).sum()) for each in maps]
+        kept = [each for each, d in zip(maps, doubt, strict=True) if d <= sum(doubt) / 3]
+        assert len(kept) < 3
+        gated = (sum(kept) / len(kept) * alike).float()
+        affinity = balance(gated[None])[0]
+        expected = affinity @ affinity @ found.initial.cam[i].flatten(1).T
+        assert (found.refined_cam[i].flatten(1).T - expected).abs().max() < 1e-5
+    assert (found.refined_cam - without.refined_cam).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["attention", "kernel"])
+def test_class_distributions_refine_any_affinity(
+    rectifier: Rectifier, images: Tensor, kind: str
+) -> None:
+    plain = changed(rectifier, affinity={"kind": kind, "mask": "none"})
+    own = changed(plain, affinity={"cda_temperature": 0.003})
+    found, before = own.rectify(images, PRESENT), plain.rectify(images, PRESENT)
+    affinity = own.affinity(images, found.initial.view)
+    assert torch.equal(affinity, plain.affinity(images, before.initial.view))
+    shared = class_distribution_affinity(
+        affinity, found.initial.patch_features, own.text_features, 0.003
+    )
+    expected = shared @ shared @ found.initial.cam.flatten(2).mT
+    assert (found.refined_cam.flatten(2).mT - expected).abs().max() < 1e-5
+    assert (found.refined_cam - before.refined_cam).abs().max() > 1e-3
+
+
+def test_regions_may_be_connected(
+    rectifier: Rectifier, images: Tensor, superpixels: Tensor
+) -> None:
+    own = changed(rectifier, sgc={"connected": True})
+    ids = superpixels.clone()
+    ids[:, :, 60:] = -1  # padding
+    colours, parts = rectifier.regions(images, ids), own.regions(images, ids)
+    assert parts.max() + 1 > own.config.sgc.k_colour  # there was something to split
+    assert torch.equal(parts < 0, ids < 0)
+    for image, colour in zip(parts, colours, strict=True):
+        for k in range(int(image.max()) + 1):
+            of_part = colour[image == k]
+            assert (of_part == of_part[0]).all()
+            assert ndimage.label((image == k).numpy())[1] == 1
+    found = own.rectify(images, PRESENT, ids)
+    expected = target_patches(
+        found.initial.cam, parts, int(parts.max()) + 1, high=own.config.sgc.high
+    )
+    assert torch.equal(found.target, expected)
+    assert not torch.equal(found.target, rectifier.rectify(images, PRESENT, ids).target)
 
 
 @pytest.mark.parametrize("readout", ["gradcam", "patch", "combined"])

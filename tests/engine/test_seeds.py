@@ -19,6 +19,7 @@ from ssrseg.engine.masks import rectify_photo
 from ssrseg.engine.rectify import Rectifier, load_rectifier
 from ssrseg.engine.seeds import ALPHAS, REFINED_ALPHAS, exponents, score_seeds
 from ssrseg.errors import DataError
+from ssrseg.networks.decoder import Decoder
 
 
 def test_against_a_slow_loop(tmp_path: Path, clip_dir: Path, dino_dir: Path) -> None:
@@ -187,3 +188,37 @@ def test_a_stopped_pass_goes_on(
         assert found[name].by_alpha == each.by_alpha
     other = score_seeds({"plain": plain}, voc, cache, keep=tmp_path)["plain"]  # other rows
     assert other.matrix.equal(whole["plain"].matrix)
+
+
+def test_settings_scored_together_score_as_if_alone(
+    tmp_path: Path, clip_dir: Path, dino_dir: Path
+) -> None:
+    voc = open_labelled(tiny_voc(tmp_path / "voc", n=4, classes=("cat", "dog", "red car")))
+    cache = SuperpixelCache(None, n_segments=20, compactness=10.0)
+    overrides = {
+        "plain": ("affinity.kind=none",),
+        "connected": ("affinity.kind=none", "sgc.connected=true"),
+        "fewer colours": ("affinity.kind=none", "sgc.k_colour=2"),
+        "decoder": ("affinity.rfm_after=0", "affinity.rfm_layers=-1"),
+    }
+    base = load_rectifier(tiny_config(clip_dir, dino_dir), voc.classes)
+    rectifiers = {}
+    for name, extra in overrides.items():
+        config = tiny_config(
+            clip_dir,
+            dino_dir,
+            "pseudo.refine=none",
+            "affinity.power=1",
+            "sgc.high=0.5",
+            "sgc.min_ratio=0.8",
+            *extra,
+        )
+        rectifiers[name] = Rectifier(config, base.clip, base.dino, base.vocabulary)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        rectifiers["decoder"].decoder = Decoder(base.clip.depth - 1, base.clip.width, 3)
+    together = score_seeds(rectifiers, voc, cache)
+    for name, rectifier in rectifiers.items():
+        alone = score_seeds({name: rectifier}, voc, cache)[name]
+        assert together[name].scores.miou == pytest.approx(alone.scores.miou, abs=1e-5)
+    assert len({round(each.scores.miou, 4) for each in together.values()}) == 4

@@ -59,6 +59,16 @@ def test_depth_and_final_relu(depth, final_relu):
     assert bool((head(randn(1, 30, DIM)) >= 0).all()) == final_relu
 
 
+def test_parameters_of_the_heads():
+    def count(head: Projector) -> int:
+        return sum(value.numel() for value in head.parameters())
+
+    # Linear and BatchNorm of each layer; the basis is no parameter, its gain is one
+    wide, narrow = 512 * 512 + 512 + 2 * 512, 512 * 256 + 256 + 2 * 256
+    assert count(Projector(512, 256)) == wide + narrow == 395_520
+    assert count(Projector(512, 256, basis=torch.eye(512)[:256])) == 395_521
+
+
 def test_any_leading_axes_and_any_norm():
     head = Projector(DIM, OUT, hidden=8).eval()
     x = randn(0, 3, 4, DIM)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from ssrseg.method.prototypes import image_prototypes, positive_index
+from ssrseg.method.prototypes import confident_pairs, image_prototypes, positive_index
 
 
 def randn(seed: int, *shape: int) -> Tensor:
@@ -180,3 +180,30 @@ def test_cluster_present_never_contradicts_the_labels(seed):
     assert labels[torch.arange(9), index].all()
     scaled = positive_index(3 * features, 2 * prototypes, classes, labels, "cluster_present")
     assert torch.equal(scaled, index)
+
+
+def test_confidence_is_clips_softmax_over_present_and_background_texts():
+    pooled, text = randn(0, 2, 3, 4), randn(1, 6, 4)  # classes 0 .. 3, backgrounds 4 and 5
+    present = torch.tensor([[2, 0, -1], [1, -1, -1]])
+    cosine = unit(pooled) @ unit(text).T
+    probabilities = []
+    for b, slot, own, words in ((0, 0, 2, (0, 2)), (0, 1, 0, (0, 2)), (1, 0, 1, (1,))):
+        e = (3.0 * cosine[b, slot]).exp()
+        probabilities.append(float(e[own] / sum(e[w] for w in (*words, 4, 5))))
+    low, middle, high = sorted(probabilities)
+    assert high - middle > 1e-3 < middle - low
+    for threshold in (low - 1e-4, low + 1e-4, middle + 1e-4, high + 1e-4):
+        kept = confident_pairs(pooled, present, text, 3.0, 4, min_confidence=threshold)
+        assert kept[present >= 0].tolist() == [p > threshold for p in probabilities]
+        assert not kept[present < 0].any()
+
+
+def test_a_class_that_the_label_rules_out_takes_no_confidence():
+    text = torch.tensor([[1.0, 0.0], [1.0, 0.01], [0.0, 1.0]])  # two look-alikes, a background
+    pooled = torch.tensor([[[1.0, 0.0]]])
+    alone = confident_pairs(pooled, torch.tensor([[0]]), text, 100.0, 2, min_confidence=0.95)
+    assert alone.tolist() == [[True]]
+    both = confident_pairs(
+        pooled.expand(1, 2, 2), torch.tensor([[0, 1]]), text, 100.0, 2, min_confidence=0.95
+    )
+    assert both.tolist() == [[False, False]]

@@ -316,3 +316,14 @@ def test_two_areas_give_two_boxes_and_corners_connect():
 
 def test_an_empty_cam_has_no_box():
     assert not box_patches(torch.zeros(1, 2, 3, 3)).any()
+
+
+@pytest.mark.parametrize("n_regions", [5, 16, 17, 40])
+def test_occupancy_of_many_regions(n_regions):
+    generator = torch.Generator().manual_seed(0)
+    regions = torch.randint(-1, n_regions, (2, 13, 10), generator=generator)  # 13 is no multiple
+    found = region_occupancy(regions, n_regions, (4, 5))
+    assert found.shape == (2, n_regions, 20)
+    for k in range(n_regions):
+        share = functional.adaptive_avg_pool2d((regions == k).float()[:, None], (4, 5))
+        torch.testing.assert_close(found[:, k], share.flatten(1))

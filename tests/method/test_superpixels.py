@@ -5,11 +5,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from skimage.color import rgb2lab
+from skimage.data import astronaut
 from skimage.segmentation import slic
 from torch import Tensor
 
-from ssrseg.method.superpixels import colour_regions, rgb_to_lab, slic_labels
+from ssrseg.method.superpixels import (
+    colour_regions,
+    connected_regions,
+    rgb_to_lab,
+    slic_labels,
+)
 
 FLAT = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.7, 0.2], [0.2, 0.2, 0.9], [0.95, 0.95, 0.9]])
 
@@ -160,3 +167,64 @@ def test_fewer_superpixels_than_regions():
     image, which = flat_quarters()
     regions = colour_regions(image, which[None], 8)[0]
     assert len(regions.unique()) == 4
+
+
+def partition(ids: Tensor | np.ndarray) -> set[frozenset[int]]:
+    """The sets of pixels that share an id; -1 is none."""
+    flat = np.asarray(ids).ravel()
+    return {frozenset(np.flatnonzero(flat == k).tolist()) for k in np.unique(flat[flat >= 0])}
+
+
+def labelled(regions: Tensor) -> np.ndarray:
+    """Connected components of every region, by scipy."""
+    ids = np.full(regions.shape, -1)
+    for k in regions[regions >= 0].unique():
+        found = ndimage.label((regions == k).numpy())[0]
+        ids = np.where(found > 0, ids.max() + found, ids)
+    return ids
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10_000), colours=st.integers(1, 5))
+def test_connected_regions_are_scipys_components(seed, colours):
+    generator = torch.Generator().manual_seed(seed)
+    superpixels = torch.cat([cells(), cells(32, 8)])
+    colour = torch.randint(0, colours, (2, 64), generator=generator)
+    regions = colour.gather(1, superpixels.flatten(1)).view_as(superpixels)
+    regions[:, -4:], superpixels[:, -4:] = -1, -1  # padding
+    found = connected_regions(regions, superpixels)
+    for b in range(2):
+        assert partition(found[b]) == partition(labelled(regions[b]))
+        n = len(found[b][found[b] >= 0].unique())
+        assert found[b].max() == n - 1
+    assert torch.equal(found < 0, superpixels < 0)
+
+
+def test_connected_regions_of_a_photograph():
+    image = torch.from_numpy(astronaut()[::4, ::4].copy())
+    superpixels = slic_labels(image, 60)[None]
+    unit = image.permute(2, 0, 1)[None] / 255
+    regions = colour_regions(unit, superpixels, 4)
+    found = connected_regions(regions, superpixels)
+    assert partition(found[0]) == partition(labelled(regions[0]))
+    assert found.max() + 1 > 8  # there was something to split
+    again = connected_regions(found, superpixels)
+    assert torch.equal(again, found)
+
+
+def test_a_snake_is_one_region():
+    superpixels = cells(32, 4)
+    rows = torch.arange(64).view(8, 8)
+    snake = (rows // 8 % 2 == 0) | (rows == 15) | (rows == 24) | (rows == 47) | (rows == 56)
+    regions = snake.flatten().long()[superpixels]
+    found = connected_regions(regions, superpixels)
+    assert len(found[regions == 1].unique()) == 1  # 36 links from end to end
+    assert len(found[regions == 0].unique()) == 4
+
+
+def test_gaps_among_the_ids_count_for_nothing():
+    superpixels = torch.tensor([[[7, 7, 2, 2], [7, 7, 2, 2], [9, 9, 5, 5]]])
+    regions = torch.tensor([[[0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 0, 0]]])
+    found = connected_regions(regions, superpixels)
+    assert found[0].tolist() == [[2, 2, 0, 0], [2, 2, 0, 0], [3, 3, 1, 1]]
+    assert torch.equal(connected_regions(regions, superpixels, n_superpixels=33), found)

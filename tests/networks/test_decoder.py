@@ -102,3 +102,15 @@ def test_another_number_of_blocks_is_refused() -> None:
 def test_quick_gelu_by_hand() -> None:
     x = torch.tensor([-2.0, 0.0, 1.0])
     assert torch.allclose(quick_gelu(x), torch.tensor([-0.064331, 0.0, 0.845795]), atol=1e-5)
+
+
+def test_logits_are_made_of_the_fused_features_alone() -> None:
+    torch.manual_seed(0)
+    decoder = Decoder(2, 64, 3, layers=1).eval()
+    seen = tokens(2, 64, (2, 3))
+    with torch.no_grad():
+        fused = decoder.fusion(seen)
+        reduced = [mlp(block[:, 1:]) for mlp, block in zip(decoder.reduce, seen, strict=True)]
+        assert fused.shape == (2, 6, 64)
+        assert torch.allclose(fused, decoder.fuse(torch.cat(reduced, -1)), atol=1e-6)
+        assert torch.equal(decoder.segment(fused, (2, 3)), decoder(seen, (2, 3)))

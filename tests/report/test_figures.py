@@ -26,8 +26,8 @@ from ssrseg.engine.embedding import CLIP, CMPA, UNTRAINED, Embedding, Space
 from ssrseg.engine.train import train
 from ssrseg.errors import CheckpointError, ConfigError, DataError
 from ssrseg.method.metrics import ActivationShares, ErrorKinds
-from ssrseg.method.separation import separation
-from ssrseg.report.figures import FigureOptions, FigureSource, make_figure
+from ssrseg.method.separation import separation, silhouette
+from ssrseg.report.figures import FigureOptions, FigureSource, _pairwise, make_figure
 from ssrseg.report.grid import DPI, Figure, place
 from ssrseg.report.motivation import motivation_figure
 from ssrseg.report.overlay import error_overlay, heat_overlay, ids_overlay, outlined, target_overlay
@@ -211,6 +211,16 @@ def test_figure_6_points_colours_and_numbers() -> None:
     labels = {str(axes.get_label()): axes.get_xlabel() for axes in figure.axes}
     assert f"silhouette {numbers[CLIP].silhouette:.3f}" in labels[CLIP]
     assert "untrained projector" in labels[CMPA]
+
+
+def test_each_pair_of_classes_is_measured_once() -> None:
+    found = embedding()
+    measured = _pairwise(found, ("car", "bus", "chair", "sofa"))
+    assert list(measured) == ["bus / car"]  # sofa has no features
+    chosen = found.classes < 2
+    for name in (CLIP, CMPA):
+        expected = float(silhouette(found.spaces[name].image[chosen], found.classes[chosen]))
+        assert measured["bus / car"][name] == expected
 
 
 def test_names_of_classes_in_one_place_stand_apart() -> None:

@@ -29,11 +29,13 @@ app = App(
     suppress_keyboard_interrupt=False,  # main says what to do next
 )
 
-Preset = Annotated[str, Parameter(help="Named settings: ssr, paper, clip-es, demo, photos.")]
+Preset = Annotated[
+    str, Parameter(help="Named settings: ssr, paper, clip-es, weclip, demo, photos.")
+]
 PresetOrRun = Annotated[
     str | None,
     Parameter(
-        help="Named settings: ssr (default), paper, clip-es, demo, photos; with --model,"
+        help="Named settings: ssr (default), paper, clip-es, weclip, demo, photos; with --model,"
         " the run's own."
     ),
 ]

@@ -44,7 +44,8 @@ def seeds(
     data: Data,
     split: Split = None,
     model: Annotated[
-        Path | None, Parameter(help="Run folder whose CMPA is used; default: training-free.")
+        Path | None,
+        Parameter(help="Run folder whose CMPA (weclip: decoder) is used; default: training-free."),
     ] = None,
     preset: Annotated[
         str | None, Parameter(help="Named settings (default ssr); with --model, the run's own.")
@@ -134,31 +135,23 @@ def _score(
     """One pass for the initial CAM and every refinement."""
     from ssrseg.config import load_config
     from ssrseg.data.cache import SuperpixelCache
-    from ssrseg.engine.checkpoint import check_classes, load_checkpoint
     from ssrseg.engine.device import pick_device
-    from ssrseg.engine.measure import load_heads, variant
+    from ssrseg.engine.masks import use_model
+    from ssrseg.engine.measure import variant
     from ssrseg.engine.rectify import load_rectifier
     from ssrseg.engine.rows import RAW
     from ssrseg.engine.seeds import ALPHAS, score_seeds
-    from ssrseg.errors import CheckpointError
 
-    if model is not None:
-        checkpoint = load_checkpoint(model)
-        check_classes(checkpoint.classes, images.classes, model)
-        if chosen.cam.mode == "clip" or not checkpoint.part("alignment"):
-            raise CheckpointError(
-                f"{model} cannot help here: it holds no CMPA, or the settings ask for CLIP's own"
-                " CAMs (cam.mode = clip). Leave --model away for training-free seeds."
-            )
     rectifier = load_rectifier(
         chosen, images.classes, own_prompts=images.prompts, device=pick_device(device)
     )
-    heads = load_heads(rectifier, model) if model is not None else None
+    if model is not None:
+        use_model(rectifier, model, images)
     rectifiers = {}
     for name, refine in rows.items():
         overrides = RAW if name == "initial CAM" else (f"pseudo.refine={refine}",)
         config = load_config(base=chosen.to_dict(), overrides=overrides)
-        rectifiers[name] = variant(rectifier, config, heads)
+        rectifiers[name] = variant(rectifier, config, rectifier.alignment)
     sgc = chosen.sgc
     superpixels = SuperpixelCache(cache, n_segments=sgc.n_segments, compactness=sgc.compactness)
     alphas = ALPHAS if exponents == "wide" else None

@@ -126,7 +126,9 @@ def masks(
     split: Split = None,
     model: Annotated[
         Path | None,
-        Parameter(help="Run folder whose trained CMPA is used; default: training-free."),
+        Parameter(
+            help="Run folder whose trained CMPA (weclip: decoder) is used; default: training-free."
+        ),
     ] = None,
     clip: Clip = None,
     dino: Dino = None,

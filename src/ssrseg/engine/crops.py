@@ -18,7 +18,7 @@ from ssrseg.data.images import check_size, read_image, read_truth
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.transforms import Crop, limit_side, random_crop
 from ssrseg.engine.rectify import present_slots
-from ssrseg.errors import DataError
+from ssrseg.errors import DataError, SSRError
 from ssrseg.method.pseudo_mask import IGNORE
 
 
@@ -128,16 +128,42 @@ class CropDraws(Dataset[tuple[Crop, tuple[int, ...]]]):
         )
         return crop, sample.labels
 
-    def loader(self, start: int, stop: int, batch: int) -> DataLoader[CropBatch]:
-        """Batches of draws ``start`` .. ``stop``, in order, loaded ahead by worker processes."""
-        return DataLoader(
-            self,
+    def loader(
+        self, start: int, stop: int, batch: int, *, pin: bool = False
+    ) -> Iterator[CropBatch]:
+        """Batches of draws ``start`` .. ``stop``, in order, loaded ahead by worker processes.
+
+        Args:
+            start: First draw.
+            stop: One behind the last.
+            batch: Crops of a batch.
+            pin: Put batches where copies to a GPU need not be waited for.
+        """
+        loaded = DataLoader(
+            _Draws(self),
             batch_size=batch,
             sampler=range(start, stop),
             num_workers=self.settings.workers,
             collate_fn=_collate,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=pin,
         )
+        for each in loaded:
+            if isinstance(each, SSRError):
+                raise each
+            yield each
+
+
+class _Draws(Dataset["tuple[Crop, tuple[int, ...]] | SSRError"]):
+    """Hands faults over as values: raised in a worker they would come back as a traceback."""
+
+    def __init__(self, draws: CropDraws) -> None:
+        self.draws = draws
+
+    def __getitem__(self, draw: int) -> tuple[Crop, tuple[int, ...]] | SSRError:
+        try:
+            return self.draws[draw]
+        except SSRError as error:
+            return error
 
 
 @lru_cache(maxsize=2)
@@ -146,7 +172,12 @@ def _shuffled(count: int, seed: int) -> Int[Tensor, " images"]:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
-def _collate(drawn: list[tuple[Crop, tuple[int, ...]]]) -> CropBatch:
+def _collate(found: list[tuple[Crop, tuple[int, ...]] | SSRError]) -> CropBatch | SSRError:
+    drawn = []
+    for each in found:
+        if isinstance(each, SSRError):
+            return each
+        drawn.append(each)
     crops = [crop for crop, _ in drawn]
     ids = torch.stack([crop.ids for crop in crops])
     return CropBatch(

@@ -15,16 +15,19 @@ from torch.nn import functional
 from ssrseg.config import Config
 from ssrseg.engine.checkpoint import Checkpoint, load_part
 from ssrseg.engine.crops import CropBatch, mix
-from ssrseg.engine.pairs import Pairs, pool_pairs
+from ssrseg.engine.pairs import Pairs, pool_pairs, usable_slots
 from ssrseg.engine.rectify import InitialCam, Rectifier
-from ssrseg.method.cmpa import (
-    Alignment,
-    Projector,
-    shared_basis,
-    usable_pairs,
+from ssrseg.method.affinity import feature_affinity
+from ssrseg.method.cmpa import Alignment, Projector, masked_average_pool, shared_basis
+from ssrseg.method.objective import (
+    affinity_loss,
+    alignment_loss,
+    background_loss,
+    image_loss,
+    segmentation_loss,
 )
-from ssrseg.method.objective import alignment_loss, background_loss
 from ssrseg.method.prototypes import image_prototypes, positive_index
+from ssrseg.networks.clip import ClipView
 from ssrseg.networks.decoder import Decoder
 
 Supervision = Literal["labels", "full"]
@@ -118,9 +121,11 @@ class Learner:
             groups, lr=0.0, weight_decay=config.optim.weight_decay, fused=True
         )
 
-    def set_learning_rates(self, iteration: int, schedule: Plan) -> None:
-        """Each group follows the schedule of its own stage."""
-        optim = self.rectifier.config.optim
+    def begin(self, iteration: int, schedule: Plan) -> None:
+        """Learning rates, each group's by the schedule of its own stage, and WeCLIP's RFM."""
+        optim, rfm_after = self.rectifier.config.optim, self.rectifier.config.affinity.rfm_after
+        refines = rfm_after is not None and iteration - schedule.segment.start >= rfm_after
+        self.rectifier.decoder = self.decoder if refines else None
         for index, group in enumerate(self.optimizer.param_groups):
             active = schedule.segment if index == 0 else schedule.align
             step = min(max(iteration - active.start, 0), max(len(active) - 1, 0))
@@ -144,13 +149,15 @@ class Learner:
         """L_proto of a batch of pairs, with background pairs where the settings ask for them.
 
         Args:
-            features: Aligned foreground features, then aligned background features.
+            features: Aligned foreground features, then aligned background features, then, if
+                ISA learns from it too, the aligned image feature of each pair.
             clip_background: The same background features in CLIP's space.
             rows: Which classes they belong to.
         """
         assert self.alignment is not None and self.prototypes is not None
         config, n_classes = self.rectifier.config.cmpa, self.rectifier.n_classes
-        foreground, background = features.split([len(rows.classes), len(clip_background)])
+        parts = (len(rows.classes), len(clip_background))
+        foreground, background, whole = features.tensor_split((parts[0], sum(parts)))
         text = self.alignment.tsa(self.rectifier.text_features)
         positive = positive_index(
             foreground.detach(), self.prototypes, rows.classes, rows.labels, config.pos
@@ -172,6 +179,10 @@ class Learner:
             loss = loss + config.bg_pairs * background_loss(
                 background, nearest + n_classes, text, self.alignment.temperature
             )
+        if len(whole):
+            loss = loss + image_loss(
+                whole, rows.classes, rows.labels, text, self.alignment.temperature
+            )
         return loss
 
     def cached_proto_loss(self, iteration: int) -> Tensor:
@@ -181,9 +192,11 @@ class Learner:
         generator = torch.Generator().manual_seed(mix(optim.seed, iteration, 2))
         chosen = torch.randperm(len(pairs.classes), generator=generator)[: optim.pairs]
         image, classes = pairs.image[chosen], pairs.classes[chosen].to(device)
-        used = image.unique() if self.rectifier.config.cmpa.bg_pairs else image[:0]
-        background = pairs.background[used].to(device)
-        features = self.alignment.isa(torch.cat([pairs.pooled[chosen].to(device), background]))
+        config = self.rectifier.config.cmpa
+        background = pairs.background[image.unique() if config.bg_pairs else image[:0]].to(device)
+        whole = pairs.mean[image if config.also_image else image[:0]].to(device)
+        pooled = pairs.pooled[chosen].to(device)
+        features = self.alignment.isa(torch.cat([pooled, background, whole]))
         return self.proto_loss(
             features, background, PairRows(classes, self.labels[image].to(device))
         )
@@ -198,27 +211,46 @@ class Learner:
         config = self.rectifier.config.cmpa
         cam = initial.cam if config.cam_source == "cmpa" else initial.clip_cam
         assert cam is not None
-        usable = usable_pairs(cam.flatten(2), batch.present, min_patches=config.min_patches)
-        if not usable.any():
-            return None
         inside = functional.adaptive_avg_pool2d(batch.valid[:, None].float(), initial.view.grid)
         inside = inside.flatten(1) >= 0.5
         raw = initial.patch_features
+        clip_pooled, clip_background = pool_pairs(raw, cam, inside)
+        usable = usable_slots(self.rectifier, cam, clip_pooled, batch.present)
+        if not usable.any():
+            return None
+        image = usable.nonzero()[:, 0]
+        whole = masked_average_pool(inside[:, None].to(raw), raw)[:, 0]
+        whole = whole[image if config.also_image else image[:0]]
+        # padding stays out of BatchNorm
+        moved = self.alignment.isa(torch.cat([raw[inside], whole]))
         aligned = raw.new_zeros(*raw.shape[:2], config.out)
-        aligned[inside] = self.alignment.isa(raw[inside])  # padding stays out of BatchNorm
+        aligned[inside], whole = moved.tensor_split([len(moved) - len(whole)])
         pooled, background = pool_pairs(aligned, cam, inside)
-        _, clip_background = pool_pairs(raw, cam, inside)
         if not config.bg_pairs:
             background, clip_background = background[:0], clip_background[:0]
-        image = usable.nonzero()[:, 0]
         labels = torch.zeros(
             len(cam), self.rectifier.n_classes + 1, dtype=torch.bool, device=cam.device
         ).scatter_(1, batch.present + 1, True)[:, 1:]
         return self.proto_loss(
-            torch.cat([pooled[usable], background]),
+            torch.cat([pooled[usable], background, whole]),
             clip_background,
             PairRows(batch.present[usable], labels[image]),
         )
+
+    def seg_loss(self, view: ClipView, truth: Tensor) -> Tensor:
+        """L_seg of a batch of crops, and WeCLIP's L_aff beside it if the settings ask for it."""
+        optim = self.rectifier.config.optim
+        fused = self.decoder.fusion(view.tokens)
+        logits = self.decoder.segment(fused, view.grid)
+        size = (truth.shape[1], truth.shape[2])
+        at_size = functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+        loss = segmentation_loss(at_size, truth)
+        if optim.affinity_weight:
+            alike = affinity_loss(
+                feature_affinity(fused), truth, view.grid, radius=optim.affinity_radius
+            )
+            loss = loss + optim.affinity_weight * alike
+        return loss
 
     def tensors(self) -> dict[str, Tensor]:
         """The model: decoder and heads."""

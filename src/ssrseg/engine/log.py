@@ -45,8 +45,15 @@ class Log:
             writer.writerows(rows)
         self.last = {key: float(value) for key, value in rows[-1].items()} if rows else {}
 
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        """Write what is waiting, also where a fault ends the run."""
+        self.flush()
+
     def add(self, row: dict[str, float | Tensor]) -> None:
-        """Take a row whose values may still be on their way; written every ten rows."""
+        """Take a row whose values may still be on their way; written every ten rows, see flush."""
         self._waiting.append(row)
         if len(self._waiting) >= EVERY:
             self.flush()

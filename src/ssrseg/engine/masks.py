@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from ssrseg.data.transforms import limit_side
 from ssrseg.engine.checkpoint import (
     check_classes,
     load_checkpoint,
+    load_decoder,
     load_part,
     model_digest,
 )
@@ -134,14 +135,15 @@ def masks(
         data: Images with their labels. No mask of theirs is opened.
         out: Gets masks/<name>.png (indexed, 255 = ignore), manifest.csv and config.yaml.
         config: All settings.
-        model: Run folder or checkpoint whose CMPA heads are used; None = training-free.
+        model: Run folder or checkpoint whose CMPA heads, or decoder for RFM, are used; None =
+            training-free.
         save_cams: Also write cams/<name>.npz with ``classes``, ``cam`` and ``refined_cam``.
         cache: Folder of superpixels, to be shared between runs; by default inside ``out``.
         device: ``cpu`` or ``cuda``.
 
     Raises:
         ConfigError: If ``out`` holds masks made with other settings.
-        CheckpointError: If the model is of other classes or holds no CMPA.
+        CheckpointError: If the model is of other classes or the settings use nothing of it.
         DataError: If an image cannot be read; masks already written stay.
     """
     start = time.monotonic()
@@ -177,23 +179,39 @@ def masks(
 def load_trained_rectifier(
     config: Config, data: LabelledImages, model: Path | None, *, device: str = "cpu"
 ) -> Rectifier:
-    """Load the encoders for a data set, and the CMPA heads of a run where one is given.
+    """Load the encoders for a data set, and what a run has trained where one is given.
 
     Args:
         config: All settings.
         data: For its classes and prompts.
-        model: Run folder or checkpoint whose CMPA heads are used; None = training-free.
+        model: Run folder or checkpoint; None = training-free.
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        CheckpointError: If the model is of other classes or prompts, or holds no CMPA.
+        CheckpointError: If the model does not fit; see :func:`use_model`.
     """
     rectifier = load_rectifier(config, data.classes, own_prompts=data.prompts, device=device)
-    if model is None:
-        return rectifier
-    checkpoint = load_checkpoint(model)
+    if model is not None:
+        use_model(rectifier, model, data)
+    return rectifier
+
+
+def use_model(rectifier: Rectifier, model: Path, data: LabelledImages) -> None:
+    """Give a rectifier what a finished run has trained: CMPA's heads, and the decoder for RFM.
+
+    Args:
+        rectifier: Its settings say what is used.
+        model: Run folder or checkpoint.
+        data: Images that the model has to fit.
+
+    Raises:
+        CheckpointError: If the model is of other classes or prompts, or the settings use nothing of
+            it.
+    """
+    config, checkpoint = rectifier.config, load_checkpoint(model)
     check_classes(checkpoint.classes, data.classes, model)
-    if config.cam.mode == "clip" or not checkpoint.part("alignment"):
+    has_heads = config.cam.mode == "cmpa" and bool(checkpoint.part("alignment"))
+    if not has_heads and config.affinity.rfm_after is None:
         raise CheckpointError(
             f"{model} cannot help here: "
             + (
@@ -208,10 +226,12 @@ def load_trained_rectifier(
             f"{model} was trained with other prompts than {data.root} asks for. Use the"
             " classes.yaml and --prompts of its training, or train anew."
         )
-    heads = build_alignment(checkpoint.config, rectifier.text_features, None)
-    load_part(heads, checkpoint, "alignment", model)
-    rectifier.alignment = heads.eval()
-    return rectifier
+    if has_heads:
+        heads = build_alignment(checkpoint.config, rectifier.text_features, None)
+        load_part(heads, checkpoint, "alignment", model)
+        rectifier.alignment = heads.eval()
+    if config.affinity.rfm_after is not None:
+        rectifier.decoder = load_decoder(checkpoint, rectifier.clip, model)
 
 
 def pseudo_mask_miou(
@@ -245,9 +265,10 @@ def _write_cams(path: Path, found: PhotoMask, classes: tuple[str, ...]) -> None:
 def _settings(
     config: Config, classes: tuple[str, ...], texts: tuple[str, ...], model: Path | None
 ) -> str:
-    """All that decides a mask beside the image and its labels."""
+    """All that decides a mask beside the image and its labels, and nothing else."""
     made_by = f"# model: {model_digest(model)}\n" if model else ""
-    return f"{config.to_yaml()}# classes: {'; '.join(classes)}\n# texts: {texts}\n{made_by}"
+    lasting = replace(config, data=replace(config.data, workers=0, patches=None))
+    return f"{lasting.to_yaml()}# classes: {'; '.join(classes)}\n# texts: {texts}\n{made_by}"
 
 
 def _same_settings(out: Path, settings: str) -> None:

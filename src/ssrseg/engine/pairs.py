@@ -19,6 +19,7 @@ from ssrseg.engine.progress import steps
 from ssrseg.engine.rectify import Rectifier
 from ssrseg.method.cam import min_max
 from ssrseg.method.cmpa import masked_average_pool, usable_pairs
+from ssrseg.method.prototypes import confident_pairs
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,34 @@ def pool_pairs(
     )[:, 0]
 
 
+def usable_slots(
+    rectifier: Rectifier,
+    cam: Float[Tensor, "batch slots grid_h grid_w"],
+    pooled: Float[Tensor, "batch slots dim1"],
+    present: Int[Tensor, "batch slots"],
+) -> Bool[Tensor, "batch slots"]:
+    """Pairs that CMPA may learn from: a CAM large enough and, if asked for, a feature sure enough.
+
+    Args:
+        rectifier: Its settings are used.
+        cam: CAMs that pool, in [0, 1].
+        pooled: MAP(CAM_c, V), in CLIP's own space.
+        present: Class ids, -1 = empty slot.
+    """
+    config = rectifier.config
+    usable = usable_pairs(cam.flatten(2), present, min_patches=config.cmpa.min_patches)
+    if not config.cmpa.min_confidence:
+        return usable
+    return usable & confident_pairs(
+        pooled,
+        present,
+        rectifier.text_features,
+        config.cam.scale or rectifier.clip.logit_scale,
+        rectifier.n_classes,
+        min_confidence=config.cmpa.min_confidence,
+    )
+
+
 def collect_pairs(
     rectifier: Rectifier, data: LabelledImages, superpixels: SuperpixelCache, *, aligned: bool
 ) -> Pairs:
@@ -113,9 +142,8 @@ def collect_pairs(
                 with torch.no_grad():
                     features = rectifier.alignment.eval().isa(features)
             pooled, background = pool_pairs(features, cam)
-            usable = usable_pairs(
-                cam.flatten(2), batch.present, min_patches=config.cmpa.min_patches
-            )
+            in_clip = pool_pairs(initial.patch_features, cam)[0] if aligned else pooled
+            usable = usable_slots(rectifier, cam, in_clip, batch.present)
             image = torch.tensor(batch.index, device=device)[:, None].expand_as(batch.present)
             rows["pooled"].append(pooled[usable].cpu())
             rows["classes"].append(batch.present[usable].cpu())

@@ -21,6 +21,9 @@ from ssrseg.errors import SSRError
 PATCHES = {"cpu": 1024, "cuda": 65536}
 """Patches seen together: more gain nothing on a CPU and cost memory."""
 
+MOST_PHOTOS, MOST_BYTES = 128, 2**31
+"""Photographs in a batch, and bytes of photographs that wait for company."""
+
 
 @dataclass(frozen=True)
 class Photo:
@@ -34,7 +37,7 @@ class Photo:
     """
 
     index: int
-    original: UInt8[Tensor, "full_h full_w 3"]
+    original: UInt8[Tensor, "_ _ 3"]
     small: UInt8[Tensor, "height width 3"]
     superpixels: Int[Tensor, "height width"] | None
 
@@ -54,7 +57,7 @@ class PhotoBatch:
     """
 
     index: tuple[int, ...]
-    originals: tuple[UInt8[Tensor, "full_h full_w 3"], ...]
+    originals: tuple[UInt8[Tensor, "_ _ 3"], ...]
     small: Float[Tensor, "batch 3 height width"]
     image: Float[Tensor, "batch 3 fitted_h fitted_w"]
     superpixels: Int[Tensor, "batch height width"] | None
@@ -113,7 +116,6 @@ def photo_batches(
         _Photos(samples, settings.max_side, patch, superpixels),
         batch_size=None,
         num_workers=settings.workers,
-        pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # a loader draws a seed: not from the numbers heads start with
     )
     waiting: dict[tuple[int, int], list[Photo]] = {}
@@ -128,15 +130,27 @@ def photo_batches(
             for size in list(waiting):
                 yield batch_of(size)
             raise photo
+        if settings.workers:  # what a worker sends holds a file descriptor until it is copied
+            photo = _copied(photo)
         size = (photo.small.shape[0], photo.small.shape[1])
         waiting.setdefault(size, []).append(photo)
         patches = -(-size[0] // patch) * -(-size[1] // patch)
-        if len(waiting[size]) >= max(1, most // patches):
+        full = min(MOST_PHOTOS, max(1, most // patches))
+        everyone = [each for photos in waiting.values() for each in photos]
+        held = sum(each.original.numel() for each in everyone)
+        if len(waiting[size]) >= full:
             yield batch_of(size)
-        elif sum(map(len, waiting.values())) > 4 * max(1, most // patches):  # many odd sizes
+        elif len(everyone) > 4 * full or held > MOST_BYTES:  # many odd sizes, or huge ones
             yield batch_of(max(waiting, key=lambda each: len(waiting[each])))
     for size in list(waiting):
         yield batch_of(size)
+
+
+def _copied(photo: Photo) -> Photo:
+    original = photo.original.clone()
+    small = original if photo.small.shape == original.shape else photo.small.clone()
+    ids = None if photo.superpixels is None else photo.superpixels.clone()
+    return Photo(photo.index, original, small, ids)
 
 
 def join_photos(

@@ -16,7 +16,7 @@ from ssrseg.config import Config, TestConfig
 from ssrseg.data.files import atomic_write
 from ssrseg.data.images import check_size, list_images, read_image, write_class_ids
 from ssrseg.data.transforms import limit_side, resize, to_unit
-from ssrseg.engine.checkpoint import load_checkpoint, load_part, model_digest
+from ssrseg.engine.checkpoint import load_checkpoint, load_decoder, model_digest
 from ssrseg.engine.progress import steps
 from ssrseg.errors import CheckpointError, DataError
 from ssrseg.method.crf import dense_crf
@@ -147,19 +147,9 @@ def load_segmenter(model: Path, *, clip: str | None = None, device: str = "cpu")
         pos_interpolation=backbones.pos_interpolation,
         precision=backbones.precision,
         texts=(),  # the decoder knows its classes
-    )
-    settings = checkpoint.config.decoder
-    decoder = Decoder(
-        tower.depth - 1,
-        tower.width,
-        len(checkpoint.classes),
-        layers=settings.layers,
-        dropout=settings.dropout,
-    )
-    load_part(decoder, checkpoint, "decoder", model)
-    return Segmenter(
-        tower.to(device), decoder.to(device).eval(), checkpoint.classes, checkpoint.config
-    )
+    ).to(device)
+    decoder = load_decoder(checkpoint, tower, model)
+    return Segmenter(tower, decoder, checkpoint.classes, checkpoint.config)
 
 
 def predict(

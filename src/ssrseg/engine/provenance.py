@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from ssrseg.config import Config
+from ssrseg.config import SPEED_KEYS, Config
 from ssrseg.data.sample import LabelledImages
 from ssrseg.engine.checkpoint import data_digest
 from ssrseg.engine.learner import Supervision
@@ -26,7 +26,7 @@ Measure = Literal["seeds", "masks", "segmentation"]
 
 # encoders and prompts count by content, wherever they lie
 _BY_CONTENT = {"backbones.clip", "backbones.dino", "prompts.set"}
-_HABITS = {"data.workers", "data.patches", "pseudo.par_compile", "optim.save_every"}
+_HABITS = SPEED_KEYS | {"optim.save_every"}
 # of the decoder's own training
 _DECODER = {
     *("optim.decoder_lr", "optim.seg_weight"),

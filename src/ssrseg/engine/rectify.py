@@ -14,16 +14,23 @@ from ssrseg.config import Config
 from ssrseg.engine.initial_cam import InitialCam, initial_cam
 from ssrseg.engine.progress import notice
 from ssrseg.errors import BackboneError
-from ssrseg.method.affinity import balance, colour_position_kernel, fuse_attention
+from ssrseg.method.affinity import (
+    balance,
+    colour_position_kernel,
+    decoder_gate,
+    feature_affinity,
+    fuse_attention,
+)
+from ssrseg.method.class_distribution import class_distribution_affinity
 from ssrseg.method.cmpa import Alignment
-from ssrseg.method.crf import dense_crf
 from ssrseg.method.par import pixel_adaptive_refinement
-from ssrseg.method.pseudo_mask import class_ids, class_scores
+from ssrseg.method.pseudo_mask import class_ids, class_scores, crf_scores
 from ssrseg.method.sgc import box_patches, corrected_cam, target_patches
-from ssrseg.method.superpixels import colour_regions
+from ssrseg.method.superpixels import colour_regions, connected_regions
 from ssrseg.networks import clip as clip_tower
 from ssrseg.networks import dino as dino_tower
 from ssrseg.networks.clip import ClipView, FrozenCLIP
+from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.dino import FrozenDINO
 from ssrseg.networks.vocabulary import Vocabulary, build_vocabulary
 
@@ -84,6 +91,7 @@ class Rectifier:
             )
         self.config, self.clip, self.dino = config, clip, dino
         self.vocabulary, self.alignment = vocabulary, alignment
+        self.decoder: Decoder | None = None  # set where it is to weigh CLIP's attention
         self.text_features = clip.text_features(vocabulary.texts)
         self.n_classes = len(vocabulary.classes)
 
@@ -100,9 +108,16 @@ class Rectifier:
     def see(self, image: Float[Tensor, "batch 3 height width"]) -> ClipView:
         """CLIP's blocks but the last, on RGB in [0, 1]."""
         tower = clip_tower if self.config.data.norm == "clip" else dino_tower
+        pixels = _normalise(image, tower.PIXEL_MEAN, tower.PIXEL_STD)
+        return self.clip.view(pixels, self.clip_layers)
+
+    @property
+    def clip_layers(self) -> int | tuple[int, ...]:
+        """CLIP blocks whose attention :meth:`see` collects; () = none."""
         wanted = self.config.affinity
-        layers = wanted.clip_layers if wanted.kind == "attention" and wanted.clip_weight else ()
-        return self.clip.view(_normalise(image, tower.PIXEL_MEAN, tower.PIXEL_STD), layers)
+        if wanted.kind != "attention" or not wanted.clip_weight:
+            return ()
+        return wanted.clip_layers if self.decoder is None else wanted.rfm_layers
 
     def initial_cam(
         self,
@@ -141,7 +156,7 @@ class Rectifier:
         if settings.kind == "kernel":
             attention = colour_position_kernel(image, view.grid)
         else:
-            clip_attention = self.clip.attention(view) if settings.clip_weight else None
+            clip_attention = self._clip_attention(view) if settings.clip_weight else None
             dino_attention = None
             if settings.dino_weight:
                 assert self.dino is not None
@@ -155,19 +170,32 @@ class Rectifier:
             )
         return balance(attention, rounds=settings.sinkhorn)
 
+    def _clip_attention(self, view: ClipView) -> Float[Tensor, "batch patches patches"]:
+        """Ā_clip, or what the decoder makes of the blocks' attention (WeCLIP's RFM)."""
+        if self.decoder is None:
+            return self.clip.attention(view)
+        was_training = self.decoder.training
+        fused = self.decoder.eval().fusion(view.tokens)
+        self.decoder.train(was_training)
+        blocks = torch.stack([found for found in view.attention.values() if found is not None], 1)
+        return decoder_gate(blocks, feature_affinity(fused))
+
     def regions(
         self,
         image: Float[Tensor, "batch 3 height width"],
         superpixels: Int[Tensor, "batch superpixel_h superpixel_w"] | None,
         n_superpixels: int | None = None,
     ) -> Int[Tensor, "batch superpixel_h superpixel_w"]:
-        """Colour regions of Eq. 8 at the size of the superpixels."""
+        """Colour regions of Eq. 8 at the size of the superpixels, connected if the settings ask."""
         if superpixels is None:
             raise ValueError(f'affinity.mask = "{self.config.affinity.mask}" needs superpixels')
         at_size = functional.interpolate(image, superpixels.shape[1:], mode="bilinear")
-        return colour_regions(
+        regions = colour_regions(
             at_size, superpixels, self.config.sgc.k_colour, n_superpixels=n_superpixels
         )
+        if not self.config.sgc.connected:
+            return regions
+        return connected_regions(regions, superpixels, n_superpixels=n_superpixels)
 
     def rectify(
         self,
@@ -205,7 +233,7 @@ class Rectifier:
             target = target_patches(
                 initial.cam,
                 regions,
-                sgc.k_colour,
+                (n_superpixels or int(regions.max()) + 1) if sgc.connected else sgc.k_colour,
                 high=sgc.high,
                 min_ratio=sgc.min_ratio,
                 ratio=sgc.ratio,
@@ -220,9 +248,12 @@ class Rectifier:
             refined = corrected_cam(None, initial.cam, target, power=0, axis=sgc.axis)
         else:
             affinity = self.affinity(image, initial.view) if affinity is None else affinity
-            refined = corrected_cam(
-                affinity, initial.cam, target, power=settings.power, axis=sgc.axis
-            )
+            if settings.cda_temperature is not None:
+                affinity = class_distribution_affinity(
+                    affinity, initial.patch_features, self.text_features, settings.cda_temperature
+                )
+            power, axis = settings.power, sgc.axis
+            refined = corrected_cam(affinity, initial.cam, target, power=power, axis=axis)
         return Rectified(present, initial, regions, target, refined)
 
     @torch.no_grad()
@@ -255,33 +286,11 @@ class Rectifier:
         """Background and class scores brought to the photograph's edges, by PAR or DenseCRF."""
         settings = self.config.pseudo
         if settings.refine == "par" and settings.par_iterations:
-            return pixel_adaptive_refinement(
-                photo,
-                maps,
-                iterations=settings.par_iterations,
-                dilations=settings.par_dilations,
-            )
+            rounds, dilations = settings.par_iterations, settings.par_dilations
+            return pixel_adaptive_refinement(photo, maps, iterations=rounds, dilations=dilations)
         if settings.refine == "crf":
-            return torch.stack(
-                [self._crf(*each) for each in zip(photo, maps, present, strict=True)]
-            )
+            return crf_scores(maps, photo, present, settings.crf)
         return maps
-
-    def _crf(self, photo: Tensor, maps: Tensor, present: Tensor) -> Tensor:
-        used = functional.pad(present >= 0, (1, 0), value=True)
-        xy, weight, bilateral_xy, bilateral_rgb, bilateral_weight = self.config.pseudo.crf
-        marginals = dense_crf(
-            (photo * 255).round().to(torch.uint8).permute(1, 2, 0).cpu(),
-            maps[used].cpu(),
-            gaussian_xy=xy,
-            gaussian_weight=weight,
-            bilateral_xy=bilateral_xy,
-            bilateral_rgb=bilateral_rgb,
-            bilateral_weight=bilateral_weight,
-        )
-        full = torch.zeros_like(maps)
-        full[used] = marginals.to(maps)
-        return full
 
 
 def load_rectifier(

@@ -130,7 +130,9 @@ def _score(
     counts |= {_IMAGES: torch.zeros(n_classes, dtype=torch.long), _DONE: torch.tensor(0)}
     file = None
     if keep is not None:
-        name = hashlib.sha256(repr((sorted(alphas.items()), len(known))).encode()).hexdigest()
+        refined = [(key, each.config.pseudo.refine) for key, each in sorted(rectifiers.items())]
+        facts = (sorted(alphas.items()), refined, len(known))
+        name = hashlib.sha256(repr(facts).encode()).hexdigest()
         file = keep / f"seeds-{name[:16]}.safetensors"
         counts |= load_file(file) if file.is_file() else {}
     done = int(counts[_DONE])
@@ -184,14 +186,14 @@ def _refined_cams(
 ) -> dict[str, Float[Tensor, "batch slots grid_h grid_w"]]:
     """The corrected CAM of every setting; what settings have in common is computed once."""
     cams: dict[object, InitialCam] = {}
-    regions: dict[int, Tensor] = {}
+    regions: dict[object, Tensor] = {}
     affinities: dict[object, Tensor] = {}
     refined = {}
     for name, rectifier in rectifiers.items():
         key = _what_decides_the_cam(rectifier)
         if key not in cams:
             cams[key] = rectifier.initial_cam(rectifier.see(batch.image), batch.present)
-        k = rectifier.config.sgc.k_colour
+        k = (rectifier.config.sgc.k_colour, rectifier.config.sgc.connected)
         if rectifier.wants_superpixels and k not in regions:
             regions[k] = rectifier.regions(batch.image, batch.superpixels, batch.n_superpixels)
         sends = _what_decides_the_affinity(rectifier)
@@ -202,6 +204,7 @@ def _refined_cams(
             batch.present,
             initial=cams[key],
             regions=regions.get(k),
+            n_superpixels=batch.n_superpixels,
             affinity=affinities.get(sends),
         ).refined_cam
     return refined
@@ -261,14 +264,13 @@ def sweep(
 
 
 def _what_decides_the_cam(rectifier: Rectifier) -> object:
-    config, affinity = rectifier.config, rectifier.config.affinity
-    collects = affinity.kind == "attention" and affinity.clip_weight > 0
+    config = rectifier.config
     return (
         id(rectifier.alignment),
         config.cam,
         config.cmpa.image_feature,
         config.backbones,
-        affinity.clip_layers if collects else None,
+        rectifier.clip_layers,
     )
 
 
@@ -277,7 +279,8 @@ def _what_decides_the_affinity(rectifier: Rectifier) -> object:
     affinity = rectifier.config.affinity
     if affinity.kind == "none" or affinity.power == 0:
         return None
-    return rectifier.config.backbones, replace(affinity, mask="none", power=1)
+    shared = replace(affinity, mask="none", power=1, cda_temperature=None)
+    return rectifier.config.backbones, shared, id(rectifier.decoder)
 
 
 def _equal_sizes(originals: Sequence[Tensor]) -> list[list[int]]:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from ssrseg.config import Config
+from ssrseg.config import SPEED_KEYS, Config
 from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.files import atomic_write
 from ssrseg.data.sample import LabelledImages
@@ -31,7 +30,7 @@ from ssrseg.engine.pairs import Pairs, collect_pairs
 from ssrseg.engine.progress import steps
 from ssrseg.engine.rectify import Rectifier, load_rectifier
 from ssrseg.errors import CheckpointError, DataError
-from ssrseg.method.objective import segmentation_loss, ssr_loss
+from ssrseg.method.objective import ssr_loss
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.vocabulary import build_vocabulary
 
@@ -144,9 +143,10 @@ def _build_learner(run: _Run, rectifier: Rectifier, earlier: Checkpoint | None) 
             if not len(pairs.classes):
                 raise DataError(
                     f"CMPA found no usable (image, class) pair in {run.data.root}: every CAM is"
-                    f" empty or smaller than cmpa.min_patches = {config.cmpa.min_patches} patches."
-                    " Lower it (--set cmpa.min_patches=1), or train without CMPA"
-                    " (--set cam.mode=clip)."
+                    f" empty, smaller than cmpa.min_patches = {config.cmpa.min_patches} patches, or"
+                    f" less sure than cmpa.min_confidence = {config.cmpa.min_confidence}. Lower"
+                    " them (--set cmpa.min_patches=1 --set cmpa.min_confidence=0), or train without"
+                    " CMPA (--set cam.mode=clip)."
                 )
         rectifier.alignment = build_alignment(config, rectifier.text_features, pairs)
     decoder = Decoder(
@@ -180,13 +180,13 @@ def _loop(
 ) -> dict[str, float]:
     """Iterations ``first`` .. ``stop``; returns the last row of the log."""
     schedule, optim = run.schedule, run.config.optim
-    batches = _batches(run, first, stop, learner.rectifier.clip.patch_size)
+    batches = _batches(run, first, stop, learner.rectifier)
     log = Log(run.out / "log.csv", first)
-    with steps("Training", schedule.total, done=first) as progress:
+    with steps("Training", schedule.total, done=first) as progress, log:
         for iteration in range(first, stop):
             if iteration in schedule.align and iteration % run.config.cmpa.update_every == 0:
                 _refresh(run, learner, iteration)
-            learner.set_learning_rates(iteration, schedule)
+            learner.begin(iteration, schedule)
             batch = next(batches) if iteration in schedule.crops else None
             # dropout; after the batch, as a loader draws a seed of its own when it starts
             torch.manual_seed(mix(optim.seed, iteration, 4))
@@ -252,7 +252,7 @@ def _iteration(
 def _crop_losses(
     learner: Learner, batch: CropBatch, align: bool, segment: bool, supervision: Supervision
 ) -> tuple[Tensor, Tensor]:
-    """L_proto and L_seg of one micro-batch; 0 where a loss is not active."""
+    """L_proto, and L_seg with L_aff, of one micro-batch; 0 where a loss is not active."""
     rectifier = learner.rectifier
     proto = seg = torch.zeros((), device=batch.image.device)
     view = rectifier.see(batch.image)
@@ -275,10 +275,7 @@ def _crop_losses(
                 )
                 truth = rectifier.pseudo_mask(rectified, batch.image, batch.valid)
     if segment:
-        logits = learner.decoder(view.tokens, view.grid)
-        size = (truth.shape[1], truth.shape[2])
-        at_size = functional.interpolate(logits, size, mode="bilinear", align_corners=False)
-        seg = segmentation_loss(at_size, truth)
+        seg = learner.seg_loss(view, truth)
     return proto, seg
 
 
@@ -286,6 +283,7 @@ def _refresh(run: _Run, learner: Learner, iteration: int) -> None:
     """New prototypes; features are pooled anew where the settings make them change."""
     config = run.config.cmpa
     literal = config.map_order == "project_then_pool"
+    learner.rectifier.decoder = None  # what the heads learn from does not depend on it
     pairs = learner.pairs
     if pairs is None or literal or (config.cam_source == "cmpa" and iteration > 0):
         pairs = collect_pairs(learner.rectifier, run.data, run.superpixels, aligned=literal)
@@ -310,19 +308,20 @@ def _pairs_file(run: _Run, iteration: int) -> Path:
     return run.out / f"pairs-{iteration:07d}.safetensors"
 
 
-def _batches(run: _Run, first: int, stop: int, patch_size: int) -> Iterator[CropBatch]:
+def _batches(run: _Run, first: int, stop: int, rectifier: Rectifier) -> Iterator[CropBatch]:
     """Crops of the iterations that need some, from the first one still to do."""
     draws = CropDraws(
         run.data,
         run.config.data,
         run.superpixels if run.supervision == "labels" else None,
         run.config.optim.seed,
-        min_side=patch_size,
+        min_side=rectifier.clip.patch_size,
     )
     size, offset = run.config.optim.batch, run.schedule.crops.start
     first = max(first, offset)
     if stop > first:
-        yield from draws.loader((first - offset) * size, (stop - offset) * size, size)
+        pin = rectifier.device.type == "cuda"
+        yield from draws.loader((first - offset) * size, (stop - offset) * size, size, pin=pin)
 
 
 def _earlier_run(run: _Run) -> Checkpoint | None:
@@ -336,7 +335,7 @@ def _earlier_run(run: _Run) -> Checkpoint | None:
         f"{section}.{key} = {old[section].get(key)!r} there, {value!r} now"
         for section, values in new.items()
         for key, value in values.items()
-        if old[section].get(key) != value
+        if old[section].get(key) != value and f"{section}.{key}" not in SPEED_KEYS
     ]
     if earlier.supervision != run.supervision:
         differing.append(f"supervision = {earlier.supervision} there, {run.supervision} now")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -92,6 +92,63 @@ def background_loss(
     Source: our choice (``cmpa.bg_pairs``), spec §6.4.
     """
     return prototype_loss(prototype_similarity(background, text.detach(), temperature), word)
+
+
+def image_loss(
+    image: Float[Tensor, "pairs dim"],
+    classes: Int[Tensor, " pairs"],
+    labels: Bool[Tensor, "pairs proto"],
+    text: Float[Tensor, "words dim"],
+    temperature: float | Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """The whole image's feature against the text prototypes, once for each of its classes.
+
+    GradCAM feeds ISA the mean of all patches, which L_proto alone never shows it. The image's other
+    classes are no negatives, and neither are the backgrounds: the mean holds them too.
+
+    Args:
+        image: ISA(v) of each pair's image.
+        classes: Class of each pair.
+        labels: Classes present in its image.
+        text: T', the classes first (no gradient flows into it).
+        temperature: τ.
+
+    Source: our choice (``cmpa.also_image``), spec §6.6.
+    """
+    similarity = prototype_similarity(image, text[: labels.shape[1]].detach(), temperature)
+    own = functional.one_hot(classes, labels.shape[1]).bool()
+    return prototype_loss(similarity.masked_fill(labels & ~own, -torch.inf), classes)
+
+
+def affinity_loss(
+    affinity: Float[Tensor, "batch patches patches"],
+    pseudo_mask: UInt8[Tensor, "batch height width"],
+    grid: tuple[int, int],
+    *,
+    radius: int = 8,
+) -> Float[Tensor, ""]:
+    """Half the mean of 1 - A over near patches of one class, plus half that of A over near others.
+
+    Args:
+        affinity: A_dec, in (0, 1).
+        pseudo_mask: Class ids, read at each patch's first pixel; pairs with a 255 do not count.
+        grid: Patch rows and columns.
+        radius: Rows and columns between two patches of a pair, at most.
+
+    Source: WeCLIP, AFA. One is added to both counts, as there.
+    """
+    ids = functional.interpolate(pseudo_mask[:, None].float(), grid, mode="nearest").flatten(1)
+    row, column = (torch.arange(side, device=ids.device) for side in grid)
+    near_rows = (row[:, None] - row).abs() <= radius
+    near_columns = (column[:, None] - column).abs() <= radius
+    near = torch.kron(near_rows.byte(), near_columns.byte()).bool()
+    known = ids != IGNORE
+    counted = near & known[:, :, None] & known[:, None]
+    same = ids[:, :, None] == ids[:, None]
+    alike, unlike = counted & same, counted & ~same
+    pull = ((1 - affinity) * alike).sum() / (alike.sum() + 1)
+    push = (affinity * unlike).sum() / (unlike.sum() + 1)
+    return (pull + push) / 2
 
 
 def segmentation_loss(

@@ -1,4 +1,4 @@
-"""Image prototypes P_I: K-means over all foreground features, one cluster matched to each class."""
+"""Image prototypes P_I: K-means over foreground features, one cluster matched to each class."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional
 
+from ssrseg.method.cam import allowed_words, word_probability
 from ssrseg.method.kmeans import kmeans
 
 
@@ -25,6 +26,37 @@ class Prototypes:
 
     image: Float[Tensor, "proto dim"]
     purity: float
+
+
+@torch.no_grad()
+def confident_pairs(
+    pooled: Float[Tensor, "batch slots dim"],
+    present: Int[Tensor, "batch slots"],
+    text: Float[Tensor, "words dim"],
+    scale: float,
+    n_classes: int,
+    *,
+    min_confidence: float,
+) -> Bool[Tensor, "batch slots"]:
+    """Pairs whose foreground feature CLIP itself takes for their class.
+
+    The probability is the CAM's: a softmax over the image's classes and all backgrounds. Classes
+    that the label rules out do not compete: they are the confusions that CMPA is to learn from.
+
+    Args:
+        pooled: MAP(CAM_c, V) in CLIP's own space.
+        present: Class ids, -1 = empty slot (never confident).
+        text: T, the classes first.
+        scale: CLIP's exp(logit_scale).
+        n_classes: Foreground texts.
+        min_confidence: The probability has to exceed it.
+
+    Source: VDA (CVPR 2026), with 0.95; docs/decisions/0036.
+    """
+    allowed = allowed_words(present, n_classes, len(text))
+    probability = word_probability(pooled, text, scale, allowed)
+    own = probability.gather(2, present.clamp(min=0)[..., None])[..., 0]
+    return (present >= 0) & (own > min_confidence)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ssrseg.method.cam import min_max
+from ssrseg.method.crf import dense_crf
 
 IGNORE = 255
 
@@ -36,6 +37,38 @@ def class_scores(
     cam = cam.clamp(max=1)  # interpolation may round beyond 1, and (1 - cam)^α would be nan
     background = (1 - cam.amax(1, keepdim=True)) ** alpha
     return torch.cat([background, cam], 1)
+
+
+def crf_scores(
+    scores: Float[Tensor, "batch channels height width"],
+    photo: Float[Tensor, "batch 3 height width"],
+    present: Int[Tensor, "batch slots"],
+    parameters: tuple[float, float, float, float, float],
+) -> Float[Tensor, "batch channels height width"]:
+    """Scores refined by a DenseCRF over the classes that an image shows.
+
+    Args:
+        scores: Background first, then the slots of ``present``.
+        photo: RGB in [0, 1].
+        present: Class ids, -1 = empty slot (its scores become 0).
+        parameters: Gaussian reach and weight, bilateral reach, colour reach, weight.
+
+    Source: CLIP-ES.
+    """
+    xy, weight, bilateral_xy, bilateral_rgb, bilateral_weight = parameters
+    refined = torch.zeros_like(scores)
+    for image, maps, slots, into in zip(photo, scores, present, refined, strict=True):
+        used = functional.pad(slots >= 0, (1, 0), value=True)
+        into[used] = dense_crf(
+            (image * 255).round().to(torch.uint8).permute(1, 2, 0).cpu(),
+            maps[used].cpu(),
+            gaussian_xy=xy,
+            gaussian_weight=weight,
+            bilateral_xy=bilateral_xy,
+            bilateral_rgb=bilateral_rgb,
+            bilateral_weight=bilateral_weight,
+        ).to(maps)
+    return refined
 
 
 def class_ids(

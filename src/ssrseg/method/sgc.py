@@ -19,6 +19,7 @@ from torch.nn import functional
 from ssrseg.method.cam import min_max
 
 TINY = 1e-12
+REGIONS_AT_ONCE = 16  # connected regions are many, and each is a map of the image's size
 HALF = 0.5 - 1e-4  # shares of several regions, added in float32, may miss an exact half
 
 
@@ -32,8 +33,12 @@ def region_occupancy(
     """
     size = (regions.shape[1], regions.shape[2])
     if size[0] % grid[0] or size[1] % grid[1]:
-        one_hot = functional.one_hot(regions.long() + 1, n_regions + 1)[..., 1:]
-        return functional.adaptive_avg_pool2d(one_hot.movedim(-1, 1).float(), grid).flatten(2)
+        ids = torch.arange(n_regions, device=regions.device)[:, None, None]
+        shares = []
+        for first in range(0, n_regions, REGIONS_AT_ONCE):
+            inside = regions[:, None] == ids[first : first + REGIONS_AT_ONCE]
+            shares.append(functional.adaptive_avg_pool2d(inside.float(), grid))
+        return torch.cat(shares, 1).flatten(2)
     # counting pixels is the same without the (batch, regions, height, width) map
     rows = torch.arange(size[0], device=regions.device) // (size[0] // grid[0])
     columns = torch.arange(size[1], device=regions.device) // (size[1] // grid[1])

@@ -60,6 +60,29 @@ class Decoder(nn.Module):
         )
         self.classify = nn.Linear(width, n_classes + 1)
 
+    def fusion(
+        self, tokens: Sequence[Float[Tensor, "batch tokens dim"]]
+    ) -> Float[Tensor, "batch patches width"]:
+        """F: the tokens of all blocks brought to one width, before the transformer layers.
+
+        Args:
+            tokens: One tensor per block, CLS first (it is left out).
+        """
+        reduced = [mlp(block[:, 1:]) for mlp, block in zip(self.reduce, tokens, strict=True)]
+        fused = self.fuse(torch.cat(reduced, dim=-1))
+        # Dropout2d drops whole channels of (batch, channel, 1, patches)
+        dropped: Tensor = self.drop(fused.mT[:, :, None])[:, :, 0].mT
+        return dropped
+
+    def segment(
+        self, fused: Float[Tensor, "batch patches width"], grid: tuple[int, int]
+    ) -> Float[Tensor, "batch classes grid_h grid_w"]:
+        """Logits on the patch grid from what :meth:`fusion` hands out."""
+        for layer in self.layers:
+            fused = layer(fused)
+        logits: Tensor = self.classify(fused)
+        return logits.mT.unflatten(-1, grid)
+
     def forward(
         self, tokens: Sequence[Float[Tensor, "batch tokens dim"]], grid: tuple[int, int]
     ) -> Float[Tensor, "batch classes grid_h grid_w"]:
@@ -69,11 +92,4 @@ class Decoder(nn.Module):
             tokens: One tensor per block, CLS first (it is left out).
             grid: Patch rows and columns.
         """
-        reduced = [mlp(block[:, 1:]) for mlp, block in zip(self.reduce, tokens, strict=True)]
-        fused = self.fuse(torch.cat(reduced, dim=-1))
-        # Dropout2d drops whole channels of (batch, channel, 1, patches)
-        fused = self.drop(fused.mT[:, :, None])[:, :, 0].mT
-        for layer in self.layers:
-            fused = layer(fused)
-        logits: Tensor = self.classify(fused)
-        return logits.mT.unflatten(-1, grid)
+        return self.segment(self.fusion(tokens), grid)

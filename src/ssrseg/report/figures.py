@@ -269,7 +269,7 @@ def _pairwise(embedding: Embedding, classes: tuple[str, ...]) -> dict[str, dict[
     there = set(embedding.classes.tolist())
     for pair in CONFUSABLE:
         ids = [index[name] for name in pair if name in index]
-        if len(ids) == 2 and there >= set(ids):
+        if len(ids) == 2 and there >= set(ids) and " / ".join(pair[::-1]) not in found:
             chosen = torch.isin(embedding.classes, torch.tensor(ids))
             found[" / ".join(pair)] = {
                 name: float(silhouette(space.image[chosen], embedding.classes[chosen]))
