@@ -190,7 +190,7 @@ class SgcConfig:
     axis: Literal["col", "row", "both"] = "col"
     """Targets send (paper), receive, or both [0010]."""
     connected: bool = False
-    """Split colour regions into connected ones before targets are chosen [0037]."""
+    """Split colour regions into connected ones before targets are chosen [0023]."""
 
 
 @dataclass(frozen=True)
