@@ -177,7 +177,7 @@ def test_set_understands(override: str, value: object) -> None:
         ("pseudo.par_dilations=[]", r"pseudo\.par_dilations"),
         ("test.scales=[1, 0]", r"test\.scales\.1 = 0"),
         ("pseudo.crf=[1, 2]", r"pseudo\.crf"),
-        ("cam.mode=clop", r"cam\.mode = 'clop': .*'clip' or 'cmpa'"),
+        ("cam.mode=clop", r"cam\.mode = 'clop': .*'clip', 'cmpa' or 'centre'"),
         ("sgc.high=nan", r"sgc\.high"),
         ("optim.cmpa_lr=inf", r"optim\.cmpa_lr"),
         ("affinity.rfm_after=-1", r"affinity\.rfm_after = -1"),

@@ -80,8 +80,9 @@ class PromptConfig:
 class CamConfig:
     """The initial CAM (spec §5)."""
 
-    mode: Literal["clip", "cmpa"] = "cmpa"
-    """Whose features: frozen CLIP's, or those aligned by CMPA (CLIP's until there is a CMPA)."""
+    mode: Literal["clip", "cmpa", "centre"] = "cmpa"
+    """Whose features: frozen CLIP's, or those aligned by CMPA (CLIP's until there is a CMPA); or
+    nobody's, things lie in the middle (control)."""
     readout: Literal["gradcam", "patch", "combined"] = "combined"
     """GradCAM (paper); the patches' own probabilities; or the geometric mean of CMPA's patch map
     and CLIP's GradCAM [0006]."""

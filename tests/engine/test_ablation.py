@@ -103,7 +103,15 @@ def test_without_cmpa_cams_need_no_training(clip_dir: Path, dino_dir: Path) -> N
     config = tiny_config(clip_dir, dino_dir, "cam.mode=clip")
     assert trained_with("sgc.high=0.3", config=config) is None
     assert trained_with("cam.mode=clip") is None
+    assert trained_with("cam.mode=centre") is None
     assert trained_with("sgc.high=0.3", config=config, measure="segmentation") is not None
+
+
+@pytest.mark.parametrize("measure", ["seeds", "masks"])
+def test_a_decoder_that_is_not_trained_cannot_weigh_attention(measure: str) -> None:
+    with pytest.raises(ConfigError, match=r"affinity\.rfm_after = 100 .*--measure segmentation"):
+        trained_with("affinity.rfm_after=100", measure=measure)
+    assert trained_with("affinity.rfm_after=100", measure="segmentation")
 
 
 def test_seeds_are_not_refined_unless_that_is_varied() -> None:

@@ -250,7 +250,7 @@ def test_with_the_decoder_of_a_weclip_run(clip_dir: Path, dino_dir: Path, tmp_pa
         assert np.abs(refined["cam"] - free["cam"]).max() < 1e-4
         assert np.abs(refined["refined_cam"] - free["refined_cam"]).max() > 1e-3
     off = tiny_config(clip_dir, dino_dir, *settings, "affinity.rfm_after=null", preset="weclip")
-    with pytest.raises(CheckpointError, match=r"cannot help here.*CLIP's own CAMs"):
+    with pytest.raises(CheckpointError, match=r"cannot help here.*CAMs without CMPA"):
         masks(voc, tmp_path / "off", off, model=tmp_path / "run")
 
 

@@ -13,6 +13,7 @@ from ssrseg.engine.learner import build_alignment
 from ssrseg.engine.rectify import Rectifier, load_rectifier, present_slots
 from ssrseg.errors import BackboneError, ConfigError
 from ssrseg.method.affinity import balance
+from ssrseg.method.cam import centre_prior
 from ssrseg.method.class_distribution import class_distribution_affinity
 from ssrseg.method.sgc import target_patches
 from ssrseg.method.superpixels import slic_labels
@@ -263,6 +264,8 @@ def test_the_settings_say_whose_cam(rectifier: Rectifier, images: Tensor) -> Non
     literal = changed(own, cam={"readout": "gradcam"})
     literal.alignment = own.alignment
     assert literal.initial_cam(literal.see(images), PRESENT).clip_cam is None
+    centre = changed(own, cam={"mode": "centre"}).initial_cam(view, PRESENT).cam
+    assert torch.equal(centre, centre_prior(PRESENT, view.grid))
     sharper = changed(rectifier, cam={"scale": 1.0})
     other = sharper.initial_cam(sharper.see(images), PRESENT).cam
     assert (other - rectifier.initial_cam(rectifier.see(images), PRESENT).cam).abs().max() > 1e-3

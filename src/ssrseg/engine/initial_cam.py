@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from torch.nn import functional
 from ssrseg.config import Config
 from ssrseg.method.cam import (
     allowed_words,
+    centre_prior,
     fast_gradcam,
     gradcam,
     min_max,
@@ -20,6 +20,7 @@ from ssrseg.method.cam import (
     word_probability,
 )
 from ssrseg.method.cmpa import Alignment
+from ssrseg.method.last_block import BlockTrace
 from ssrseg.networks.clip import ClipView, FrozenCLIP
 
 
@@ -67,43 +68,69 @@ def initial_cam(
     """
     allowed = allowed_words(present, n_classes, len(text_features))
     cmpa = alignment if config.cam.mode == "cmpa" else None
-    readout = config.cam.readout if cmpa is not None else "gradcam"
     trace = clip.trace_last_block(view)
-    block, normed = clip.last_block_weights, clip.normed(view)
-
-    def from_gradient(probability: Callable[[Tensor], Tensor]) -> Tensor:
-        return fast_gradcam(block, trace, normed, probability, present, view.grid)
-
-    clip_cam = cam = None
-    if cmpa is None or with_clip or readout == "combined":
+    clip_cam = None
+    if cmpa is None or with_clip or config.cam.readout == "combined":
         scale = config.cam.scale or clip.logit_scale
-        clip_cam = cam = from_gradient(lambda v: word_probability(v, text_features, scale, allowed))
-    if cmpa is not None:
+        clip_cam = fast_gradcam(
+            clip.last_block_weights,
+            trace,
+            clip.normed(view),
+            lambda v: word_probability(v, text_features, scale, allowed),
+            present,
+            view.grid,
+        )
+    if config.cam.mode == "centre":
+        cam = centre_prior(present, view.grid)
+    elif cmpa is not None:
         was_training = cmpa.training
         cmpa.eval()
-        with torch.no_grad():
-            text, scale = cmpa.tsa(text_features), 1 / cmpa.temperature
-        if readout != "gradcam":
-            with torch.no_grad():
-                aligned = cmpa.isa(trace.patch_features)
-            cam = patch_cam(aligned, text, scale, allowed, present, view.grid)
-            if readout == "combined":
-                assert clip_cam is not None
-                cam = min_max((cam * clip_cam).sqrt())
-        elif config.cmpa.image_feature == "project_mean":
-            cam = from_gradient(lambda v: word_probability(cmpa.isa(v), text, scale, allowed))
-        else:  # ISA differs from patch to patch, so nothing is shared between them
-            cam = gradcam(
-                lambda activations: cmpa.isa(clip.last_block(view, activations)),
-                normed,
-                lambda v: word_probability(v, text, scale, allowed),
-                present,
-                view.grid,
-            )
+        cam = _cmpa_cam(view, trace, present, clip, text_features, config, cmpa, allowed, clip_cam)
         cmpa.train(was_training)
-    assert cam is not None
+    else:
+        assert clip_cam is not None
+        cam = clip_cam
     if valid is not None:
         inside = functional.adaptive_avg_pool2d(valid[:, None].float(), view.grid) >= 0.5
         cam = cam * inside
         clip_cam = None if clip_cam is None else clip_cam * inside
     return InitialCam(view, trace.patch_features, clip_cam, cam)
+
+
+def _cmpa_cam(
+    view: ClipView,
+    trace: BlockTrace,
+    present: Int[Tensor, "batch slots"],
+    clip: FrozenCLIP,
+    text_features: Float[Tensor, "words dim1"],
+    config: Config,
+    cmpa: Alignment,
+    allowed: Bool[Tensor, "batch words"],
+    clip_cam: Float[Tensor, "batch slots grid_h grid_w"] | None,
+) -> Float[Tensor, "batch slots grid_h grid_w"]:
+    """The CAM in the aligned space, by one of the three read-outs (spec §6.6)."""
+    with torch.no_grad():
+        text, scale = cmpa.tsa(text_features), 1 / cmpa.temperature
+    if config.cam.readout != "gradcam":
+        with torch.no_grad():
+            aligned = cmpa.isa(trace.patch_features)
+        cam = patch_cam(aligned, text, scale, allowed, present, view.grid)
+        if config.cam.readout == "patch":
+            return cam
+        assert clip_cam is not None
+        return min_max((cam * clip_cam).sqrt())
+
+    def probability(v: Tensor) -> Tensor:
+        return word_probability(cmpa.isa(v), text, scale, allowed)
+
+    normed = clip.normed(view)
+    if config.cmpa.image_feature == "project_mean":
+        return fast_gradcam(clip.last_block_weights, trace, normed, probability, present, view.grid)
+    # ISA differs from patch to patch, so nothing is shared between them
+    return gradcam(
+        lambda activations: cmpa.isa(clip.last_block(view, activations)),
+        normed,
+        lambda v: word_probability(v, text, scale, allowed),
+        present,
+        view.grid,
+    )

@@ -215,9 +215,9 @@ def use_model(rectifier: Rectifier, model: Path, data: LabelledImages) -> None:
         raise CheckpointError(
             f"{model} cannot help here: "
             + (
-                "the settings ask for CLIP's own CAMs (cam.mode = clip)"
-                if config.cam.mode == "clip"
-                else "the run trained no CMPA (cam.mode = clip, or full supervision)"
+                f"the settings ask for CAMs without CMPA (cam.mode = {config.cam.mode})"
+                if config.cam.mode != "cmpa"
+                else "the run trained no CMPA (another cam.mode, or full supervision)"
             )
             + ". Leave --model away for training-free masks, or segment with `ssrseg predict`."
         )

@@ -12,7 +12,7 @@ READOUTS = ("gradcam", "patch", "combined")
 MASKS = ("none", "box", "slic", "box_and_slic")
 
 PLAIN = "pseudo.refine=none"
-CLIP, _CMPA = "cam.mode=clip", "cam.mode=cmpa"
+CLIP, _CMPA, _CENTRE = "cam.mode=clip", "cam.mode=cmpa", "cam.mode=centre"
 RAW = ("affinity.kind=none", "affinity.mask=none", PLAIN)
 # the paper's weights, and CLIP-ES's square
 _ATTENTION = ("affinity.kind=attention", "affinity.power=2", PLAIN)
@@ -36,6 +36,7 @@ LOSS_TRAININGS = {
 """Table 4 as defined, and with background pairs [0005]."""
 
 CLIP_CAM = Experiment("CLIP CAM", (CLIP, *RAW))
+CENTRE_PRIOR = Experiment("centre prior, no image", (_CENTRE, *RAW))
 CMPA_CAM = Experiment("CMPA CAM", RAW, CMPA)
 STEPS = (
     CMPA_CAM,
@@ -64,6 +65,10 @@ GRID = tuple(
 
 CLIP_ES = Experiment("CLIP CAM, CLIP attention, box", (CLIP, *CLIP_ONLY, BOX))
 CONTROLS = (
+    CENTRE_PRIOR,
+    Experiment(
+        "centre prior, SGC without propagation", (_CENTRE, "affinity.kind=none", SLIC, PLAIN)
+    ),
     CLIP_CAM,
     CLIP_ES,
     Experiment("CLIP CAM, fused attention, box", (CLIP, *FUSED, BOX)),
@@ -120,7 +125,7 @@ TABLES: dict[int, tuple[Experiment, ...]] = {
     1: (DECODER, DECODER_CRF, CLIP_ES_DECODER),
     2: (STEPS[-1], AS_SET, WITH_PAR, WITH_CRF, CLIP_ES),
     3: (*STEPS, AS_SET, *GRID, *CONTROLS),
-    4: (CLIP_CAM, *LOSSES, *UNTRAINED, TEMPERATURE),
+    4: (CENTRE_PRIOR, CLIP_CAM, *LOSSES, *UNTRAINED, TEMPERATURE),
     5: (DECODER, DECODER_CRF),
     6: (DECODER, DECODER_CRF, FULL_DECODER, FULL_DECODER_CRF),
 }

@@ -9,6 +9,7 @@ from ssrseg.engine.experiments import Result
 from ssrseg.engine.rows import (
     AS_SET,
     ATTENTIONS,
+    CENTRE_PRIOR,
     CLIP_ES_DECODER,
     CONTROLS,
     LOSS_TRAININGS,
@@ -183,6 +184,8 @@ def _table_4(paper: PaperTable, found: Figures) -> Layout:
     scaled = (found.cell(TEMPERATURE.name), "", "")
     count = found.count(TEMPERATURE.name)
     rows.append(TableRow(TEMPERATURE.name, ("", *scaled, count), kind="control"))
+    centre = (found.cell(CENTRE_PRIOR.name), "", "", found.count(CENTRE_PRIOR.name))
+    rows.append(TableRow(CENTRE_PRIOR.name, ("", *centre), kind="control"))
     columns = ("loss", "paper", "GradCAM (paper)", "patch", "combined", "seeds")
     notes = ["Read-outs: GradCAM; the patches' own probabilities; their mean with CLIP's GradCAM."]
     return (ReportTable(paper.title, columns, tuple(rows)),), notes
