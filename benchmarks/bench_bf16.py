@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from timing import Ratio, finish
 
-from ssrseg.config import load_config
 from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
@@ -22,6 +21,7 @@ from ssrseg.demo.run import FIRST_SCENE
 from ssrseg.demo.scenes import write_dataset
 from ssrseg.engine.masks import rectify_photo
 from ssrseg.engine.rectify import load_rectifier
+from ssrseg.settings import load_config
 
 
 def main() -> None:

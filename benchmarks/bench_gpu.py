@@ -15,7 +15,7 @@ import torch
 from encoders import save_encoders, write_photographs
 from timing import Ratio, finish, medians
 
-from ssrseg.config import Config, load_config
+from ssrseg.config import Config
 from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.open import open_labelled
 from ssrseg.engine.crops import CropDraws
@@ -24,6 +24,7 @@ from ssrseg.engine.masks import masks
 from ssrseg.engine.rectify import load_rectifier
 from ssrseg.engine.train import _crop_losses as crop_losses
 from ssrseg.networks.decoder import Decoder
+from ssrseg.settings import load_config
 
 DEVICE = "cuda"
 

@@ -13,7 +13,7 @@ import torch
 from encoders import vit_b16_clip, vit_s16_dino, write_photographs
 from timing import finish, medians
 
-from ssrseg.config import DataConfig, load_config
+from ssrseg.config import DataConfig
 from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.classes import VOC_CLASSES
 from ssrseg.data.open import open_labelled
@@ -22,6 +22,7 @@ from ssrseg.engine.rectify import Rectifier
 from ssrseg.method.prototypes import image_prototypes
 from ssrseg.method.superpixels import slic_labels
 from ssrseg.networks.vocabulary import build_vocabulary
+from ssrseg.settings import load_config
 
 Cost = dict[float, float]
 

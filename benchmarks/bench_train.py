@@ -9,7 +9,6 @@ from encoders import vit_b16_clip, vit_s16_dino
 from timing import Ratio, finish, medians
 from torch.nn import functional
 
-from ssrseg.config import load_config
 from ssrseg.data.classes import VOC_CLASSES
 from ssrseg.engine.predict import Segmenter
 from ssrseg.engine.rectify import Rectifier
@@ -18,6 +17,7 @@ from ssrseg.method.superpixels import slic_labels
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.frozen import Precision
 from ssrseg.networks.vocabulary import build_vocabulary
+from ssrseg.settings import load_config
 
 BATCH, SIDE, CLASSES = 4, 320, 2
 

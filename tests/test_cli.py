@@ -19,8 +19,8 @@ from tiny_encoders import tiny_config, tiny_dino
 
 from ssrseg import __version__
 from ssrseg.cli import app, main
-from ssrseg.config import describe, known_keys, preset_names
 from ssrseg.engine.checkpoint import model_digest
+from ssrseg.settings import describe, known_keys, preset_names
 
 VERBS = (
     *("demo", "train", "masks", "predict", "evaluate", "doctor", "config"),
@@ -179,7 +179,7 @@ def test_an_interrupt_ends_with_130(terminal: Terminal, monkeypatch: pytest.Monk
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt  # a signal would be lost where a shell has SIGINT ignored
 
-    monkeypatch.setattr("ssrseg.config.load_config", interrupt)
+    monkeypatch.setattr("ssrseg.settings.load_config", interrupt)
     assert terminal.run("config") == 130
     assert "same command goes on" in terminal.err
     assert "Traceback" not in terminal.err
@@ -189,7 +189,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPa
     def broken(*_: object, **__: object) -> None:
         raise OSError("not from the file system")
 
-    monkeypatch.setattr("ssrseg.config.load_config", broken)
+    monkeypatch.setattr("ssrseg.settings.load_config", broken)
     with pytest.raises(OSError, match="not from the file system"):
         main(["config"])
 
@@ -231,7 +231,7 @@ def test_slips_on_the_command_line(
         (("--set", "sgc.min_ratio=7"), ("sgc.min_ratio = 7", "less than or equal to 1")),
         (("--set", "sgc.min_ratio"), ("--set sgc.min_ratio", "section.key=value")),
         (("--set", "sgc.min_ratio=[1"), ("--set sgc.min_ratio=[1", "YAML")),
-        (("--set", "cam.mode=dino"), ("cam.mode", "'clip' or 'cmpa'")),
+        (("--set", "cam.mode=dino"), ("cam.mode", "'clip', 'cmpa' or 'centre'")),
     ],
     ids=lambda value: value[-1],
 )

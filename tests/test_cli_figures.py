@@ -16,7 +16,7 @@ from tiny_encoders import tiny_config
 import ssrseg
 import ssrseg.report.figures
 from ssrseg.cli import app, main
-from ssrseg.config import known_keys
+from ssrseg.settings import known_keys
 
 assert ssrseg.report.figures  # imported once, so that a test may hide what it needs
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ssrseg.config import known_keys, load_config
+from ssrseg.settings import known_keys, load_config
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "decisions"
 TEXT = (FOLDER / "README.md").read_text(encoding="utf-8")

@@ -38,7 +38,7 @@ _HOMES = {
     "TrainResult": "ssrseg.engine.train",
     "evaluate": "ssrseg.engine.evaluate",
     "examine": "ssrseg.engine.doctor",
-    "load_config": "ssrseg.config",
+    "load_config": "ssrseg.settings",
     "load_rectifier": "ssrseg.engine.rectify",
     "load_segmenter": "ssrseg.engine.predict",
     "masks": "ssrseg.engine.masks",
@@ -57,7 +57,6 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from ssrseg.config import Config as Config
-    from ssrseg.config import load_config as load_config
     from ssrseg.data.cache import SuperpixelCache as SuperpixelCache
     from ssrseg.data.images import read_image as read_image
     from ssrseg.data.open import open_images as open_images
@@ -86,6 +85,7 @@ if TYPE_CHECKING:
     from ssrseg.engine.train import TrainResult as TrainResult
     from ssrseg.engine.train import train as train
     from ssrseg.errors import SSRError as SSRError
+    from ssrseg.settings import load_config as load_config
 
 __all__ = ["__version__", *_HOMES]
 

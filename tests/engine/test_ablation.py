@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_encoders import tiny_config
 
-from ssrseg.config import Config, load_config
+from ssrseg.config import Config
 from ssrseg.engine.ablation import ablation_rows, combinations, split_values
 from ssrseg.errors import ConfigError
+from ssrseg.settings import load_config
 
 
 @pytest.mark.parametrize(

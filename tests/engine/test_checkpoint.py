@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ssrseg.config import Config, load_config
+from ssrseg.config import Config
 from ssrseg.engine import checkpoint as module
 from ssrseg.engine.checkpoint import (
     MODEL_FILE,
@@ -22,6 +22,7 @@ from ssrseg.engine.checkpoint import (
     save_checkpoint,
 )
 from ssrseg.errors import CheckpointError
+from ssrseg.settings import load_config
 
 
 @pytest.fixture

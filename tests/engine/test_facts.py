@@ -14,10 +14,10 @@ from make_tiny import tiny_folder
 
 import ssrseg
 import ssrseg.engine.provenance as module
-from ssrseg.config import load_config
 from ssrseg.data.open import open_labelled
 from ssrseg.engine.facts import provenance, save_facts
 from ssrseg.engine.provenance import git_commit
+from ssrseg.settings import load_config
 
 
 def git(folder: Path, *arguments: str) -> str:

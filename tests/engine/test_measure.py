@@ -10,7 +10,6 @@ import torch
 from make_tiny import tiny_voc
 from tiny_encoders import tiny_clip, tiny_config
 
-from ssrseg.config import load_config
 from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.open import open_labelled
 from ssrseg.engine import measure as machinery
@@ -35,6 +34,7 @@ from ssrseg.engine.rows import (
 from ssrseg.engine.seeds import score_seeds
 from ssrseg.engine.train import train
 from ssrseg.errors import CheckpointError, ConfigError, DataError
+from ssrseg.settings import load_config
 
 SMALL = ("optim.cmpa_iterations=3", "optim.iterations=1", "optim.warmup=1", "optim.cmpa_lr=1e-2")
 

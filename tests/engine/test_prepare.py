@@ -19,7 +19,6 @@ from make_tiny import opened_files, tiny_coco, tiny_voc_sbd
 from PIL import Image
 from tiny_encoders import tiny_config
 
-from ssrseg.config import load_config
 from ssrseg.data import cache as cache_module
 from ssrseg.data.archives import (
     COCO_ANNOTATIONS,
@@ -41,6 +40,7 @@ from ssrseg.engine.prepare_coco import prepare_coco
 from ssrseg.engine.prepare_voc import prepare_voc
 from ssrseg.engine.train import train
 from ssrseg.errors import DataError, LabelsError
+from ssrseg.settings import load_config
 
 NAMES = [f"2007_{i:06d}" for i in range(9)]
 

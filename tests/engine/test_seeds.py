@@ -9,7 +9,7 @@ import torch
 from make_tiny import tiny_voc
 from tiny_encoders import tiny_config
 
-from ssrseg.config import Config, load_config
+from ssrseg.config import Config
 from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.images import read_image, read_truth
 from ssrseg.data.open import open_labelled
@@ -20,6 +20,7 @@ from ssrseg.engine.rectify import Rectifier, load_rectifier
 from ssrseg.engine.seeds import ALPHAS, REFINED_ALPHAS, exponents, score_seeds
 from ssrseg.errors import DataError
 from ssrseg.networks.decoder import Decoder
+from ssrseg.settings import load_config
 
 
 def test_against_a_slow_loop(tmp_path: Path, clip_dir: Path, dino_dir: Path) -> None:

@@ -10,10 +10,10 @@ from make_tiny import tiny_voc
 from safetensors.torch import load_file
 from tiny_encoders import tiny_config, tiny_dino
 
-from ssrseg.config import known_keys
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
 from ssrseg.engine.train import train
+from ssrseg.settings import known_keys
 
 BASE = (
     "optim.cmpa_iterations=3", "optim.iterations=3", "optim.warmup=1", "cmpa.update_every=2",

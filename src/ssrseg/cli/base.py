@@ -83,7 +83,7 @@ def settings(
     base: dict[str, Any] | None = None,
 ) -> Config:
     """Preset, file and options of a command, joined; the last one wins."""
-    from ssrseg.config import load_config
+    from ssrseg.settings import load_config
 
     named = [("backbones.clip", clip), ("backbones.dino", dino), ("prompts.set", prompts)]
     # quoted, because a path may hold what YAML takes for syntax

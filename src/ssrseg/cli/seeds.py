@@ -133,7 +133,6 @@ def _score(
     device: str,
 ) -> dict[str, SeedScores]:
     """One pass for the initial CAM and every refinement."""
-    from ssrseg.config import load_config
     from ssrseg.data.cache import SuperpixelCache
     from ssrseg.engine.device import pick_device
     from ssrseg.engine.masks import use_model
@@ -141,6 +140,7 @@ def _score(
     from ssrseg.engine.rectify import load_rectifier
     from ssrseg.engine.rows import RAW
     from ssrseg.engine.seeds import ALPHAS, score_seeds
+    from ssrseg.settings import load_config
 
     rectifier = load_rectifier(
         chosen, images.classes, own_prompts=images.prompts, device=pick_device(device)

@@ -243,7 +243,7 @@ def doctor(
 @app.command
 def config(*, preset: Preset = "ssr") -> None:
     """List every setting with its value in a preset and its meaning."""
-    from ssrseg.config import describe, load_config
+    from ssrseg.settings import describe, load_config
 
     values = load_config(preset).to_dict()
     table = Table("setting", "value", "meaning", box=None)

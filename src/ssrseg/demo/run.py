@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ssrseg.config import Config, load_config
+from ssrseg.config import Config
 from ssrseg.data.open import open_labelled
 from ssrseg.demo.report import demo_facts, write_report
 from ssrseg.demo.scenes import CLASSES, write_dataset
@@ -37,6 +37,7 @@ from ssrseg.engine.rows import (
 )
 from ssrseg.engine.seeds import ALPHAS
 from ssrseg.report.results import spread
+from ssrseg.settings import load_config
 
 TRAIN_SCENES, VAL_SCENES = 400, 100
 SCORED_SCENES, QUICK_SCENES = 200, 60

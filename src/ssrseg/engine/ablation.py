@@ -6,11 +6,12 @@ import re
 from collections.abc import Sequence
 from itertools import product
 
-from ssrseg.config import Config, known_keys, load_config
+from ssrseg.config import Config
 from ssrseg.engine.experiments import Bench, Experiment, Task, Training, tasks
 from ssrseg.engine.provenance import Measure, head_settings, run_settings
 from ssrseg.engine.rows import PLAIN, SSR
 from ssrseg.errors import ConfigError, did_you_mean
+from ssrseg.settings import known_keys, load_config
 
 _CONTENT = ("backbones.clip", "backbones.dino", "prompts.set")
 

@@ -12,12 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ssrseg import __version__
-from ssrseg.config import Config, load_config
+from ssrseg.config import Config
 from ssrseg.data.files import atomic_write
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import CheckpointError, ConfigError
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.decoder import Decoder
+from ssrseg.settings import load_config
 
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "checkpoint.safetensors"

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ssrseg.config import Config, load_config
+from ssrseg.config import Config
 from ssrseg.data.sample import LabelledImages
 from ssrseg.engine.checkpoint import MODEL_FILE
 from ssrseg.engine.learner import Supervision
@@ -30,6 +30,7 @@ from ssrseg.engine.provenance import (
 )
 from ssrseg.errors import ConfigError, DataError
 from ssrseg.networks.vocabulary import build_vocabulary
+from ssrseg.settings import load_config
 
 Heads = Literal["trained", "untrained", "temperature"]
 KEY_FILE = "experiment.json"
