@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -30,21 +31,75 @@ if TYPE_CHECKING:
     from ssrseg.config import Config
     from ssrseg.engine.experiments import Bench, Experiment
 
-Workspace = Annotated[
-    Path, Parameter(help="Gets runs/, results/ and the table; run again to go on.")
-]
-Seeds = Annotated[
-    int,
-    Parameter(help="Repetitions of all that is trained.", validator=validators.Number(gte=1)),
-]
-TrainSplit = Annotated[str, Parameter(help="Images that are trained on; all = every image.")]
-SeedSplit = Annotated[str, Parameter(help="Images whose CAMs are scored; all = every image.")]
-ValSplit = Annotated[str, Parameter(help="Images that decoders are scored on; all = every image.")]
-Jobs = Annotated[
-    int,
-    Parameter(help="Processes that train and score at once.", validator=validators.Number(gte=1)),
-]
-Collect = Annotated[bool, Parameter(help="Measure nothing, show what is there.")]
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """What ``table`` and ``ablate`` share: a workspace, its data and settings."""
+
+    data: Data
+    out: Annotated[Path, Parameter(help="Gets runs/, results/ and the table; run again to go on.")]
+    seeds: Annotated[
+        int,
+        Parameter(help="Repetitions of all that is trained.", validator=validators.Number(gte=1)),
+    ] = 3
+    preset: Preset = "ssr"
+    config: ConfigFile = None
+    overrides: Overrides = ()
+    train_split: Annotated[
+        str, Parameter(help="Images that are trained on; all = every image.")
+    ] = "train_aug"
+    seed_split: Annotated[
+        str, Parameter(help="Images whose CAMs are scored; all = every image.")
+    ] = "train"
+    val_split: Annotated[
+        str, Parameter(help="Images that decoders are scored on; all = every image.")
+    ] = "val"
+    clip: Clip = None
+    dino: Dino = None
+    prompts: Prompts = None
+    cache: Cache = None
+    exponents: Exponents = "protocol"
+    jobs: Annotated[
+        int,
+        Parameter(
+            help="Processes that train and score at once.", validator=validators.Number(gte=1)
+        ),
+    ] = 1
+    device: Device = "auto"
+    collect: Annotated[bool, Parameter(help="Measure nothing, show what is there.")] = False
+
+    def settings(self) -> Config:
+        """The settings that rows vary."""
+        return settings(
+            *(self.preset, self.config, self.overrides),
+            *(self.clip, self.dino, self.prompts),
+        )
+
+    def bench(self, chosen: Config, rows: Sequence[Experiment]) -> Bench:
+        """The workspace, with the images that the rows need."""
+        cams = any(row.measure != "segmentation" for row in rows)
+        decoders = any(row.measure == "segmentation" for row in rows)
+        trained = any(row.training is not None for row in rows)
+        train = open_split(self.data, self.train_split) if trained else None
+        scored = open_split(self.data, self.seed_split) if cams else None
+        val = open_split(self.data, self.val_split) if decoders else None
+        from ssrseg.engine.device import pick_device
+        from ssrseg.engine.experiments import Bench
+        from ssrseg.engine.seeds import ALPHAS
+
+        return Bench(
+            self.out,
+            chosen,
+            train,
+            scored,
+            val,
+            cache=self.cache,
+            device=pick_device(self.device),
+            jobs=self.jobs,
+            alphas=ALPHAS if self.exponents == "wide" else None,
+            command=shlex.join(["ssrseg", *sys.argv[1:]]),
+        )
 
 
 @app.command
@@ -52,33 +107,17 @@ def table(
     number: Annotated[Literal[1, 2, 3, 4, 5, 6], Parameter(help="Number of the paper's table.")],
     /,
     *,
-    data: Data,
-    out: Workspace,
+    where: Where,
     coco: Annotated[Path | None, Parameter(help="COCO 2014 in the same layout (Table 1).")] = None,
-    seeds: Seeds = 3,
-    preset: Preset = "ssr",
-    config: ConfigFile = None,
-    overrides: Overrides = (),
-    train_split: TrainSplit = "train_aug",
-    seed_split: SeedSplit = "train",
-    val_split: ValSplit = "val",
     rows: Annotated[
         tuple[str, ...], Parameter(help="Only rows whose name holds this text; many times.")
     ] = (),
     coco_overrides: Annotated[
         tuple[str, ...], Parameter(name="--coco-set", help="One setting for COCO alone.")
     ] = (),
-    clip: Clip = None,
-    dino: Dino = None,
-    prompts: Prompts = None,
-    cache: Cache = None,
-    exponents: Exponents = "protocol",
-    jobs: Jobs = 1,
-    device: Device = "auto",
-    collect: Collect = False,
 ) -> None:
     """Measure a table of the paper and print it beside the paper's figures."""
-    chosen = settings(preset, config, overrides, clip, dino, prompts)
+    chosen = where.settings()
     from ssrseg.engine.measure import measure
     from ssrseg.engine.rows import COCO_SETTINGS, TABLES
 
@@ -86,29 +125,33 @@ def table(
     if rows:
         wanted = tuple(row for row in wanted if any(text in row.name for text in rows))
         _check_rows(wanted, rows, TABLES[number])
-    bench = _bench(
-        *(out, chosen, data, TABLES[number], (train_split, seed_split, val_split)),
-        *(cache, exponents, jobs, device),
-    )
-    on_coco = None
+    benches = [where.bench(chosen, TABLES[number])]
     if coco is not None and number == 1:
-        special = (*COCO_SETTINGS, *overrides, *coco_overrides)
-        on_coco = _bench(
-            *(out / "coco", settings(preset, config, special, clip, dino), coco, TABLES[1]),
-            *(("train", "val", "val"), cache and cache / "coco", exponents, jobs, device),
+        there = replace(
+            where,
+            data=coco,
+            out=where.out / "coco",
+            cache=where.cache and where.cache / "coco",
+            overrides=(*COCO_SETTINGS, *where.overrides, *coco_overrides),
+            prompts=None,
+            train_split="train",
+            seed_split="val",
+            val_split="val",
         )
-    benches = [bench] if on_coco is None else [bench, on_coco]
+        benches.append(there.bench(there.settings(), TABLES[1]))
     for each in benches:
-        if not collect:
-            _say_plan(wanted, each, seeds)
-            measure(wanted, each, seeds=seeds)
-    found = [measure(TABLES[number], each, seeds=seeds, collect=True) for each in benches]
+        if not where.collect:
+            _say_plan(wanted, each, where.seeds)
+            measure(wanted, each, seeds=where.seeds)
+    found = [measure(TABLES[number], each, seeds=where.seeds, collect=True) for each in benches]
     from ssrseg.report.results import print_all, write_printed
     from ssrseg.report.tables import paper_table
 
-    printed = paper_table(number, found[0], found[1] if on_coco else None, _again())
+    on_coco = found[1] if len(found) > 1 else None
+    printed = paper_table(number, found[0], on_coco, _again())
     say(print_all(printed))
-    say(f"\n{write_printed(printed, out, f'table-{number}')} has the classes and what was used.")
+    path = write_printed(printed, where.out, f"table-{number}")
+    say(f"\n{path} has the classes and what was used.")
 
 
 @app.command
@@ -116,30 +159,14 @@ def ablate(
     *variations: Annotated[
         str, Parameter(help="section.key=V1,V2,...; several keys are combined.")
     ],
-    data: Data,
-    out: Workspace,
-    seeds: Seeds = 3,
+    where: Where,
     measure: Annotated[
         Literal["seeds", "masks", "segmentation"],
         Parameter(help="CAM seeds at the best exponent, pseudo masks, or the trained decoder."),
     ] = "seeds",
-    preset: Preset = "ssr",
-    config: ConfigFile = None,
-    overrides: Overrides = (),
-    train_split: TrainSplit = "train_aug",
-    seed_split: SeedSplit = "train",
-    val_split: ValSplit = "val",
-    clip: Clip = None,
-    dino: Dino = None,
-    prompts: Prompts = None,
-    cache: Cache = None,
-    exponents: Exponents = "protocol",
-    jobs: Jobs = 1,
-    device: Device = "auto",
-    collect: Collect = False,
 ) -> None:
     """Compare values of settings over seeds; train only where training sees the setting."""
-    chosen = settings(preset, config, overrides, clip, dino, prompts)
+    chosen = where.settings()
     from ssrseg.engine.ablation import ablation_rows, refuse_idle
 
     if not variations:
@@ -147,60 +174,21 @@ def ablate(
 
         raise ConfigError("ablate what? Name a setting with its values: sgc.min_ratio=0.3,0.5,0.7.")
     wanted = ablation_rows(variations, chosen, measure)
-    bench = _bench(
-        *(out, chosen, data, wanted, (train_split, seed_split, val_split)),
-        *(cache, exponents, jobs, device),
-    )
-    refuse_idle(wanted, bench, seeds)
+    bench = where.bench(chosen, wanted)
+    refuse_idle(wanted, bench, where.seeds)
     from ssrseg.engine.measure import measure as run
 
-    if not collect:
-        _say_plan(wanted, bench, seeds)
-    found = run(wanted, bench, seeds=seeds, collect=collect)
+    if not where.collect:
+        _say_plan(wanted, bench, where.seeds)
+    found = run(wanted, bench, seeds=where.seeds, collect=where.collect)
     from ssrseg.report.ablation import ablation_table
     from ssrseg.report.results import print_all, write_printed
 
     printed = ablation_table(wanted, found, _again())
     say(print_all(printed))
     keys = "-".join(each.partition("=")[0] for each in variations)
-    path = write_printed(printed, out, f"ablate-{keys}-{measure}")
+    path = write_printed(printed, where.out, f"ablate-{keys}-{measure}")
     say(f"\n{path} has the classes and what was used.")
-
-
-def _bench(
-    out: Path,
-    chosen: Config,
-    data: Path,
-    rows: Sequence[Experiment],
-    splits: tuple[str, str, str],
-    cache: Path | None,
-    exponents: str,
-    jobs: int,
-    device: str,
-) -> Bench:
-    """The workspace, with the images that the rows need."""
-    cams = any(row.measure != "segmentation" for row in rows)
-    decoders = any(row.measure == "segmentation" for row in rows)
-    trained = any(row.training is not None for row in rows)
-    train = open_split(data, splits[0]) if trained else None
-    scored = open_split(data, splits[1]) if cams else None
-    val = open_split(data, splits[2]) if decoders else None
-    from ssrseg.engine.device import pick_device
-    from ssrseg.engine.experiments import Bench
-    from ssrseg.engine.seeds import ALPHAS
-
-    return Bench(
-        out,
-        chosen,
-        train,
-        scored,
-        val,
-        cache=cache,
-        device=pick_device(device),
-        jobs=jobs,
-        alphas=ALPHAS if exponents == "wide" else None,
-        command=shlex.join(["ssrseg", *sys.argv[1:]]),
-    )
 
 
 def _check_rows(
