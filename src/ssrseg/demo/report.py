@@ -61,28 +61,53 @@ def write_report(
         facts: Shown under the title.
     """
     seeds = len(next(iter(figures.values())))
-    tables = (
-        ReportTable(
-            "One step at a time",
-            ("step", "mIoU %", "paper, VOC 2012"),
-            tuple(
-                TableRow(name, (spread(figures[name]), PAPER_MAIN.get(name, "")))
-                for name in groups["main"]
-            )
-            + tuple(
-                TableRow(name, (spread(figures[name]), ""), kind="control")
-                for name in groups["controls"]
+    report = Report(
+        "SSR on the demo world",
+        "Image-level labels in, masks out: every step of the method, on scenes that the encoders"
+        " have never seen, measured against true masks that the training never opened.",
+        (*facts, ("seeds", str(seeds)), ("ssrseg", __version__)),
+        (
+            Section("What came out", "", tables=(_main_table(figures, groups),)),
+            Section("The paper's ablations", "", tables=_small_tables(figures, groups)),
+            _pictures(folder, rectifier),
+            Section("Training", "", charts=_curves(folder / "ssr" / "log.csv")),
+            Section(
+                "Do it again",
+                "ssrseg demo --seeds 3 repeats all of this on three sets of scenes. The folder"
+                " beside this page holds the scenes in VOC's layout, the run with its settings,"
+                " log and checkpoint, and the predicted masks.",
             ),
-            "CAM seeds are scored on training scenes (labels known, masks unseen in training) at"
-            " the background exponent that scores best; the decoder on scenes it has never seen."
-            " The three rows from + CLIP attention to + SGC use the paper's weights and square; the"
-            " small CLIP's attention is no affinity, so they lose. The preset's row starts from the"
-            " CMPA CAM again; + PAR and the decoder build on it. Quiet rows are controls: a gain"
-            " counts only against them. An untrained projector keeps CLIP's cosines, so its GradCAM"
-            " equals CLIP's by construction.",
         ),
     )
-    small = (
+    write_page(report, page)
+
+
+def _main_table(figures: dict[str, list[float]], groups: dict[str, tuple[str, ...]]) -> ReportTable:
+    return ReportTable(
+        "One step at a time",
+        ("step", "mIoU %", "paper, VOC 2012"),
+        tuple(
+            TableRow(name, (spread(figures[name]), PAPER_MAIN.get(name, "")))
+            for name in groups["main"]
+        )
+        + tuple(
+            TableRow(name, (spread(figures[name]), ""), kind="control")
+            for name in groups["controls"]
+        ),
+        "CAM seeds are scored on training scenes (labels known, masks unseen in training) at"
+        " the background exponent that scores best; the decoder on scenes it has never seen."
+        " The three rows from + CLIP attention to + SGC use the paper's weights and square; the"
+        " small CLIP's attention is no affinity, so they lose. The preset's row starts from the"
+        " CMPA CAM again; + PAR and the decoder build on it. Quiet rows are controls: a gain"
+        " counts only against them. An untrained projector keeps CLIP's cosines, so its GradCAM"
+        " equals CLIP's by construction.",
+    )
+
+
+def _small_tables(
+    figures: dict[str, list[float]], groups: dict[str, tuple[str, ...]]
+) -> tuple[ReportTable, ...]:
+    return (
         ReportTable(
             "Table 3 in small: who propagates, and from where",
             ("attention", "no mask", "box", "SGC", "box and SGC"),
@@ -131,25 +156,6 @@ def write_report(
             " patches' own probabilities, or their geometric mean with CLIP's GradCAM.",
         ),
     )
-    report = Report(
-        "SSR on the demo world",
-        "Image-level labels in, masks out: every step of the method, on scenes that the encoders"
-        " have never seen, measured against true masks that the training never opened.",
-        (*facts, ("seeds", str(seeds)), ("ssrseg", __version__)),
-        (
-            Section("What came out", "", tables=tables),
-            Section("The paper's ablations", "", tables=small),
-            _pictures(folder, rectifier),
-            Section("Training", "", charts=_curves(folder / "ssr" / "log.csv")),
-            Section(
-                "Do it again",
-                "ssrseg demo --seeds 3 repeats all of this on three sets of scenes. The folder"
-                " beside this page holds the scenes in VOC's layout, the run with its settings,"
-                " log and checkpoint, and the predicted masks.",
-            ),
-        ),
-    )
-    write_page(report, page)
 
 
 def _pictures(folder: Path, rectifier: Rectifier) -> Section:
