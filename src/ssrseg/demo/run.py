@@ -22,6 +22,7 @@ from ssrseg.engine.measure import load_heads, measure, variant
 from ssrseg.engine.rectify import load_rectifier
 from ssrseg.engine.rows import (
     AS_SET,
+    CENTRE_PRIOR,
     CLIP_CAM,
     CONTROLS,
     DECODER,
@@ -58,14 +59,14 @@ _RENAMED = {
     "the preset without a mask": "preset demo without SGC's mask",
 }
 _SHOWN = (
+    CENTRE_PRIOR.name,
     *("CLIP CAM, SGC without propagation", "CMPA CAM, SGC without propagation"),
     *_RENAMED,
     "CLIP CAM + PAR (nothing of SSR)",
     *("colour-position kernel, no mask", "colour-position kernel + SGC"),
 )
-CONTROL_ROWS = tuple(
-    replace(row, name=_RENAMED.get(row.name, row.name)) for row in CONTROLS if row.name in _SHOWN
-)
+_CONTROLS = {row.name: row for row in CONTROLS}
+CONTROL_ROWS = tuple(replace(_CONTROLS[name], name=_RENAMED.get(name, name)) for name in _SHOWN)
 MASK_ROWS = tuple(row for row in GRID if not row.name.startswith("no attention"))
 SEGMENTATION_ROWS = (DECODER, DECODER_CRF, FULL_DECODER, FULL_DECODER_CRF)
 

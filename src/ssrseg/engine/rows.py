@@ -77,7 +77,7 @@ CONTROLS = (
     Experiment("CMPA CAM, SGC without propagation", ("affinity.kind=none", SLIC, PLAIN), CMPA),
     Experiment("the preset without CMPA", (CLIP, PLAIN)),
     Experiment("the preset without a mask", ("affinity.mask=none", PLAIN), CMPA),
-    Experiment("CLIP CAM + PAR (nothing of CMPA)", (CLIP, *RAW[:2], "pseudo.refine=par")),
+    Experiment("CLIP CAM + PAR (nothing of SSR)", (CLIP, *RAW[:2], "pseudo.refine=par")),
     Experiment("colour-position kernel, no mask", (*KERNEL, "affinity.mask=none"), CMPA),
     Experiment("colour-position kernel + SGC", (*KERNEL, SLIC), CMPA),
 )
