@@ -10,6 +10,7 @@ from timing import Ratio, finish, medians
 from torch.nn import functional
 
 from ssrseg.data.classes import VOC_CLASSES
+from ssrseg.engine.learner import build_alignment
 from ssrseg.engine.predict import Segmenter
 from ssrseg.engine.rectify import Rectifier
 from ssrseg.method.objective import segmentation_loss
@@ -40,8 +41,9 @@ def main() -> None:
         towers = (
             (clip, dino) if precision == "fp32" else (vit_b16_clip("bf16"), vit_s16_dino("bf16"))
         )
-        config = load_config("ssr", overrides=("cam.mode=clip",))
+        config = load_config("ssr")
         rectifier = Rectifier(config, *towers, vocabulary)
+        rectifier.alignment = build_alignment(config, rectifier.text_features, None).eval()
 
         def run() -> None:
             view = rectifier.see(images)

@@ -58,7 +58,10 @@ def test_decisions_give_values_that_are_allowed(page: Path) -> None:
         given = re.findall(r"([a-z]+\.[a-z_]+) ?= ?([^ ]+(?: \| [^ ]+)*)", span)
         for key, values in given:
             for value in values.split(" | "):
-                load_config(overrides=[f"{key}={value}"])
+                config = load_config(overrides=[f"{key}={value}"]).to_dict()
+                section, name = key.split(".")
+                found = config[section][name]
+                assert found == yaml.safe_load(value) or found == float(value)  # YAML: 1e-5 is text
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem)
