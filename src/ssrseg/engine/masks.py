@@ -173,6 +173,7 @@ def masks(
                 write_class_ids(out / "masks" / f"{sample.name}.png", found.pseudo_mask)
                 manifest.add(sample)
                 progress.advance(sample.name)
+            del found  # and the batch's tokens with it, before the next ones are made
     return MasksResult(out, len(todo), skipped, time.monotonic() - start)
 
 
