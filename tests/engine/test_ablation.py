@@ -51,6 +51,7 @@ def test_every_combination() -> None:
         (["sgc.high=0.3,"], "write each key once"),
         (["sgc.high=0.3,0.3"], "different values"),
         (["sgc.high=0.3", "sgc.high=0.4"], "write each key once"),
+        (["optim.seed=5,6"], "Use --seeds N"),
     ],
 )
 def test_slips(variations: list[str], words: str) -> None:
@@ -113,6 +114,14 @@ def test_a_decoder_that_is_not_trained_cannot_weigh_attention(measure: str) -> N
     with pytest.raises(ConfigError, match=r"affinity\.rfm_after = 100 .*--measure segmentation"):
         trained_with("affinity.rfm_after=100", measure=measure)
     assert trained_with("affinity.rfm_after=100", measure="segmentation")
+
+
+def test_every_value_has_a_folder_of_its_own() -> None:
+    rows = ablation_rows(["affinity.dino_layers=-3,[3]"], load_config("ssr"), "segmentation")
+    first, second = (row.training for row in rows)
+    assert first is not None and second is not None
+    assert first.name != second.name
+    assert first.name.startswith("affinity.dino_layers=-3-")
 
 
 def test_seeds_are_not_refined_unless_that_is_varied() -> None:

@@ -31,7 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> LabelledImages:
         )
         labels = (0, index) if index else ()
         samples.append(Sample(f"{index}", root / f"{index}.png", labels, root / f"{index}t.png"))
-    return LabelledImages(root, tuple("abcde"), tuple(samples))
+    return LabelledImages(root, tuple(map(str, range(100))), tuple(samples))
 
 
 def batches(draws: CropDraws, start: int, stop: int, batch: int = 2) -> list[CropBatch]:
@@ -125,6 +125,16 @@ def test_masks_are_needed_where_they_are_asked_for(data: LabelledImages) -> None
     bare = replace(data, samples=(replace(data.samples[0], truth=None), *data.samples[1:]))
     with pytest.raises(DataError, match=r"1 have none .*such as 0.*train from labels"):
         CropDraws(bare, SETTINGS, None, 0)
+
+
+def test_masks_that_do_not_fit_are_refused(data: LabelledImages) -> None:
+    one, other = data.samples[:2]
+    swapped = replace(data, samples=(replace(one, truth=other.truth),))
+    with pytest.raises(DataError, match=r"1t\.png is 70 x 50 pixels, its image 80 x 40"):
+        CropDraws(swapped, SETTINGS, None, 0)[0]
+    few = replace(data, classes=("a", "b"))
+    with pytest.raises(DataError, match=r"holds class id \d+, but the data have 2 classes"):
+        CropDraws(few, SETTINGS, None, 0)[0]
 
 
 def test_mixed_seeds_differ() -> None:

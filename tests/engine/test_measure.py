@@ -11,6 +11,7 @@ from make_tiny import tiny_voc
 from tiny_encoders import tiny_clip, tiny_config
 
 from ssrseg.data.cache import SuperpixelCache
+from ssrseg.data.images import read_truth, write_class_ids
 from ssrseg.data.open import open_labelled
 from ssrseg.engine import measure as machinery
 from ssrseg.engine.checkpoint import load_checkpoint
@@ -18,9 +19,12 @@ from ssrseg.engine.evaluate import evaluate
 from ssrseg.engine.experiments import Bench, Experiment, Result, Training, tasks
 from ssrseg.engine.masks import masks
 from ssrseg.engine.measure import load_heads, measure, missing_tasks, variant
+from ssrseg.engine.provenance import encoder_digests
 from ssrseg.engine.rectify import load_rectifier
 from ssrseg.engine.rows import (
     CLIP_CAM,
+    CLIP_ES,
+    CLIP_READ,
     CMPA_CAM,
     DECODER,
     DECODER_CRF,
@@ -62,7 +66,7 @@ def measured(
     template: Bench, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Bench, list[Result]]:
     bench = replace(template, out=tmp_path_factory.mktemp("exp"))
-    rows = (CLIP_CAM, *STEPS, *UNTRAINED[:1], TEMPERATURE, DECODER)
+    rows = (CLIP_CAM, *STEPS, *UNTRAINED[:1], *TEMPERATURE[:1], *CLIP_READ, DECODER)
     return bench, measure(rows, bench, seeds=2)
 
 
@@ -90,7 +94,8 @@ def test_what_is_trained_is_repeated_and_the_rest_is_not(
 ) -> None:
     bench, results = measured
     seeds = {row: [each.seed for each in found] for row, found in by_row(results).items()}
-    assert seeds.pop("CLIP CAM") == [0]
+    for row in (CLIP_CAM, *CLIP_READ):  # nothing is trained for them
+        assert seeds.pop(row.name) == [0]
     assert set(map(tuple, seeds.values())) == {(0, 1)}
     runs = sorted(path.relative_to(bench.out).as_posix() for path in bench.out.glob("runs/*/*"))
     assert runs == ["runs/ssr/seed-0", "runs/ssr/seed-1"]  # heads and decoder of one run
@@ -151,7 +156,7 @@ def test_controls(measured: tuple[Bench, list[Result]]) -> None:
     overrides = ("cam.mode=clip", f"cam.scale={scale}", *RAW)
     config = load_config(base=bench.config.to_dict(), overrides=overrides)
     (direct,) = score_seeds({"x": variant(base, config, None)}, bench.seeds, cells).values()
-    assert found["CLIP at CMPA's temperature"][0].figures["miou"] == direct.scores.miou
+    assert found["CLIP at CMPA's temperature, gradcam"][0].figures["miou"] == direct.scores.miou
     untrained = load_heads(base, run, untrained=True)
     assert float(untrained.temperature.detach()) == pytest.approx(0.05)
     image = torch.nn.functional.normalize(torch.randn(5, 32), dim=-1)
@@ -180,7 +185,7 @@ def test_untrained_random_heads_are_those_before_training(template: Bench, tmp_p
 
 def test_nothing_is_done_twice(measured: tuple[Bench, list[Result]], no_work: None) -> None:
     bench, results = measured
-    rows = (CLIP_CAM, *STEPS, *UNTRAINED[:1], TEMPERATURE, DECODER)
+    rows = (CLIP_CAM, *STEPS, *UNTRAINED[:1], *TEMPERATURE[:1], *CLIP_READ, DECODER)
     assert measure(rows, bench, seeds=2) == results
     assert missing_tasks(rows, bench, seeds=2) == []
     # the same measurement under another name, such as a row of another table
@@ -256,6 +261,57 @@ def test_other_images_or_labels_are_noticed(measured: tuple[Bench, list[Result]]
     assert task.run != bench.out / "runs/ssr/seed-0"
     bare = replace(bench.seeds, samples=(*bench.seeds.samples, replace(first, truth=None)))
     assert missing_tasks((CMPA_CAM,), replace(bench, seeds=bare)) == []  # scores nothing more
+
+
+def test_the_configuration_of_an_encoder_counts(template: Bench, tmp_path: Path) -> None:
+    folder = tiny_clip(tmp_path / "clip", seed=5)
+    config = template.settings(0, f"backbones.clip={folder}")
+    before = encoder_digests(config)
+    assert before == encoder_digests(config)
+    text = (folder / "config.json").read_text()
+    assert "quick_gelu" in text
+    (folder / "config.json").write_text(text.replace("quick_gelu", "gelu"))
+    after = encoder_digests(config)
+    assert after["clip"] != before["clip"] and after["dino"] == before["dino"]
+
+
+def test_contents_of_masks_and_images_count(template: Bench, tmp_path: Path) -> None:
+    voc = tiny_voc(tmp_path / "voc", n=4, classes=("cat", "red car"))
+    images = open_labelled(voc, split="train")
+    bench = replace(template, out=tmp_path / "exp", train=images, seeds=images)
+
+    def keys() -> tuple[str, str, Path | None, str]:
+        cam, heads = tasks((CLIP_CAM, CMPA_CAM), bench, 1)
+        (full,) = tasks((FULL_DECODER,), bench, 1)
+        return cam.key, heads.key, heads.run, str(full.identity["training"])
+
+    before = keys()
+    truth = images.samples[0].truth
+    assert truth is not None and keys() == before
+    ids = read_truth(truth)
+    write_class_ids(truth, ids.flip(0).flip(1))
+    after = keys()
+    assert after[0] != before[0] and after[1] != before[1] and after[3] != before[3]
+    photo = images.samples[0].image
+    photo.write_bytes(photo.read_bytes() + b"more")
+    assert keys()[3] != after[3]
+
+
+def test_unseen_images_are_not_trained_on(template: Bench) -> None:
+    assert template.val is not None and template.train is not None
+    both = replace(template.val, samples=(*template.val.samples, template.train.samples[0]))
+    with pytest.raises(DataError, match=r"1 images are trained on .*--train-split, --val-split"):
+        tasks((DECODER,), replace(template, val=both), 1)
+    assert tasks((CMPA_CAM,), replace(template, val=both), 1)
+
+
+def test_options_beyond_clip_es_do_not_touch_it(template: Bench) -> None:
+    more = ("affinity.cda_temperature=0.001", "sgc.axis=both", "affinity.sinkhorn=1")
+    plain, other = (
+        tasks((CLIP_ES,), replace(template, config=template.settings(0, *each)), 1)[0]
+        for each in ((), more)
+    )
+    assert plain.key == other.key
 
 
 # ---------------------------------------------------------------- runs

@@ -145,7 +145,7 @@ def test_masks_that_do_not_fit(voc: LabelledImages, clip_dir: Path, dino_dir: Pa
     with pytest.raises(DataError, match="true mask to score CAMs against"):
         score_seeds({"x": base}, bare, cache)
     swapped = replace(voc, samples=(replace(voc.samples[0], truth=voc.samples[1].truth),))
-    with pytest.raises(DataError, match=r"is .64, 80. pixels, its image .75, 61."):
+    with pytest.raises(DataError, match=r"is 64 x 80 pixels, its image 75 x 61"):
         score_seeds({"x": base}, swapped, cache)
     fewer = replace(voc, classes=("cat",), samples=(replace(voc.samples[1], labels=(0,)),))
     other = load_rectifier(base.config, fewer.classes)

@@ -52,7 +52,7 @@ def result(row: str, seed: int, miou: float, **more: float | None) -> Result:
         "measure": "seeds",
         "images": 9,
         "data": {"folder": "somewhere/photos"},
-        "training": {"images": 20} if seed else None,
+        "training": {"images": 20, "run": f"runs/ssr/seed-{seed}"} if seed else None,
         "encoders": {"clip": {"name": "c", "digest": "1"}, "dino": {"name": "d", "digest": "2"}},
         "version": "0",
         "commit": "abc",
@@ -264,3 +264,16 @@ def test_an_ablation() -> None:
     assert cells["sgc.high=0.5"][4] == "2.0 ± 0.0"
     assert cells["c"][0] == NOT_MEASURED
     assert "`ssrseg ablate x`" in printed.notes[0]
+
+
+def test_an_ablation_of_masks_says_what_they_leave_open() -> None:
+    rows = tuple(Experiment(name, (), SSR, "masks") for name in ("pseudo.alpha=1", "b"))
+    found = [result(rows[0].name, seed, 0.5) for seed in (0, 1)]
+    for each, undecided in zip(found, (0.125, 0.375), strict=True):
+        each.record["undecided"] = undecided
+    printed = ablation_table(rows, found, "ssrseg ablate x")
+    cells = {row.name: row.cells for row in printed.tables[0].rows}
+    assert printed.tables[0].columns[-1] == "undecided"
+    assert cells["pseudo.alpha=1"][-1] == "25.0 ± 17.7"
+    assert cells["b"][-1] == NOT_MEASURED
+    assert printed.rows[0]["undecided"] == [0.125, 0.375]

@@ -16,7 +16,7 @@ _NEXT = {
     "voc": "ssrseg train --data {data} --split train_aug{cache} --out run",
     "coco": (
         "ssrseg train --data {data} --split train --prompts coco --set sgc.high=0.7"
-        " --set optim.iterations=80000{cache} --out run"
+        " --set optim.iterations=80000 --set optim.pairs=256{cache} --out run"
     ),
 }  # 0.7 and 80,000 iterations: CLIP-ES's and WeCLIP's settings for COCO
 

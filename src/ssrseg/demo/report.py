@@ -127,7 +127,16 @@ def _small_tables(
             "Table 4 in small: the loss of CMPA",
             ("loss", *READOUTS, "paper, VOC 2012"),
             (
-                TableRow("CLIP (no training)", (spread(figures["CLIP CAM"]), "", "", "58.6")),
+                TableRow(
+                    "CLIP (no training)",
+                    (
+                        *(
+                            spread(figures[name])
+                            for name in ("CLIP CAM", "CLIP, patch", "CLIP, combined")
+                        ),
+                        "58.6",
+                    ),
+                ),
                 *(
                     TableRow(
                         loss,
@@ -138,18 +147,13 @@ def _small_tables(
                     )
                     for loss in dict.fromkeys(row.split(", ")[0] for row in groups["losses"])
                 ),
-                TableRow(
-                    "untrained projector",
-                    (
-                        *(spread(figures[f"untrained projector, {x}"]) for x in READOUTS),
-                        "",
-                    ),
-                    kind="control",
-                ),
-                TableRow(
-                    "CLIP at CMPA's temperature",
-                    (spread(figures["CLIP at CMPA's temperature"]), "", "", ""),
-                    kind="control",
+                *(
+                    TableRow(
+                        control,
+                        (*(spread(figures[f"{control}, {x}"]) for x in READOUTS), ""),
+                        kind="control",
+                    )
+                    for control in ("untrained projector", "CLIP at CMPA's temperature")
                 ),
             ),
             "Initial CAM, before any propagation, by how it is read: GradCAM as in the paper, the"

@@ -24,6 +24,7 @@ from ssrseg.engine.rows import (
     AS_SET,
     CENTRE_PRIOR,
     CLIP_CAM,
+    CLIP_READ,
     CONTROLS,
     DECODER,
     DECODER_CRF,
@@ -72,13 +73,22 @@ SEGMENTATION_ROWS = (DECODER, DECODER_CRF, FULL_DECODER, FULL_DECODER_CRF)
 
 GROUPS = {
     "main": tuple(row.name for row in (*MAIN_ROWS, *SEGMENTATION_ROWS)),
-    "controls": tuple(row.name for row in (*CONTROL_ROWS, *UNTRAINED, TEMPERATURE)),
+    "controls": tuple(row.name for row in (*CONTROL_ROWS, *CLIP_READ, *UNTRAINED, *TEMPERATURE)),
     "masks": tuple(row.name for row in MASK_ROWS),
     "losses": tuple(row.name for row in LOSSES),
 }
 """Rows of each table of the report."""
 
-ROWS = (*MAIN_ROWS, *CONTROL_ROWS, *MASK_ROWS, *UNTRAINED, TEMPERATURE, *LOSSES, *SEGMENTATION_ROWS)
+ROWS = (
+    *MAIN_ROWS,
+    *CONTROL_ROWS,
+    *MASK_ROWS,
+    *CLIP_READ,
+    *UNTRAINED,
+    *TEMPERATURE,
+    *LOSSES,
+    *SEGMENTATION_ROWS,
+)
 
 
 @dataclass(frozen=True)

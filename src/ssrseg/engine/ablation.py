@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from itertools import product
@@ -60,6 +61,8 @@ def combinations(variations: Sequence[str]) -> list[tuple[str, ...]]:
                 f"{each}: write each key once, with different values between commas, such as"
                 " sgc.min_ratio=0.3,0.5 or test.scales=[1.0],[1.0,0.75]."
             )
+        if key == "optim.seed":
+            raise ConfigError(f"{each}: seeds are repetitions, not settings. Use --seeds N.")
         axes.append([f"{key}={value}" for value in values])
     return list(product(*axes))
 
@@ -108,7 +111,10 @@ def _row(overrides: tuple[str, ...], config: Config, measure: Measure) -> Experi
         return Experiment(name, (*trained, *scored), None, measure)
     training = SSR
     if trained:
-        training = Training(re.sub(r"[^\w.=-]+", "-", "-".join(trained)).strip("-"), trained)
+        # [3] and 3 would be one folder without the digest
+        digest = hashlib.sha256(" ".join(trained).encode()).hexdigest()[:6]
+        readable = re.sub(r"[^\w.=-]+", "-", "-".join(trained)).strip("-")
+        training = Training(f"{readable}-{digest}", trained)
     return Experiment(name, scored, training, measure, crf=whole.test.crf)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -168,10 +169,35 @@ def load_decoder(checkpoint: Checkpoint, clip: FrozenCLIP, origin: Path) -> Deco
     return decoder.to(clip.model.logit_scale.device).eval()
 
 
-def data_digest(data: LabelledImages) -> str:
-    """A name for images and their labels: another one if an image or a label changes."""
-    rows = "\n".join(f"{sample.name} {sample.labels}" for sample in data.samples)
-    return hashlib.sha256(rows.encode()).hexdigest()[:16]
+def data_digest(data: LabelledImages, *, truth: bool = False) -> str:
+    """A name for images and their labels: another one if an image or a label changes.
+
+    Args:
+        data: Images; of each the name, the labels and the size of the file count.
+        truth: The true masks count as well, by their contents.
+    """
+    rows = []
+    for sample in data.samples:
+        row = f"{sample.name} {sample.labels} {_stamp(sample.image)[0]}"
+        if truth and sample.truth is not None:
+            row += f" {_content_digest(sample.truth, _stamp(sample.truth))}"
+        rows.append(row)
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of the last change; of a missing file zeros."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
+
+
+@lru_cache(maxsize=1 << 17)
+def _content_digest(path: Path, stamp: tuple[int, int]) -> str:
+    """Of the file as it was at the stamp."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if any(stamp) else ""
 
 
 def check_classes(found: tuple[str, ...], expected: tuple[str, ...], path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,15 +13,14 @@ from torch.nn import functional
 
 from ssrseg.config import Config
 from ssrseg.data.cache import SuperpixelCache
-from ssrseg.data.images import check_size, read_image, read_truth
+from ssrseg.data.images import check_size, read_image
 from ssrseg.data.sample import Sample
 from ssrseg.data.transforms import limit_side
 from ssrseg.engine.choice import Shown
-from ssrseg.engine.evaluate import check_class_ids
+from ssrseg.engine.evaluate import read_mask
 from ssrseg.engine.masks import PhotoMask, rectify_photo
 from ssrseg.engine.progress import track
 from ssrseg.engine.rectify import Rectifier
-from ssrseg.errors import DataError
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import (
     ActivationShares,
@@ -34,6 +32,7 @@ from ssrseg.method.metrics import (
 
 CLIP_ATTENTION: Mapping[str, Any] = {
     "kind": "attention", "clip_weight": 1.0, "dino_weight": 0.0, "sinkhorn": 3, "power": 2,
+    "cda_temperature": None,
 }  # fmt: skip
 """CLIP's own attention as CLIP-ES and WeCLIP propagate along it; the layers stay the settings'."""
 
@@ -83,6 +82,7 @@ def prior_config(config: Config, mask: str = "box") -> Config:
         config,
         cam=replace(config.cam, mode="clip"),
         affinity=replace(config.affinity, mask=mask, **CLIP_ATTENTION),
+        sgc=replace(config.sgc, axis="col"),
     )
 
 
@@ -167,25 +167,8 @@ def true_mask(
     Raises:
         DataError: If its size is not the photograph's, or it holds unknown class ids.
     """
-    return None if sample.truth is None else read_mask(sample.truth, photo, classes)
-
-
-def read_mask(
-    file: Path, photo: UInt8[Tensor, "height width 3"], classes: tuple[str, ...]
-) -> UInt8[Tensor, "height width"]:
-    """A mask, checked against the photograph and the classes it belongs to.
-
-    Raises:
-        DataError: If its size is not the photograph's, or it holds unknown class ids.
-    """
-    ids = read_truth(file)
-    if ids.shape != photo.shape[:2]:
-        raise DataError(
-            f"{file} is {ids.shape[1]} x {ids.shape[0]} pixels, its image {photo.shape[1]} x"
-            f" {photo.shape[0]}. Masks must have the size of their image."
-        )
-    check_class_ids(file, ids, classes)
-    return ids
+    size = (photo.shape[0], photo.shape[1])
+    return None if sample.truth is None else read_mask(sample.truth, size, len(classes))
 
 
 def _kinds(mask: Tensor, truth: Tensor, n_classes: int) -> ErrorKinds:

@@ -12,7 +12,8 @@ from torch import Tensor
 from ssrseg.data.images import check_size, read_image
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.engine.choice import Choice
-from ssrseg.engine.closeup import read_mask, true_mask
+from ssrseg.engine.closeup import true_mask
+from ssrseg.engine.evaluate import read_mask
 from ssrseg.engine.predict import Segmenter
 from ssrseg.engine.progress import steps
 from ssrseg.errors import DataError
@@ -134,8 +135,9 @@ def _compared(part: Part, sample: Sample, files: Mapping[str, Path | None]) -> C
     classes = part.data.classes
     photo = read_image(sample.image)
     check_size(photo, sample.image, part.segmenter.clip.patch_size)
+    size = (photo.shape[0], photo.shape[1])
     masks: dict[str, Tensor | None] = {
-        name: None if file is None else read_mask(file, photo, classes)
+        name: None if file is None else read_mask(file, size, len(classes))
         for name, file in files.items()
     }
     masks[OURS] = part.segmenter.predict(photo).ids

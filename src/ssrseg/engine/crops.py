@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssrseg.config import DataConfig
 from ssrseg.data.cache import SuperpixelCache
-from ssrseg.data.images import check_size, read_image, read_truth
+from ssrseg.data.images import check_size, read_image
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.transforms import Crop, limit_side, random_crop
+from ssrseg.engine.evaluate import read_mask
 from ssrseg.engine.rectify import present_slots
 from ssrseg.errors import DataError, SSRError
 from ssrseg.method.pseudo_mask import IGNORE
@@ -106,12 +107,14 @@ class CropDraws(Dataset[tuple[Crop, tuple[int, ...]]]):
         ]
         photo = read_image(sample.image)
         check_size(photo, sample.image, self.min_side)
+        size = (photo.shape[0], photo.shape[1])
         photo = limit_side(photo, self.settings.max_side)
         if self.superpixels is not None:
             ids, fill = self.superpixels(photo, sample.name), -1
         else:
             assert sample.truth is not None
-            ids, fill = read_truth(sample.truth).int(), IGNORE
+            truth = read_mask(sample.truth, size, len(self.data.classes))
+            ids, fill = truth.int(), IGNORE
             rows, columns = (
                 torch.arange(new) * old // new
                 for old, new in zip(ids.shape, photo.shape[:2], strict=True)

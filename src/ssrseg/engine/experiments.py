@@ -32,7 +32,7 @@ from ssrseg.errors import ConfigError, DataError
 from ssrseg.networks.vocabulary import build_vocabulary
 from ssrseg.settings import load_config
 
-Heads = Literal["trained", "untrained", "temperature"]
+Heads = Literal["trained", "untrained", "temperature", "clip"]
 KEY_FILE = "experiment.json"
 
 
@@ -61,8 +61,8 @@ class Experiment:
         training: The run it needs; None = training-free, and then one seed is enough.
         measure: ``seeds``: CAMs against true masks; ``masks``: pseudo masks; ``segmentation``: the
             decoder on images whose labels it does not know.
-        heads: ``untrained``: CMPA's heads before training; ``temperature``: no heads, CLIP's CAM at
-            their temperature. Both are controls.
+        heads: Controls of CMPA: ``untrained``: its heads before training; ``temperature``: CLIP's
+            own features, read as CMPA's are, at the trained τ; ``clip``: at CLIP's own scale.
         crf: DenseCRF behind a segmentation.
     """
 
@@ -208,6 +208,8 @@ def _task(row: Experiment, seed: int, bench: Bench, heads: dict[str, tuple[Path,
             " background, 1 = first class, ..., 255 = ignore) into SegmentationClass/, named like"
             " the images; `ssrseg prepare` makes those of VOC and COCO."
         )
+    if row.measure == "segmentation" and row.training is not None and bench.train is not None:
+        _refuse_overlap(bench.train, data)
     identity: dict[str, Any] = {
         "measure": row.measure,
         "settings": scoring_settings(config, row.measure),
@@ -220,13 +222,13 @@ def _task(row: Experiment, seed: int, bench: Bench, heads: dict[str, tuple[Path,
         identity["texts"] = prompts.texts
     if row.measure == "seeds" and bench.alphas is not None:
         identity["alphas"] = bench.alphas
-    if row.training is None:
-        return Task(row, seed, config, identity, None, None, False)
-    assert bench.train is not None
     if row.measure == "segmentation":
         identity["crf"] = row.crf
     else:
         identity["heads"] = row.heads
+    if row.training is None:
+        return Task(row, seed, config, identity, None, None, False)
+    assert bench.train is not None
     run_config = bench.settings(seed, *row.training.settings)
     heads_only = row.measure != "segmentation"
     if heads_only and run_config.cam.mode != "cmpa":
@@ -249,6 +251,15 @@ def _task(row: Experiment, seed: int, bench: Bench, heads: dict[str, tuple[Path,
             heads[head] = run, run_config
     identity["training"] = run_identity(run_config, bench.train, supervision, heads_only=heads_only)
     return Task(row, seed, config, identity, run, run_config, heads_only)
+
+
+def _refuse_overlap(train: LabelledImages, val: LabelledImages) -> None:
+    both = {sample.image for sample in train.samples} & {sample.image for sample in val.samples}
+    if both:
+        raise DataError(
+            f"{len(both)} images are trained on and would be scored as unseen (such as"
+            f" {min(both)}). Name splits without common images: --train-split, --val-split."
+        )
 
 
 def _finished_heads(bench: Bench) -> dict[str, tuple[Path, Config]]:

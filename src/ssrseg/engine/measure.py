@@ -29,7 +29,7 @@ from ssrseg.data.sample import LabelledImages
 from ssrseg.engine.checkpoint import MODEL_FILE, load_checkpoint, load_part
 from ssrseg.engine.crops import mix
 from ssrseg.engine.evaluate import class_figures, evaluate, mean_figures
-from ssrseg.engine.experiments import KEY_FILE, Bench, Experiment, Result, Task, tasks
+from ssrseg.engine.experiments import KEY_FILE, Bench, Experiment, Heads, Result, Task, tasks
 from ssrseg.engine.learner import build_alignment, untrained_heads
 from ssrseg.engine.masks import masks
 from ssrseg.engine.predict import predict
@@ -37,7 +37,7 @@ from ssrseg.engine.provenance import content_key, git_commit, run_identity
 from ssrseg.engine.rectify import Rectifier, load_rectifier
 from ssrseg.engine.seeds import score_seeds
 from ssrseg.engine.train import train
-from ssrseg.method.cmpa import Alignment
+from ssrseg.method.cmpa import Alignment, no_heads
 from ssrseg.method.metrics import Scores
 
 Submit = Callable[..., "Future[None]"]
@@ -186,23 +186,13 @@ def _score_seeds(bench: Bench, group: Sequence[Task]) -> None:
         if affinity.kind == "attention" and affinity.dino_weight > 0:
             first = task.config
     base = load_rectifier(first, data.classes, own_prompts=data.prompts, device=bench.device)
-    heads: dict[tuple[Path, bool], Alignment] = {}
+    heads: dict[object, Alignment | None] = {}
     rectifiers = {}
     for task in group:
-        kind, config = task.experiment.heads, task.config
-        if task.run is None:
-            rectifiers[task.key] = variant(base, config, None)
-            continue
-        which = (task.run, kind == "untrained")
+        which = (task.run, task.experiment.heads)
         if which not in heads:
-            heads[which] = load_heads(base, task.run, untrained=which[1])
-        if kind == "temperature":
-            scale = 1 / float(heads[which].temperature.detach())
-            overrides = ("cam.mode=clip", f"cam.scale={scale}")
-            config = bench.settings(task.seed, *_overrides(task), *overrides)
-            rectifiers[task.key] = variant(base, config, None)
-        else:
-            rectifiers[task.key] = variant(base, config, heads[which])
+            heads[which] = _heads(base, *which)
+        rectifiers[task.key] = variant(base, task.config, heads[which])
     cells = SuperpixelCache(
         bench.superpixels, n_segments=first.sgc.n_segments, compactness=first.sgc.compactness
     )
@@ -223,9 +213,17 @@ def _score_seeds(bench: Bench, group: Sequence[Task]) -> None:
     shutil.rmtree(unfinished / group[0].key, ignore_errors=True)
 
 
-def _overrides(task: Task) -> tuple[str, ...]:
-    training = task.experiment.training
-    return (*(training.settings if training else ()), *task.experiment.settings)
+def _heads(base: Rectifier, run: Path | None, kind: Heads) -> Alignment | None:
+    """What stands between CLIP's features and the CAM of a row; None = GradCAM in CLIP's space."""
+    if kind == "clip":
+        return no_heads(base.text_features.shape[1], 1 / base.clip.logit_scale).to(base.device)
+    if run is None:
+        return None
+    if kind == "temperature":
+        trained = load_heads(base, run)
+        temperature = float(trained.temperature.detach())
+        return no_heads(base.text_features.shape[1], temperature).to(base.device)
+    return load_heads(base, run, untrained=kind == "untrained")
 
 
 def _score_segmentation(bench: Bench, task: Task) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -109,7 +110,7 @@ def run_identity(
     return {
         "settings": head_settings(config) if heads_only else run_settings(config, supervision),
         "supervision": supervision,
-        "data": data_digest(data),
+        "data": data_digest(data, truth=supervision == "full"),
         "classes": data.classes,
         "texts": build_vocabulary(data.classes, config.prompts.set, data.prompts).texts,
         "encoders": encoders,
@@ -123,14 +124,13 @@ def content_key(identity: dict[str, Any]) -> str:
 
 
 def scored_digest(data: LabelledImages) -> str:
-    """A name for the images that are scored: those with a true mask, and their labels."""
+    """A name for the images that are scored: those with a true mask, labels and masks included."""
     known = tuple(sample for sample in data.samples if sample.truth is not None)
-    rows = "\n".join(f"{sample.name} {sample.labels}" for sample in known)
-    return hashlib.sha256(rows.encode()).hexdigest()[:16]
+    return data_digest(replace(data, samples=known), truth=True)
 
 
 def encoder_digests(config: Config) -> dict[str, str]:
-    """Digest of each encoder's weights; a hub id stands for itself."""
+    """Digest of each encoder: weights, configuration, tokenizer; a hub id stands for itself."""
     return {"clip": _digest(config.backbones.clip), "dino": _digest(config.backbones.dino)}
 
 
@@ -138,10 +138,11 @@ def _digest(source: str) -> str:
     folder = Path(source).expanduser()
     if source.startswith(PACKAGED):
         folder = Path(str(files("ssrseg") / source.removeprefix(PACKAGED)))
-    weights = sorted(file for kind in ("*.safetensors", "*.bin") for file in folder.glob(kind))
-    if not weights:
+    if not folder.is_dir():
         return source
-    stamps = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in weights)
+    kinds = ("*.safetensors", "*.bin", "*.json", "merges.txt")
+    found = sorted(file for kind in kinds for file in folder.glob(kind))
+    stamps = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in found)
     return _file_digest(stamps)
 
 

@@ -63,13 +63,19 @@ GRID = tuple(
 )
 """Table 3 in full: who propagates, and from where."""
 
-CLIP_ES = Experiment("CLIP CAM, CLIP attention, box", (CLIP, *CLIP_ONLY, BOX))
+_CLIP_ES = (
+    *(CLIP, *CLIP_ONLY[:2], *_ATTENTION[:2], BOX),
+    *("affinity.sinkhorn=3", "affinity.cda_temperature=null", "sgc.axis=col"),
+)
+CLIP_ES = Experiment("CLIP CAM, CLIP attention, box", (*_CLIP_ES, PLAIN))
 CONTROLS = (
     CENTRE_PRIOR,
     Experiment(
         "centre prior, SGC without propagation", (_CENTRE, "affinity.kind=none", SLIC, PLAIN)
     ),
     CLIP_CAM,
+    Experiment("CLIP CAM, read as CMPA's is", (_CMPA, *RAW), heads="clip"),
+    Experiment("untrained CMPA CAM", RAW, CMPA, heads="untrained"),
     CLIP_ES,
     Experiment("CLIP CAM, fused attention, box", (CLIP, *FUSED, BOX)),
     Experiment("CLIP CAM, fused attention, SGC", (CLIP, *FUSED, SLIC)),
@@ -102,7 +108,21 @@ UNTRAINED = tuple(
     )
     for readout in READOUTS
 )
-TEMPERATURE = Experiment("CLIP at CMPA's temperature", RAW, CMPA, heads="temperature")
+TEMPERATURE = tuple(
+    Experiment(
+        f"CLIP at CMPA's temperature, {readout}",
+        (f"cam.readout={readout}", *RAW),
+        CMPA,
+        heads="temperature",
+    )
+    for readout in READOUTS
+)
+CLIP_READ = tuple(
+    Experiment(f"CLIP, {readout}", (_CMPA, f"cam.readout={readout}", *RAW), heads="clip")
+    for readout in READOUTS[1:]
+)
+"""Frozen CLIP by the read-outs of CMPA; by GradCAM it is :data:`CLIP_CAM`."""
+
 
 DECODER = Experiment("decoder", training=SSR, measure="segmentation")
 DECODER_CRF = Experiment("decoder + CRF", training=SSR, measure="segmentation", crf=True)
@@ -110,9 +130,9 @@ FULL_DECODER = Experiment("decoder, full supervision", training=FULL, measure="s
 FULL_DECODER_CRF = Experiment(
     "decoder, full supervision + CRF", training=FULL, measure="segmentation", crf=True
 )
-CLIP_ES_TRAINING = Training("clip-es", (CLIP, *CLIP_ONLY[:2], *_ATTENTION[:2], BOX))
+CLIP_ES_TRAINING = Training("clip-es", _CLIP_ES)
 CLIP_ES_DECODER = Experiment(
-    "the same decoder on CLIP-ES's masks + CRF",
+    "the same decoder on CLIP-ES's CAMs + CRF",
     training=CLIP_ES_TRAINING,
     measure="segmentation",
     crf=True,
@@ -121,11 +141,14 @@ CLIP_ES_DECODER = Experiment(
 COCO_SETTINGS = ("prompts.set=coco", "sgc.high=0.7", "optim.iterations=80000", "optim.pairs=256")
 """What COCO 2014 has otherwise than VOC: prompts, τ_hi [0011], the paper's schedule."""
 
+COCO_CROPS = "optim.batch=256"
+"""The paper's batch on COCO, where CMPA learns from the crops and not from cached pairs."""
+
 TABLES: dict[int, tuple[Experiment, ...]] = {
     1: (DECODER, DECODER_CRF, CLIP_ES_DECODER),
     2: (STEPS[-1], AS_SET, WITH_PAR, WITH_CRF, CLIP_ES),
     3: (*STEPS, AS_SET, *GRID, *CONTROLS),
-    4: (CENTRE_PRIOR, CLIP_CAM, *LOSSES, *UNTRAINED, TEMPERATURE),
+    4: (CENTRE_PRIOR, CLIP_CAM, *CLIP_READ, *LOSSES, *UNTRAINED, *TEMPERATURE),
     5: (DECODER, DECODER_CRF),
     6: (DECODER, DECODER_CRF, FULL_DECODER, FULL_DECODER_CRF),
 }

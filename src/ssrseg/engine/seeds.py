@@ -17,9 +17,9 @@ from torch.nn import functional
 from ssrseg.config import Config
 from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.files import atomic_write
-from ssrseg.data.images import read_truth
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.transforms import to_unit
+from ssrseg.engine.evaluate import read_mask
 from ssrseg.engine.initial_cam import InitialCam
 from ssrseg.engine.photos import PhotoBatch, photo_batches
 from ssrseg.engine.progress import Steps, steps
@@ -162,8 +162,9 @@ def _count(
     for batch in photo_batches(known, one.config.data, one.clip.patch_size, wanted, one.device):
         originals = batch.originals
         truths = [
-            _fitting_truth(known[index], original, n_classes)
+            read_mask(path, (original.shape[0], original.shape[1]), n_classes - 1)
             for index, original in zip(batch.index, originals, strict=True)
+            if (path := known[index].truth) is not None
         ]
         for truth in truths:
             counts[_IMAGES][truth[truth != IGNORE].unique().long()] += 1
@@ -289,24 +290,6 @@ def _equal_sizes(originals: Sequence[Tensor]) -> list[list[int]]:
     for row, original in enumerate(originals):
         rows.setdefault(original.shape, []).append(row)
     return list(rows.values())
-
-
-def _fitting_truth(sample: Sample, photo: Tensor, n_classes: int) -> Tensor:
-    path = sample.truth
-    assert path is not None
-    truth = read_truth(path)
-    if truth.shape != photo.shape[:2]:
-        raise DataError(
-            f"{path} is {tuple(truth.shape)[::-1]} pixels, its image"
-            f" {tuple(photo.shape[:2])[::-1]}. True masks must have the size of their image."
-        )
-    largest = int(truth[truth != IGNORE].max()) if (truth != IGNORE).any() else 0
-    if largest >= n_classes:
-        raise DataError(
-            f"{path} holds class id {largest}, but the data have {n_classes - 1} classes (ids 0 .."
-            f" {n_classes - 1}, 255 = ignore). Is it a mask of another data set?"
-        )
-    return truth
 
 
 def _best(

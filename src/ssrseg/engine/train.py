@@ -70,7 +70,7 @@ class _Run:
             self.config,
             self.data.classes,
             self.texts,
-            data_digest(self.data),
+            data_digest(self.data, truth=self.supervision == "full"),
             iteration,
             self.supervision,
         )
@@ -341,8 +341,8 @@ def _earlier_run(run: _Run) -> Checkpoint | None:
         differing.append(f"supervision = {earlier.supervision} there, {run.supervision} now")
     if earlier.texts != run.texts:
         differing.append("other prompts")
-    if earlier.data != data_digest(run.data):
-        differing.append("other images or labels")
+    if earlier.data != data_digest(run.data, truth=run.supervision == "full"):
+        differing.append("other images, labels or true masks")
     if differing:
         raise CheckpointError(
             f"{run.out} holds a run with other settings ({'; '.join(differing[:5])}). Use the same"

@@ -140,6 +140,17 @@ class Alignment(nn.Module):
         self.log_temperature.clamp_(low, high)
 
 
+def no_heads(dim: int, temperature: float) -> Alignment:
+    """Heads that hand CLIP's features on as they are: CMPA's read-outs without CMPA, a control.
+
+    Args:
+        dim: d1, length of CLIP's shared space.
+        temperature: τ; CLIP's own is 1 / exp(logit_scale).
+    """
+    heads = (Projector(dim, dim, hidden=1, basis=torch.eye(dim)) for _ in ("ISA", "TSA"))
+    return Alignment(*heads, temperature=temperature, learnable=False).eval()
+
+
 def masked_average_pool(
     cam: Float[Tensor, "batch slots patches"], patch_features: Float[Tensor, "batch patches dim"]
 ) -> Float[Tensor, "batch slots dim"]:

@@ -33,6 +33,7 @@ def ablation_table(rows: Sequence[Experiment], results: Sequence[Result], again:
     """
     found = Figures(tuple(results))
     names = [row.name for row in rows]
+    pseudo = rows[0].measure == "masks"
     lines = []
     for name in names:
         shares = [found.cell(name, key) for key in ("miou", "precision", "recall")]
@@ -46,10 +47,12 @@ def ablation_table(rows: Sequence[Experiment], results: Sequence[Result], again:
                     difference(found, names[0], name),
                     found.alpha(name),
                     found.count(name),
+                    *((_undecided(found, name),) if pseudo else ()),
                 ),
             )
         )
     columns = ("settings", "mIoU", "P", "R", "confusion", "to first row", "α", "seeds")
+    columns += ("undecided",) if pseudo else ()
     title = f"Ablation: {_WHAT[rows[0].measure]}"
     notes = [
         "Mean ± standard deviation over seeds, in %; confusion is FP / TP. To first row: difference"
@@ -69,6 +72,12 @@ def ablation_table(rows: Sequence[Experiment], results: Sequence[Result], again:
     )
     table = ReportTable(title, columns, tuple(lines))
     return Printed(title, (table,), tuple(notes), facts(results), classes, records)
+
+
+def _undecided(found: Figures, name: str) -> str:
+    """Share of the pixels that a pseudo mask leaves open and no figure counts, in %."""
+    shares = [100 * each.record["undecided"] for each in found.of(name)]
+    return spread(shares) if shares else NOT_MEASURED
 
 
 def difference(found: Figures, first: str, other: str) -> str:

@@ -172,6 +172,7 @@ def row_record(row: str, found: Figures, **more: Any) -> dict[str, Any]:
         **more,
         "measured": bool(results),
         "figures": figures if results else None,
+        "undecided": [each.record["undecided"] for each in results if "undecided" in each.record],
         "alpha": [each.record["alpha"] for each in results if "alpha" in each.record],
         "seeds": [each.seed for each in results],
         "results": [each.record["key"] for each in results],

@@ -10,13 +10,15 @@ from ssrseg.engine.rows import (
     AS_SET,
     ATTENTIONS,
     CENTRE_PRIOR,
+    CLIP_CAM,
     CLIP_ES_DECODER,
+    CLIP_READ,
     CONTROLS,
+    DECODER,
     LOSS_TRAININGS,
     MASKS,
     READOUTS,
     TABLES,
-    TEMPERATURE,
 )
 from ssrseg.report.page import ReportTable, TableRow
 from ssrseg.report.published import PAPER, PaperTable, Published
@@ -108,10 +110,13 @@ def _table_1(paper: PaperTable, found: Figures, coco: Figures | None) -> Layout:
     cells = ("", found.cell(own), "", "", "", there, found.count(own))
     rows.append(TableRow(own, cells, kind="control"))
     columns = ("method", "VOC val", "ours", "VOC test", "ours", "COCO val", "ours", "seeds")
+    trained = [each.record["training"] for each in found.of(DECODER.name)]
+    runs = [each["run"] for each in trained if each]
+    run = f"OUT/{runs[0] if runs else 'runs/ssr/seed-0'}"
     notes = [
         "VOC test has no public masks; for its server: `ssrseg predict --data VOC --split test"
-        " --model experiments/runs/ssr/seed-0 --out test`, then `ssrseg archive --masks test --data"
-        " VOC --out results.tgz`.",
+        f" --model {run} --out test`, then `ssrseg archive --masks test --data VOC --out"
+        " results.tgz`.",
         "Gate G3: the decoder on CLIP-ES's masks should reach 73 or more on VOC val with CRF"
         " before gains of CMPA and SGC are judged.",
     ]
@@ -170,20 +175,18 @@ def _table_3(paper: PaperTable, found: Figures) -> Layout:
 
 def _table_4(paper: PaperTable, found: Figures) -> Layout:
     printed = {each.name: _number(each.cells[0]) for each in paper.rows}
-    clip = (found.cell("CLIP CAM"), "", "")
-    rows = [TableRow("CLIP (no training)", (printed["CLIP"], *clip, found.count("CLIP CAM")))]
-    for name in (*LOSS_TRAININGS, "untrained projector"):
+    clip = tuple(found.cell(name) for name in (CLIP_CAM.name, *(row.name for row in CLIP_READ)))
+    rows = [TableRow("CLIP (no training)", (printed["CLIP"], *clip, found.count(CLIP_CAM.name)))]
+    controls = ("untrained projector", "CLIP at CMPA's temperature")
+    for name in (*LOSS_TRAININGS, *controls):
         cells = tuple(found.cell(f"{name}, {readout}") for readout in READOUTS)
         rows.append(
             TableRow(
                 name,
                 (printed.get(name, ""), *cells, found.count(f"{name}, gradcam")),
-                kind="control" if name == "untrained projector" else "method",
+                kind="control" if name in controls else "method",
             )
         )
-    scaled = (found.cell(TEMPERATURE.name), "", "")
-    count = found.count(TEMPERATURE.name)
-    rows.append(TableRow(TEMPERATURE.name, ("", *scaled, count), kind="control"))
     centre = (found.cell(CENTRE_PRIOR.name), "", "", found.count(CENTRE_PRIOR.name))
     rows.append(TableRow(CENTRE_PRIOR.name, ("", *centre), kind="control"))
     columns = ("loss", "paper", "GradCAM (paper)", "patch", "combined", "seeds")
