@@ -88,7 +88,8 @@ def random_crop(
         fill: Id of the padding.
         generator: Source of all randomness.
 
-    Source: WeCLIP; the valid map is our choice, so that padding enters no statistics.
+    Source: WeCLIP; the valid map is our choice, so that padding gets no label and sends
+        nothing; as in WeCLIP, a CAM is min-maxed before its padding is cleared.
     """
     factor, mirror, down, right = torch.rand(4, generator=generator).tolist()
     factor = scale[0] + factor * (scale[1] - scale[0])
