@@ -101,9 +101,15 @@ def finish(name: str, ratios: list[Ratio], **more: object) -> None:
 
 def provenance() -> dict[str, object]:
     """Machine, commit and versions."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    home = Path(__file__).parents[1]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(home), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    # the results of the benchmark before this one are no change of the code
+    changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+    commit = git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
     return {
         "commit": commit,
         "machine": {
