@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from ssrseg.data.classes import VOC_CLASSES, read_classes
+from ssrseg.data.classes import VOC_CLASSES, describe_labels, read_classes
+from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.errors import LabelsError
 
 
@@ -98,3 +101,23 @@ def test_faults_in_yaml_name_their_line(tmp_path):
     path.write_text("cat: [kitten\n")
     assert error_of(tmp_path).startswith(f"{path} is not valid YAML (while parsing")
     assert "\n" not in error_of(tmp_path)
+
+
+def labelled(*rows: tuple[str, ...]) -> LabelledImages:
+    classes = tuple(sorted({name for row in rows for name in row}))
+    samples = tuple(
+        Sample(f"{k}", Path(f"{k}.png"), tuple(sorted(map(classes.index, row))), None)
+        for k, row in enumerate(rows)
+    )
+    return LabelledImages(Path(), classes, samples)
+
+
+def test_labels_are_counted_and_slips_are_asked_about() -> None:
+    data = labelled(("horse",), ("horse", "cow"), ("cow",), ("cow",))
+    assert describe_labels(data) == ["4 images, 2 classes: cow 3, horse 2"]
+    slips = labelled(("horse", "person"), ("horse",), ("hose",), ("horse|person",), ())
+    assert describe_labels(slips) == [
+        "5 images, 4 classes: horse 2, horse|person 1, hose 1, person 1",
+        'Is "horse|person" one class? Labels are separated by ";", as in "horse;person".',
+        'Is "hose" (1 image) another class than "horse"?',
+    ]

@@ -245,9 +245,7 @@ def test_unknown_class_names_the_list(tmp_path):
         ' mean "cat"?'
     )
     (root / "classes.txt").write_text("dog\ncat\n")
-    assert 'line 2: class "cta" is not in the folder\'s class list (2 names).' in (
-        error_of(root, LabelsError)
-    )
+    assert 'line 2: class "cta" is not in classes.txt (2 names).' in (error_of(root, LabelsError))
 
 
 def test_faulty_annotations_all_at_once(tmp_path):

@@ -97,6 +97,17 @@ def test_faults(data: LabelledImages, found: Path, tmp_path: Path) -> None:
         evaluate(found, data)
 
 
+def test_masks_of_other_classes_are_refused(data: LabelledImages, found: Path) -> None:
+    before = evaluate(found, data)
+    listed = found / "classes.txt"
+    listed.write_text("".join(f"{name}\n" for name in data.classes))
+    assert evaluate(found, data).scores.miou == before.scores.miou
+    listed.write_text("".join(f"{name}\n" for name in reversed(data.classes)))
+    with pytest.raises(DataError, match=r"classes\.txt lists other classes .*Make the masks anew"):
+        evaluate(found, data)
+    listed.unlink()
+
+
 def test_unknown_id_in_the_truth(data: LabelledImages, found: Path, tmp_path: Path) -> None:
     write(tmp_path / "truth" / "b.png", [[9, 2, 2, 0], [0, 0, 0, 0]])
     with pytest.raises(DataError, match=r"truth/b\.png holds class id 9"):

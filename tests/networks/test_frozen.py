@@ -42,7 +42,10 @@ def drop_weight(path: Path) -> None:
 
 
 DAMAGES: list[tuple[Callable[[Path], object], str]] = [
-    (shutil.rmtree, rf"--clip .*copy: there is no such directory\. {CLIP_CURE}"),
+    (
+        shutil.rmtree,
+        rf"--clip .*copy: there is no such directory, seen from .*--clip DIR\. {CLIP_CURE}",
+    ),
     (lambda f: (f / "config.json").unlink(), rf"not a clip: .*config\.json\. {CLIP_CURE}"),
     (lambda f: (f / "model.safetensors").unlink(), rf"copy could not be read .*{CLIP_CURE}"),
     (lambda f: cut_in_half(f / "model.safetensors"), rf"copy could not be read .*{CLIP_CURE}"),
@@ -102,11 +105,15 @@ def test_a_hub_id_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BackboneError) as caught:
         load_pretrained(Unreachable, "some/model", "clip", "openai/clip-vit-base-patch16")
     assert str(caught.value) == (
-        "clip some/model is neither a directory here nor can it be fetched from the model hub"
-        " (ConnectionError). On a machine with network run `hf download some/model --local-dir"
-        " model`, copy the folder here and name it instead of the hub id. What `ssrseg demo` needs"
+        f"clip some/model is neither a directory in {Path.cwd()} nor can it be fetched from the"
+        " model hub (ConnectionError). On a machine with network run `hf download some/model"
+        " --local-dir clip`, copy the folder here and give --clip clip. What `ssrseg demo` needs"
         " comes with the package."
     )
+    with pytest.raises(BackboneError, match="hf download openai/clip-vit-base-patch16 --local"):
+        load_pretrained(Unreachable, "clip", "clip", "openai/clip-vit-base-patch16")
+    with pytest.raises(BackboneError, match="there is no such directory, seen from"):
+        load_pretrained(Unreachable, "models/of/mine", "clip", "openai/clip-vit-base-patch16")
 
 
 def test_a_hub_that_answers_and_then_fails(monkeypatch: pytest.MonkeyPatch) -> None:

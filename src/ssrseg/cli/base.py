@@ -30,13 +30,17 @@ app = App(
 )
 
 Preset = Annotated[
-    str, Parameter(help="Named settings: ssr, paper, clip-es, weclip, demo, photos.")
+    str,
+    Parameter(
+        help="Named settings: ssr, paper, clip-es, weclip; demo and photos belong to the small"
+        " encoders."
+    ),
 ]
 PresetOrRun = Annotated[
     str | None,
     Parameter(
-        help="Named settings: ssr (default), paper, clip-es, weclip, demo, photos; with --model,"
-        " the run's own."
+        help="Named settings: ssr (default), paper, clip-es, weclip; demo and photos belong to the"
+        " small encoders; with --model, the run's own."
     ),
 ]
 ConfigFile = Annotated[

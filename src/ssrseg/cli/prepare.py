@@ -50,7 +50,7 @@ def prepare(
     ] = False,
     cache: Annotated[
         Path | None,
-        Parameter(help="Where to, and the same for train and masks; default: <data>/superpixels."),
+        Parameter(help="Where to, and the same for train and masks; default: DATA/superpixels."),
     ] = None,
     split: Annotated[
         str | None,

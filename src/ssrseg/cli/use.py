@@ -30,6 +30,7 @@ from ssrseg.cli.base import (
 )
 
 if TYPE_CHECKING:
+    from ssrseg.data.sample import LabelledImages
     from ssrseg.engine.evaluate import Evaluation
 
 
@@ -95,6 +96,7 @@ def train(
     from ssrseg.data.open import open_labelled
 
     images = open_labelled(data, split=split)  # faulty data is said before transformers loads
+    _say_labels(images)
     from ssrseg.engine.device import pick_device
     from ssrseg.engine.train import train as run
 
@@ -119,7 +121,9 @@ def train(
 def masks(
     *,
     data: Data,
-    out: Annotated[Path, Parameter(help="Gets masks/, manifest.csv; run again to resume.")],
+    out: Annotated[
+        Path, Parameter(help="Gets masks/, classes.txt, manifest.csv; run again to resume.")
+    ],
     preset: PresetOrRun = None,
     config: ConfigFile = None,
     overrides: Overrides = (),
@@ -133,7 +137,7 @@ def masks(
     clip: Clip = None,
     dino: Dino = None,
     prompts: Prompts = None,
-    save_cams: Annotated[bool, Parameter(help="Also write cams/<name>.npz.")] = False,
+    save_cams: Annotated[bool, Parameter(help="Also write cams/NAME.npz.")] = False,
     cache: Cache = None,
     device: Device = "auto",
 ) -> None:
@@ -142,6 +146,7 @@ def masks(
     from ssrseg.data.open import open_labelled
 
     images = open_labelled(data, split=split)
+    _say_labels(images)
     from ssrseg.engine.device import pick_device
     from ssrseg.engine.masks import masks as run
 
@@ -158,6 +163,14 @@ def masks(
         f"{result.written} masks written to {result.out / 'masks'} in {result.seconds:.0f} s,"
         f" {result.skipped} were there already."
     )
+
+
+def _say_labels(images: LabelledImages) -> None:
+    from ssrseg.data.classes import describe_labels
+    from ssrseg.engine.progress import notice
+
+    for line in describe_labels(images):
+        notice(line)
 
 
 @app.command

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from pathlib import Path
 
 import yaml
 
+from ssrseg.data.sample import LabelledImages
 from ssrseg.data.text import fault_report, read_lines, read_text
 from ssrseg.errors import LabelsError
 
@@ -120,3 +123,28 @@ def _checked(path: Path, numbered: list[tuple[int, str]]) -> tuple[str, ...]:
             " Merge or split the classes."
         )
     return tuple(name for _, name in numbered)
+
+
+def describe_labels(data: LabelledImages) -> list[str]:
+    """How many images show each class, then a line for each label that looks like a slip.
+
+    Args:
+        data: Opened images. Where no file lists the classes, a misspelt label has become one.
+    """
+    counts = dict.fromkeys(data.classes, 0)
+    for sample in data.samples:
+        for label in sample.labels:
+            counts[data.classes[label]] += 1
+    shown = [f"{name} {count}" for name, count in counts.items() if count]
+    lines = [f"{len(data)} images, {len(shown)} classes: {', '.join(shown)}"]
+    for name, count in counts.items():
+        others = [other for other in data.classes if other != name]
+        parts = [part for part in re.split(r"[|/+&\s]+", name) if part in others]
+        near = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
+        if count and parts:
+            lines.append(
+                f'Is "{name}" one class? Labels are separated by ";", as in "{";".join(parts)}".'
+            )
+        elif count == 1 and near and counts[near[0]] > 1:
+            lines.append(f'Is "{name}" (1 image) another class than "{near[0]}"?')
+    return lines

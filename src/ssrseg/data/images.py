@@ -38,7 +38,7 @@ _UPRIGHT = {
 }
 
 
-def read_image(path: Path) -> UInt8[Tensor, "height width 3"]:
+def read_image(path: Path | str) -> UInt8[Tensor, "height width 3"]:
     """Read a photograph as RGB, 0 .. 255, the way a viewer shows it.
 
     The EXIF orientation is applied, transparent pixels are laid on white, 16-bit greys are scaled
@@ -50,6 +50,7 @@ def read_image(path: Path) -> UInt8[Tensor, "height width 3"]:
     Raises:
         DataError: If the file is missing, empty, truncated, or no image.
     """
+    path = Path(path)
     image = _load(path)
     try:
         # A broken EXIF block makes no photograph unreadable: it is then taken as upright.

@@ -37,7 +37,7 @@ CONVERT_ONEHOT = (
 """A command that turns the label file of other projects into labels.csv."""
 
 
-def open_labelled(root: Path, *, split: str | None = None) -> LabelledImages:
+def open_labelled(root: Path | str, *, split: str | None = None) -> LabelledImages:
     """Open a folder with ``labels.csv``, or one in the layout of VOC 2012 or COCO 2014.
 
     Labels come from ``labels.csv`` where there is one, else from ``Annotations`` (VOC) or from the
@@ -54,10 +54,11 @@ def open_labelled(root: Path, *, split: str | None = None) -> LabelledImages:
         DataError: If the folder has neither layout, or the split does not fit it.
         LabelsError: If labels or classes are faulty; all faults of a file at once.
     """
+    root = Path(root)
     _check_folder(root)
     listed = read_classes(root)
     classes = listed[0] if listed else None
-    source = "the folder's class list"
+    source = "classes.txt" if (root / "classes.txt").is_file() else "classes.yaml"
     if classes is None and _is_voc(root):
         classes, source = VOC_CLASSES, "VOC's class list"
     csv_path = root / "labels.csv"

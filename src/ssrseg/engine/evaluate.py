@@ -14,6 +14,7 @@ from torch import Tensor
 from ssrseg.data.files import atomic_write
 from ssrseg.data.images import read_truth
 from ssrseg.data.sample import LabelledImages
+from ssrseg.data.text import read_lines
 from ssrseg.engine.progress import track
 from ssrseg.errors import DataError
 from ssrseg.method.metrics import Scores, confusion_matrix, scores
@@ -49,7 +50,7 @@ def evaluate(predictions: Path, data: LabelledImages) -> Evaluation:
         data: Images with true masks; those without are left out.
 
     Raises:
-        DataError: If masks are missing, of another size, or hold unknown class ids.
+        DataError: If masks are missing, of another size, of other classes, or hold unknown ids.
     """
     folder = predictions / "masks" if (predictions / "masks").is_dir() else predictions
     if not folder.is_dir():
@@ -66,6 +67,7 @@ def evaluate(predictions: Path, data: LabelledImages) -> Evaluation:
             f"{folder} lacks the masks of {len(missing)} of {len(known)} images (such as"
             f" {missing[0]}.png). Finish the run that writes them, or name the --split they are of."
         )
+    _same_classes(predictions / "classes.txt", data.classes)
     n_classes = len(data.classes) + 1
     matrix = torch.zeros(n_classes, n_classes, dtype=torch.long)
     images = torch.zeros(n_classes, dtype=torch.long)
@@ -92,6 +94,19 @@ def evaluate(predictions: Path, data: LabelledImages) -> Evaluation:
         matrix,
         open_pixels / max(all_pixels, 1),
     )
+
+
+def _same_classes(listed: Path, classes: tuple[str, ...]) -> None:
+    """Refuse masks whose ids stand for other classes; where nothing says it, trust them."""
+    if not listed.is_file():
+        return
+    found = tuple(name for _, name in read_lines(listed))
+    if found != classes:
+        raise DataError(
+            f"{listed} lists other classes ({len(found)}: {', '.join(found[:5])}, ...) than the"
+            f" data ({len(classes)}: {', '.join(classes[:5])}, ...), so ids mean different things."
+            " Make the masks anew from these data, or score against the data they were made from."
+        )
 
 
 def read_mask(file: Path, size: tuple[int, int], n_classes: int) -> UInt8[Tensor, "height width"]:

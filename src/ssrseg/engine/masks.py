@@ -133,7 +133,8 @@ def masks(
 
     Args:
         data: Images with their labels. No mask of theirs is opened.
-        out: Gets masks/<name>.png (indexed, 255 = ignore), manifest.csv and config.yaml.
+        out: Gets masks/<name>.png (indexed, 255 = ignore), classes.txt (line 1 = id 1),
+            manifest.csv and config.yaml.
         config: All settings.
         model: Run folder or checkpoint whose CMPA heads, or decoder for RFM, are used; None =
             training-free.
@@ -151,8 +152,10 @@ def masks(
     settings = _settings(config, data.classes, texts, model)
     _same_settings(out, settings)
     rectifier = load_trained_rectifier(config, data, model, device=device)
-    with atomic_write(out / "config.yaml") as temporary:
-        temporary.write_text(settings, encoding="utf-8")
+    listed = "".join(f"{name}\n" for name in data.classes)
+    for name, text in (("config.yaml", settings), ("classes.txt", listed)):
+        with atomic_write(out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     superpixels = SuperpixelCache(
         cache or out / "superpixels",
         n_segments=config.sgc.n_segments,

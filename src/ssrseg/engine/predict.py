@@ -128,7 +128,7 @@ def refine_with_crf(
     )
 
 
-def load_segmenter(model: Path, *, clip: str | None = None, device: str = "cpu") -> Segmenter:
+def load_segmenter(model: Path | str, *, clip: str | None = None, device: str = "cpu") -> Segmenter:
     """Load a trained model with its encoder.
 
     Args:
@@ -140,6 +140,7 @@ def load_segmenter(model: Path, *, clip: str | None = None, device: str = "cpu")
         CheckpointError: If there is no model, or it does not fit the encoder.
         BackboneError: If CLIP cannot be loaded.
     """
+    model = Path(model)
     checkpoint = load_checkpoint(model)
     backbones = checkpoint.config.backbones
     tower = FrozenCLIP.load(

@@ -27,7 +27,7 @@ from ssrseg.engine.learner import Learner, Plan, Supervision, build_alignment, p
 from ssrseg.engine.log import Log
 from ssrseg.engine.masks import pseudo_mask_miou
 from ssrseg.engine.pairs import Pairs, collect_pairs
-from ssrseg.engine.progress import steps
+from ssrseg.engine.progress import Steps, steps
 from ssrseg.engine.rectify import Rectifier, load_rectifier
 from ssrseg.errors import CheckpointError, DataError
 from ssrseg.method.objective import ssr_loss
@@ -182,8 +182,8 @@ def _loop(
     schedule, optim = run.schedule, run.config.optim
     batches = _batches(run, first, stop, learner.rectifier)
     log = Log(run.out / "log.csv", first)
-    with steps("Training", schedule.total, done=first) as progress, log:
-        for iteration in range(first, stop):
+    with log:
+        for iteration, progress in _counted(schedule, first, stop):
             if iteration in schedule.align and iteration % run.config.cmpa.update_every == 0:
                 _refresh(run, learner, iteration)
             learner.begin(iteration, schedule)
@@ -205,6 +205,16 @@ def _loop(
                 log.add(row)
             progress.advance(f"loss {log.last['loss']:.3f}" if log.last else "")
     return log.last
+
+
+def _counted(schedule: Plan, first: int, stop: int) -> Iterator[tuple[int, Steps]]:
+    """Iterations with a bar for each stage: those of CMPA alone are many times faster."""
+    turn = schedule.segment.start if schedule.segment else schedule.total
+    for name, begin, end in (("Aligning", 0, turn), ("Training", turn, schedule.total)):
+        if max(first, begin) < min(stop, end):
+            with steps(name, end - begin, done=max(first, begin) - begin) as progress:
+                for iteration in range(max(first, begin), min(stop, end)):
+                    yield iteration, progress
 
 
 def _iteration(

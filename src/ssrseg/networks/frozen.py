@@ -76,10 +76,14 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
         source = str(files("ssrseg") / str(source).removeprefix(PACKAGED))
     source = str(Path(source).expanduser()) if str(source).startswith("~") else str(source)
     folder = Path(source)
-    looks_local = folder.exists() or str(source).startswith((".", "/", "~"))
+    # a hub id has one slash
+    looks_local = folder.exists() or source.startswith((".", "/")) or source.count("/") > 1
     cure = f"Give a hub id such as {example}, or a directory written by save_pretrained."
     if looks_local and not folder.is_dir():
-        raise BackboneError(f"--{role} {source}: there is no such directory. {cure}")
+        raise BackboneError(
+            f"--{role} {source}: there is no such directory, seen from {Path.cwd()}. If a run"
+            f" remembers it, say where it is now by --{role} DIR. {cure}"
+        )
     if looks_local and not (folder / "config.json").is_file():
         raise BackboneError(f"{source} is not a {role}: it holds no config.json. {cure}")
     is_model = issubclass(kind, nn.Module)
@@ -95,7 +99,7 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
     try:
         with _quiet(looks_local):
             if not looks_local and not _in_cache(kind, str(source)):
-                _reach_hub(str(source), role)
+                _reach_hub(str(source), role, example)
             loaded = kind.from_pretrained(str(source), **options)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         where = "could not be read" if looks_local else "could not be fetched from the hub"
@@ -120,16 +124,16 @@ def _in_cache(kind: Any, hub_id: str) -> bool:
     return isinstance(try_to_load_from_cache(hub_id, wanted), str)
 
 
-def _reach_hub(hub_id: str, role: str) -> None:
+def _reach_hub(hub_id: str, role: str, example: str) -> None:
     """One quick question to the hub, so that nobody waits for retries behind a closed door."""
     try:
         model_info(hub_id, timeout=10)
     except Exception as error:
-        folder = hub_id.rsplit("/", maxsplit=1)[-1]
+        wanted = hub_id if "/" in hub_id else example
         raise BackboneError(
-            f"{role} {hub_id} is neither a directory here nor can it be fetched from the model hub"
-            f" ({type(error).__name__}). On a machine with network run `hf download {hub_id}"
-            f" --local-dir {folder}`, copy the folder here and name it instead of the hub id. What"
+            f"{role} {hub_id} is neither a directory in {Path.cwd()} nor can it be fetched from the"
+            f" model hub ({type(error).__name__}). On a machine with network run `hf download"
+            f" {wanted} --local-dir {role}`, copy the folder here and give --{role} {role}. What"
             " `ssrseg demo` needs comes with the package."
         ) from error
 

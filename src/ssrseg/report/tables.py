@@ -117,9 +117,9 @@ def _table_1(paper: PaperTable, found: Figures, coco: Figures | None) -> Layout:
         "VOC test has no public masks; for its server: `ssrseg predict --data VOC --split test"
         f" --model {run} --out test`, then `ssrseg archive --masks test --data VOC --out"
         " results.tgz`.",
-        "Gate G3: a decoder on CLIP-ES's masks (docs/baselines.md) should reach 73 or more on VOC val"
-        " with CRF before gains of CMPA and SGC are judged. The row on CLIP-ES's CAMs refines them"
-        " as the preset does.",
+        "Gate G3: a decoder on CLIP-ES's masks (docs/baselines.md) should reach 73 or more on VOC"
+        " val with CRF before gains of CMPA and SGC are judged. The row on CLIP-ES's CAMs refines"
+        " them as the preset does.",
     ]
     if coco is None:
         notes.insert(0, "COCO val is not measured without --coco FOLDER.")
