@@ -221,4 +221,4 @@ def test_background_words_that_name_a_class_are_told(
     terminal.fine(
         *("masks", "--data", photos, "--out", tmp_path / "coco", *encoders, "--prompts", "demo"),
     )
-    assert "Note:" not in terminal.err
+    assert "left out" not in terminal.err
