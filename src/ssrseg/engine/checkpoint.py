@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ssrseg import __version__
-from ssrseg.config import Config
+from ssrseg.config import SPEED_KEYS, Config
 from ssrseg.data.files import atomic_write
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import CheckpointError, ConfigError
@@ -217,3 +217,32 @@ def check_classes(found: tuple[str, ...], expected: tuple[str, ...], path: Path)
         f"{path} was trained for other classes ({detail}). Use the data it was trained on, or train"
         " a model for these classes."
     )
+
+
+def check_same_run(earlier: Checkpoint, now: Checkpoint, path: Path) -> None:
+    """Raise CheckpointError unless a run may go on from a checkpoint: the same in all but speed.
+
+    Args:
+        earlier: What the file holds.
+        now: What would be written; its tensors and iteration do not count.
+        path: The file, for the message.
+    """
+    check_classes(earlier.classes, now.classes, path)
+    old, new = earlier.config.to_dict(), now.config.to_dict()
+    differing = [
+        f"{section}.{key} = {old[section].get(key)!r} there, {value!r} now"
+        for section, values in new.items()
+        for key, value in values.items()
+        if old[section].get(key) != value and f"{section}.{key}" not in SPEED_KEYS
+    ]
+    if earlier.supervision != now.supervision:
+        differing.append(f"supervision = {earlier.supervision} there, {now.supervision} now")
+    if earlier.texts != now.texts:
+        differing.append("other prompts")
+    if earlier.data != now.data:
+        differing.append("other images, labels or true masks")
+    if differing:
+        raise CheckpointError(
+            f"{path.parent} holds a run with other settings ({'; '.join(differing[:5])}). Use the"
+            " same settings to go on with it, or another --out to begin anew."
+        )

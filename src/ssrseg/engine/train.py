@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ssrseg.config import SPEED_KEYS, Config
+from ssrseg.config import Config
 from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.files import atomic_write
 from ssrseg.data.sample import LabelledImages
@@ -17,7 +17,7 @@ from ssrseg.engine.checkpoint import (
     MODEL_FILE,
     STATE_FILE,
     Checkpoint,
-    check_classes,
+    check_same_run,
     data_digest,
     load_checkpoint,
     save_checkpoint,
@@ -339,23 +339,5 @@ def _earlier_run(run: _Run) -> Checkpoint | None:
     if not path.is_file():
         return None
     earlier = load_checkpoint(path)
-    check_classes(earlier.classes, run.data.classes, path)
-    old, new = earlier.config.to_dict(), run.config.to_dict()
-    differing = [
-        f"{section}.{key} = {old[section].get(key)!r} there, {value!r} now"
-        for section, values in new.items()
-        for key, value in values.items()
-        if old[section].get(key) != value and f"{section}.{key}" not in SPEED_KEYS
-    ]
-    if earlier.supervision != run.supervision:
-        differing.append(f"supervision = {earlier.supervision} there, {run.supervision} now")
-    if earlier.texts != run.texts:
-        differing.append("other prompts")
-    if earlier.data != data_digest(run.data, truth=run.supervision == "full"):
-        differing.append("other images, labels or true masks")
-    if differing:
-        raise CheckpointError(
-            f"{run.out} holds a run with other settings ({'; '.join(differing[:5])}). Use the same"
-            " settings to go on with it, or another --out to begin anew."
-        )
+    check_same_run(earlier, run.checkpoint({}, 0), path)
     return earlier
