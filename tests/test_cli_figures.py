@@ -10,12 +10,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from make_tiny import tiny_folder, tiny_voc
+from make_tiny import tiny_coco, tiny_folder, tiny_voc
 from tiny_encoders import tiny_config
 
 import ssrseg
 import ssrseg.report.figures
 from ssrseg.cli import app, main
+from ssrseg.engine.prepare_coco import prepare_coco
 from ssrseg.settings import known_keys
 
 assert ssrseg.report.figures  # imported once, so that a test may hide what it needs
@@ -127,6 +128,33 @@ def test_the_run_brings_its_settings(
     assert "untrained projector: silhouette" in said
     saved = json.loads(own.with_suffix(".json").read_text())
     assert saved["made"][0]["config"]["sgc"]["high"] == 0.55
+
+
+def test_figure_3_of_voc_and_coco(
+    options: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    coco, settings = tmp_path / "coco", options[2:]
+    prepare_coco(tiny_coco(coco))
+    short = ("--set", "optim.cmpa_iterations=1", "--set", "optim.iterations=1")
+    sets = {"voc": options[:2], "coco": ["--data", str(coco)]}
+    for name, data in sets.items():
+        given = ["--split", "train", "--out", str(tmp_path / f"run-{name}"), *settings]
+        with pytest.raises(SystemExit) as exit_:
+            main(["train", *data, *given, *short, "--prompts", name])
+        assert exit_.value.code == 0
+    # its row holds the true masks of COCO, and nothing of VOC's
+    code, _, err = run(
+        *(capfd, 3, *sets["voc"], "--split", "val", "--model", tmp_path / "run-voc"),
+        *("--data2", coco, "--split2", "val", "--model2", tmp_path / "run-coco"),
+        *("--row", f"truth={coco / 'SegmentationClass' / 'val2014'}", "--out", tmp_path / "f.png"),
+        *settings[-2:],
+    )
+    assert code == 0, err
+    columns = json.loads((tmp_path / "f.json").read_text())["columns"]
+    on_coco = [each for each in columns if each["image"].startswith("COCO_val2014_")]
+    assert len(on_coco) == 2 and len(columns) > 2
+    assert all(each["miou"]["truth"] == 1.0 for each in on_coco)
+    assert all("truth" not in each["miou"] for each in columns if each not in on_coco)
 
 
 def test_data_with_labels_csv(
