@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import inspect
 import json
 import os
@@ -357,6 +358,20 @@ def test_an_image_cut_short_stops_masks_and_a_mended_one_goes_on(
     assert files(out / "masks") == [f"photo_{i}.png" for i in range(4)]
     assert (out / "masks" / "photo_0.png").stat().st_mtime_ns == first
     assert terminal.fine(*command).startswith("0 masks written")
+
+
+def test_masks_says_which_labels_it_does_not_show(
+    photos: Path, terminal: Terminal, encoders: tuple[object, ...]
+) -> None:
+    out = photos.parent / "out"
+    command = ("masks", "--data", photos, "--out", out, *encoders)
+    said = terminal.fine(*command, "--set", "pseudo.min_score=1.0")  # hardly anything is so sure
+    with (out / "manifest.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["absent"]]
+    lacking = [f"{row['name']} ({row['absent'].replace(';', ', ')})" for row in rows]
+    assert lacking
+    assert f"{len(lacking)} of the 4 masks show nothing of a class" in said
+    assert f": {', '.join(lacking)} (column absent of {out / 'manifest.csv'})" in said
 
 
 @pytest.mark.parametrize(

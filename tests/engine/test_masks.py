@@ -71,7 +71,11 @@ def test_files(folder: LabelledImages, tmp_path: Path, config: Config) -> None:
         found = read_truth(tmp_path / row["mask"])
         photo = read_image(sample.image)
         assert found.shape == photo.shape[:2]
-        assert set(found.unique().tolist()) <= {0, *(index + 1 for index in sample.labels)}
+        shown = set(found.unique().tolist())
+        assert shown <= {0, *(index + 1 for index in sample.labels)}
+        lacks = tuple(folder.classes[index] for index in sample.labels if index + 1 not in shown)
+        assert row["absent"] == ";".join(lacks)
+        assert result.absent.get(sample.name, ()) == lacks
         with np.load(tmp_path / "cams" / f"{sample.name}.npz") as cams:
             assert cams["classes"].tolist() == names
             grid = (-(-photo.shape[0] // 16), -(-photo.shape[1] // 16))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -163,6 +164,14 @@ def masks(
         f"{result.written} masks written to {result.out / 'masks'} in {result.seconds:.0f} s,"
         f" {result.skipped} were there already."
     )
+    if result.absent:
+        first = (f"{name} ({', '.join(words)})" for name, words in result.absent.items())
+        more = ", ..." if len(result.absent) > 5 else ""
+        say(
+            f"{len(result.absent)} of the {len(images)} masks show nothing of a class that their"
+            f" image is labelled with: {', '.join(islice(first, 5))}{more} (column absent of"
+            f" {result.out / 'manifest.csv'})."
+        )
 
 
 def _say_labels(images: LabelledImages) -> None:

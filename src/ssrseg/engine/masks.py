@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from ssrseg.engine.checkpoint import (
     model_digest,
 )
 from ssrseg.engine.learner import build_alignment
+from ssrseg.engine.manifest import Manifest
 from ssrseg.engine.photos import Photo, PhotoBatch, join_photos, photo_batches
 from ssrseg.engine.progress import steps
 from ssrseg.engine.rectify import Rectified, Rectifier, load_rectifier
@@ -64,12 +64,15 @@ class MasksResult:
         written: Masks made now.
         skipped: Masks that an earlier call had made.
         seconds: Time of this call, loading included.
+        absent: Names of the classes that an image is labelled with and its mask lacks, by image;
+            only images that lack some.
     """
 
     out: Path
     written: int
     skipped: int
     seconds: float
+    absent: dict[str, tuple[str, ...]]
 
 
 def rectify_photo(
@@ -161,7 +164,7 @@ def masks(
         n_segments=config.sgc.n_segments,
         compactness=config.sgc.compactness,
     )
-    manifest = _Manifest(out / "manifest.csv", data.classes)
+    manifest = Manifest(out / "manifest.csv", data.classes)
     todo = [sample for sample in data.samples if not _is_done(sample, out, manifest, save_cams)]
     skipped = len(data) - len(todo)
     with steps("Pseudo masks", len(data), done=skipped) as progress:
@@ -174,10 +177,11 @@ def masks(
                 if save_cams:
                     _write_cams(out / "cams" / f"{sample.name}.npz", found, data.classes)
                 write_class_ids(out / "masks" / f"{sample.name}.png", found.pseudo_mask)
-                manifest.add(sample)
+                manifest.add(sample, found.pseudo_mask)
                 progress.advance(sample.name)
             del found  # and the batch's tokens with it, before the next ones are made
-    return MasksResult(out, len(todo), skipped, time.monotonic() - start)
+    absent = manifest.absent(data.samples)
+    return MasksResult(out, len(todo), skipped, time.monotonic() - start, absent)
 
 
 def load_trained_rectifier(
@@ -284,47 +288,9 @@ def _same_settings(out: Path, settings: str) -> None:
         )
 
 
-def _is_done(sample: Sample, out: Path, manifest: _Manifest, save_cams: bool) -> bool:
+def _is_done(sample: Sample, out: Path, manifest: Manifest, save_cams: bool) -> bool:
     return (
         manifest.has(sample)
         and (out / "masks" / f"{sample.name}.png").is_file()
         and (not save_cams or (out / "cams" / f"{sample.name}.npz").is_file())
     )
-
-
-class _Manifest:
-    """manifest.csv: which labels a mask was made for, so that a changed label is not skipped."""
-
-    def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
-        self.path, self.classes = path, classes
-        self.known: dict[str, str] = {}
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                self.known = {
-                    row["name"]: row["labels"]
-                    for row in csv.DictReader(file)
-                    if row.get("mask") == f"masks/{row.get('name')}.png"  # not cut short by a kill
-                }
-        with (
-            atomic_write(path) as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["name", "labels", "mask"])
-            writer.writerows(
-                [name, words, f"masks/{name}.png"] for name, words in self.known.items()
-            )
-
-    def _labels(self, sample: Sample) -> str:
-        return ";".join(self.classes[index] for index in sample.labels)
-
-    def has(self, sample: Sample) -> bool:
-        """True if the mask of this image was made for these labels."""
-        return self.known.get(sample.name) == self._labels(sample)
-
-    def add(self, sample: Sample) -> None:
-        """Append one line."""
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerow(
-                [sample.name, self._labels(sample), f"masks/{sample.name}.png"]
-            )

@@ -1,0 +1,66 @@
+"""manifest.csv: which labels a pseudo mask was made for, and which of them it does not show."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from ssrseg.data.files import atomic_write
+from ssrseg.data.sample import Sample
+
+COLUMNS = ("name", "labels", "absent", "mask")
+
+
+class Manifest:
+    """One line per mask, appended when the mask is there: a changed label is not skipped.
+
+    ``absent`` names the labels without a pixel: images to look at first.
+    """
+
+    def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
+        self.path, self.classes = path, classes
+        self._rows: dict[str, dict[str, str]] = {}
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    # a line cut short by a kill, or without these columns, is made again
+                    whole = all(row.get(column) is not None for column in COLUMNS)
+                    if whole and row["mask"] == _mask(row["name"]):
+                        self._rows[row["name"]] = row
+        with (
+            atomic_write(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self._rows.values())
+
+    def has(self, sample: Sample) -> bool:
+        """True if the mask of this image was made for these labels."""
+        row = self._rows.get(sample.name)
+        return row is not None and row["labels"] == self._names(sample.labels)
+
+    def add(self, sample: Sample, pseudo_mask: UInt8[Tensor, "height width"]) -> None:
+        """Append the line of a mask that has been written; labels i have id i + 1 in it."""
+        shown = set(pseudo_mask.unique().tolist())
+        absent = self._names(index for index in sample.labels if index + 1 not in shown)
+        values = (sample.name, self._names(sample.labels), absent, _mask(sample.name))
+        self._rows[sample.name] = row = dict(zip(COLUMNS, values, strict=True))
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+
+    def absent(self, samples: Iterable[Sample]) -> dict[str, tuple[str, ...]]:
+        """Labels that the masks of these images lack, by name of the image."""
+        found = {sample.name: self._rows[sample.name]["absent"] for sample in samples}
+        return {name: tuple(words.split(";")) for name, words in found.items() if words}
+
+    def _names(self, labels: Iterable[int]) -> str:
+        return ";".join(self.classes[index] for index in labels)
+
+
+def _mask(name: str) -> str:
+    return f"masks/{name}.png"
