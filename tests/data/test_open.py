@@ -70,11 +70,13 @@ def test_labels_csv_wins_over_annotations(tmp_path):
     assert data.samples[0].truth == root / "SegmentationClass" / "2007_000001.png"
 
 
-def test_augmented_truth_is_preferred(tmp_path):
+def test_vocs_own_truth_is_preferred(tmp_path):
     root = tiny_voc(tmp_path / "voc", n=3)
     (root / "SegmentationClassAug").mkdir()
-    (root / "SegmentationClassAug" / "2007_000001.png").touch()
-    (root / "SegmentationClass" / "2007_000002.png").unlink()
+    for i in (0, 1):  # as converted from SBD, which has masks of VOC's images as well
+        (root / "SegmentationClassAug" / f"2007_00000{i}.png").touch()
+    for i in (1, 2):
+        (root / "SegmentationClass" / f"2007_00000{i}.png").unlink()
     folders = [s.truth and s.truth.parent.name for s in open_labelled(root).samples]
     assert folders == ["SegmentationClass", "SegmentationClassAug", None]
 

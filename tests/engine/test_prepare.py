@@ -167,6 +167,21 @@ def test_masks_that_others_have_converted(tree: Path) -> None:
     assert list(cures(prepare_voc(tree))) == ["list train_aug"]
 
 
+def test_sbds_masks_of_vocs_images_are_not_scored_on(tree: Path) -> None:
+    """Some converters write all of SBD, and SBD has masks of most of VOC's train and val."""
+    aug = tree / "SegmentationClassAug"
+    aug.mkdir()
+    for name in NAMES:
+        write_class_ids(aug / f"{name}.png", torch.zeros(9, 9, dtype=torch.uint8))
+    result = prepare_voc(tree)
+    assert result.complete and "masks of VOC" not in found(result)
+    for split in ("train", "val"):
+        for sample in open_labelled(tree, split=split).samples:
+            assert sample.truth == tree / "SegmentationClass" / f"{sample.name}.png"
+    (tree / "SegmentationClass" / f"{NAMES[0]}.png").unlink()
+    assert "1 of 6 are in SegmentationClassAug alone" in found(prepare_voc(tree))["masks of VOC"]
+
+
 def test_a_list_that_holds_images_of_val(tree: Path) -> None:
     path = tree / "ImageSets" / "Segmentation" / "train_aug.txt"
     path.write_text("".join(f"{name}\n" for name in NAMES))

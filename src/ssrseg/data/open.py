@@ -25,7 +25,7 @@ from ssrseg.data.voc import read_annotations
 from ssrseg.errors import DataError, LabelsError, did_you_mean
 
 _SPLITS = Path("ImageSets", "Segmentation")
-_TRUTHS = ("SegmentationClass", "SegmentationClassAug")  # the later one wins
+_TRUTHS = ("SegmentationClassAug", "SegmentationClass")  # the later one wins: VOC's own masks
 
 CONVERT_ONEHOT = (
     'python -c "import numpy, ssrseg.data.classes as c;'

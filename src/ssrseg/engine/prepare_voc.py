@@ -71,7 +71,7 @@ def prepare_voc(
         for name in ("train", "train_aug", "val")
         if _list_file(root, name).is_file()
     ]
-    findings += [*_leak(root), *(gap.finding(origin) for gap in gaps)]
+    findings += [*_leak(root), *_of_others(root), *(gap.finding(origin) for gap in gaps)]
     made = _write_masks(root, workers)
     if not gaps:
         labelled = {name: open_labelled(root, split=name) for name in ("train_aug", "val")}
@@ -136,7 +136,7 @@ def _gaps(root: Path) -> list[Gap]:
 def _write_train_aug(root: Path) -> None:
     """Derive the list, if it is not there and what it is made of is."""
     path = _list_file(root, "train_aug")
-    if path.is_file() or not all(_list_file(root, name).is_file() for name in ("train", "val")):
+    if path.is_file() or not _lists(root):
         return
     train, val = _names(root, "train"), _names(root, "val")
     sbd, made = find_sbd(root), _stems(root / _AUG, ".png")
@@ -224,6 +224,26 @@ def _leak(root: Path) -> list[Finding]:
             " derives it anew.",
         )
     ]
+
+
+def _of_others(root: Path) -> list[Finding]:
+    """Images of train and val that have no mask of VOC's own, and another one in its place."""
+    names = [*_names(root, "train"), *_names(root, "val")] if _lists(root) else []
+    own, made = _stems(root / "SegmentationClass", ".png"), _stems(root / _AUG, ".png")
+    others = [name for name in names if name in made and name not in own]
+    if not others:
+        return []
+    return [
+        Finding(
+            "masks of VOC",
+            f"{len(others):,} of {len(names):,} are in {_AUG} alone. If SBD's were converted there,"
+            " scores are SBD's too: they have no undecided outlines",
+        )
+    ]
+
+
+def _lists(root: Path) -> bool:
+    return all(_list_file(root, name).is_file() for name in ("train", "val"))
 
 
 def _list_file(root: Path, name: str) -> Path:
