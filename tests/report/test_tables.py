@@ -51,16 +51,18 @@ def result(row: str, seed: int, miou: float, **more: float | None) -> Result:
         "key": f"key-{row}-{seed}",
         "measure": "seeds",
         "images": 9,
-        "data": {"folder": "somewhere/photos"},
+        "data": {"folder": "somewhere/photos", "digest": "d9"},
+        "command": "ssrseg table N",
+        "seconds": 12.3,
         "training": {"images": 20, "run": f"runs/ssr/seed-{seed}"} if seed else None,
         "encoders": {"clip": {"name": "c", "digest": "1"}, "dino": {"name": "d", "digest": "2"}},
         "version": "0",
         "commit": "abc",
         "date": f"2026-01-0{seed + 1}T00:00:00",
         "classes": {
-            "background": {"images": 9, "iou": 0.9},
-            "cat": {"images": 4, "iou": miou},
-            "cow": {"images": 0, "iou": None},
+            "background": {"images": 9, "iou": 0.9, "confusion_ratio": 0.1},
+            "cat": {"images": 4, "iou": miou, "confusion_ratio": 0.4},
+            "cow": {"images": 0, "iou": None, "confusion_ratio": None},
         },
     }
     return Result(row, seed, figures, record)
@@ -133,6 +135,14 @@ def test_cells() -> None:
     assert found.cell("a", "confusion_ratio", 1.0, 3) == "0.250"  # of the seed that has one
     assert (found.alpha("a"), found.count("a"), found.count("b")) == ("1, 2", "2", "")
     assert Figures((result("a", 0, 0.5, confusion_ratio=None),)).cell("a", "confusion_ratio") == "-"
+
+
+def test_confusion_says_how_many_classes_it_is_the_mean_of() -> None:
+    found = Figures((result("a", 0, 0.5), result("a", 1, 0.6)))
+    assert found.confusion("a") == "0.250 ± 0.000"  # a class without true pixels needs no hit
+    assert found.confusion("b") == NOT_MEASURED
+    found.of("a")[1].record["classes"]["cat"]["confusion_ratio"] = None
+    assert found.confusion("a") == "0.250 ± 0.000 (1-2 of 2)"
 
 
 def test_differences_are_paired_by_seed() -> None:
@@ -221,7 +231,10 @@ def test_coco_is_another_column() -> None:
     assert cells["SSR"] == ("79.5", "55.0 ± 7.1", "79.6", "server", "50.6", "25.0", "2")
     assert NOT_MEASURED not in str(cells)
     assert [row["data"] for row in printed.rows if "data" in row] == ["COCO"] * 3
-    assert len(printed.classes) == 2
+    assert [table.title for table in printed.details] == [
+        *("IoU by class, %", "IoU by class on COCO, %"),
+        *("What made each row", "What made each row on COCO"),
+    ]
 
 
 # ---------------------------------------------------------------- files
@@ -237,6 +250,9 @@ def test_files(tmp_path: Path) -> None:
     assert "| cat | 4 | 50.0 | 55.0 ± 7.1 |" in text
     assert "- ssrseg: 0, commit abc" in text
     assert "*untrained projector*" in text
+    made = "| 0, 1 | abc | 2026-01-01; 2026-01-02 | d9, 9 images | 12 | ssrseg table N |"
+    assert f"| L_crossmodal, gradcam {made.replace('| 0, 1', '| 1')}" in text
+    assert "| CLIP CAM |  | abc | 2026-01-01 | d9, 9 images | 12 | ssrseg table N |" in text
     table = json.loads((tmp_path / "table-4.json").read_text(encoding="utf-8"))
     rows = {row["row"]: row for row in table["rows"] if "measured" in row}
     assert set(rows) == {row.name for row in TABLES[4]}
@@ -245,10 +261,14 @@ def test_files(tmp_path: Path) -> None:
     assert found["figures"]["miou"]["sd"] == pytest.approx(0.1 / 2**0.5)
     assert found["classes"]["cat"] == {"images": 4, "iou": [0.5, 0.6]}
     assert found["settings"][1] == "cmpa.loss=crossmodal"
+    assert [each["result"] for each in found["made"]] == [
+        f"key-L_crossmodal, gradcam-{seed}" for seed in (0, 1)
+    ]
+    assert found["made"][1]["seed"] == 1 and found["made"][1]["command"] == "ssrseg table N"
     published = next(row for row in table["rows"] if row["row"] == "L_feature")
     assert published["published"] == {"mIoU": 53.5}
     lengths = [line.count(" | ") for line in text.splitlines() if line.startswith("| ")]
-    assert len(lengths) == 15 and set(lengths) == {5}  # two tables, no ragged line
+    assert set(lengths[:15]) == {5} and set(lengths[15:]) == {6}  # no ragged line
 
 
 def test_an_ablation() -> None:

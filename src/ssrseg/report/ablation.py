@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from ssrseg.engine.experiments import Experiment, Result
 from ssrseg.report.page import ReportTable, TableRow
 from ssrseg.report.results import (
+    CONFUSION_NOTE,
     NOT_MEASURED,
     Figures,
     Printed,
     by_class,
     facts,
+    made_by,
     row_record,
     spread,
 )
@@ -37,13 +39,12 @@ def ablation_table(rows: Sequence[Experiment], results: Sequence[Result], again:
     lines = []
     for name in names:
         shares = [found.cell(name, key) for key in ("miou", "precision", "recall")]
-        ratio = found.cell(name, "confusion_ratio", 1.0, 3)
         lines.append(
             TableRow(
                 name,
                 (
                     *shares,
-                    ratio,
+                    found.confusion(name),
                     difference(found, names[0], name),
                     found.alpha(name),
                     found.count(name),
@@ -55,12 +56,17 @@ def ablation_table(rows: Sequence[Experiment], results: Sequence[Result], again:
     columns += ("undecided",) if pseudo else ()
     title = f"Ablation: {_WHAT[rows[0].measure]}"
     notes = [
-        "Mean ± standard deviation over seeds, in %; confusion is FP / TP. To first row: difference"
-        " of mIoU, paired by seed where both were trained."
+        "Mean ± standard deviation over seeds, in %. To first row: difference of mIoU, paired by"
+        " seed where both were trained.",
+        CONFUSION_NOTE,
     ]
     if NOT_MEASURED in [cell for line in lines for cell in line.cells]:
         notes.insert(0, f"Not measured: `{again}` would.")
-    classes = (by_class("IoU by class, %", found, names),) if results else ()
+    details = (
+        (by_class("IoU by class, %", found, names), made_by("What made each row", found, names))
+        if results
+        else ()
+    )
     records = tuple(
         row_record(
             row.name,
@@ -71,7 +77,7 @@ def ablation_table(rows: Sequence[Experiment], results: Sequence[Result], again:
         for row in rows
     )
     table = ReportTable(title, columns, tuple(lines))
-    return Printed(title, (table,), tuple(notes), facts(results), classes, records)
+    return Printed(title, (table,), tuple(notes), facts(results), details, records)
 
 
 def _undecided(found: Figures, name: str) -> str:

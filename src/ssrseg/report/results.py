@@ -42,7 +42,7 @@ class Printed:
         tables: Main one first.
         notes: Below them.
         facts: What it was measured with, as (what, value).
-        classes: IoU by class, with the number of images.
+        details: On the page alone: IoU by class with the number of images; what made each row.
         rows: Everything, for JSON.
     """
 
@@ -50,7 +50,7 @@ class Printed:
     tables: tuple[ReportTable, ...]
     notes: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
-    classes: tuple[ReportTable, ...]
+    details: tuple[ReportTable, ...]
     rows: tuple[dict[str, Any], ...]
 
 
@@ -76,6 +76,15 @@ class Figures:
         found = self.summary(row, figure, scale)
         return "-" if found is None else spread(found.values, digits)
 
+    def confusion(self, row: str) -> str:
+        """FP / TP, and of how many classes it is the mean where some are never hit."""
+        counts = [_hit(each.record) for each in self.of(row)]
+        cell = self.cell(row, "confusion_ratio", 1.0, 3)
+        if all(hit == present for hit, present in counts):
+            return cell
+        hits = sorted({hit for hit, _ in counts})
+        return f"{cell} ({'-'.join(map(str, hits))} of {counts[0][1]})"
+
     def alpha(self, row: str) -> str:
         """Exponents that won, one for all seeds or one for each."""
         won = [f"{each.record['alpha']:g}" for each in self.of(row) if "alpha" in each.record]
@@ -84,6 +93,18 @@ class Figures:
     def count(self, row: str) -> str:
         """Number of seeds."""
         return str(len(self.of(row)) or "")
+
+
+CONFUSION_NOTE = (
+    "Confusion: FP / TP, the mean over classes. A class without a hit has no such ratio; where there"
+    " are some, (7 of 18) says how many classes the mean is of. Those left out would make it worse."
+)
+
+
+def _hit(record: Mapping[str, Any]) -> tuple[int, int]:
+    """Classes with a hit, and those with true pixels."""
+    present = [entry for entry in record["classes"].values() if entry["images"]]
+    return sum(entry["confusion_ratio"] is not None for entry in present), len(present)
 
 
 def summary(values: Sequence[float]) -> Summary | None:
@@ -151,6 +172,49 @@ def by_class(title: str, found: Figures, rows: Sequence[str]) -> ReportTable:
     return ReportTable(title, ("class", "images", *rows), tuple(lines))
 
 
+def made_by(title: str, found: Figures, rows: Sequence[str]) -> ReportTable:
+    """Seeds, commit, data and command behind each row.
+
+    Args:
+        title: Over the table.
+        found: Results; those of one data set.
+        rows: Which, if they were measured.
+    """
+    lines = []
+    for row in dict.fromkeys(rows):
+        origins = [origin(each) for each in found.of(row)]
+        if not origins:
+            continue
+        cells = (
+            "; ".join(dict.fromkeys(str(each[key]) for each in origins))
+            for key in ("commit", "date", "data", "seconds", "command")
+        )
+        seeds = ", ".join(str(each["seed"]) for each in origins if each["seed"] is not None)
+        lines.append(TableRow(row, (seeds, *cells)))
+    columns = ("row", "seeds", "commit", "date", "data", "seconds", "command")
+    return ReportTable(title, columns, tuple(lines), _MADE_NOTE)
+
+
+_MADE_NOTE = (
+    "Seconds: of scoring all rows that share a pass over the images. Settings, encoders and the"
+    " confusion matrix are in results/, in the files whose keys the JSON beside this page names."
+)
+
+
+def origin(result: Result) -> dict[str, Any]:
+    """What made one figure: seed (none without training), key, command, commit, date, data."""
+    record = result.record
+    return {
+        "seed": result.seed if record["training"] else None,
+        "result": record["key"],
+        "command": record["command"],
+        "commit": record["commit"],
+        "date": record["date"][:10],
+        "data": f"{record['data']['digest']}, {record['images']} images",
+        "seconds": round(record["seconds"]),
+    }
+
+
 def row_record(row: str, found: Figures, **more: Any) -> dict[str, Any]:
     """Everything about a row, for JSON; shares in [0, 1]."""
     results = found.of(row)
@@ -175,7 +239,7 @@ def row_record(row: str, found: Figures, **more: Any) -> dict[str, Any]:
         "undecided": [each.record["undecided"] for each in results if "undecided" in each.record],
         "alpha": [each.record["alpha"] for each in results if "alpha" in each.record],
         "seeds": [each.seed for each in results],
-        "results": [each.record["key"] for each in results],
+        "made": [origin(each) for each in results],
         "classes": classes,
     }
 
@@ -196,7 +260,7 @@ def markdown(printed: Printed) -> str:
     parts = [f"# {printed.title}"]
     if printed.facts:
         parts.append("\n".join(f"- {what}: {value}" for what, value in printed.facts))
-    for table in (*printed.tables, *printed.classes):
+    for table in (*printed.tables, *printed.details):
         if table.title != printed.title:
             parts.append(f"## {table.title}")
         rows = [

@@ -23,11 +23,13 @@ from ssrseg.engine.rows import (
 from ssrseg.report.page import ReportTable, TableRow
 from ssrseg.report.published import PAPER, PaperTable, Published
 from ssrseg.report.results import (
+    CONFUSION_NOTE,
     NOT_MEASURED,
     Figures,
     Printed,
     by_class,
     facts,
+    made_by,
     row_record,
     spread,
 )
@@ -62,13 +64,16 @@ def paper_table(
     every = [*results, *(coco or [])]
     main = [each.ours for each in paper.rows if each.ours]
     sets = [("IoU by class, %", found), ("IoU by class on COCO, %", on_coco)]
-    classes = [by_class(title, each, main) for title, each in sets if each and each.results]
+    details = [by_class(title, each, main) for title, each in sets if each and each.results]
+    rows = [row.name for row in TABLES[number]]
+    origins = [("What made each row", found), ("What made each row on COCO", on_coco)]
+    details += [made_by(title, each, rows) for title, each in origins if each and each.results]
     return Printed(
         paper.title,
         tables,
         tuple(notes),
         facts(every),
-        tuple(classes),
+        tuple(details),
         tuple(_records(number, paper, found, on_coco)),
     )
 
@@ -198,7 +203,7 @@ def _table_4(paper: PaperTable, found: Figures) -> Layout:
 def _table_5(paper: PaperTable, found: Figures) -> Layout:
     def ours(name: str) -> tuple[str, ...]:
         shares = (found.cell(name, key) for key in ("miou", "precision", "recall"))
-        return (*shares, found.cell(name, "confusion_ratio", 1.0, 3), found.count(name))
+        return (*shares, found.confusion(name), found.count(name))
 
     none = ("",) * 5
     rows = [
@@ -217,7 +222,7 @@ def _table_5(paper: PaperTable, found: Figures) -> Layout:
         *("method", "mIoU", "P", "R", "confusion"),
         *("our mIoU", "our P", "our R", "our confusion", "seeds"),
     )
-    return (ReportTable(paper.title, columns, tuple(rows)),), []
+    return (ReportTable(paper.title, columns, tuple(rows)),), [CONFUSION_NOTE]
 
 
 def _table_6(paper: PaperTable, found: Figures) -> Layout:
