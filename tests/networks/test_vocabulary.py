@@ -82,6 +82,31 @@ def test_a_background_that_a_synonym_names_is_left_out() -> None:
     assert vocabulary.texts[0] == "a clean origami lawn, grass."
 
 
+def test_a_background_that_contains_a_class_is_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.yaml"
+    words = [
+        "palm tree",
+        "trees",
+        "treeline",
+        "stop sign board",
+        "sign",
+        "carpet",
+        "glasses",
+        "a car",
+    ]
+    file.write_text(f"template: '{{}}'\nclasses: {{}}\nbackground: {words}\n")
+    vocabulary = build_vocabulary(("tree", "stop sign", "car", "glass"), file)
+    assert dict(zip(vocabulary.dropped, vocabulary.dropped_for, strict=True)) == {
+        "palm tree": "tree",
+        "trees": "tree",
+        "stop sign board": "stop sign",
+        "sign": "stop sign",  # a word of its prompt
+        "glasses": "glass",
+        "a car": "car",
+    }
+    assert vocabulary.texts[4:] == ("treeline", "carpet")
+
+
 def test_own_prompts_win_over_the_sets() -> None:
     vocabulary = build_vocabulary(("bird", "chair"), "voc", {"bird": "parrot"})
     assert vocabulary.texts[:2] == ("a clean origami parrot.", "a clean origami chair seat.")

@@ -42,8 +42,8 @@ def build_vocabulary(
 ) -> Vocabulary:
     """Prompts for the classes of a data set.
 
-    A background word that is a class, or a word of a class's prompt, is left out: it would compete
-    with the class in the CAM's softmax.
+    A background word that is or contains a class (tree: "trees", "palm tree"), or that is a word of
+    a class's prompt, is left out: it would compete with the class in the CAM's softmax.
 
     Args:
         classes: Class names.
@@ -86,11 +86,27 @@ def build_vocabulary(
     for name, phrase in zip(classes, phrases, strict=True):
         for word in (name, *f"{name} {phrase}".replace(",", " ").split()):
             taken.setdefault(word.lower(), name)
-    kept = [word for word in background if word.lower() not in taken]
-    dropped = tuple(word for word in background if word.lower() in taken)
+    named_by = {word: taken.get(word.lower()) or _contained(word, classes) for word in background}
+    kept = [word for word in background if named_by[word] is None]
+    found = {word: name for word, name in named_by.items() if name is not None}
     return Vocabulary(
         classes,
         tuple(template.format(phrase) for phrase in (*phrases, *kept)),
-        dropped,
-        tuple(taken[word.lower()] for word in dropped),
+        tuple(found),
+        tuple(found.values()),
     )
+
+
+def _contained(phrase: str, classes: tuple[str, ...]) -> str | None:
+    """The class whose name stands in a phrase as whole words, singular or plural."""
+    words = phrase.lower().split()
+    for name in classes:
+        parts = name.lower().split()
+        for start in range(len(words) - len(parts) + 1):
+            if all(map(_same_word, words[start:], parts)):
+                return name
+    return None
+
+
+def _same_word(one: str, other: str) -> bool:
+    return not {one, f"{one}s", f"{one}es"}.isdisjoint({other, f"{other}s", f"{other}es"})

@@ -96,8 +96,8 @@ class Figures:
 
 
 CONFUSION_NOTE = (
-    "Confusion: FP / TP, the mean over classes. A class without a hit has no such ratio; where there"
-    " are some, (7 of 18) says how many classes the mean is of. Those left out would make it worse."
+    "Confusion: FP / TP, the mean over classes. A class without a hit has no such ratio: (7 of 18)"
+    " says how many classes the mean is of. Those left out would make it worse."
 )
 
 
