@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -114,6 +116,69 @@ def test_lost_connections_are_taken_up_where_they_broke(server: Server, tmp_path
     fetch(server, tmp_path / "big.tar")
     assert (tmp_path / "big.tar").read_bytes() == CONTENT
     assert server.asked == [None, "bytes=1000-", "bytes=1000-", "bytes=100000-"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ssl.SSLEOFError(8, "EOF occurred in violation of protocol"),
+        OSError(errno.EHOSTUNREACH, "No route to host"),
+        TimeoutError("timed out"),
+        ConnectionResetError(104, "Connection reset by peer"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("where", ["open", "read"])
+def test_every_way_a_connection_breaks(
+    server: Server,
+    tmp_path: Path,
+    error: OSError,
+    where: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    once = [error]
+    connect = module.urlopen
+
+    def breaking(*arguments: object, **options: object) -> object:
+        if where == "open" and once:
+            raise once.pop()
+        response = connect(*arguments, **options)
+        read = response.read
+
+        def reading(size: int) -> bytes:
+            if once:
+                raise once.pop()
+            return bytes(read(size))
+
+        response.read = reading
+        return response
+
+    monkeypatch.setattr(module, "urlopen", breaking)
+    fetch(server, tmp_path / "big.tar")
+    assert (tmp_path / "big.tar").read_bytes() == CONTENT
+    assert not once
+
+
+def test_a_full_disk_is_not_the_servers_fault(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    class Full:
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def write(self, _: bytes) -> int:
+            raise full
+
+    monkeypatch.setattr(Path, "open", lambda *_: Full())
+    with pytest.raises(OSError, match="No space left") as caught:
+        fetch(server, tmp_path / "big.tar")
+    assert caught.value is full
+    assert len(server.asked) == 1
 
 
 def test_a_server_that_sends_elsewhere_is_followed(server: Server, tmp_path: Path) -> None:

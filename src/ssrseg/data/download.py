@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
@@ -69,7 +70,7 @@ def download(
                     f" later, name another server by --mirror, or put the file into {path.parent}."
                 ) from error
             reason = f"the server answers {error.code} {error.reason}"
-        except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
+        except (URLError, HTTPException) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
         fruitless = 0 if _length(part) > have else fruitless + 1
         if fruitless == attempts:
@@ -145,15 +146,28 @@ def _accept(part: Path, path: Path, url: str, size: int, sha256: str) -> None:
 def _receive(url: str, part: Path, have: int, size: int, at: At, timeout: float) -> None:
     """One connection: append to ``part`` what it brings."""
     headers = {"User-Agent": "ssrseg"} | ({"Range": f"bytes={have}-"} if have else {})
-    with urlopen(Request(url, headers=headers), timeout=timeout) as response:
+    with _connected(urlopen, Request(url, headers=headers), timeout=timeout) as response:
         _check_answer(response, url, part, have, size)
         with part.open("ab") as file:
-            while block := response.read(_BLOCK):
+            while block := _connected(response.read, _BLOCK):
                 have += len(block)
                 if have > size:
                     raise DataError(_another_file(url, part, f"more than {size:,} bytes"))
                 file.write(block)
                 at(have)
+
+
+def _connected(call: Callable[..., Any], *arguments: object, **options: object) -> Any:
+    """Any way in which a connection breaks, TLS's and routing's too, as URLError.
+
+    The disk's errors stay what they are: another connection would not mend them.
+    """
+    try:
+        return call(*arguments, **options)
+    except URLError:
+        raise
+    except OSError as error:
+        raise URLError(str(error) or type(error).__name__) from error
 
 
 def _check_answer(response: HTTPResponse, url: str, part: Path, have: int, size: int) -> None:
