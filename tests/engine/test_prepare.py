@@ -139,6 +139,32 @@ def test_what_is_missing_is_named_with_its_archive(tree: Path) -> None:
     assert len(list((tree / "SegmentationClassAug").iterdir())) == 4  # those that can be made
 
 
+def test_an_empty_file_is_missing(tree: Path, tmp_path: Path) -> None:
+    for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        (tree / folder / f"{NAMES[0]}.{suffix}").write_bytes(b"")
+    result = prepare_voc(tree)
+    assert found(result)["images"] == "1 of 9 missing"
+    assert found(result)["masks of VOC"] == "1 of 6 missing"
+    coco = tiny_coco(tmp_path / "coco")
+    for image in (coco / "val2014").iterdir():
+        image.write_bytes(b"")
+    assert found(prepare_coco(coco))["images of val"] == "2 of 2 missing"
+
+
+def test_more_names_than_the_report_holds_are_in_a_file(tree: Path) -> None:
+    for name in NAMES[:5]:
+        (tree / "JPEGImages" / f"{name}.jpg").rename(tree / f"{name}.jpg")
+    (tree / "Annotations" / "2007_000007.xml").rename(tree / "2007_000007.xml")
+    listed = tree / "ssrseg-missing.txt"
+    assert f"{', '.join(NAMES[:3])}, ... (all in {listed}): " in cures(prepare_voc(tree))["images"]
+    lines = listed.read_text().splitlines()
+    assert sorted(lines) == ["annotations\t2007_000007", *(f"images\t{n}" for n in NAMES[:5])]
+    for name in NAMES[:5]:
+        (tree / f"{name}.jpg").rename(tree / "JPEGImages" / f"{name}.jpg")
+    assert cures(prepare_voc(tree))["annotations"].startswith("2007_000007: ")
+    assert not listed.exists()
+
+
 def test_an_empty_folder_and_a_wrong_one(tmp_path: Path, tree: Path) -> None:
     (tmp_path / "empty").mkdir()
     result = prepare_voc(tmp_path / "empty")

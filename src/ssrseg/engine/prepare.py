@@ -14,6 +14,7 @@ from ssrseg.config import Config
 from ssrseg.data.archives import Archive, unpack
 from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.download import At, check_file, check_room, download
+from ssrseg.data.files import atomic_write
 from ssrseg.data.images import read_image
 from ssrseg.data.sample import Sample
 from ssrseg.data.transforms import limit_side
@@ -21,6 +22,9 @@ from ssrseg.engine.finding import Finding
 from ssrseg.engine.progress import steps
 from ssrseg.engine.workers import in_processes
 from ssrseg.errors import DataError
+
+MISSING = "ssrseg-missing.txt"
+"""List of missing files: what they are, a tab, the name."""
 
 _SHOWN = 3
 
@@ -74,9 +78,10 @@ class Gap:
     missing: tuple[str, ...]
     archive: Archive
 
-    def finding(self, origin: Origin) -> Finding:
-        """As a line of the report."""
-        shown = ", ".join(self.missing[:_SHOWN]) + (", ..." if self.missing[_SHOWN:] else "")
+    def finding(self, origin: Origin, whole: Path) -> Finding:
+        """As a line of the report; ``whole`` is the file that lists more names than fit there."""
+        shown = ", ".join(self.missing[:_SHOWN])
+        shown += f", ... (all in {whole})" if self.missing[_SHOWN:] else ""
         archive = self.archive
         size = f" ({archive.size / 1e9:.1f} GB)" if archive.size else ""
         where = f"put {archive.name}{size} into {origin.downloads} and run the same command again"
@@ -87,6 +92,18 @@ class Gap:
             f"{len(self.missing):,} of {self.total:,} missing",
             f"{shown}: {where}." if self.missing else f"{where}.",
         )
+
+
+def report_gaps(root: Path, gaps: Sequence[Gap], origin: Origin) -> list[Finding]:
+    """Lines of the report; where they cannot hold all names, ``MISSING`` in the tree lists them."""
+    path = root / MISSING
+    if any(gap.missing[_SHOWN:] for gap in gaps):
+        lines = (f"{gap.what}\t{name}\n" for gap in gaps for name in gap.missing)
+        with atomic_write(path) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
+    else:
+        path.unlink(missing_ok=True)
+    return [gap.finding(origin, path) for gap in gaps]
 
 
 def obtain(archive: Archive, folder: Path, origin: Origin) -> bool:

@@ -35,6 +35,7 @@ from ssrseg.engine.prepare import (
     Prepared,
     check_root,
     obtain,
+    report_gaps,
     store_superpixels,
 )
 from ssrseg.engine.progress import steps
@@ -86,12 +87,12 @@ def prepare_coco(
     bare = tuple(file.name for file in files if not file.is_file())
     if bare:
         gap = Gap("annotations", len(files), bare, COCO_ANNOTATIONS)
-        return Prepared(root, (gap.finding(origin),))
+        return Prepared(root, tuple(report_gaps(root, [gap], origin)))
     tables = {part: read_label_table(instances_file(root, part)) for part in SPLITS}
     findings = [_labels(part, table) for part, table in tables.items()]
     looked = (_images(root, part, table, origin) for part, table in tables.items())
     gaps = [gap for gap in looked if gap is not None]
-    findings += [gap.finding(origin) for gap in gaps]
+    findings += report_gaps(root, gaps, origin)
     for part, table in tables.items():
         findings.append(_write_masks(root, part, table, workers))
     if not gaps:
@@ -134,7 +135,9 @@ def _images(root: Path, part: str, table: LabelTable, origin: Origin) -> Gap | N
 
 
 def _missing(root: Path, part: str, table: LabelTable) -> list[str]:
-    there = find_images(root, part, table.labels)
+    """Images that are not there, or empty."""
+    found = find_images(root, part, table.labels)
+    there = {name for name, path in found.items() if path.stat().st_size}
     return [name for name in table.labels if name not in there]
 
 

@@ -22,6 +22,7 @@ from ssrseg.engine.prepare import (
     check_root,
     counted,
     obtain,
+    report_gaps,
     store_superpixels,
 )
 from ssrseg.engine.progress import steps
@@ -71,7 +72,7 @@ def prepare_voc(
         for name in ("train", "train_aug", "val")
         if _list_file(root, name).is_file()
     ]
-    findings += [*_leak(root), *_of_others(root), *(gap.finding(origin) for gap in gaps)]
+    findings += [*_leak(root), *_of_others(root), *report_gaps(root, gaps, origin)]
     made = _write_masks(root, workers)
     if not gaps:
         labelled = {name: open_labelled(root, split=name) for name in ("train_aug", "val")}
@@ -255,7 +256,7 @@ def _names(root: Path, name: str) -> list[str]:
 
 
 def _stems(folder: Path, suffix: str) -> set[str]:
-    """Names in a folder, from one listing."""
+    """Names in a folder, from one listing; an empty file is none."""
     if not folder.is_dir():
         return set()
-    return {file.stem for file in folder.iterdir() if file.suffix == suffix}
+    return {file.stem for file in folder.iterdir() if file.suffix == suffix and file.stat().st_size}
