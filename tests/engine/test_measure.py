@@ -249,6 +249,16 @@ def test_other_weights_under_the_same_name_are_noticed(template: Bench, tmp_path
     assert after.figures != before.figures
 
 
+def test_the_exponent_counts_where_it_is_not_swept(template: Bench) -> None:
+    def keys(alpha: float) -> dict[str, str]:
+        bench = replace(template, config=template.settings(0, f"pseudo.alpha={alpha}"))
+        free = [Experiment(x, ("cam.mode=clip", f"pseudo.refine={x}")) for x in ("par", "crf")]
+        return {each.experiment.name: each.key for each in tasks(free, bench, 1)}
+
+    one, two = keys(1.0), keys(2.0)
+    assert one["par"] == two["par"] and one["crf"] != two["crf"]
+
+
 def test_other_images_or_labels_are_noticed(measured: tuple[Bench, list[Result]]) -> None:
     bench, _ = measured
     assert bench.seeds is not None and bench.train is not None

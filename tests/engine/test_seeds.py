@@ -83,14 +83,15 @@ def test_exponents_by_kind_of_cam() -> None:
 
 
 @pytest.mark.parametrize("refine", ["par", "crf"])
-def test_refinement_follows_at_the_exponent_that_won(
+def test_par_follows_at_the_exponent_that_won_and_the_crf_at_its_own(
     refine: str, voc: LabelledImages, clip_dir: Path, dino_dir: Path
 ) -> None:
     cache = SuperpixelCache(None, n_segments=20, compactness=10.0)
     plain = load_rectifier(tiny_config(clip_dir, dino_dir, "pseudo.refine=none"), voc.classes)
-    refined = with_settings(plain, pseudo={"refine": refine})
+    refined = with_settings(plain, pseudo={"refine": refine, "alpha": 2.0})
     found = score_seeds({"plain": plain, "refined": refined}, voc, cache)
-    alpha = found["plain"].alpha
+    assert found["plain"].alpha == 0.5
+    alpha = {"par": 0.5, "crf": 2.0}[refine]
     assert found["refined"].alpha == alpha
     assert dict(found["refined"].by_alpha) == {alpha: found["refined"].scores.miou}
     at_alpha = with_settings(refined, pseudo={"alpha": alpha})

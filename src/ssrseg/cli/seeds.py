@@ -57,7 +57,7 @@ def seeds(
     prompts: Prompts = None,
     par: Annotated[bool, Parameter(help="Also score the CAMs refined by PAR.")] = False,
     crf: Annotated[
-        bool, Parameter(help="Also score them refined by DenseCRF, at the exponent that won.")
+        bool, Parameter(help="Also score them refined by DenseCRF, at pseudo.alpha.")
     ] = False,
     per_class: Annotated[bool, Parameter(help="Also print every class.")] = False,
     exponents: Exponents = "protocol",

@@ -76,8 +76,9 @@ def scoring_settings(config: Config, measure: Measure) -> dict[str, Any]:
         sections = ("test", "data.norm", "data.max_side", "backbones")
         return {key: value for key, value in kept.items() if key.startswith(sections)}
     ignored = _CROPS | {"optim", "decoder", "test"}
-    if measure == "seeds":  # exponents are swept, and every pixel is decided
-        ignored |= {"pseudo.alpha", "pseudo.min_score"}
+    if measure == "seeds":  # every pixel is decided, and exponents are swept but for the CRF's
+        ignored |= {"pseudo.min_score"}
+        ignored |= {"pseudo.alpha"} if config.pseudo.refine != "crf" else set()
     if config.pseudo.refine != "par":
         ignored |= {"pseudo.par_iterations", "pseudo.par_dilations"}
     if config.pseudo.refine != "crf":

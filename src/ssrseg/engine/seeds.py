@@ -78,8 +78,8 @@ def score_seeds(
 
     A setting's CAM counts as its ``affinity`` leaves it (``kind: none`` and ``mask: none`` score
     the initial CAM), refined as its ``pseudo.refine`` says. Exponents are swept before refinement,
-    which costs seconds an image and follows in a second pass, at the exponent that won without it;
-    PAR is swept too where ``alphas`` are given.
+    which costs seconds an image and follows in a second pass: PAR at the exponent that won without
+    it (swept too, where ``alphas`` are given), the DenseCRF at ``pseudo.alpha`` [CLIP-ES: 1].
 
     Args:
         rectifiers: By name, all with the same encoders and ``data``.
@@ -103,8 +103,13 @@ def score_seeds(
     tried = {name: alphas or exponents(each.config) for name, each in plain.items()}
     found = _score(plain, data, superpixels, tried, keep)
     if late:
-        won = {name: (found[name].alpha,) for name in late}
-        found |= _score(late, data, superpixels, won, keep)
+        at = {
+            name: each.config.pseudo.alpha
+            if each.config.pseudo.refine == "crf"
+            else found[name].alpha
+            for name, each in late.items()
+        }
+        found |= _score(late, data, superpixels, {name: (at[name],) for name in late}, keep)
     return found
 
 

@@ -145,8 +145,8 @@ def _table_2(paper: PaperTable, found: Figures) -> Layout:
     columns = ("method", "labels", "network", "paper", "ours", "α", "seeds")
     notes = [
         "α: exponent of the background score that won. + PAR and + CRF refine the preset's CAM,"
-        " which the paper's seeds are without; the DenseCRF runs at the exponent that won before"
-        " it."
+        " which the paper's seeds are without: PAR at the exponent that won before it, the DenseCRF"
+        " at pseudo.alpha, as CLIP-ES does."
     ]
     return (ReportTable(paper.title, columns, tuple(rows)),), notes
 
