@@ -10,6 +10,7 @@ import torch
 from make_tiny import tiny_voc
 from tiny_encoders import tiny_clip, tiny_config
 
+from ssrseg.config import Config
 from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.images import read_truth, write_class_ids
 from ssrseg.data.open import open_labelled
@@ -34,6 +35,7 @@ from ssrseg.engine.rows import (
     STEPS,
     TEMPERATURE,
     UNTRAINED,
+    coco_settings,
 )
 from ssrseg.engine.seeds import score_seeds
 from ssrseg.engine.train import train
@@ -257,6 +259,21 @@ def test_the_exponent_counts_where_it_is_not_swept(template: Bench) -> None:
 
     one, two = keys(1.0), keys(2.0)
     assert one["par"] == two["par"] and one["crf"] != two["crf"]
+
+
+def test_coco_has_the_schedules_of_the_papers() -> None:
+    def of(preset: str) -> Config:
+        config = load_config(preset)
+        return load_config(preset, overrides=coco_settings(config))
+
+    for preset in ("ssr", "paper", "weclip"):
+        found = of(preset)
+        assert (found.prompts.set, found.sgc.high) == ("coco", 0.7)
+        assert found.optim.iterations == 80_000
+    assert [of(preset).optim.batch for preset in ("ssr", "paper", "weclip")] == [16, 256, 4]
+    refined = of("weclip").affinity
+    assert (refined.rfm_after, refined.rfm_layers) == (40_000, -10)
+    assert of("ssr").affinity.rfm_after is None
 
 
 def test_other_images_or_labels_are_noticed(measured: tuple[Bench, list[Result]]) -> None:

@@ -119,7 +119,7 @@ def table(
     """Measure a table of the paper and print it beside the paper's figures."""
     chosen = where.settings()
     from ssrseg.engine.measure import measure
-    from ssrseg.engine.rows import COCO_CROPS, COCO_SETTINGS, TABLES
+    from ssrseg.engine.rows import TABLES, coco_settings
 
     wanted = TABLES[number]
     if rows:
@@ -127,13 +127,12 @@ def table(
         _check_rows(wanted, rows, TABLES[number])
     benches = [where.bench(chosen, TABLES[number])]
     if coco is not None and number == 1:
-        crops = (COCO_CROPS,) if chosen.cmpa.map_order == "project_then_pool" else ()
         there = replace(
             where,
             data=coco,
             out=where.out / "coco",
             cache=where.cache and where.cache / "coco",
-            overrides=(*COCO_SETTINGS, *crops, *where.overrides, *coco_overrides),
+            overrides=(*coco_settings(chosen), *where.overrides, *coco_overrides),
             prompts=None,
             train_split="train",
             seed_split="val",

@@ -6,6 +6,7 @@ any data. A row whose settings are empty is the preset as it stands.
 
 from __future__ import annotations
 
+from ssrseg.config import Config
 from ssrseg.engine.experiments import Experiment, Training
 
 READOUTS = ("gradcam", "patch", "combined")
@@ -138,11 +139,21 @@ CLIP_ES_DECODER = Experiment(
     crf=True,
 )
 
-COCO_SETTINGS = ("prompts.set=coco", "sgc.high=0.7", "optim.iterations=80000", "optim.pairs=256")
-"""What COCO 2014 has otherwise than VOC: prompts, τ_hi [0011], the paper's schedule."""
 
-COCO_CROPS = "optim.batch=256"
-"""The paper's batch on COCO, where CMPA learns from the crops and not from cached pairs."""
+def coco_settings(config: Config) -> tuple[str, ...]:
+    """What COCO 2014 has otherwise than VOC: prompts, τ_hi [0011], the schedules.
+
+    Args:
+        config: The settings; the paper's batch counts where CMPA learns from crops and not from
+            cached pairs, and WeCLIP's schedule where the decoder refines CAMs.
+    """
+    chosen = ["prompts.set=coco", "sgc.high=0.7", "optim.iterations=80000", "optim.pairs=256"]
+    if config.cmpa.map_order == "project_then_pool":
+        chosen.append("optim.batch=256")
+    if config.affinity.rfm_after is not None:
+        chosen += ["affinity.rfm_after=40000", "affinity.rfm_layers=-10"]
+    return tuple(chosen)
+
 
 TABLES: dict[int, tuple[Experiment, ...]] = {
     1: (DECODER, DECODER_CRF, CLIP_ES_DECODER),
