@@ -108,15 +108,30 @@ def test_eq_4_to_6_prototype_loss():
 
 
 def test_eq_7_slic():
-    """S = SLIC(I): every pixel in one superpixel, each near the mean colour of its own."""
+    """S = SLIC(I): every pixel in one superpixel, the nearest one in colour and place."""
+    side, wanted, compactness = 48, 36, 10.0
     image = (255 * rand(0, 6, 6, 3)).repeat_interleave(8, 0).repeat_interleave(8, 1)
     pixels = image.round().to(torch.uint8)
-    ours = slic_labels(pixels, 20, 10.0)
-    library = slic(pixels.numpy(), n_segments=20, compactness=10.0, start_label=0)
-    for y in range(48):
-        for x in range(48):
-            assert ours[y, x].item() == int(library[y, x])
-    assert sorted(set(ours.flatten().tolist())) == list(range(int(ours.max()) + 1))
+    ours = slic_labels(pixels, wanted, compactness)
+    names = sorted(set(ours.flatten().tolist()))
+    assert names == list(range(len(names))) and len(names) > 30
+    library = slic(pixels.numpy(), n_segments=wanted, compactness=compactness, start_label=0)
+    assert ours.tolist() == library.tolist()
+    lab = rgb2lab(pixels.double().numpy() / 255)
+    colour, middle = {}, {}
+    for k in names:
+        inside = [(y, x) for y in range(side) for x in range(side) if ours[y, x] == k]
+        colour[k] = sum(lab[y, x] for y, x in inside) / len(inside)
+        middle[k] = [sum(each) / len(inside) for each in zip(*inside, strict=True)]
+    for y in range(side):
+        for x in range(side):
+            distance = {}
+            for k in names:
+                in_colour = float(((lab[y, x] - colour[k]) ** 2).sum())
+                in_place = (y - middle[k][0]) ** 2 + (x - middle[k][1]) ** 2
+                # m² / S²: compactness against the spacing of the superpixels asked for
+                distance[k] = in_colour + in_place * compactness**2 / (side * side / wanted)
+            assert min(distance, key=distance.__getitem__) == ours[y, x]
 
 
 def test_eq_8_regions():

@@ -72,7 +72,7 @@ class Closeup:
 
 
 def prior_config(config: Config, mask: str = "box") -> Config:
-    """The same settings with CLIP's own CAM, propagated along CLIP's attention: CLIP-ES, WeCLIP.
+    """The same settings with CLIP's own CAM along CLIP's attention: CLIP-ES, WeCLIP before its RFM.
 
     Args:
         config: Settings of SSR.
@@ -96,7 +96,7 @@ def under(rectifier: Rectifier, config: Config) -> Rectifier:
 def closeups(
     rectifier: Rectifier, shown: Sequence[Shown], superpixels: SuperpixelCache
 ) -> list[Closeup]:
-    """CAMs and masks of CLIP, of CLIP-ES's and WeCLIP's propagation, and of SSR.
+    """CAMs and masks of CLIP, of CLIP-ES's propagation, and of SSR.
 
     Args:
         rectifier: SSR: encoders, settings, and CMPA's heads where there are.

@@ -52,7 +52,7 @@ def qualitative_figure(groups: Sequence[Sequence[Compared]]) -> Figure:
 
 
 def cam_figure(closeups: Sequence[Closeup], readout: str, refinement: str) -> Figure:
-    """Figure 4: CLIP's CAM beside CMPA's, and WeCLIP's refinement beside SSR's.
+    """Figure 4: CLIP's CAM beside CMPA's, and CLIP-ES's refinement beside SSR's.
 
     Args:
         closeups: One row each.
