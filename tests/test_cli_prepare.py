@@ -211,7 +211,7 @@ def test_background_words_that_name_a_class_are_told(
     (photos / "labels.csv").write_text(table.replace("none", "street [light]"))
     (photos / "classes.yaml").write_text("cat: cat, grass\n'street [light]':\n")
     note = (
-        'Note: background words left out because they name a class: "grass" (class "cat"),'
+        'Note: background words left out because they mean a class: "grass" (class "cat"),'
         ' "street" (class "street [light]").'
     )
     for verb in ("masks", "train"):

@@ -34,6 +34,16 @@ def test_labels_without_a_pixel(tmp_path: Path) -> None:
     assert not again.has(sample("a", 0)) and not again.has(sample("d", 0))
     again.add(a, torch.tensor([[1, 2]], dtype=torch.uint8))  # the later line counts
     assert Manifest(tmp_path / "manifest.csv", CLASSES).absent([a, c]) == {}
+    lines = (tmp_path / "manifest.csv").read_text().splitlines()
+    assert lines[1] == "a,cat;dog,,masks/a.png" and len(lines) == 4
+
+
+def test_a_spreadsheet_may_have_saved_it(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.csv"
+    text = "\ufeffname,labels,absent,mask,checked\r\na,cat,cat,masks/a.png,yes,\r\n"
+    path.write_text(text, encoding="utf-8", newline="")
+    assert Manifest(path, CLASSES).absent([sample("a", 0)]) == {"a": ("cat",)}
+    assert path.read_text() == "name,labels,absent,mask\na,cat,cat,masks/a.png\n"
 
 
 def test_a_manifest_without_the_column_is_begun_anew(tmp_path: Path) -> None:

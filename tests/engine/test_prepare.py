@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import pickle
 import shutil
 import tarfile
@@ -142,20 +144,41 @@ def test_what_is_missing_is_named_with_its_archive(tree: Path) -> None:
 def test_an_empty_file_is_missing(tree: Path, tmp_path: Path) -> None:
     for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
         (tree / folder / f"{NAMES[0]}.{suffix}").write_bytes(b"")
+    aug = tree / "SegmentationClassAug" / f"{NAMES[0]}.png"
+    write_class_ids(aug, torch.zeros(9, 9, dtype=torch.uint8))  # no help: the empty one is opened
+    (tree / "JPEGImages" / f"{NAMES[1]}.jpg").unlink()
+    (tree / "JPEGImages" / f"{NAMES[1]}.jpg").symlink_to("nowhere.jpg")
     result = prepare_voc(tree)
-    assert found(result)["images"] == "1 of 9 missing"
+    assert found(result)["images"] == "2 of 9 missing"
     assert found(result)["masks of VOC"] == "1 of 6 missing"
     coco = tiny_coco(tmp_path / "coco")
     for image in (coco / "val2014").iterdir():
         image.write_bytes(b"")
     assert found(prepare_coco(coco))["images of val"] == "2 of 2 missing"
+    for mask in (coco / "SegmentationClass" / "val2014").iterdir():
+        mask.write_bytes(b"")
+    assert found(prepare_coco(coco))["true masks of val"] == "2, 2 written now"
+
+
+def test_a_tree_that_cannot_be_written_to(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare_voc(tree)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("unlink", "mkdir", "write_text"):
+        monkeypatch.setattr(Path, name, refuse)
+    assert prepare_voc(tree).complete
+    for name in NAMES[:4]:
+        os.remove(tree / "JPEGImages" / f"{name}.jpg")
+    assert f"{', '.join(NAMES[:3])}, ...: " in cures(prepare_voc(tree))["images"]
 
 
 def test_more_names_than_the_report_holds_are_in_a_file(tree: Path) -> None:
     for name in NAMES[:5]:
         (tree / "JPEGImages" / f"{name}.jpg").rename(tree / f"{name}.jpg")
     (tree / "Annotations" / "2007_000007.xml").rename(tree / "2007_000007.xml")
-    listed = tree / "ssrseg-missing.txt"
+    listed = tree / "downloads" / "missing.txt"
     assert f"{', '.join(NAMES[:3])}, ... (all in {listed}): " in cures(prepare_voc(tree))["images"]
     lines = listed.read_text().splitlines()
     assert sorted(lines) == ["annotations\t2007_000007", *(f"images\t{n}" for n in NAMES[:5])]
@@ -205,7 +228,9 @@ def test_sbds_masks_of_vocs_images_are_not_scored_on(tree: Path) -> None:
         for sample in open_labelled(tree, split=split).samples:
             assert sample.truth == tree / "SegmentationClass" / f"{sample.name}.png"
     (tree / "SegmentationClass" / f"{NAMES[0]}.png").unlink()
-    assert "1 of 6 are in SegmentationClassAug alone" in found(prepare_voc(tree))["masks of VOC"]
+    assert (
+        "1 of 6 have one in SegmentationClassAug only" in found(prepare_voc(tree))["masks of VOC"]
+    )
 
 
 def test_a_list_that_holds_images_of_val(tree: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -82,29 +83,23 @@ def test_a_background_that_a_synonym_names_is_left_out() -> None:
     assert vocabulary.texts[0] == "a clean origami lawn, grass."
 
 
-def test_a_background_that_contains_a_class_is_left_out(tmp_path: Path) -> None:
+def test_a_background_that_means_a_class_is_left_out(tmp_path: Path) -> None:
     file = tmp_path / "prompts.yaml"
-    words = [
-        "palm tree",
-        "trees",
-        "treeline",
-        "stop sign board",
-        "sign",
-        "carpet",
-        "glasses",
-        "a car",
-    ]
-    file.write_text(f"template: '{{}}'\nclasses: {{}}\nbackground: {words}\n")
-    vocabulary = build_vocabulary(("tree", "stop sign", "car", "glass"), file)
-    assert dict(zip(vocabulary.dropped, vocabulary.dropped_for, strict=True)) == {
-        "palm tree": "tree",
+    left_out = {
+        "palm-tree": "tree",
         "trees": "tree",
-        "stop sign board": "stop sign",
         "sign": "stop sign",  # a word of its prompt
+        "red stop signs": "stop sign",
         "glasses": "glass",
-        "a car": "car",
+        "a Car": "car",
     }
-    assert vocabulary.texts[4:] == ("treeline", "carpet")
+    kept = ["treeline", "tree house", "carpet", "train track", "care", "window pane", "pine"]
+    words = json.dumps([*left_out, *kept])
+    file.write_text(f"template: '{{}}'\nclasses: {{}}\nbackground: {words}\n")
+    classes = ("tree", "stop sign", "car", "glass", "train", "pan", "pin")
+    vocabulary = build_vocabulary(classes, file)
+    assert dict(zip(vocabulary.dropped, vocabulary.dropped_for, strict=True)) == left_out
+    assert vocabulary.texts[len(classes) :] == tuple(kept)
 
 
 def test_own_prompts_win_over_the_sets() -> None:

@@ -143,6 +143,11 @@ def test_confusion_says_how_many_classes_it_is_the_mean_of() -> None:
     assert found.confusion("b") == NOT_MEASURED
     found.of("a")[1].record["classes"]["cat"]["confusion_ratio"] = None
     assert found.confusion("a") == "0.250 ± 0.000 (1-2 of 2)"
+    three = Figures(tuple(result("a", seed, 0.5) for seed in range(3)))
+    three.of("a")[1].record["classes"]["cat"]["confusion_ratio"] = None
+    for each in three.of("a")[:2]:
+        each.record["classes"]["background"]["confusion_ratio"] = None
+    assert three.confusion("a") == "0.250 ± 0.000 (0-2 of 2)"
 
 
 def test_differences_are_paired_by_seed() -> None:

@@ -8,6 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def has_content(path: Path) -> bool:
+    """True for a file that is there and not empty; a link that leads nowhere is none."""
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` and rename it to ``path`` if the block succeeds.

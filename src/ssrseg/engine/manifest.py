@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -16,26 +17,32 @@ COLUMNS = ("name", "labels", "absent", "mask")
 
 
 class Manifest:
-    """One line per mask, appended when the mask is there: a changed label is not skipped.
+    """A line per mask, appended when the mask is there: one for other labels is not skipped.
 
-    ``absent`` names the labels without a pixel: images to look at first.
+    ``absent`` names the labels without a pixel: images to look at first. Columns of the user's own
+    are not kept.
     """
 
     def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
         self.path, self.classes = path, classes
         self._rows: dict[str, dict[str, str]] = {}
         if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
+            with path.open(newline="", encoding="utf-8-sig") as file:  # Excel adds a mark
                 for row in csv.DictReader(file):
+                    values = {column: row.get(column) for column in COLUMNS}
+                    whole = {key: value for key, value in values.items() if value is not None}
                     # a line cut short by a kill, or without these columns, is made again
-                    whole = all(row.get(column) is not None for column in COLUMNS)
-                    if whole and row["mask"] == _mask(row["name"]):
-                        self._rows[row["name"]] = row
+                    if len(whole) == len(COLUMNS) and whole["mask"] == _mask(whole["name"]):
+                        self._rows[whole["name"]] = whole
+        self.write()
+
+    def write(self) -> None:
+        """Write the table anew, a line per mask."""
         with (
-            atomic_write(path) as temporary,
+            atomic_write(self.path) as temporary,
             temporary.open("w", newline="", encoding="utf-8") as file,
         ):
-            writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self._rows.values())
 
@@ -46,8 +53,8 @@ class Manifest:
 
     def add(self, sample: Sample, pseudo_mask: UInt8[Tensor, "height width"]) -> None:
         """Append the line of a mask that has been written; labels i have id i + 1 in it."""
-        shown = set(pseudo_mask.unique().tolist())
-        absent = self._names(index for index in sample.labels if index + 1 not in shown)
+        pixels = torch.bincount(pseudo_mask.flatten(), minlength=256)
+        absent = self._names(index for index in sample.labels if not pixels[index + 1])
         values = (sample.name, self._names(sample.labels), absent, _mask(sample.name))
         self._rows[sample.name] = row = dict(zip(COLUMNS, values, strict=True))
         with self.path.open("a", newline="", encoding="utf-8") as file:

@@ -180,6 +180,8 @@ def masks(
                 manifest.add(sample, found.pseudo_mask)
                 progress.advance(sample.name)
             del found  # and the batch's tokens with it, before the next ones are made
+    if todo:
+        manifest.write()
     absent = manifest.absent(data.samples)
     return MasksResult(out, len(todo), skipped, time.monotonic() - start, absent)
 
@@ -232,7 +234,8 @@ def use_model(rectifier: Rectifier, model: Path, data: LabelledImages) -> None:
     if checkpoint.texts != rectifier.vocabulary.texts:
         raise CheckpointError(
             f"{model} was trained with other prompts than {data.root} asks for. Use the"
-            " classes.yaml and --prompts of its training, or train anew."
+            " classes.yaml and --prompts of its training; if they are the same, another version of"
+            " ssrseg left out other background words: train anew."
         )
     if has_heads:
         heads = build_alignment(checkpoint.config, rectifier.text_features, None)

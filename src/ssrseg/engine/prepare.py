@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,6 @@ from ssrseg.engine.finding import Finding
 from ssrseg.engine.progress import steps
 from ssrseg.engine.workers import in_processes
 from ssrseg.errors import DataError
-
-MISSING = "ssrseg-missing.txt"
-"""List of missing files: what they are, a tab, the name."""
 
 _SHOWN = 3
 
@@ -78,10 +75,11 @@ class Gap:
     missing: tuple[str, ...]
     archive: Archive
 
-    def finding(self, origin: Origin, whole: Path) -> Finding:
-        """As a line of the report; ``whole`` is the file that lists more names than fit there."""
+    def finding(self, origin: Origin, listed: Path | None) -> Finding:
+        """As a line of the report; ``listed`` is the file with the names that do not fit there."""
         shown = ", ".join(self.missing[:_SHOWN])
-        shown += f", ... (all in {whole})" if self.missing[_SHOWN:] else ""
+        if self.missing[_SHOWN:]:
+            shown += ", ..." if listed is None else f", ... (all in {listed})"
         archive = self.archive
         size = f" ({archive.size / 1e9:.1f} GB)" if archive.size else ""
         where = f"put {archive.name}{size} into {origin.downloads} and run the same command again"
@@ -94,16 +92,23 @@ class Gap:
         )
 
 
-def report_gaps(root: Path, gaps: Sequence[Gap], origin: Origin) -> list[Finding]:
-    """Lines of the report; where they cannot hold all names, ``MISSING`` in the tree lists them."""
-    path = root / MISSING
-    if any(gap.missing[_SHOWN:] for gap in gaps):
-        lines = (f"{gap.what}\t{name}\n" for gap in gaps for name in gap.missing)
-        with atomic_write(path) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
-    else:
-        path.unlink(missing_ok=True)
-    return [gap.finding(origin, path) for gap in gaps]
+def report_gaps(gaps: Sequence[Gap], origin: Origin) -> list[Finding]:
+    """Lines of the report; names that do not fit there go into missing.txt beside the archives.
+
+    Its lines say what is missing, and after a tab its name. A tree that cannot be written to goes
+    without.
+    """
+    path = origin.downloads / "missing.txt"
+    listed = None
+    with suppress(OSError):
+        if any(gap.missing[_SHOWN:] for gap in gaps):
+            lines = (f"{gap.what}\t{name}\n" for gap in gaps for name in gap.missing)
+            with atomic_write(path) as temporary:
+                temporary.write_text("".join(lines), encoding="utf-8")
+            listed = path
+        elif path.exists():
+            path.unlink()
+    return [gap.finding(origin, listed) for gap in gaps]
 
 
 def obtain(archive: Archive, folder: Path, origin: Origin) -> bool:

@@ -26,6 +26,7 @@ from ssrseg.data.coco import (
     read_label_table,
     semantic_mask,
 )
+from ssrseg.data.files import has_content
 from ssrseg.data.images import read_truth, write_class_ids
 from ssrseg.data.open import open_labelled
 from ssrseg.engine.finding import Finding
@@ -87,12 +88,12 @@ def prepare_coco(
     bare = tuple(file.name for file in files if not file.is_file())
     if bare:
         gap = Gap("annotations", len(files), bare, COCO_ANNOTATIONS)
-        return Prepared(root, tuple(report_gaps(root, [gap], origin)))
+        return Prepared(root, tuple(report_gaps([gap], origin)))
     tables = {part: read_label_table(instances_file(root, part)) for part in SPLITS}
     findings = [_labels(part, table) for part, table in tables.items()]
     looked = (_images(root, part, table, origin) for part, table in tables.items())
     gaps = [gap for gap in looked if gap is not None]
-    findings += report_gaps(root, gaps, origin)
+    findings += report_gaps(gaps, origin)
     for part, table in tables.items():
         findings.append(_write_masks(root, part, table, workers))
     if not gaps:
@@ -137,13 +138,14 @@ def _images(root: Path, part: str, table: LabelTable, origin: Origin) -> Gap | N
 def _missing(root: Path, part: str, table: LabelTable) -> list[str]:
     """Images that are not there, or empty."""
     found = find_images(root, part, table.labels)
-    there = {name for name, path in found.items() if path.stat().st_size}
+    there = {name for name, path in found.items() if has_content(path)}
     return [name for name in table.labels if name not in there]
 
 
 def _write_masks(root: Path, part: str, table: LabelTable, workers: int) -> Finding:
     """Masks of the images that have none yet, under the names of the images."""
-    there = find_masks(root / _MASKS)
+    masks = find_masks(root / _MASKS)
+    there = {key: path for key, path in masks.items() if has_content(path)}
     _check_ids(there, table)
     bare = {name for name in table.labels if image_key(Path(name).stem) not in there}
     folder = root / _MASKS / f"{part}2014"

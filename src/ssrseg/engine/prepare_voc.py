@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ssrseg.config import Config
 from ssrseg.data.archives import SBD, VOC_TEST, VOC_TRAINVAL, Archive
-from ssrseg.data.files import atomic_write
+from ssrseg.data.files import atomic_write, has_content
 from ssrseg.data.images import write_class_ids
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
@@ -72,7 +72,7 @@ def prepare_voc(
         for name in ("train", "train_aug", "val")
         if _list_file(root, name).is_file()
     ]
-    findings += [*_leak(root), *_of_others(root), *report_gaps(root, gaps, origin)]
+    findings += [*_leak(root), *_of_others(root), *report_gaps(gaps, origin)]
     made = _write_masks(root, workers)
     if not gaps:
         labelled = {name: open_labelled(root, split=name) for name in ("train_aug", "val")}
@@ -128,7 +128,9 @@ def _gaps(root: Path) -> list[Gap]:
     if not (root / "labels.csv").is_file():
         look("annotations", everything, _stems(root / "Annotations", ".xml"), VOC_TRAINVAL)
     made = _stems(root / _AUG, ".png")
-    look("masks of VOC", own, made | _stems(root / "SegmentationClass", ".png"), VOC_TRAINVAL)
+    official = root / "SegmentationClass"  # wins by name, so an empty one is not made up for
+    named = {file.stem for file in official.iterdir()} if official.is_dir() else set()
+    look("masks of VOC", own, (made - named) | _stems(official, ".png"), VOC_TRAINVAL)
     sbd = find_sbd(root)
     look("masks of SBD", extra, made | (_stems(sbd / "cls", ".mat") if sbd else set()), SBD)
     return gaps
@@ -237,8 +239,9 @@ def _of_others(root: Path) -> list[Finding]:
     return [
         Finding(
             "masks of VOC",
-            f"{len(others):,} of {len(names):,} are in {_AUG} alone. If SBD's were converted there,"
-            " scores are SBD's too: they have no undecided outlines",
+            f"{len(others):,} of {len(names):,} have one in {_AUG} only. If those were converted"
+            " from SBD, scores are not comparable, as SBD marks no undecided outlines: VOC's own"
+            " belong into SegmentationClass",
         )
     ]
 
@@ -259,4 +262,4 @@ def _stems(folder: Path, suffix: str) -> set[str]:
     """Names in a folder, from one listing; an empty file is none."""
     if not folder.is_dir():
         return set()
-    return {file.stem for file in folder.iterdir() if file.suffix == suffix and file.stat().st_size}
+    return {file.stem for file in folder.iterdir() if file.suffix == suffix and has_content(file)}

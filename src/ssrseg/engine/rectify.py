@@ -319,7 +319,7 @@ def load_rectifier(
     if vocabulary.dropped:
         pairs = zip(vocabulary.dropped, vocabulary.dropped_for, strict=True)
         left_out = ", ".join(f'"{word}" (class "{name}")' for word, name in pairs)
-        notice(f"background words left out because they name a class: {left_out}.")
+        notice(f"background words left out because they mean a class: {left_out}.")
     clip = FrozenCLIP.load(
         backbones.clip,
         pos_interpolation=backbones.pos_interpolation,

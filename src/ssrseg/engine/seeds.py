@@ -92,25 +92,23 @@ def score_seeds(
     Raises:
         DataError: If no image has a true mask, or a mask is of another size or data set.
     """
-    plain, late = {}, {}
+    swept, late, at = {}, {}, {}
     for name, each in rectifiers.items():
-        plain[name] = each
         refine = each.config.pseudo.refine
-        if refine == "crf" or (refine == "par" and alphas is None):
-            late[name], plain[name] = each, copy(each)
+        if refine == "crf":
+            late[name], at[name] = each, (each.config.pseudo.alpha,)
+        elif refine == "par" and alphas is None:
+            late[name], swept[name] = each, copy(each)
             pseudo = replace(each.config.pseudo, refine="none")
-            plain[name].config = replace(each.config, pseudo=pseudo)
-    tried = {name: alphas or exponents(each.config) for name, each in plain.items()}
-    found = _score(plain, data, superpixels, tried, keep)
+            swept[name].config = replace(each.config, pseudo=pseudo)
+        else:
+            swept[name] = each
+    tried = {name: alphas or exponents(each.config) for name, each in swept.items()}
+    found = _score(swept, data, superpixels, tried, keep) if swept else {}
     if late:
-        at = {
-            name: each.config.pseudo.alpha
-            if each.config.pseudo.refine == "crf"
-            else found[name].alpha
-            for name, each in late.items()
-        }
-        found |= _score(late, data, superpixels, {name: (at[name],) for name in late}, keep)
-    return found
+        at |= {name: (found[name].alpha,) for name in late if name not in at}
+        found |= _score(late, data, superpixels, at, keep)
+    return {name: found[name] for name in rectifiers}
 
 
 def _score(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -19,8 +20,8 @@ class Vocabulary:
     Attributes:
         classes: Class names, as in the data.
         texts: One prompt per class, then one per background word.
-        dropped: Background words left out because they name a class.
-        dropped_for: The class that each of them names.
+        dropped: Background words left out because they mean a class.
+        dropped_for: The class that each of them means.
     """
 
     classes: tuple[str, ...]
@@ -42,8 +43,8 @@ def build_vocabulary(
 ) -> Vocabulary:
     """Prompts for the classes of a data set.
 
-    A background word that is or contains a class (tree: "trees", "palm tree"), or that is a word of
-    a class's prompt, is left out: it would compete with the class in the CAM's softmax.
+    A background word that means a class (for tree: "trees", "palm tree"; not "tree house"), or is a
+    word of a class's prompt, is left out: it would compete with the class in the CAM's softmax.
 
     Args:
         classes: Class names.
@@ -86,7 +87,7 @@ def build_vocabulary(
     for name, phrase in zip(classes, phrases, strict=True):
         for word in (name, *f"{name} {phrase}".replace(",", " ").split()):
             taken.setdefault(word.lower(), name)
-    named_by = {word: taken.get(word.lower()) or _contained(word, classes) for word in background}
+    named_by = {word: taken.get(word.lower()) or _meant(word, classes) for word in background}
     kept = [word for word in background if named_by[word] is None]
     found = {word: name for word, name in named_by.items() if name is not None}
     return Vocabulary(
@@ -97,16 +98,20 @@ def build_vocabulary(
     )
 
 
-def _contained(phrase: str, classes: tuple[str, ...]) -> str | None:
-    """The class whose name stands in a phrase as whole words, singular or plural."""
-    words = phrase.lower().split()
+def _meant(phrase: str, classes: tuple[str, ...]) -> str | None:
+    """The class whose name ends a phrase, singular or plural: a palm tree is a tree."""
+    words = _words(phrase)
     for name in classes:
-        parts = name.lower().split()
-        for start in range(len(words) - len(parts) + 1):
-            if all(map(_same_word, words[start:], parts)):
-                return name
+        parts = _words(name)
+        ending = words[-len(parts) :] if parts else []
+        if len(ending) == len(parts) > 0 and all(map(_same_word, ending, parts)):
+            return name
     return None
 
 
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())
+
+
 def _same_word(one: str, other: str) -> bool:
-    return not {one, f"{one}s", f"{one}es"}.isdisjoint({other, f"{other}s", f"{other}es"})
+    return other in (one, f"{one}s", f"{one}es") or one in (f"{other}s", f"{other}es")

@@ -82,8 +82,9 @@ class Figures:
         cell = self.cell(row, "confusion_ratio", 1.0, 3)
         if all(hit == present for hit, present in counts):
             return cell
-        hits = sorted({hit for hit, _ in counts})
-        return f"{cell} ({'-'.join(map(str, hits))} of {counts[0][1]})"
+        hits = [hit for hit, _ in counts]
+        span = f"{min(hits)}-{max(hits)}" if len(set(hits)) > 1 else f"{hits[0]}"
+        return f"{cell} ({span} of {counts[0][1]})"
 
     def alpha(self, row: str) -> str:
         """Exponents that won, one for all seeds or one for each."""
@@ -197,7 +198,8 @@ def made_by(title: str, found: Figures, rows: Sequence[str]) -> ReportTable:
 
 _MADE_NOTE = (
     "Seconds: of scoring all rows that share a pass over the images. Settings, encoders and the"
-    " confusion matrix are in results/, in the files whose keys the JSON beside this page names."
+    " confusion matrix are in results/ (COCO: coco/results/), in the files whose keys the JSON"
+    " beside this page names."
 )
 
 
