@@ -108,6 +108,18 @@ def test_par_follows_at_the_exponent_that_won_and_the_crf_at_its_own(
     assert refined.config.pseudo.refine == refine  # the caller's settings are left alone
 
 
+def test_the_crf_needs_no_sweep_before_it(
+    voc: LabelledImages, clip_dir: Path, dino_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = SuperpixelCache(None, n_segments=20, compactness=10.0)
+    crf = load_rectifier(tiny_config(clip_dir, dino_dir, "pseudo.refine=crf"), voc.classes)
+    passes: list[int] = []
+    see = Rectifier.see
+    monkeypatch.setattr(Rectifier, "see", lambda *a: (passes.append(len(a[1])), see(*a))[1])
+    score_seeds({"crf": crf}, voc, cache)
+    assert sum(passes) == len(voc)
+
+
 def test_given_exponents_are_swept_behind_par(
     voc: LabelledImages, clip_dir: Path, dino_dir: Path
 ) -> None:
