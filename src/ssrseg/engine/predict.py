@@ -189,14 +189,7 @@ def predict(
         segmenter = replace(segmenter, config=replace(segmenter.config, test=test))
     wanted = segmenter.config.test.crf if crf is None else crf
     paths, names = _named(images)
-    targets = [out / "masks" / f"{name}.png" for name in names]
-    first: dict[Path, Path] = {}
-    for path, target in zip(paths, targets, strict=True):
-        if first.setdefault(target, path) != path:
-            raise DataError(
-                f"{first[target]} and {path} have the same name up to the suffix, under which masks"
-                " are written. Rename or remove one."
-            )
+    targets = _targets(paths, names, out)
     todo = [
         (path, target)
         for path, target in zip(paths, targets, strict=True)
@@ -227,6 +220,19 @@ def predict(
             write_class_ids(target, segmenter.predict(photo, crf=wanted).ids)
             progress.advance(path.name)
     return PredictResult(out, len(todo), len(paths) - len(todo), time.monotonic() - start)
+
+
+def _targets(paths: Sequence[Path], names: Sequence[str], out: Path) -> list[Path]:
+    """Where the masks go; two images that would share one are refused."""
+    targets = [out / "masks" / f"{name}.png" for name in names]
+    first: dict[Path, Path] = {}
+    for path, target in zip(paths, targets, strict=True):
+        if first.setdefault(target, path) != path:
+            raise DataError(
+                f"{first[target]} and {path} have the same name up to the suffix, under which masks"
+                " are written. Rename or remove one."
+            )
+    return targets
 
 
 def _named(images: Path | Sequence[Path] | Mapping[str, Path]) -> tuple[list[Path], list[str]]:
