@@ -13,6 +13,7 @@ from PIL import Image
 
 from ssrseg.data.images import (
     check_size,
+    fits,
     list_images,
     read_image,
     read_truth,
@@ -104,6 +105,21 @@ def test_transparent_pixels_are_laid_on_white(tmp_path):
     palette.putpixel((1, 0), 1)
     palette.save(tmp_path / "p.png", transparency=b"\x00\xff")  # Pillow warns of such palettes
     assert read_image(tmp_path / "p.png")[0].tolist() == [[255, 255, 255], [40, 50, 60]]
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_mask_fits_the_photograph_as_it_is_shown(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo, mask = tmp_path / "a.jpg", tmp_path / "a.png"
+    Image.fromarray(gradient(16, 24)).save(photo, exif=exif)
+    write_class_ids(mask, torch.zeros(read_image(photo).shape[:2], dtype=torch.uint8))
+    assert fits(mask, photo)
+    write_class_ids(mask, torch.zeros(24, 24, dtype=torch.uint8))
+    assert not fits(mask, photo)
+    mask.write_bytes(b"")
+    assert not fits(mask, photo)
+    assert not fits(tmp_path / "absent.png", photo)
 
 
 def test_a_broken_exif_block_does_not_matter(tmp_path):

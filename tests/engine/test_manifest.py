@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from ssrseg.data.sample import Sample
 from ssrseg.engine.manifest import Manifest
+from ssrseg.errors import DataError
 
 CLASSES = ("cat", "dog", "red car")
 
@@ -46,8 +48,13 @@ def test_a_spreadsheet_may_have_saved_it(tmp_path: Path) -> None:
     assert path.read_text() == "name,labels,absent,mask\na,cat,cat,masks/a.png\n"
 
 
-def test_a_manifest_without_the_column_is_begun_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    ["name,labels,mask\na,cat,masks/a.png\n", "name;labels;absent;mask\na;cat;;masks/a.png\n", ""],
+)
+def test_one_that_is_no_longer_ours_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "manifest.csv"
-    path.write_text("name,labels,mask\na,cat,masks/a.png\n")
-    assert not Manifest(path, CLASSES).has(sample("a", 0))
-    assert path.read_text() == "name,labels,absent,mask\n"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"instead of .name,labels,absent,mask.*or delete it"):
+        Manifest(path, CLASSES)
+    assert path.read_text() == text

@@ -161,6 +161,18 @@ def test_what_is_missing_or_changed_is_made_again(
     assert made == [third]  # its mask was there, its CAM was not
 
 
+def test_a_photograph_of_another_size_gets_another_mask(
+    tmp_path: Path, config: Config, made: list[str]
+) -> None:
+    data = open_labelled(tiny_folder(tmp_path / "own", n=3))
+    masks(data, tmp_path / "out", config)
+    with Image.open(data.samples[1].image) as image:
+        image.crop((0, 0, image.width, image.height - 9)).save(data.samples[1].image)
+    made.clear()
+    assert masks(data, tmp_path / "out", config).skipped == 2
+    assert made == [data.samples[1].name]
+
+
 def test_other_settings_are_refused(folder: LabelledImages, tmp_path: Path, config: Config) -> None:
     masks(replace(folder, samples=folder.samples[:1]), tmp_path, config)
     before = contents(tmp_path)

@@ -173,6 +173,17 @@ def test_started_again(
     assert predict(tree / "JPEGImages", tmp_path, run, overwrite=True).written == 3
 
 
+def test_a_photograph_of_another_size_gets_another_mask(
+    run: Path, tree: Path, tmp_path: Path
+) -> None:
+    photo = tmp_path / "new" / "a.jpg"
+    photo.parent.mkdir()
+    for name, written in (("2007_000000", 1), ("2007_000000", 0), ("2007_000001", 1)):
+        photo.write_bytes((tree / "JPEGImages" / f"{name}.jpg").read_bytes())
+        assert predict(photo, tmp_path / "out", run).written == written
+        assert read_truth(tmp_path / "out" / "masks" / "a.png").shape == read_image(photo).shape[:2]
+
+
 def test_other_settings_at_test_time(
     run: Path, segmenter: Segmenter, tree: Path, tmp_path: Path
 ) -> None:

@@ -52,12 +52,7 @@ def read_image(path: Path | str) -> UInt8[Tensor, "height width 3"]:
     """
     path = Path(path)
     image = _load(path)
-    try:
-        # A broken EXIF block makes no photograph unreadable: it is then taken as upright.
-        with _pillow_quiet():
-            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    except _UNREADABLE:
-        orientation = 1
+    orientation = _orientation(image)
     try:
         with _pillow_quiet():
             rgb = _to_rgb(image, path)
@@ -69,6 +64,25 @@ def read_image(path: Path | str) -> UInt8[Tensor, "height width 3"]:
     if orientation in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[orientation])
     return torch.from_numpy(np.array(rgb))
+
+
+def fits(mask: Path, photo: Path) -> bool:
+    """True if both are there and of one size, by their headers."""
+    try:
+        with _pillow_quiet(), Image.open(mask) as ids, Image.open(photo) as image:
+            turned = _orientation(image) >= 5
+            return ids.size == (image.size[::-1] if turned else image.size)
+    except _UNREADABLE:
+        return False
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's, 1 = upright; a broken block makes no photograph unreadable and counts as upright."""
+    try:
+        with _pillow_quiet():
+            return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except _UNREADABLE:
+        return 1
 
 
 def check_size(image: UInt8[Tensor, "height width 3"], path: Path, min_side: int) -> None:

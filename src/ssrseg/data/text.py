@@ -58,7 +58,7 @@ def fault_report(path: Path, faults: list[str]) -> str:
 
 
 def nearest(word: str, known: Collection[str], faults: Collection[object] = ()) -> str:
-    """``did_you_mean`` that sees through upper and lower case.
+    """``did_you_mean`` that sees through upper and lower case, and takes no number for another.
 
     Args:
         word: What the user wrote.
@@ -70,6 +70,12 @@ def nearest(word: str, known: Collection[str], faults: Collection[object] = ()) 
     spelled = {name.casefold(): name for name in known}
     if word.casefold() in spelled:
         return did_you_mean(spelled[word.casefold()], known)
-    ordered = sorted(known)
+    ordered = sorted(name for name in known if not _another_number(word, name))
     at = bisect(ordered, word)
     return did_you_mean(word, ordered[max(0, at - _NEIGHBOURS) : at + _NEIGHBOURS])
+
+
+def _another_number(word: str, name: str) -> bool:
+    """000799 is no slip for 000783; 00799 may be one for 000799."""
+    one, other = ("".join(filter(str.isdecimal, text)) for text in (word, name))
+    return len(one) == len(other) and one != other

@@ -242,7 +242,8 @@ def check_same_run(earlier: Checkpoint, now: Checkpoint, path: Path) -> None:
     if earlier.data != now.data:
         differing.append("other images, labels or true masks")
     if differing:
+        more = f"; and {len(differing) - 8} more" if differing[8:] else ""
         raise CheckpointError(
-            f"{path.parent} holds a run with other settings ({'; '.join(differing[:5])}). Use the"
-            " same settings to go on with it, or another --out to begin anew."
+            f"{path.parent} holds a run with other settings ({'; '.join(differing[:8])}{more}). Use"
+            " the same settings to go on with it, or another folder (--out) to begin anew."
         )

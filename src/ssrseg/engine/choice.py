@@ -82,7 +82,7 @@ def named(data: LabelledImages, wanted: str) -> Choice:
 
 
 def one_per_class(data: LabelledImages, count: int) -> Choice:
-    """Walk through the data and take an image if its first class has not been shown yet.
+    """Walk through the data and take an image for its first class that has not been shown yet.
 
     Images with a true mask are walked through first. If the classes do not fill the figure, further
     images follow in the same order.
@@ -91,13 +91,15 @@ def one_per_class(data: LabelledImages, count: int) -> Choice:
         DataError: If no image shows a class.
     """
     ordered = _with_truth_first(data)
-    classes = {}
+    classes: dict[int, Shown] = {}
     for sample in ordered:
-        classes.setdefault(sample.labels[0], sample)
-    first = [*classes.values()]
-    chosen = [*first, *(sample for sample in ordered if sample not in first)][:count]
+        new = next((index for index in sample.labels if index not in classes), None)
+        if new is not None:
+            classes[new] = Shown(sample, new)
+    names = {each.sample.name for each in classes.values()}
+    rest = (Shown(sample, sample.labels[0]) for sample in ordered if sample.name not in names)
     return Choice(
-        tuple(Shown(sample, sample.labels[0]) for sample in chosen),
+        (*classes.values(), *rest)[:count],
         f"the first image of each class, up to {count}, in the order of the split",
     )
 

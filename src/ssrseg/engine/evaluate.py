@@ -136,7 +136,9 @@ def check_class_ids(path: Path, ids: UInt8[Tensor, "height width"], n_classes: i
     if largest > n_classes:
         raise DataError(
             f"{path} holds class id {largest}, but the data have {n_classes} classes (ids 0 .."
-            f" {n_classes}, 255 = ignore). Is it a mask of another data set?"
+            f" {n_classes}, 255 = ignore). Is it a mask of another data set? If its ids belong to"
+            " a longer list of classes (VOC's 20), give the data that list, all names in its order,"
+            " as classes.txt, and make masks and model anew."
         )
 
 

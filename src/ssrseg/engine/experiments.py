@@ -258,7 +258,8 @@ def _refuse_overlap(train: LabelledImages, val: LabelledImages) -> None:
     if both:
         raise DataError(
             f"{len(both)} images are trained on and would be scored as unseen (such as"
-            f" {min(both)}). Name splits without common images: --train-split, --val-split."
+            f" {min(both)}). Name splits without common images by --train-split and --val-split: a"
+            " split NAME is a list of image names, one a line, in NAME.txt in the data folder."
         )
 
 

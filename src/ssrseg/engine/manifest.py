@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ssrseg.data.files import atomic_write
 from ssrseg.data.sample import Sample
+from ssrseg.errors import DataError
 
 COLUMNS = ("name", "labels", "absent", "mask")
 
@@ -21,6 +22,9 @@ class Manifest:
 
     ``absent`` names the labels without a pixel: images to look at first. Columns of the user's own
     are not kept.
+
+    Raises:
+        DataError: If the file lacks a column.
     """
 
     def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
@@ -28,13 +32,24 @@ class Manifest:
         self._rows: dict[str, dict[str, str]] = {}
         if path.is_file():
             with path.open(newline="", encoding="utf-8-sig") as file:  # Excel adds a mark
-                for row in csv.DictReader(file):
+                reader = csv.DictReader(file)
+                self._check(reader.fieldnames or ())
+                for row in reader:
                     values = {column: row.get(column) for column in COLUMNS}
                     whole = {key: value for key, value in values.items() if value is not None}
-                    # a line cut short by a kill, or without these columns, is made again
+                    # a line cut short by a kill is made again
                     if len(whole) == len(COLUMNS) and whole["mask"] == _mask(whole["name"]):
                         self._rows[whole["name"]] = whole
         self.write()
+
+    def _check(self, columns: Iterable[str]) -> None:
+        if not set(COLUMNS) <= set(columns):
+            raise DataError(
+                f'{self.path} is not as ssrseg writes it: it begins with "{",".join(columns)}"'
+                f' instead of "{",".join(COLUMNS)}" (a spreadsheet may have saved it with other'
+                " separators). Without it the masks beside it would be made anew, corrections by"
+                " hand included. Mend it, or delete it if they may."
+            )
 
     def write(self) -> None:
         """Write the table anew, a line per mask."""

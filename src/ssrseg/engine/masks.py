@@ -15,7 +15,7 @@ from torch.nn import functional
 from ssrseg.config import Config
 from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.files import atomic_write
-from ssrseg.data.images import read_image, read_truth, write_class_ids
+from ssrseg.data.images import fits, read_image, read_truth, write_class_ids
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.transforms import limit_side
 from ssrseg.engine.checkpoint import (
@@ -134,6 +134,8 @@ def masks(
 ) -> MasksResult:
     """Write a pseudo mask for every labelled image; skip those an earlier call has written.
 
+    A mask is made again if the labels of its image change, or the image is of another size.
+
     Args:
         data: Images with their labels. No mask of theirs is opened.
         out: Gets masks/<name>.png (indexed, 255 = ignore), classes.txt (line 1 = id 1),
@@ -148,7 +150,8 @@ def masks(
     Raises:
         ConfigError: If ``out`` holds masks made with other settings.
         CheckpointError: If the model is of other classes or the settings use nothing of it.
-        DataError: If an image cannot be read; masks already written stay.
+        DataError: If an image cannot be read, or manifest.csv is no longer ours; masks already
+            written stay.
     """
     start = time.monotonic()
     texts = build_vocabulary(data.classes, config.prompts.set, data.prompts).texts
@@ -294,6 +297,6 @@ def _same_settings(out: Path, settings: str) -> None:
 def _is_done(sample: Sample, out: Path, manifest: Manifest, save_cams: bool) -> bool:
     return (
         manifest.has(sample)
-        and (out / "masks" / f"{sample.name}.png").is_file()
+        and fits(out / "masks" / f"{sample.name}.png", sample.image)
         and (not save_cams or (out / "cams" / f"{sample.name}.npz").is_file())
     )

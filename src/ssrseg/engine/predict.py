@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ssrseg.config import Config, TestConfig
 from ssrseg.data.files import atomic_write
-from ssrseg.data.images import check_size, list_images, read_image, write_class_ids
+from ssrseg.data.images import check_size, fits, list_images, read_image, write_class_ids
 from ssrseg.data.transforms import limit_side, resize, to_unit
 from ssrseg.engine.checkpoint import load_checkpoint, load_decoder, model_digest
 from ssrseg.engine.progress import steps
@@ -193,7 +193,7 @@ def predict(
     todo = [
         (path, target)
         for path, target in zip(paths, targets, strict=True)
-        if overwrite or not target.is_file()
+        if overwrite or not fits(target, path)
     ]
     made_by = f"model: {model_digest(model)}\ncrf: {wanted}\n"
     if segmenter.config.test != own:

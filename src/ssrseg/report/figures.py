@@ -227,7 +227,7 @@ def _figure_5(
     cam = "CMPA" if source.model else "CLIP"
     rows = [
         {
-            **_closeup_facts(each, (CMPA_CAM, SSR)),
+            **_closeup_facts(each, (CMPA_CAM, SSR), {CMPA_CAM: f"{cam} CAM"}),
             "target": None if each.target is None else float(each.target.float().mean()),
         }
         for each in shown
@@ -302,9 +302,13 @@ def _chosen(choice: Choice) -> dict[str, Any]:
     return {"images": choice.names, "rule": choice.rule}
 
 
-def _closeup_facts(shown: Closeup, names: Sequence[str]) -> dict[str, Any]:
+def _closeup_facts(
+    shown: Closeup, names: Sequence[str], called: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    called = called or {}
+    shares = {name: shown.shares[name] for name in names if name in shown.shares}
     return {
         "image": shown.name,
         "class": shown.class_name,
-        "activation": {name: asdict(shown.shares[name]) for name in names if name in shown.shares},
+        "activation": {called.get(name, name): asdict(each) for name, each in shares.items()},
     }
