@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,9 @@ def test_labels_are_counted_and_slips_are_asked_about() -> None:
         'Is "horse|person" one class? Labels are separated by ";", as in "horse;person".',
         'Is "hose" (1 image) another class than "horse"?',
     ]
+    turned = describe_labels(labelled(("dog",), ("dog",), ("dgo",)))
+    assert turned[1:] == ['Is "dgo" (1 image) another class than "dog"?']
+    listed = replace(
+        data, classes=(*data.classes, "owl", "pig", "rat", "sow", "tit", "yak", "zebra")
+    )
+    assert describe_labels(listed)[1] == "No image shows owl, pig, rat, sow, tit and 2 more."

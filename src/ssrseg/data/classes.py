@@ -126,7 +126,7 @@ def _checked(path: Path, numbered: list[tuple[int, str]]) -> tuple[str, ...]:
 
 
 def describe_labels(data: LabelledImages) -> list[str]:
-    """How many images show each class, then a line for each label that looks like a slip.
+    """How many images show each class, listed ones that none shows, labels that look like slips.
 
     Args:
         data: Opened images. Where no file lists the classes, a misspelt label has become one.
@@ -137,10 +137,15 @@ def describe_labels(data: LabelledImages) -> list[str]:
             counts[data.classes[label]] += 1
     shown = [f"{name} {count}" for name, count in counts.items() if count]
     lines = [f"{len(data)} images, {len(shown)} classes: {', '.join(shown)}"]
+    unseen = [name for name, count in counts.items() if not count]
+    if unseen:
+        more = f" and {len(unseen) - 5} more" if unseen[5:] else ""
+        lines.append(f"No image shows {', '.join(unseen[:5])}{more}.")
     for name, count in counts.items():
         others = [other for other in data.classes if other != name]
         parts = [part for part in re.split(r"[|/+&\s]+", name) if part in others]
         near = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
+        near += [other for other in others if sorted(other) == sorted(name)]  # dgo for dog
         if count and parts:
             lines.append(
                 f'Is "{name}" one class? Labels are separated by ";", as in "{";".join(parts)}".'

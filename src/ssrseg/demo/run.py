@@ -123,7 +123,10 @@ def run_demo(out: Path, *, seeds: int = 1, device: str = "cpu") -> DemoResult:
     config = demo_config(0)
     base = load_rectifier(config, CLASSES, device=device)
     minutes = (time.monotonic() - start) / 60
-    facts = (*demo_facts(config, TRAIN_SCENES, VAL_SCENES), ("time", f"{minutes:.1f} minutes"))
+    facts = (
+        *demo_facts(config, TRAIN_SCENES, VAL_SCENES),
+        ("time of the last call", f"{minutes:.1f} minutes"),
+    )
     heads = load_heads(base, out / "seed-0" / "ssr")
     write_report(page, out / "seed-0", variant(base, config, heads), figures, GROUPS, facts)
     return DemoResult(figures, page, _table(figures))
