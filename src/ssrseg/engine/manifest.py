@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -42,7 +42,7 @@ class Manifest:
                         self._rows[whole["name"]] = whole
         self.write()
 
-    def _check(self, columns: Iterable[str]) -> None:
+    def _check(self, columns: Sequence[str]) -> None:
         if not set(COLUMNS) <= set(columns):
             raise DataError(
                 f'{self.path} is not as ssrseg writes it: it begins with "{",".join(columns)}"'
