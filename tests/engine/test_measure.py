@@ -327,7 +327,7 @@ def test_contents_of_masks_and_images_count(template: Bench, tmp_path: Path) -> 
 def test_unseen_images_are_not_trained_on(template: Bench) -> None:
     assert template.val is not None and template.train is not None
     both = replace(template.val, samples=(*template.val.samples, template.train.samples[0]))
-    with pytest.raises(DataError, match=r"1 images are trained on .*--train-split, --val-split"):
+    with pytest.raises(DataError, match=r"1 images are trained on .*--train-split and --val-split"):
         tasks((DECODER,), replace(template, val=both), 1)
     assert tasks((CMPA_CAM,), replace(template, val=both), 1)
 
