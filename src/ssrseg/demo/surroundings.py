@@ -52,20 +52,24 @@ class _Look(NamedTuple):
 
     @property
     def light(self) -> float:
+        """Luma (BT.601), 0 .. 255."""
         return 0.299 * self.red + 0.587 * self.green + 0.114 * self.blue
 
     @property
     def chroma(self) -> float:
+        """Largest channel less the smallest; grey = 0."""
         colours = (self.red, self.green, self.blue)
         return max(colours) - min(colours)
 
     @property
     def is_green(self) -> bool:
+        """Grass and leaves, yellowish ones too."""
         more_than_blue = self.green - self.blue
         return more_than_blue > 14 and self.green > self.red - 0.22 * more_than_blue
 
     @property
     def is_blue(self) -> bool:
+        """Sky and water."""
         return self.blue > self.red + 12 and self.blue > self.green - 4
 
 

@@ -65,6 +65,7 @@ class _Run:
     texts: tuple[str, ...]
 
     def checkpoint(self, tensors: dict[str, Tensor], iteration: int) -> Checkpoint:
+        """What a file of this run holds."""
         return Checkpoint(
             tensors,
             self.config,
