@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 from timing import Ratio, finish
 
-from ssrseg.data.cache import SuperpixelCache
+from ssrseg.config import load_config
 from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
+from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.demo.run import FIRST_SCENE
 from ssrseg.demo.scenes import write_dataset
-from ssrseg.engine.masks import rectify_photo
-from ssrseg.engine.rectify import load_rectifier
-from ssrseg.settings import load_config
+from ssrseg.model import load_rectifier
+from ssrseg.pseudo_masks import rectify_photo
 
 
 def main() -> None:

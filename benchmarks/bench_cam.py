@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import torch
-from encoders import vit_b16_clip, vit_s16_dino
 from timing import Ratio, finish, medians
 from torch import Tensor
 
+from encoders import vit_b16_clip, vit_s16_dino
+from ssrseg.config import load_config
 from ssrseg.data.classes import VOC_CLASSES
-from ssrseg.engine.rectify import Rectifier
 from ssrseg.method.cam import allowed_words, gradcam, word_probability
 from ssrseg.method.superpixels import slic_labels
+from ssrseg.model import Rectifier
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.vocabulary import build_vocabulary
-from ssrseg.settings import load_config
 
 
 def main() -> None:

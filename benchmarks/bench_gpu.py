@@ -12,19 +12,18 @@ import warnings
 from pathlib import Path
 
 import torch
-from encoders import save_encoders, write_photographs
 from timing import Ratio, finish, medians
 
-from ssrseg.config import Config
-from ssrseg.data.cache import SuperpixelCache
+from encoders import save_encoders, write_photographs
+from ssrseg.config import Config, load_config
+from ssrseg.data.crops import CropDraws
 from ssrseg.data.open import open_labelled
-from ssrseg.engine.crops import CropDraws
-from ssrseg.engine.learner import Learner
-from ssrseg.engine.masks import masks
-from ssrseg.engine.rectify import load_rectifier
-from ssrseg.engine.train import _crop_losses as crop_losses
+from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.learner import Learner
+from ssrseg.model import load_rectifier
 from ssrseg.networks.decoder import Decoder
-from ssrseg.settings import load_config
+from ssrseg.pseudo_masks import masks
+from ssrseg.training import _crop_losses as crop_losses
 
 DEVICE = "cuda"
 

@@ -10,19 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from encoders import vit_b16_clip, vit_s16_dino, write_photographs
 from timing import finish, medians
 
-from ssrseg.config import DataConfig
-from ssrseg.data.cache import SuperpixelCache
+from encoders import vit_b16_clip, vit_s16_dino, write_photographs
+from ssrseg.config import DataConfig, load_config
 from ssrseg.data.classes import VOC_CLASSES
+from ssrseg.data.crops import CropDraws
 from ssrseg.data.open import open_labelled
-from ssrseg.engine.crops import CropDraws
-from ssrseg.engine.rectify import Rectifier
+from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.method.prototypes import image_prototypes
 from ssrseg.method.superpixels import slic_labels
+from ssrseg.model import Rectifier
 from ssrseg.networks.vocabulary import build_vocabulary
-from ssrseg.settings import load_config
 
 Cost = dict[float, float]
 

@@ -15,8 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from encoders import save_encoders, write_photographs
 from timing import Ratio, finish
+
+from encoders import save_encoders, write_photographs
 
 GB = 2**30
 
@@ -29,9 +30,9 @@ def resident() -> float:
 
 def run_masks(folder: Path, photos: str, images: int) -> None:
     """Masks of all photographs; prints resident memory twenty times, and its peak."""
+    from ssrseg import pseudo_masks as module
+    from ssrseg.config import load_config
     from ssrseg.data.open import open_labelled
-    from ssrseg.engine import masks as module
-    from ssrseg.settings import load_config
 
     data = open_labelled(folder / photos)
     config = load_config(
@@ -53,9 +54,9 @@ def run_masks(folder: Path, photos: str, images: int) -> None:
 
 def run_training(folder: Path) -> None:
     """A few iterations at batch 16."""
+    from ssrseg.config import load_config
     from ssrseg.data.open import open_labelled
-    from ssrseg.engine.train import train
-    from ssrseg.settings import load_config
+    from ssrseg.training import train
 
     data = open_labelled(folder / "photos")
     config = load_config(

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from encoders import vit_b16_clip, vit_s16_dino
 from timing import Ratio, finish, medians
 from torch.nn import functional
 
+from encoders import vit_b16_clip, vit_s16_dino
+from ssrseg.config import load_config
 from ssrseg.data.classes import VOC_CLASSES
-from ssrseg.engine.learner import build_alignment
-from ssrseg.engine.predict import Segmenter
-from ssrseg.engine.rectify import Rectifier
+from ssrseg.learner import build_alignment
 from ssrseg.method.objective import segmentation_loss
 from ssrseg.method.superpixels import slic_labels
+from ssrseg.model import Rectifier
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.frozen import Precision
 from ssrseg.networks.vocabulary import build_vocabulary
-from ssrseg.settings import load_config
+from ssrseg.prediction import Segmenter
 
 BATCH, SIDE, CLASSES = 4, 320, 2
 

@@ -12,7 +12,7 @@ import yaml
 from make_tiny import tiny_voc
 
 from ssrseg.cli import app, main
-from ssrseg.settings import load_config
+from ssrseg.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")

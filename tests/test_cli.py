@@ -20,9 +20,9 @@ from PIL import Image
 from tiny_encoders import tiny_config, tiny_dino
 
 from ssrseg import __version__
+from ssrseg.checkpoint import model_digest
 from ssrseg.cli import app, main
-from ssrseg.engine.checkpoint import model_digest
-from ssrseg.settings import describe, known_keys, preset_names
+from ssrseg.config import describe, known_keys, preset_names
 
 VERBS = (
     *("demo", "train", "masks", "predict", "evaluate", "doctor", "config"),
@@ -186,7 +186,7 @@ def test_an_interrupt_ends_with_130(terminal: Terminal, monkeypatch: pytest.Monk
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt  # a signal would be lost where a shell has SIGINT ignored
 
-    monkeypatch.setattr("ssrseg.settings.load_config", interrupt)
+    monkeypatch.setattr("ssrseg.config.load_config", interrupt)
     assert terminal.run("config") == 130
     assert "same command goes on" in terminal.err
     assert "Traceback" not in terminal.err
@@ -196,7 +196,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPa
     def broken(*_: object, **__: object) -> None:
         raise OSError("not from the file system")
 
-    monkeypatch.setattr("ssrseg.settings.load_config", broken)
+    monkeypatch.setattr("ssrseg.config.load_config", broken)
     with pytest.raises(OSError, match="not from the file system"):
         main(["config"])
 
@@ -559,7 +559,7 @@ def test_a_full_disk_is_said_in_one_paragraph(
     def full(path: Path, *_: object) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("ssrseg.engine.masks.write_class_ids", full)
+    monkeypatch.setattr("ssrseg.pseudo_masks.write_class_ids", full)
     out = photos.parent / "out"
     message = terminal.refused("masks", "--data", photos, "--out", out, *encoders)
     assert str(out / "masks" / "photo_0.png") in message

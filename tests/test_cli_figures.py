@@ -14,12 +14,12 @@ from make_tiny import tiny_coco, tiny_folder, tiny_voc
 from tiny_encoders import tiny_config
 
 import ssrseg
-import ssrseg.report.figures
+import ssrseg.paper.figures
 from ssrseg.cli import app, main
-from ssrseg.engine.prepare_coco import prepare_coco
-from ssrseg.settings import known_keys
+from ssrseg.config import known_keys
+from ssrseg.prepare.coco import prepare_coco
 
-assert ssrseg.report.figures  # imported once, so that a test may hide what it needs
+assert ssrseg.paper.figures  # imported once, so that a test may hide what it needs
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from test_cli import Terminal
 from tiny_encoders import tiny_config
 
 from ssrseg.cli import app
-from ssrseg.data.archives import VOC_TRAINVAL, Archive
 from ssrseg.data.coco import instances_file
-from ssrseg.engine import prepare_voc as voc_module
-from ssrseg.engine.archive import INSIDE
+from ssrseg.prepare import voc as voc_module
+from ssrseg.prepare.archives import VOC_TRAINVAL, Archive
+from ssrseg.prepare.voc_server import INSIDE
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_an_interrupted_download_goes_on(
         if not have:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("ssrseg.data.download._receive", receive)
+    monkeypatch.setattr("ssrseg.prepare.download._receive", receive)
     root = tmp_path / "new"
     command = ("prepare", "voc", "--data", root, "--download", "--workers", "1")
     assert terminal.run(*command) == 130
@@ -184,7 +184,7 @@ def test_the_test_list_is_predicted_and_packed(
     assert terminal.fine(*predict).startswith("2 masks written")
     command = ("archive", "--masks", out, "--data", voc, "--out", packed)
     assert "names 2 images, but the server scores 1,456" in terminal.refused(*command)
-    monkeypatch.setattr("ssrseg.engine.archive.PUBLISHED", 2)
+    monkeypatch.setattr("ssrseg.prepare.voc_server.PUBLISHED", 2)
     assert terminal.fine(*command) == f"2 masks packed as {INSIDE}/*.png in {packed}.\n"
     with tarfile.open(packed) as archive:
         assert archive.getnames() == [f"{INSIDE}/2007_00000{i}.png" for i in (3, 1)]

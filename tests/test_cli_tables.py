@@ -13,7 +13,7 @@ from make_tiny import tiny_coco, tiny_voc
 from tiny_encoders import tiny_config
 
 from ssrseg.cli import main
-from ssrseg.engine.prepare_coco import prepare_coco
+from ssrseg.prepare.coco import prepare_coco
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ssrseg.config import Config
+from ssrseg.config import Config, describe, known_keys, load_config, preset_names
 from ssrseg.errors import ConfigError
-from ssrseg.settings import describe, known_keys, load_config, preset_names
 
 
 def test_every_preset_loads() -> None:

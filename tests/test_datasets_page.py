@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from ssrseg.cli import app
-from ssrseg.data.archives import COCO_ANNOTATIONS, COCO_IMAGES, SBD, VOC_TRAINVAL
+from ssrseg.config import load_config
 from ssrseg.data.coco import IMAGE_FOLDERS
-from ssrseg.data.sbd import HOMES
-from ssrseg.engine import prepare_coco, prepare_voc
-from ssrseg.engine.archive import INSIDE
-from ssrseg.settings import load_config
+from ssrseg.prepare import coco as prepare_coco
+from ssrseg.prepare import voc as prepare_voc
+from ssrseg.prepare.archives import COCO_ANNOTATIONS, COCO_IMAGES, SBD, VOC_TRAINVAL
+from ssrseg.prepare.sbd import HOMES
+from ssrseg.prepare.voc_server import INSIDE
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "datasets.md"
 TEXT = PAGE.read_text(encoding="utf-8")

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ssrseg.settings import known_keys, load_config
+from ssrseg.config import known_keys, load_config
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "decisions"
 TEXT = (FOLDER / "README.md").read_text(encoding="utf-8")
 LINES = [line for line in TEXT.splitlines() if line.startswith("| ")]
 CELLS = [[cell.strip() for cell in line.strip("|").split("|")] for line in LINES]
 FINDINGS = [row for row in CELLS if row[0].isdigit()]
-MATTERS = (FOLDER.parents[1] / "tests" / "engine" / "test_settings.py").read_text(encoding="utf-8")
+MATTERS = (FOLDER.parents[1] / "tests" / "test_settings.py").read_text(encoding="utf-8")
 """Has another value for every setting, and shows that it changes what comes out."""
 ENTRIES = [row for row in CELLS if row[0].startswith("[")]
 

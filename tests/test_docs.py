@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import ssrseg
-from ssrseg.settings import known_keys, load_config
+from ssrseg.config import known_keys, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))

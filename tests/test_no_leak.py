@@ -17,9 +17,9 @@ from tiny_encoders import tiny_config
 
 from ssrseg.config import Config
 from ssrseg.data.open import open_labelled
-from ssrseg.engine.masks import masks
-from ssrseg.engine.prepare_coco import prepare_coco
-from ssrseg.engine.train import train
+from ssrseg.prepare.coco import prepare_coco
+from ssrseg.pseudo_masks import masks
+from ssrseg.training import train
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from tiny_encoders import tiny_config
 
 import ssrseg
 from ssrseg.cli import app
-from ssrseg.settings import known_keys, load_config, preset_names
+from ssrseg.config import known_keys, load_config, preset_names
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

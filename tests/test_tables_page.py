@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ssrseg.cli import app
-from ssrseg.engine.ablation import combinations
-from ssrseg.report.published import PAPER
-from ssrseg.settings import load_config
+from ssrseg.config import load_config
+from ssrseg.paper.ablation import combinations
+from ssrseg.paper.published import PAPER
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "tables.md"
 TEXT = PAGE.read_text(encoding="utf-8")

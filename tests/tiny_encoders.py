@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, ViTConfig, ViTModel
 
-from ssrseg.config import Config
-from ssrseg.settings import load_config
+from ssrseg.config import Config, load_config
 
 WIDTH, DEPTH, HEADS, DIM, PATCH = 64, 4, 4, 32, 16
 

@@ -24,68 +24,68 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Config": "ssrseg.config",
-    "Evaluation": "ssrseg.engine.evaluate",
+    "Evaluation": "ssrseg.evaluation",
     "LabelledImages": "ssrseg.data.sample",
-    "MasksResult": "ssrseg.engine.masks",
-    "PhotoMask": "ssrseg.engine.masks",
-    "PredictResult": "ssrseg.engine.predict",
-    "Prediction": "ssrseg.engine.predict",
-    "Rectifier": "ssrseg.engine.rectify",
+    "MasksResult": "ssrseg.pseudo_masks",
+    "PhotoMask": "ssrseg.pseudo_masks",
+    "PredictResult": "ssrseg.prediction",
+    "Prediction": "ssrseg.prediction",
+    "Rectifier": "ssrseg.model",
     "SSRError": "ssrseg.errors",
     "Sample": "ssrseg.data.sample",
-    "Segmenter": "ssrseg.engine.predict",
-    "SuperpixelCache": "ssrseg.data.cache",
-    "TrainResult": "ssrseg.engine.train",
-    "evaluate": "ssrseg.engine.evaluate",
-    "examine": "ssrseg.engine.doctor",
-    "load_config": "ssrseg.settings",
-    "load_rectifier": "ssrseg.engine.rectify",
-    "load_segmenter": "ssrseg.engine.predict",
-    "masks": "ssrseg.engine.masks",
+    "Segmenter": "ssrseg.prediction",
+    "SuperpixelCache": "ssrseg.data.superpixels",
+    "TrainResult": "ssrseg.training",
+    "evaluate": "ssrseg.evaluation",
+    "examine": "ssrseg.doctor",
+    "load_config": "ssrseg.config",
+    "load_rectifier": "ssrseg.model",
+    "load_segmenter": "ssrseg.prediction",
+    "masks": "ssrseg.pseudo_masks",
     "open_images": "ssrseg.data.open",
     "open_labelled": "ssrseg.data.open",
-    "predict": "ssrseg.engine.predict",
-    "prepare_coco": "ssrseg.engine.prepare_coco",
-    "prepare_voc": "ssrseg.engine.prepare_voc",
+    "predict": "ssrseg.prediction",
+    "prepare_coco": "ssrseg.prepare.coco",
+    "prepare_voc": "ssrseg.prepare.voc",
     "read_image": "ssrseg.data.images",
-    "rectify_photo": "ssrseg.engine.masks",
+    "rectify_photo": "ssrseg.pseudo_masks",
     "run_demo": "ssrseg.demo.run",
-    "score_seeds": "ssrseg.engine.seeds",
-    "train": "ssrseg.engine.train",
-    "voc_archive": "ssrseg.engine.archive",
+    "score_seeds": "ssrseg.paper.cam_seeds",
+    "train": "ssrseg.training",
+    "voc_archive": "ssrseg.prepare.voc_server",
 }
 
 if TYPE_CHECKING:
     from ssrseg.config import Config as Config
-    from ssrseg.data.cache import SuperpixelCache as SuperpixelCache
+    from ssrseg.config import load_config as load_config
     from ssrseg.data.images import read_image as read_image
     from ssrseg.data.open import open_images as open_images
     from ssrseg.data.open import open_labelled as open_labelled
     from ssrseg.data.sample import LabelledImages as LabelledImages
     from ssrseg.data.sample import Sample as Sample
+    from ssrseg.data.superpixels import SuperpixelCache as SuperpixelCache
     from ssrseg.demo.run import run_demo as run_demo
-    from ssrseg.engine.archive import voc_archive as voc_archive
-    from ssrseg.engine.doctor import examine as examine
-    from ssrseg.engine.evaluate import Evaluation as Evaluation
-    from ssrseg.engine.evaluate import evaluate as evaluate
-    from ssrseg.engine.masks import MasksResult as MasksResult
-    from ssrseg.engine.masks import PhotoMask as PhotoMask
-    from ssrseg.engine.masks import masks as masks
-    from ssrseg.engine.masks import rectify_photo as rectify_photo
-    from ssrseg.engine.predict import Prediction as Prediction
-    from ssrseg.engine.predict import PredictResult as PredictResult
-    from ssrseg.engine.predict import Segmenter as Segmenter
-    from ssrseg.engine.predict import load_segmenter as load_segmenter
-    from ssrseg.engine.predict import predict as predict
-    from ssrseg.engine.prepare_coco import prepare_coco as prepare_coco
-    from ssrseg.engine.prepare_voc import prepare_voc as prepare_voc
-    from ssrseg.engine.rectify import Rectifier as Rectifier
-    from ssrseg.engine.rectify import load_rectifier as load_rectifier
-    from ssrseg.engine.seeds import score_seeds as score_seeds
-    from ssrseg.engine.train import TrainResult as TrainResult
-    from ssrseg.engine.train import train as train
+    from ssrseg.doctor import examine as examine
     from ssrseg.errors import SSRError as SSRError
-    from ssrseg.settings import load_config as load_config
+    from ssrseg.evaluation import Evaluation as Evaluation
+    from ssrseg.evaluation import evaluate as evaluate
+    from ssrseg.model import Rectifier as Rectifier
+    from ssrseg.model import load_rectifier as load_rectifier
+    from ssrseg.paper.cam_seeds import score_seeds as score_seeds
+    from ssrseg.prediction import Prediction as Prediction
+    from ssrseg.prediction import PredictResult as PredictResult
+    from ssrseg.prediction import Segmenter as Segmenter
+    from ssrseg.prediction import load_segmenter as load_segmenter
+    from ssrseg.prediction import predict as predict
+    from ssrseg.prepare.coco import prepare_coco as prepare_coco
+    from ssrseg.prepare.voc import prepare_voc as prepare_voc
+    from ssrseg.prepare.voc_server import voc_archive as voc_archive
+    from ssrseg.pseudo_masks import MasksResult as MasksResult
+    from ssrseg.pseudo_masks import PhotoMask as PhotoMask
+    from ssrseg.pseudo_masks import masks as masks
+    from ssrseg.pseudo_masks import rectify_photo as rectify_photo
+    from ssrseg.training import TrainResult as TrainResult
+    from ssrseg.training import train as train
 
 __all__ = ["__version__", *_HOMES]
 

@@ -81,7 +81,7 @@ def test_a_finished_seed_is_not_run_again(
     def refuse(*_: object) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("ssrseg.engine.measure._run", refuse)
+    monkeypatch.setattr("ssrseg.paper.run_experiments._run", refuse)
     before = (out / "seed-0" / "ssr" / "log.csv").stat().st_mtime_ns
     again = run.run_demo(out, seeds=1)
     assert again.figures == found.figures

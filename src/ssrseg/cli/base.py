@@ -19,8 +19,8 @@ from ssrseg.errors import SSRError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ssrseg.check_result import Finding
     from ssrseg.config import Config
-    from ssrseg.engine.finding import Finding
 
 app = App(
     name="ssrseg",
@@ -87,7 +87,7 @@ def settings(
     base: dict[str, Any] | None = None,
 ) -> Config:
     """Preset, file and options of a command, joined; the last one wins."""
-    from ssrseg.settings import load_config
+    from ssrseg.config import load_config
 
     named = [("backbones.clip", clip), ("backbones.dino", dino), ("prompts.set", prompts)]
     # quoted, because a path may hold what YAML takes for syntax
@@ -108,7 +108,7 @@ def settings_of_run(
     """:func:`settings`, on top of those of a trained run unless a preset is named."""
     base = None
     if model is not None and preset is None:
-        from ssrseg.engine.checkpoint import load_checkpoint
+        from ssrseg.checkpoint import load_checkpoint
 
         base = load_checkpoint(model).config.to_dict()
     return settings(preset or "ssr", config, overrides, clip, dino, prompts, base)

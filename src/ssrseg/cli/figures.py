@@ -96,13 +96,13 @@ def figure(
     if data2 is None and (split2 or model2):
         raise ConfigError("--split2 and --model2 describe --data2, which is missing. Give it too.")
     from ssrseg.data.open import open_labelled
-    from ssrseg.engine.compare import parse_rows
-    from ssrseg.engine.device import pick_device
-    from ssrseg.report.figures import (
+    from ssrseg.device import pick_device
+    from ssrseg.paper.figures import (
         FigureOptions,
         FigureSource,
         make_figure,
     )  # says if matplotlib is missing
+    from ssrseg.paper.method_comparison import parse_rows
 
     sets = [(data, split, model)] + ([(data2, split2, model2 or model)] if data2 else [])
     sources = [

@@ -69,8 +69,8 @@ def prepare(
             f"--split {split} says which images get superpixels, but none are wanted. Add"
             " --superpixels, or leave it away."
         )
-    from ssrseg.engine.prepare_coco import prepare_coco
-    from ssrseg.engine.prepare_voc import prepare_voc
+    from ssrseg.prepare.coco import prepare_coco
+    from ssrseg.prepare.voc import prepare_voc
 
     result = (prepare_voc if dataset == "voc" else prepare_coco)(
         data,
@@ -97,7 +97,7 @@ def archive(
     out: Annotated[Path, Parameter(help="The archive to write, such as results.tgz.")],
 ) -> None:
     """Check masks of VOC's test images and pack them for the evaluation server."""
-    from ssrseg.engine.archive import INSIDE, voc_archive
+    from ssrseg.prepare.voc_server import INSIDE, voc_archive
 
     result = voc_archive(masks, data, out, split=split)
     say(f"{result.images} masks packed as {INSIDE}/*.png in {result.path}.")

@@ -27,7 +27,7 @@ from ssrseg.cli.base import (
 if TYPE_CHECKING:
     from ssrseg.config import Config
     from ssrseg.data.sample import LabelledImages
-    from ssrseg.engine.seeds import SeedScores
+    from ssrseg.paper.cam_seeds import SeedScores
 
 Exponents = Annotated[
     Literal["protocol", "wide"],
@@ -68,7 +68,7 @@ def seeds(
     """Score CAM seeds by the protocol of Tables 2 to 4: mIoU, P, R at the best exponent."""
     base = None
     if model is not None and preset is None:
-        from ssrseg.engine.checkpoint import load_checkpoint
+        from ssrseg.checkpoint import load_checkpoint
 
         base = load_checkpoint(model).config.to_dict()
     chosen = settings(preset or "ssr", config, overrides, clip, dino, prompts, base)
@@ -102,7 +102,7 @@ def _write_seeds(
     found: dict[str, SeedScores], images: LabelledImages, chosen: Config, path: Path
 ) -> None:
     from ssrseg.data.files import atomic_write
-    from ssrseg.engine.evaluate import class_figures, mean_figures
+    from ssrseg.evaluation import class_figures, mean_figures
 
     table: dict[str, Any] = {"settings": chosen.to_dict(), "seeds": {}}
     for name, each in found.items():
@@ -133,14 +133,14 @@ def _score(
     device: str,
 ) -> dict[str, SeedScores]:
     """One pass for the initial CAM and every refinement."""
-    from ssrseg.data.cache import SuperpixelCache
-    from ssrseg.engine.device import pick_device
-    from ssrseg.engine.masks import use_model
-    from ssrseg.engine.measure import variant
-    from ssrseg.engine.rectify import load_rectifier
-    from ssrseg.engine.rows import RAW
-    from ssrseg.engine.seeds import ALPHAS, score_seeds
-    from ssrseg.settings import load_config
+    from ssrseg.config import load_config
+    from ssrseg.data.superpixels import SuperpixelCache
+    from ssrseg.device import pick_device
+    from ssrseg.model import load_rectifier
+    from ssrseg.paper.cam_seeds import ALPHAS, score_seeds
+    from ssrseg.paper.rows import RAW
+    from ssrseg.paper.run_experiments import variant
+    from ssrseg.pseudo_masks import use_model
 
     rectifier = load_rectifier(
         chosen, images.classes, own_prompts=images.prompts, device=pick_device(device)

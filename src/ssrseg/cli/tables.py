@@ -29,7 +29,7 @@ from ssrseg.cli.seeds import Exponents, open_split
 
 if TYPE_CHECKING:
     from ssrseg.config import Config
-    from ssrseg.engine.experiments import Bench, Experiment
+    from ssrseg.paper.experiments import Bench, Experiment
 
 
 @Parameter(name="*")
@@ -84,9 +84,9 @@ class Where:
         train = open_split(self.data, self.train_split) if trained else None
         scored = open_split(self.data, self.seed_split) if cams else None
         val = open_split(self.data, self.val_split) if decoders else None
-        from ssrseg.engine.device import pick_device
-        from ssrseg.engine.experiments import Bench
-        from ssrseg.engine.seeds import ALPHAS
+        from ssrseg.device import pick_device
+        from ssrseg.paper.cam_seeds import ALPHAS
+        from ssrseg.paper.experiments import Bench
 
         return Bench(
             self.out,
@@ -118,8 +118,8 @@ def table(
 ) -> None:
     """Measure a table of the paper and print it beside the paper's figures."""
     chosen = where.settings()
-    from ssrseg.engine.measure import measure
-    from ssrseg.engine.rows import TABLES, coco_settings
+    from ssrseg.paper.rows import TABLES, coco_settings
+    from ssrseg.paper.run_experiments import measure
 
     wanted = TABLES[number]
     if rows:
@@ -144,8 +144,8 @@ def table(
             _say_plan(wanted, each, where.seeds)
             measure(wanted, each, seeds=where.seeds)
     found = [measure(TABLES[number], each, seeds=where.seeds, collect=True) for each in benches]
-    from ssrseg.report.results import print_all, write_printed
-    from ssrseg.report.tables import paper_table
+    from ssrseg.paper.results import print_all, write_printed
+    from ssrseg.paper.tables import paper_table
 
     on_coco = found[1] if len(found) > 1 else None
     printed = paper_table(number, found[0], on_coco, _again())
@@ -167,7 +167,7 @@ def ablate(
 ) -> None:
     """Compare values of settings over seeds; train only where training sees the setting."""
     chosen = where.settings()
-    from ssrseg.engine.ablation import ablation_rows, refuse_idle
+    from ssrseg.paper.ablation import ablation_rows, refuse_idle
 
     if not variations:
         from ssrseg.errors import ConfigError
@@ -176,13 +176,13 @@ def ablate(
     wanted = ablation_rows(variations, chosen, measure)
     bench = where.bench(chosen, wanted)
     refuse_idle(wanted, bench, where.seeds)
-    from ssrseg.engine.measure import measure as run
+    from ssrseg.paper.run_experiments import measure as run
 
     if not where.collect:
         _say_plan(wanted, bench, where.seeds)
     found = run(wanted, bench, seeds=where.seeds, collect=where.collect)
-    from ssrseg.report.ablation import ablation_table
-    from ssrseg.report.results import print_all, write_printed
+    from ssrseg.paper.ablation_table import ablation_table
+    from ssrseg.paper.results import print_all, write_printed
 
     printed = ablation_table(wanted, found, _again())
     say(print_all(printed))
@@ -203,7 +203,7 @@ def _check_rows(
 
 
 def _say_plan(rows: Sequence[Experiment], bench: Bench, seeds: int) -> None:
-    from ssrseg.engine.measure import missing_tasks
+    from ssrseg.paper.run_experiments import missing_tasks
 
     todo = missing_tasks(rows, bench, seeds=seeds)
     runs = {task.run for task in todo if task.run and not (task.run / "model.safetensors").exists()}

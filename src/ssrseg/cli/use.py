@@ -32,7 +32,7 @@ from ssrseg.cli.base import (
 
 if TYPE_CHECKING:
     from ssrseg.data.sample import LabelledImages
-    from ssrseg.engine.evaluate import Evaluation
+    from ssrseg.evaluation import Evaluation
 
 
 @app.command
@@ -50,7 +50,7 @@ def demo(
 ) -> None:
     """Train SSR on the embedded demo world, segment unseen scenes, write a report. Offline."""
     from ssrseg.demo.run import run_demo
-    from ssrseg.engine.device import pick_device
+    from ssrseg.device import pick_device
 
     report = run_demo(out, seeds=seeds, device=pick_device(device))
     say(report.table)
@@ -98,8 +98,8 @@ def train(
 
     images = open_labelled(data, split=split)  # faulty data is said before transformers loads
     _say_labels(images)
-    from ssrseg.engine.device import pick_device
-    from ssrseg.engine.train import train as run
+    from ssrseg.device import pick_device
+    from ssrseg.training import train as run
 
     known = tuple(sample for sample in images.samples if sample.truth is not None)[:monitor]
     result = run(
@@ -148,8 +148,8 @@ def masks(
 
     images = open_labelled(data, split=split)
     _say_labels(images)
-    from ssrseg.engine.device import pick_device
-    from ssrseg.engine.masks import masks as run
+    from ssrseg.device import pick_device
+    from ssrseg.pseudo_masks import masks as run
 
     result = run(
         images,
@@ -175,8 +175,8 @@ def masks(
 
 
 def _say_labels(images: LabelledImages) -> None:
+    from ssrseg.console import notice
     from ssrseg.data.classes import describe_labels
-    from ssrseg.engine.progress import notice
 
     for line in describe_labels(images):
         notice(line)
@@ -215,8 +215,8 @@ def predict(
             "predict needs either --images (a file or folder) or --data (a data set, of which"
             " --split names a list): give exactly one of the two."
         )
-    from ssrseg.engine.device import pick_device
-    from ssrseg.engine.predict import predict as run
+    from ssrseg.device import pick_device
+    from ssrseg.prediction import predict as run
 
     result = run(
         chosen, out, model, clip=clip, crf=crf, overwrite=overwrite, device=pick_device(device)
@@ -237,8 +237,8 @@ def evaluate(
 ) -> None:
     """Score masks against true masks: mIoU, precision, recall, confusion ratio, per class."""
     from ssrseg.data.open import open_labelled
-    from ssrseg.engine.evaluate import evaluate as run
-    from ssrseg.engine.evaluate import save_evaluation
+    from ssrseg.evaluation import evaluate as run
+    from ssrseg.evaluation import save_evaluation
 
     result = run(masks, open_labelled(data, split=split))
     _print_evaluation(result)
@@ -257,7 +257,7 @@ def doctor(
 ) -> int:
     """Say what is installed, which device there is, whether the encoders load, and the cure."""
     chosen = settings(preset, config, overrides, clip, dino)
-    from ssrseg.engine.doctor import examine
+    from ssrseg.doctor import examine
 
     return show(examine(chosen))
 
@@ -265,7 +265,7 @@ def doctor(
 @app.command
 def config(*, preset: Preset = "ssr") -> None:
     """List every setting with its value in a preset and its meaning."""
-    from ssrseg.settings import describe, load_config
+    from ssrseg.config import describe, load_config
 
     values = load_config(preset).to_dict()
     table = Table("setting", "value", "meaning", box=None)

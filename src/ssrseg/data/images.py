@@ -276,3 +276,36 @@ def _nearest_sibling(path: Path) -> str:
     if not path.parent.is_dir():
         return f" Nor does its folder {path.parent}."
     return did_you_mean(path.name, os.listdir(path.parent))
+
+
+def read_mask(file: Path, size: tuple[int, int], n_classes: int) -> UInt8[Tensor, "height width"]:
+    """A mask, checked against the image and the classes it belongs to.
+
+    Args:
+        file: Indexed PNG.
+        size: Height and width of its image.
+        n_classes: Foreground classes.
+
+    Raises:
+        DataError: If its size is not the image's, or it holds unknown class ids.
+    """
+    ids = read_truth(file)
+    if ids.shape != size:
+        raise DataError(
+            f"{file} is {ids.shape[1]} x {ids.shape[0]} pixels, its image {size[1]} x {size[0]}."
+            " Masks must have the size of their image."
+        )
+    check_class_ids(file, ids, n_classes)
+    return ids
+
+
+def check_class_ids(path: Path, ids: UInt8[Tensor, "height width"], n_classes: int) -> None:
+    """Raise DataError if a mask holds a class id that the data set does not have."""
+    largest = int(ids[ids != IGNORE].max()) if (ids != IGNORE).any() else 0
+    if largest > n_classes:
+        raise DataError(
+            f"{path} holds class id {largest}, but the data have {n_classes} classes (ids 0 .."
+            f" {n_classes}, 255 = ignore). Is it a mask of another data set? If its ids belong to"
+            " a longer list of classes (VOC's 20), give the data that list, all names in its order,"
+            " as classes.txt, and make masks and model anew."
+        )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 
@@ -55,3 +55,9 @@ class LabelledImages:
         for row, sample in zip(table, self.samples, strict=True):
             row[list(sample.labels)] = True
         return table
+
+
+def present_slots(labels: list[tuple[int, ...]]) -> Int[Tensor, "batch slots"]:
+    """Class ids of each image, padded with -1 to the longest list (at least one slot)."""
+    slots = max([1, *map(len, labels)])
+    return torch.tensor([list(ids) + [-1] * (slots - len(ids)) for ids in labels])

@@ -10,14 +10,12 @@ import torch
 
 from ssrseg import __version__
 from ssrseg.config import Config
-from ssrseg.data.cache import SuperpixelCache
 from ssrseg.data.images import read_image, read_truth, voc_palette
 from ssrseg.data.open import open_labelled
-from ssrseg.engine.masks import rectify_photo
-from ssrseg.engine.rectify import Rectifier
-from ssrseg.engine.rows import READOUTS
-from ssrseg.report.overlay import heat_overlay, ids_overlay, target_overlay, upsample
-from ssrseg.report.page import (
+from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.model import Rectifier
+from ssrseg.overlay import heat_overlay, ids_overlay, target_overlay, upsample
+from ssrseg.paper.page import (
     Chart,
     Curve,
     Picture,
@@ -28,8 +26,10 @@ from ssrseg.report.page import (
     TableRow,
     write_page,
 )
-from ssrseg.report.published import PAPER
-from ssrseg.report.results import spread
+from ssrseg.paper.published import PAPER
+from ssrseg.paper.results import spread
+from ssrseg.paper.rows import READOUTS
+from ssrseg.pseudo_masks import rectify_photo
 
 SCENES_SHOWN = 8
 

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import torch
 
-from ssrseg.config import Config
+from ssrseg.config import Config, load_config
 from ssrseg.data.open import open_labelled
 from ssrseg.demo.report import demo_facts, write_report
 from ssrseg.demo.scenes import CLASSES, write_dataset
-from ssrseg.engine.experiments import Bench
-from ssrseg.engine.measure import load_heads, measure, variant
-from ssrseg.engine.rectify import load_rectifier
-from ssrseg.engine.rows import (
+from ssrseg.model import load_rectifier
+from ssrseg.paper.cam_seeds import ALPHAS
+from ssrseg.paper.experiments import Bench
+from ssrseg.paper.results import spread
+from ssrseg.paper.rows import (
     AS_SET,
     CENTRE_PRIOR,
     CLIP_CAM,
@@ -37,9 +38,7 @@ from ssrseg.engine.rows import (
     UNTRAINED,
     WITH_PAR,
 )
-from ssrseg.engine.seeds import ALPHAS
-from ssrseg.report.results import spread
-from ssrseg.settings import load_config
+from ssrseg.paper.run_experiments import load_heads, measure, variant
 
 TRAIN_SCENES, VAL_SCENES = 400, 100
 SCORED_SCENES, QUICK_SCENES = 200, 60

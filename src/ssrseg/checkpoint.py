@@ -1,0 +1,248 @@
+"""Checkpoints: safetensors with a JSON header, written whole or not at all, loaded strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ssrseg import __version__
+from ssrseg.config import SPEED_KEYS, Config, load_config
+from ssrseg.data.files import atomic_write
+from ssrseg.data.sample import LabelledImages
+from ssrseg.errors import CheckpointError, ConfigError
+from ssrseg.networks.clip import FrozenCLIP
+from ssrseg.networks.decoder import Decoder
+
+MODEL_FILE = "model.safetensors"
+STATE_FILE = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model, and in a training checkpoint all that training needs to go on.
+
+    Attributes:
+        tensors: By dotted name; the first word says whose: decoder, alignment, optimizer, ...
+        config: Settings of the run.
+        classes: Class names in the order of the decoder's channels 1, 2, ...
+        texts: What CLIP was asked: a prompt per class, then the backgrounds.
+        data: Name of the training images and labels, by content.
+        iteration: Finished iterations.
+        supervision: ``labels``, or ``full`` for the fully supervised control.
+    """
+
+    tensors: dict[str, Tensor]
+    config: Config
+    classes: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+    data: str = ""
+    iteration: int = 0
+    supervision: str = "labels"
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one owner, without its name; empty if there are none."""
+        prefix = name + "."
+        return {
+            key.removeprefix(prefix): tensor
+            for key, tensor in self.tensors.items()
+            if key.startswith(prefix)
+        }
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write atomically: a reader sees the old file or the new one.
+
+    Raises:
+        CheckpointError: If the file cannot be written.
+    """
+    header = {
+        "format": "ssrseg-1",
+        "version": __version__,
+        "config": checkpoint.config.to_dict(),
+        "classes": checkpoint.classes,
+        "texts": checkpoint.texts,
+        "data": checkpoint.data,
+        "iteration": checkpoint.iteration,
+        "supervision": checkpoint.supervision,
+    }
+    tensors = {key: value.detach().cpu().contiguous() for key, value in checkpoint.tensors.items()}
+    try:
+        with atomic_write(path) as temporary:
+            save_file(tensors, temporary, metadata={"ssrseg": json.dumps(header)})
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} could not be written ({error}). Is the disk full? The last checkpoint is still"
+            " there; the same command goes on from it."
+        ) from error
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint, or the model of a run folder.
+
+    Raises:
+        CheckpointError: If there is none, it is damaged, or another program wrote it.
+    """
+    file = path / MODEL_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise CheckpointError(
+            f"--model {path}: there is no {file.name}. Give a run folder written by `ssrseg train`"
+            " or a model.safetensors from one; an unfinished run has none yet: run the same"
+            " `ssrseg train` command again to finish it."
+        )
+    try:
+        with safe_open(file, framework="pt") as reader:
+            header = json.loads((reader.metadata() or {})["ssrseg"])
+            tensors = {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118
+        return Checkpoint(
+            tensors,
+            load_config(base=header["config"]),
+            tuple(header["classes"]),
+            tuple(header["texts"]),
+            header["data"],
+            header["iteration"],
+            header["supervision"],
+        )
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"{file} is not a checkpoint of ssrseg, or it is damaged ({type(error).__name__}:"
+            f" {error}). Train again, or copy it anew."
+        ) from error
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{file} was written by another version of ssrseg: {error}"
+        ) from error
+
+
+def model_digest(path: Path) -> str:
+    """A name for the weights of a run folder or checkpoint, wherever it lies.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    file = path / MODEL_FILE if path.is_dir() else path
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    except OSError:
+        load_checkpoint(path)  # says what is missing, and the cure
+        raise
+
+
+def load_part(module: nn.Module, checkpoint: Checkpoint, name: str, origin: Path) -> None:
+    """Load one owner's tensors into a module, all of them and nothing else.
+
+    Raises:
+        CheckpointError: If names or shapes differ: another encoder or other settings.
+    """
+    try:
+        module.load_state_dict(checkpoint.part(name), strict=True)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"The {name} in {origin} does not fit the encoder {checkpoint.config.backbones.clip}:"
+            f" {detail}. Give the encoder it was trained with (--clip)."
+        ) from error
+
+
+def load_decoder(checkpoint: Checkpoint, clip: FrozenCLIP, origin: Path) -> Decoder:
+    """The trained decoder of a checkpoint, in eval mode, on CLIP's device.
+
+    Raises:
+        CheckpointError: If it does not fit the encoder.
+    """
+    settings = checkpoint.config.decoder
+    decoder = Decoder(
+        clip.depth - 1,
+        clip.width,
+        len(checkpoint.classes),
+        layers=settings.layers,
+        dropout=settings.dropout,
+    )
+    load_part(decoder, checkpoint, "decoder", origin)
+    return decoder.to(clip.model.logit_scale.device).eval()
+
+
+def data_digest(data: LabelledImages, *, truth: bool = False) -> str:
+    """A name for images and their labels: another one if an image or a label changes.
+
+    Args:
+        data: Images; of each the name, the labels and the size of the file count.
+        truth: The true masks count as well, by their contents.
+    """
+    rows = []
+    for sample in data.samples:
+        row = f"{sample.name} {sample.labels} {_stamp(sample.image)[0]}"
+        if truth and sample.truth is not None:
+            row += f" {_content_digest(sample.truth, _stamp(sample.truth))}"
+        rows.append(row)
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of the last change; of a missing file zeros."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
+
+
+@lru_cache(maxsize=1 << 17)
+def _content_digest(path: Path, stamp: tuple[int, int]) -> str:
+    """Of the file as it was at the stamp."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if any(stamp) else ""
+
+
+def check_classes(found: tuple[str, ...], expected: tuple[str, ...], path: Path) -> None:
+    """Raise CheckpointError unless a model's classes are those of the data, in order."""
+    if found == expected:
+        return
+    missing = [name for name in expected if name not in found]
+    extra = [name for name in found if name not in expected]
+    detail = f"{len(found)} classes in the model, {len(expected)} in the data"
+    if missing:
+        detail += f"; the model lacks {', '.join(missing[:5])}"
+    if extra:
+        detail += f"; the data lack {', '.join(extra[:5])}"
+    if not missing and not extra:
+        detail += "; the order differs"
+    raise CheckpointError(
+        f"{path} was trained for other classes ({detail}). Use the data it was trained on, or train"
+        " a model for these classes."
+    )
+
+
+def check_same_run(earlier: Checkpoint, now: Checkpoint, path: Path) -> None:
+    """Raise CheckpointError unless a run may go on from a checkpoint: the same in all but speed.
+
+    Args:
+        earlier: What the file holds.
+        now: What would be written; its tensors and iteration do not count.
+        path: The file, for the message.
+    """
+    check_classes(earlier.classes, now.classes, path)
+    old, new = earlier.config.to_dict(), now.config.to_dict()
+    differing = [
+        f"{section}.{key} = {old[section].get(key)!r} there, {value!r} now"
+        for section, values in new.items()
+        for key, value in values.items()
+        if old[section].get(key) != value and f"{section}.{key}" not in SPEED_KEYS
+    ]
+    if earlier.supervision != now.supervision:
+        differing.append(f"supervision = {earlier.supervision} there, {now.supervision} now")
+    if earlier.texts != now.texts:
+        differing.append("other prompts")
+    if earlier.data != now.data:
+        differing.append("other images, labels or true masks")
+    if differing:
+        more = f"; and {len(differing) - 8} more" if differing[8:] else ""
+        raise CheckpointError(
+            f"{path.parent} holds a run with other settings ({'; '.join(differing[:8])}{more}). Use"
+            " the same settings to go on with it, or another folder (--out) to begin anew."
+        )

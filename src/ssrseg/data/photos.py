@@ -1,0 +1,178 @@
+"""Photographs ahead of the encoders: read and resized by workers, batched where sizes agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ssrseg.config import DataConfig
+from ssrseg.data.images import check_size, read_image
+from ssrseg.data.sample import Sample, present_slots
+from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.data.transforms import fit_to_patches, limit_side
+from ssrseg.errors import SSRError
+
+PATCHES = {"cpu": 1024, "cuda": 65536}
+"""Patches seen together: more gain nothing on a CPU and cost memory."""
+
+MOST_PHOTOS, MOST_BYTES = 128, 2**31
+"""Photographs in a batch, and bytes of photographs that wait for company."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photograph as the encoders and the refinement want it.
+
+    Attributes:
+        index: Its place among the samples.
+        original: RGB at its own size.
+        small: RGB, at most ``data.max_side`` pixels a side.
+        superpixels: Of ``small``; None where nobody needs them.
+    """
+
+    index: int
+    original: UInt8[Tensor, "_ _ 3"]
+    small: UInt8[Tensor, "height width 3"]
+    superpixels: Int[Tensor, "height width"] | None
+
+
+@dataclass(frozen=True)
+class PhotoBatch:
+    """Photographs of one (limited) size.
+
+    Attributes:
+        index: Their places among the samples.
+        originals: RGB of each at its own size, on the CPU.
+        small: RGB in [0, 1] at the limited size.
+        image: The same with sides of whole patches, for the encoders.
+        superpixels: Ids at the limited size.
+        n_superpixels: A bound above every id.
+        present: Classes of each, -1 = empty slot.
+    """
+
+    index: tuple[int, ...]
+    originals: tuple[UInt8[Tensor, "_ _ 3"], ...]
+    small: Float[Tensor, "batch 3 height width"]
+    image: Float[Tensor, "batch 3 fitted_h fitted_w"]
+    superpixels: Int[Tensor, "batch height width"] | None
+    n_superpixels: int | None
+    present: Int[Tensor, "batch slots"]
+
+
+class _Photos(Dataset[Photo | SSRError]):
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        max_side: int,
+        patch: int,
+        superpixels: SuperpixelCache | None,
+    ) -> None:
+        self.samples, self.max_side, self.patch = samples, max_side, patch
+        self.superpixels = superpixels
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Photo | SSRError:
+        sample = self.samples[index]
+        try:
+            photo = read_image(sample.image)
+            check_size(photo, sample.image, self.patch)
+            small = limit_side(photo, self.max_side)
+            ids = None if self.superpixels is None else self.superpixels(small, sample.name)
+        except SSRError as error:  # raised in a worker it would come back as a traceback
+            return error
+        return Photo(index, photo, small, ids)
+
+
+def photo_batches(
+    samples: Sequence[Sample],
+    settings: DataConfig,
+    patch: int,
+    superpixels: SuperpixelCache | None,
+    device: torch.device,
+) -> Iterator[PhotoBatch]:
+    """Photographs in batches of equal size, in about the order of the samples.
+
+    Args:
+        samples: What to read.
+        settings: ``max_side``, ``workers`` and ``patches`` are used.
+        patch: Side of a patch in pixels.
+        superpixels: Where superpixels are kept; None = not needed.
+        device: Where the batches go.
+
+    Raises:
+        SSRError: For a photograph that cannot be read, after all that were read before it have been
+            handed out.
+    """
+    most = settings.patches or PATCHES["cuda" if device.type == "cuda" else "cpu"]
+    loader = DataLoader(
+        _Photos(samples, settings.max_side, patch, superpixels),
+        batch_size=None,
+        num_workers=settings.workers,
+        generator=torch.Generator(),  # a loader draws a seed: not from the numbers heads start with
+    )
+    waiting: dict[tuple[int, int], list[Photo]] = {}
+
+    def batch_of(size: tuple[int, int]) -> PhotoBatch:
+        photos = waiting.pop(size)
+        labels = [samples[photo.index].labels for photo in photos]
+        return join_photos(photos, labels, patch, device)
+
+    for photo in loader:
+        if isinstance(photo, SSRError):
+            for size in list(waiting):
+                yield batch_of(size)
+            raise photo
+        if settings.workers:  # what a worker sends holds a file descriptor until it is copied
+            photo = _copied(photo)
+        size = (photo.small.shape[0], photo.small.shape[1])
+        waiting.setdefault(size, []).append(photo)
+        patches = -(-size[0] // patch) * -(-size[1] // patch)
+        full = min(MOST_PHOTOS, max(1, most // patches))
+        everyone = [each for photos in waiting.values() for each in photos]
+        held = sum(each.original.numel() for each in everyone)
+        if len(waiting[size]) >= full:
+            yield batch_of(size)
+        elif len(everyone) > 4 * full or held > MOST_BYTES:  # many odd sizes, or huge ones
+            yield batch_of(max(waiting, key=lambda each: len(waiting[each])))
+    for size in list(waiting):
+        yield batch_of(size)
+
+
+def _copied(photo: Photo) -> Photo:
+    original = photo.original.clone()
+    small = original if photo.small.shape == original.shape else photo.small.clone()
+    ids = None if photo.superpixels is None else photo.superpixels.clone()
+    return Photo(photo.index, original, small, ids)
+
+
+def join_photos(
+    photos: Sequence[Photo], labels: Sequence[tuple[int, ...]], patch: int, device: torch.device
+) -> PhotoBatch:
+    """Photographs of one limited size as a batch on a device.
+
+    Args:
+        photos: With superpixels all, or none.
+        labels: Classes of each.
+        patch: Side of a patch in pixels.
+        device: Where the batch goes.
+    """
+    ids = [photo.superpixels for photo in photos if photo.superpixels is not None]
+    superpixels = torch.stack(ids) if ids else None
+    small = torch.stack([photo.small for photo in photos]).permute(0, 3, 1, 2)
+    fitted = torch.stack([fit_to_patches(photo.small, patch) for photo in photos])
+    return PhotoBatch(
+        tuple(photo.index for photo in photos),
+        tuple(photo.original for photo in photos),
+        small.to(device, non_blocking=True).float() / 255,
+        fitted.permute(0, 3, 1, 2).to(device, non_blocking=True).float() / 255,
+        None if superpixels is None else superpixels.to(device, non_blocking=True),
+        None if superpixels is None else int(superpixels.max()) + 1,
+        present_slots(list(labels)).to(device),
+    )

@@ -1,1 +1,0 @@
-"""What runs: configuration, device, disk and networks meet here and nowhere below."""

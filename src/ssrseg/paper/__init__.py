@@ -1,0 +1,1 @@
+"""Reproduction of the paper: tables, figures, ablations; nothing below imports it."""

@@ -1,0 +1,136 @@
+"""``KEY=V1,V2``: one experiment for every combination of values."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from itertools import product
+
+from ssrseg.config import Config, known_keys, load_config
+from ssrseg.errors import ConfigError, did_you_mean
+from ssrseg.paper.experiments import Bench, Experiment, Task, Training, tasks
+from ssrseg.paper.provenance import Measure, head_settings, run_settings
+from ssrseg.paper.rows import PLAIN, SSR
+
+_CONTENT = ("backbones.clip", "backbones.dino", "prompts.set")
+
+
+def split_values(text: str) -> list[str]:
+    """Values between commas; commas inside brackets, braces and quotes do not count.
+
+    Args:
+        text: Such as ``[1,2],[4]``.
+    """
+    values, depth, quote = [""], 0, ""
+    for letter in text:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "\"'":
+            quote = letter
+        else:
+            depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and not depth and not quote:
+            values.append("")
+        else:
+            values[-1] += letter
+    return [value.strip() for value in values]
+
+
+def combinations(variations: Sequence[str]) -> list[tuple[str, ...]]:
+    """Overrides of every combination of values.
+
+    Args:
+        variations: ``section.key=V1,V2,...``, one for each key.
+
+    Raises:
+        ConfigError: If a key does not exist, comes twice or has no value.
+    """
+    axes = []
+    keys = [each.partition("=")[0].strip() for each in variations]
+    for each, key in zip(variations, keys, strict=True):
+        values = split_values(each.partition("=")[2])
+        if key not in known_keys():
+            raise ConfigError(
+                f"{each}: there is no setting {key}.{did_you_mean(key, known_keys())} Write"
+                " section.key=V1,V2, such as sgc.min_ratio=0.3,0.5."
+            )
+        if not all(values) or keys.count(key) > 1 or len(set(values)) < len(values):
+            raise ConfigError(
+                f"{each}: write each key once, with different values between commas, such as"
+                " sgc.min_ratio=0.3,0.5 or test.scales=[1.0],[1.0,0.75]."
+            )
+        if key == "optim.seed":
+            raise ConfigError(f"{each}: seeds are repetitions, not settings. Use --seeds N.")
+        axes.append([f"{key}={value}" for value in values])
+    return list(product(*axes))
+
+
+def ablation_rows(
+    variations: Sequence[str], config: Config, measure: Measure
+) -> tuple[Experiment, ...]:
+    """An experiment for every combination; each trains only what its values change.
+
+    Args:
+        variations: ``section.key=V1,V2,...``.
+        config: Settings that they vary.
+        measure: What is measured.
+
+    Raises:
+        ConfigError: If a key or a value is not allowed.
+    """
+    return tuple(_row(each, config, measure) for each in combinations(variations))
+
+
+def _row(overrides: tuple[str, ...], config: Config, measure: Measure) -> Experiment:
+    base = config.to_dict()
+    whole = load_config(base=base, overrides=overrides)
+
+    def seen(settings: Config) -> object:
+        return head_settings(settings) if measure != "segmentation" else run_settings(settings)
+
+    trained = tuple(
+        each
+        for each in overrides
+        if each.partition("=")[0].strip() in _CONTENT
+        or seen(whole)
+        != seen(load_config(base=base, overrides=[o for o in overrides if o != each]))
+    )
+    scored = tuple(each for each in overrides if each not in trained)
+    if measure == "seeds" and not any(each.startswith("pseudo.") for each in overrides):
+        scored = (PLAIN, *scored)  # the protocol's seeds are not refined
+    name = "  ".join(overrides)
+    if measure != "segmentation" and whole.affinity.rfm_after is not None:
+        raise ConfigError(
+            f"{name}: affinity.rfm_after = {whole.affinity.rfm_after} wants a decoder in training,"
+            f" and --measure {measure} trains none. Use --measure segmentation, or --set"
+            " affinity.rfm_after=null."
+        )
+    if measure != "segmentation" and whole.cam.mode != "cmpa":
+        return Experiment(name, (*trained, *scored), None, measure)
+    training = SSR
+    if trained:
+        # [3] and 3 would be one folder without the digest
+        digest = hashlib.sha256(" ".join(trained).encode()).hexdigest()[:6]
+        readable = re.sub(r"[^\w.=-]+", "-", "-".join(trained)).strip("-")
+        training = Training(f"{readable}-{digest}", trained)
+    return Experiment(name, scored, training, measure, crf=whole.test.crf)
+
+
+def refuse_idle(rows: Sequence[Experiment], bench: Bench, seeds: int) -> list[Task]:
+    """The tasks, unless two combinations come to the same.
+
+    Raises:
+        ConfigError: If a value has no influence on what is measured.
+    """
+    found = tasks(rows, bench, seeds)
+    first: dict[str, Task] = {}
+    for task in found:
+        other = first.setdefault(task.key, task)
+        if other.experiment.name != task.experiment.name:
+            raise ConfigError(
+                f'"{other.experiment.name}" and "{task.experiment.name}" measure the same thing:'
+                " the difference has no influence here. Vary something else, or measure with"
+                " another --measure (seeds, masks, segmentation)."
+            )
+    return found

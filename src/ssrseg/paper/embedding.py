@@ -1,0 +1,195 @@
+"""What Figure 6 embeds: foreground features of a whole split in CLIP's space and in CMPA's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ssrseg import __version__
+from ssrseg.checkpoint import data_digest, model_digest
+from ssrseg.console import steps
+from ssrseg.data.files import atomic_write
+from ssrseg.data.photos import photo_batches
+from ssrseg.data.sample import LabelledImages, Sample
+from ssrseg.errors import DataError
+from ssrseg.foreground import pool_pairs
+from ssrseg.learner import untrained_heads
+from ssrseg.method.cmpa import Alignment, usable_pairs
+from ssrseg.model import Rectifier
+
+PER_CLASS = 200
+"""Pairs of a class that are embedded (spec §13)."""
+
+MAX_CLASSES = 20
+"""As many colours as there are; of more classes, those with the most pairs are shown."""
+
+CHUNK = 64
+"""Images between two saves; those of one size among them are looked at together."""
+
+CLIP, CMPA, UNTRAINED = "CLIP", "CMPA", "untrained projector"
+
+
+@dataclass(frozen=True)
+class Space:
+    """Features of one space, not normalised.
+
+    Attributes:
+        image: f_image of each pair: MAP(CAM_c, V), or of V' = ISA(V), with CLIP's CAM.
+        text: Text features by class: T, or T'.
+    """
+
+    image: Float[Tensor, "pairs dim"]
+    text: Float[Tensor, "classes dim"]
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """The pairs of a split.
+
+    Attributes:
+        classes: Class of each pair.
+        spaces: By name: CLIP, and with CMPA's heads also CMPA and the untrained projector, the
+            control that shows what training did (absent where heads begin at random).
+        images: Images that were looked at.
+    """
+
+    classes: Int[Tensor, " pairs"]
+    spaces: dict[str, Space]
+    images: int
+
+
+def embed(
+    rectifier: Rectifier, data: LabelledImages, folder: Path, model: Path | None = None
+) -> Embedding:
+    """Pool the features of every (image, class) pair, at most 200 of a class.
+
+    Args:
+        rectifier: Encoders, settings, and CMPA's heads where there are.
+        data: Images in the order in which they are taken; only image-level labels are read.
+        folder: Features are kept here, under a name made of settings, data and weights, so that an
+            interrupted call goes on and a figure can be drawn anew.
+        model: Run folder or checkpoint that the heads are from.
+
+    Raises:
+        DataError: If fewer than two classes have pairs.
+    """
+    heads = _heads(rectifier)
+    kept = folder / f"features.{_digest(rectifier, data, model)}.safetensors"
+    rows = _load(kept)
+    done = int(rows["done"]) if rows else 0
+    taken = Counter(rows["classes"].tolist()) if rows else Counter()
+    with steps("Features", len(data), done=done) as progress:
+        for first in range(done, len(data), CHUNK):
+            chunk = data.samples[first : first + CHUNK]
+            wanted = [s for s in chunk if any(taken[c] < PER_CLASS for c in s.labels)]
+            if wanted:
+                new = _pool(rectifier, heads, wanted)
+                fits = []
+                for index in new["classes"].tolist():
+                    fits.append(taken[index] < PER_CLASS)
+                    taken[index] += fits[-1]
+                new = {
+                    name: values[torch.tensor(fits, dtype=torch.bool)]
+                    for name, values in new.items()
+                }
+                rows = {n: torch.cat([rows[n], v]) for n, v in new.items()} if rows else new
+                rows["done"] = torch.tensor(first + len(chunk))
+                _save(kept, rows)
+            for sample in chunk:
+                progress.advance(sample.name)
+    if not rows or len(rows["classes"].unique()) < 2:
+        raise DataError(
+            f"The {len(data)} images of {data.root} give pairs of fewer than two classes; nothing"
+            " can lie apart. Name a larger --split, or --set cmpa.min_patches=1 if the CAMs of"
+            " small images are too small to pool from."
+        )
+    return _most_frequent(rows, _texts(rectifier, heads), len(data))
+
+
+def _heads(rectifier: Rectifier) -> dict[str, Alignment]:
+    if rectifier.alignment is None:
+        return {}
+    start = untrained_heads(rectifier.alignment, rectifier.config.cmpa.temperature)
+    return {CMPA: rectifier.alignment.eval()} | ({} if start is None else {UNTRAINED: start})
+
+
+@torch.no_grad()
+def _pool(
+    rectifier: Rectifier, heads: dict[str, Alignment], samples: Sequence[Sample]
+) -> dict[str, Tensor]:
+    """Classes and features of the pairs, in the order of the samples."""
+    config, patch = rectifier.config, rectifier.clip.patch_size
+    rows: dict[str, list[Tensor]] = {name: [] for name in ("image", "classes", CLIP, *heads)}
+    for batch in photo_batches(samples, config.data, patch, None, rectifier.device):
+        initial = rectifier.initial_cam(rectifier.see(batch.image), batch.present, with_clip=True)
+        cam = initial.clip_cam
+        assert cam is not None
+        usable = usable_pairs(cam.flatten(2), batch.present, min_patches=config.cmpa.min_patches)
+        image = torch.tensor(batch.index, device=cam.device)[:, None].expand_as(batch.present)
+        rows["image"].append(image[usable].cpu())
+        rows["classes"].append(batch.present[usable].cpu())
+        features = {CLIP: initial.patch_features} | {
+            name: each.isa(initial.patch_features) for name, each in heads.items()
+        }
+        for name, values in features.items():
+            rows[name].append(pool_pairs(values, cam)[0][usable].cpu())
+    found = {name: torch.cat(parts) for name, parts in rows.items()}
+    order = found.pop("image").argsort(stable=True)  # whatever was batched with what
+    return {name: values[order] for name, values in found.items()}
+
+
+@torch.no_grad()
+def _texts(rectifier: Rectifier, heads: dict[str, Alignment]) -> dict[str, Tensor]:
+    text, n = rectifier.text_features, rectifier.n_classes
+    spaces = {CLIP: text[:n]} | {name: each.tsa(text)[:n] for name, each in heads.items()}
+    return {name: rows.cpu() for name, rows in spaces.items()}
+
+
+def _most_frequent(rows: dict[str, Tensor], texts: dict[str, Tensor], images: int) -> Embedding:
+    count = Counter(rows["classes"].tolist())
+    ranked = sorted(count, key=lambda index: (-count[index], index))[:MAX_CLASSES]
+    shown = torch.isin(rows["classes"], torch.tensor(ranked))
+    return Embedding(
+        rows["classes"][shown],
+        {name: Space(rows[name][shown], text) for name, text in texts.items()},
+        images,
+    )
+
+
+def _digest(rectifier: Rectifier, data: LabelledImages, model: Path | None) -> str:
+    """A name for all that decides the features; another one if an image or encoder is replaced."""
+    files = [sample.image.stat() for sample in data.samples]
+    parts = (
+        __version__,
+        rectifier.config.to_yaml(),
+        rectifier.vocabulary.texts,
+        data_digest(data),
+        [(file.st_size, file.st_mtime_ns) for file in files],
+        "" if model is None else model_digest(model),
+    )
+    name = hashlib.sha256(repr(parts).encode())
+    for weights in (rectifier.text_features, rectifier.clip.model.visual_projection.weight):
+        name.update(weights.detach().float().cpu().numpy().tobytes())  # other CLIP, other name
+    return name.hexdigest()[:16]
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    """Rows that an earlier call has kept; none if the file is absent or damaged."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError):
+        return {}
+
+
+def _save(path: Path, rows: dict[str, Tensor]) -> None:
+    with atomic_write(path) as temporary:
+        save_file({name: values.contiguous() for name, values in rows.items()}, temporary)

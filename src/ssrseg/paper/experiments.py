@@ -1,0 +1,273 @@
+"""Named measurements in a folder: what is missing is trained, scored and kept, the rest is read.
+
+A workspace holds ``runs/`` (folders of :func:`ssrseg.train`, shared between measurements),
+``predictions/`` and ``results/``, one JSON file per measurement with everything behind its figures.
+A result is found again by what decides it (:mod:`ssrseg.paper.provenance`), not by its name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ssrseg.checkpoint import MODEL_FILE
+from ssrseg.config import Config, load_config
+from ssrseg.data.sample import LabelledImages
+from ssrseg.errors import ConfigError, DataError
+from ssrseg.learner import Supervision
+from ssrseg.networks.vocabulary import build_vocabulary
+from ssrseg.paper.provenance import (
+    Measure,
+    content_key,
+    encoder_digests,
+    run_identity,
+    scored_digest,
+    scoring_settings,
+)
+
+Heads = Literal["trained", "untrained", "temperature", "clip"]
+KEY_FILE = "experiment.json"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run that several measurements may share.
+
+    Attributes:
+        name: Of its folder.
+        settings: ``section.key=value``, on top of the workspace's.
+        supervision: ``labels``, or ``full`` for the control of Table 6.
+    """
+
+    name: str
+    settings: tuple[str, ...] = ()
+    supervision: Supervision = "labels"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row of a table.
+
+    Attributes:
+        name: What the row is called.
+        settings: ``section.key=value`` under which it is scored, on top of its training's.
+        training: The run it needs; None = training-free, and then one seed is enough.
+        measure: ``seeds``: CAMs against true masks; ``masks``: pseudo masks; ``segmentation``: the
+            decoder on images whose labels it does not know.
+        heads: Controls of CMPA: ``untrained``: its heads before training; ``temperature``: CLIP's
+            own features, read as CMPA's are, at the trained τ; ``clip``: at CLIP's own scale.
+        crf: DenseCRF behind a segmentation.
+    """
+
+    name: str
+    settings: tuple[str, ...] = ()
+    training: Training | None = None
+    measure: Measure = "seeds"
+    heads: Heads = "trained"
+    crf: bool = False
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where measurements are made: a folder, data and settings.
+
+    Attributes:
+        out: The workspace.
+        config: Settings that experiments vary; ``optim.seed`` is the first seed.
+        train: Images that are trained on.
+        seeds: Images with true masks, whose CAMs and pseudo masks are scored.
+        val: Images with true masks, on which decoders are scored.
+        cache: Folder of superpixels; None = in the workspace.
+        device: ``cpu`` or ``cuda``.
+        jobs: Processes that train and score side by side.
+        alphas: Exponents of the background score; None = the protocol's (spec §11).
+        command: How the workspace was called, for the record.
+        runs: Pattern of a run's folder below ``out``.
+        predictions: Pattern of the folder of a run's masks.
+    """
+
+    out: Path
+    config: Config
+    train: LabelledImages | None = None
+    seeds: LabelledImages | None = None
+    val: LabelledImages | None = None
+    cache: Path | None = None
+    device: str = "cpu"
+    jobs: int = 1
+    alphas: tuple[float, ...] | None = None
+    command: str = ""
+    runs: str = "runs/{name}/seed-{seed}"
+    predictions: str = "predictions/{name}/seed-{seed}"
+
+    @property
+    def superpixels(self) -> Path:
+        """Folder of superpixels."""
+        return self.cache or self.out / "superpixels"
+
+    def settings(self, seed: int, *overrides: str) -> Config:
+        """The workspace's settings with some of an experiment's."""
+        return load_config(base=self.config.to_dict(), overrides=(f"optim.seed={seed}", *overrides))
+
+    def claim(self, pattern: str, name: str, seed: int, key: str) -> Path:
+        """The folder of that name, or, if something else lies there, one named after the key."""
+        folder = self.out / pattern.format(name=name, seed=seed)
+        marker = folder / KEY_FILE
+        if marker.is_file() and json.loads(marker.read_text(encoding="utf-8"))["key"] != key:
+            folder = self.out / pattern.format(name=f"{name}-{key}", seed=seed)
+        return folder
+
+
+@dataclass(frozen=True)
+class Task:
+    """An experiment with one seed: what decides it, and where its parts are.
+
+    Attributes:
+        experiment: The row.
+        seed: Of the training; of no influence without one.
+        config: Settings under which it is scored.
+        identity: All that decides its figures.
+        run: Folder of the run it needs; None = training-free.
+        run_config: Settings of that run.
+        heads_only: The run has to train CMPA's heads and no decoder.
+    """
+
+    experiment: Experiment
+    seed: int
+    config: Config
+    identity: Mapping[str, Any]
+    run: Path | None
+    run_config: Config | None
+    heads_only: bool
+
+    @cached_property
+    def key(self) -> str:
+        """Name of the measurement, by content."""
+        return content_key(dict(self.identity))
+
+
+@dataclass(frozen=True)
+class Result:
+    """A measurement that is there.
+
+    Attributes:
+        row: The experiment's name.
+        seed: Its seed.
+        figures: ``miou``, ``precision``, ``recall``, ``confusion_ratio``: shares in [0, 1], the
+            last one >= 0; None = not defined.
+        record: Everything that was written beside them.
+    """
+
+    row: str
+    seed: int
+    figures: Mapping[str, float | None]
+    record: Mapping[str, Any]
+
+
+def tasks(rows: Sequence[Experiment], bench: Bench, seeds: int) -> list[Task]:
+    """Every row with every seed it needs; runs are shared where their parts are the same.
+
+    Args:
+        rows: Experiments.
+        bench: Where.
+        seeds: Repetitions of what is trained, from ``optim.seed`` on.
+
+    Raises:
+        ConfigError: If a row needs CMPA and the settings switch it off, or a data set is missing.
+        DataError: If there is no true mask to score against.
+    """
+    first = bench.config.optim.seed
+    wanted = [
+        (row, first + number)
+        for row in rows
+        for number in range(seeds if row.training is not None else 1)
+    ]
+    # decoders first: their runs hold heads too
+    wanted.sort(key=lambda each: each[0].measure != "segmentation")
+    heads: dict[str, tuple[Path, Config]] = _finished_heads(bench)
+    found = [_task(row, seed, bench, heads) for row, seed in wanted]
+    order = {row.name: index for index, row in enumerate(rows)}
+    return sorted(found, key=lambda each: (order[each.experiment.name], each.seed))
+
+
+def _task(row: Experiment, seed: int, bench: Bench, heads: dict[str, tuple[Path, Config]]) -> Task:
+    trained_as = row.training.settings if row.training else ()
+    config = bench.settings(seed, *trained_as, *row.settings)
+    data = bench.val if row.measure == "segmentation" else bench.seeds
+    if data is None or (row.training is not None and bench.train is None):
+        raise ConfigError(f'"{row.name}" needs images to score and, if trained, to train on.')
+    if not any(sample.truth is not None for sample in data.samples):
+        raise DataError(
+            f"No image of {data.root} that is to be scored has a true mask. Put indexed PNGs (0 ="
+            " background, 1 = first class, ..., 255 = ignore) into SegmentationClass/, named like"
+            " the images; `ssrseg prepare` makes those of VOC and COCO."
+        )
+    if row.measure == "segmentation" and row.training is not None and bench.train is not None:
+        _refuse_overlap(bench.train, data)
+    identity: dict[str, Any] = {
+        "measure": row.measure,
+        "settings": scoring_settings(config, row.measure),
+        "data": scored_digest(data),
+        "classes": data.classes,
+        "encoders": encoder_digests(config),
+    }
+    if row.measure != "segmentation":
+        prompts = build_vocabulary(data.classes, config.prompts.set, data.prompts)
+        identity["texts"] = prompts.texts
+    if row.measure == "seeds" and bench.alphas is not None:
+        identity["alphas"] = bench.alphas
+    if row.measure == "segmentation":
+        identity["crf"] = row.crf
+    else:
+        identity["heads"] = row.heads
+    if row.training is None:
+        return Task(row, seed, config, identity, None, None, False)
+    assert bench.train is not None
+    run_config = bench.settings(seed, *row.training.settings)
+    heads_only = row.measure != "segmentation"
+    if heads_only and run_config.cam.mode != "cmpa":
+        raise ConfigError(
+            f'"{row.name}" needs CMPA, which these settings leave out. Choose a preset that has it,'
+            " or --set cam.mode=cmpa."
+        )
+    supervision = row.training.supervision
+    head = content_key(run_identity(run_config, bench.train, "labels", heads_only=True))
+    if heads_only and head in heads:
+        run, run_config = heads[head]
+    else:
+        name = row.training.name
+        if heads_only and run_config.optim.schedule == "staged":
+            run_config = bench.settings(seed, *row.training.settings, "optim.iterations=0")
+            name += "-heads"
+        whole = run_identity(run_config, bench.train, supervision, heads_only=False)
+        run = bench.claim(bench.runs, name, seed, content_key(whole))
+        if supervision == "labels":
+            heads[head] = run, run_config
+    identity["training"] = run_identity(run_config, bench.train, supervision, heads_only=heads_only)
+    return Task(row, seed, config, identity, run, run_config, heads_only)
+
+
+def _refuse_overlap(train: LabelledImages, val: LabelledImages) -> None:
+    both = {sample.image for sample in train.samples} & {sample.image for sample in val.samples}
+    if both:
+        raise DataError(
+            f"{len(both)} images are trained on and would be scored as unseen (such as"
+            f" {min(both)}). Name splits without common images by --train-split and --val-split: a"
+            " split NAME is a list of image names, one a line, in NAME.txt in the data folder."
+        )
+
+
+def _finished_heads(bench: Bench) -> dict[str, tuple[Path, Config]]:
+    """Runs that are there, by what decides their heads."""
+    found: dict[str, tuple[Path, Config]] = {}
+    for marker in sorted(bench.out.glob(f"{bench.runs.format(name='*', seed='*')}/{KEY_FILE}")):
+        heads = json.loads(marker.read_text(encoding="utf-8")).get("heads")
+        if heads and (marker.parent / MODEL_FILE).is_file():
+            settings = yaml.safe_load((marker.parent / "config.yaml").read_text(encoding="utf-8"))
+            found.setdefault(heads, (marker.parent, load_config(base=settings)))
+    return found

@@ -1,0 +1,180 @@
+"""What a figure was made with: which settings decide it, which weights, which code.
+
+Two measurements are the same if everything that decides them is. Anything not named here as without
+influence is taken to have some, so that a new setting can only cause a needless run, never a stale
+figure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from dataclasses import replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from ssrseg.checkpoint import data_digest
+from ssrseg.config import SPEED_KEYS, Config
+from ssrseg.data.sample import LabelledImages
+from ssrseg.learner import Supervision
+from ssrseg.networks.frozen import PACKAGED
+from ssrseg.networks.vocabulary import build_vocabulary
+
+Measure = Literal["seeds", "masks", "segmentation"]
+
+# encoders and prompts count by content, wherever they lie
+_BY_CONTENT = {"backbones.clip", "backbones.dino", "prompts.set"}
+_HABITS = SPEED_KEYS | {"optim.save_every"}
+# of the decoder's own training
+_DECODER = {
+    *("optim.decoder_lr", "optim.seg_weight"),
+    *("optim.affinity_weight", "optim.affinity_radius"),
+}
+_CROPS = {"data.crop", "data.scale", "data.flip"}
+
+
+def flat_settings(config: Config) -> dict[str, Any]:
+    """Every setting by its dotted key."""
+    table = config.to_dict()
+    return {f"{name}.{key}": value for name, each in table.items() for key, value in each.items()}
+
+
+def head_settings(config: Config) -> dict[str, Any]:
+    """The settings that decide ISA, TSA and τ.
+
+    The corrected CAM takes part only where it pools the features (``cmpa.cam_source=refined``), and
+    crops only where every patch is projected first. The decoder learns after the heads or beside
+    them, and never changes them.
+    """
+    ignored = {"decoder", "pseudo", "test"} | _DECODER
+    if config.optim.schedule == "staged":
+        ignored |= {"optim.iterations"}
+    if config.cmpa.map_order == "pool_then_project":
+        ignored |= _CROPS | {"optim.batch", "optim.micro_batch"}
+    if config.cmpa.cam_source != "refined":
+        ignored |= {"affinity", "sgc"}
+    if config.cmpa.cam_source != "cmpa":
+        ignored |= {"cam.readout", "cmpa.image_feature"}
+    return _without(config, ignored)
+
+
+def run_settings(config: Config, supervision: Supervision = "labels") -> dict[str, Any]:
+    """The settings that decide a trained decoder; on true masks CAMs have no part in it."""
+    ignored = {"test"}
+    if supervision == "full":
+        ignored |= {"cam", "cmpa", "affinity", "sgc", "pseudo"}
+    return _without(config, ignored)
+
+
+def scoring_settings(config: Config, measure: Measure) -> dict[str, Any]:
+    """The settings that decide a figure when the trained parts are there."""
+    if measure == "segmentation":
+        kept = _without(config, set())
+        sections = ("test", "data.norm", "data.max_side", "backbones")
+        return {key: value for key, value in kept.items() if key.startswith(sections)}
+    ignored = _CROPS | {"optim", "decoder", "test"}
+    if measure == "seeds":  # every pixel is decided, and exponents are swept but for the CRF's
+        ignored |= {"pseudo.min_score"}
+        ignored |= {"pseudo.alpha"} if config.pseudo.refine != "crf" else set()
+    if config.pseudo.refine != "par":
+        ignored |= {"pseudo.par_iterations", "pseudo.par_dilations"}
+    if config.pseudo.refine != "crf":
+        ignored |= {"pseudo.crf"}
+    kept = _without(config, ignored)
+    # of CMPA, only how its CAM is read
+    return {
+        key: value
+        for key, value in kept.items()
+        if not key.startswith("cmpa.") or key == "cmpa.image_feature"
+    }
+
+
+def _without(config: Config, ignored: set[str]) -> dict[str, Any]:
+    ignored = ignored | _BY_CONTENT | _HABITS
+    return {
+        key: value
+        for key, value in flat_settings(config).items()
+        if key not in ignored and key.split(".")[0] not in ignored
+    }
+
+
+def run_identity(
+    config: Config, data: LabelledImages, supervision: Supervision, *, heads_only: bool
+) -> dict[str, Any]:
+    """All that decides a run, or its heads."""
+    encoders = encoder_digests(config)
+    if heads_only and config.cmpa.cam_source != "refined":
+        del encoders["dino"]
+    return {
+        "settings": head_settings(config) if heads_only else run_settings(config, supervision),
+        "supervision": supervision,
+        "data": data_digest(data, truth=supervision == "full"),
+        "classes": data.classes,
+        "texts": build_vocabulary(data.classes, config.prompts.set, data.prompts).texts,
+        "encoders": encoders,
+    }
+
+
+def content_key(identity: dict[str, Any]) -> str:
+    """A short name for it."""
+    text = json.dumps(identity, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def scored_digest(data: LabelledImages) -> str:
+    """A name for the images that are scored: those with a true mask, labels and masks included."""
+    known = tuple(sample for sample in data.samples if sample.truth is not None)
+    return data_digest(replace(data, samples=known), truth=True)
+
+
+def encoder_digests(config: Config) -> dict[str, str]:
+    """Digest of each encoder: weights, configuration, tokenizer; a hub id stands for itself."""
+    return {"clip": _digest(config.backbones.clip), "dino": _digest(config.backbones.dino)}
+
+
+def _digest(source: str) -> str:
+    folder = Path(source).expanduser()
+    if source.startswith(PACKAGED):
+        folder = Path(str(files("ssrseg") / source.removeprefix(PACKAGED)))
+    if not folder.is_dir():
+        return source
+    kinds = ("*.safetensors", "*.bin", "*.json", "merges.txt")
+    found = sorted(file for kind in kinds for file in folder.glob(kind))
+    stamps = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in found)
+    return _file_digest(stamps)
+
+
+@cache
+def _file_digest(stamps: tuple[tuple[str, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for path, _, _ in stamps:
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def git_commit() -> str | None:
+    """Commit of the checkout this package runs from, "+dirty" if its sources were changed since.
+
+    Returns:
+        None outside a checkout, or without git.
+    """
+    package = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(package), *arguments], capture_output=True, text=True, timeout=20
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:  # installed inside another one
+        return None
+    commit = git("rev-parse", "--short=12", "HEAD")
+    return f"{commit}+dirty" if commit and git("status", "--porcelain", "--", ".") else commit

@@ -1,0 +1,166 @@
+"""The rows of the paper's tables, their variants and their controls, as experiments.
+
+Settings are written on top of a preset, so that the same rows serve VOC, COCO, the demo world and
+any data. A row whose settings are empty is the preset as it stands.
+"""
+
+from __future__ import annotations
+
+from ssrseg.config import Config
+from ssrseg.paper.experiments import Experiment, Training
+
+READOUTS = ("gradcam", "patch", "combined")
+MASKS = ("none", "box", "slic", "box_and_slic")
+
+PLAIN = "pseudo.refine=none"
+CLIP, _CMPA, _CENTRE = "cam.mode=clip", "cam.mode=cmpa", "cam.mode=centre"
+RAW = ("affinity.kind=none", "affinity.mask=none", PLAIN)
+# the paper's weights, and CLIP-ES's square
+_ATTENTION = ("affinity.kind=attention", "affinity.power=2", PLAIN)
+CLIP_ONLY = ("affinity.clip_weight=1.0", "affinity.dino_weight=0.0", *_ATTENTION)
+DINO_ONLY = ("affinity.clip_weight=0.0", "affinity.dino_weight=1.0", *_ATTENTION)
+FUSED = ("affinity.clip_weight=0.4", "affinity.dino_weight=0.6", *_ATTENTION)
+KERNEL = ("affinity.kind=kernel", PLAIN)
+BOX, SLIC = "affinity.mask=box", "affinity.mask=slic"
+
+SSR = Training("ssr")
+CMPA = Training("ssr", (_CMPA,))  # the same run, unless the preset has no CMPA
+FULL = Training("full", supervision="full")
+LOSS_TRAININGS = {
+    "L_feature": Training("L_feature", (_CMPA, "cmpa.loss=feature", "cmpa.bg_pairs=0")),
+    "L_in_modal": Training("L_in_modal", (_CMPA, "cmpa.loss=in_modal", "cmpa.bg_pairs=0")),
+    "L_crossmodal": Training("L_crossmodal", (_CMPA, "cmpa.loss=crossmodal", "cmpa.bg_pairs=0")),
+    "L_crossmodal + background pairs": Training(
+        "L_crossmodal-pairs", (_CMPA, "cmpa.loss=crossmodal", "cmpa.bg_pairs=1.0")
+    ),
+}
+"""Table 4 as defined, and with background pairs [0005]."""
+
+CLIP_CAM = Experiment("CLIP CAM", (CLIP, *RAW))
+CENTRE_PRIOR = Experiment("centre prior, no image", (_CENTRE, *RAW))
+CMPA_CAM = Experiment("CMPA CAM", RAW, CMPA)
+STEPS = (
+    CMPA_CAM,
+    Experiment("+ CLIP attention", (*CLIP_ONLY, BOX), CMPA),
+    Experiment("+ DINO attention", (*FUSED, BOX), CMPA),
+    Experiment("+ SGC", (*FUSED, SLIC), CMPA),
+)
+"""Table 3's four rows; those before SGC have CLIP-ES's boxes, which SGC replaces."""
+
+AS_SET = Experiment("the preset's own affinity and mask", (PLAIN,), CMPA)
+WITH_PAR = Experiment("+ PAR", ("pseudo.refine=par",), CMPA)
+WITH_CRF = Experiment("+ CRF", ("pseudo.refine=crf",), CMPA)
+
+ATTENTIONS = {
+    "no attention": RAW,
+    "CLIP attention": CLIP_ONLY,
+    "DINO attention": DINO_ONLY,
+    "fused 0.4 : 0.6": FUSED,
+}
+GRID = tuple(
+    Experiment(f"{name}, {mask}", (*settings, f"affinity.mask={mask}"), CMPA)
+    for name, settings in ATTENTIONS.items()
+    for mask in MASKS
+)
+"""Table 3 in full: who propagates, and from where."""
+
+_CLIP_ES = (
+    *(CLIP, *CLIP_ONLY[:2], *_ATTENTION[:2], BOX),
+    *("affinity.sinkhorn=3", "affinity.cda_temperature=null", "sgc.axis=col"),
+)
+CLIP_ES = Experiment("CLIP CAM, CLIP attention, box", (*_CLIP_ES, PLAIN))
+CONTROLS = (
+    CENTRE_PRIOR,
+    Experiment(
+        "centre prior, SGC without propagation", (_CENTRE, "affinity.kind=none", SLIC, PLAIN)
+    ),
+    CLIP_CAM,
+    Experiment("CLIP CAM, read as CMPA's is", (_CMPA, *RAW), heads="clip"),
+    Experiment("untrained CMPA CAM", RAW, CMPA, heads="untrained"),
+    CLIP_ES,
+    Experiment("CLIP CAM, fused attention, box", (CLIP, *FUSED, BOX)),
+    Experiment("CLIP CAM, fused attention, SGC", (CLIP, *FUSED, SLIC)),
+    Experiment("CLIP CAM, SGC without propagation", (CLIP, "affinity.kind=none", SLIC, PLAIN)),
+    Experiment("CMPA CAM, SGC without propagation", ("affinity.kind=none", SLIC, PLAIN), CMPA),
+    Experiment("the preset without CMPA", (CLIP, PLAIN)),
+    Experiment("the preset without a mask", ("affinity.mask=none", PLAIN), CMPA),
+    Experiment("CLIP CAM + PAR (nothing of SSR)", (CLIP, *RAW[:2], "pseudo.refine=par")),
+    Experiment("colour-position kernel, no mask", (*KERNEL, "affinity.mask=none"), CMPA),
+    Experiment("colour-position kernel + SGC", (*KERNEL, SLIC), CMPA),
+)
+"""What each gain has to be held against."""
+
+
+def losses(training: Training, name: str) -> tuple[Experiment, ...]:
+    """One loss of CMPA, its initial CAM by every read-out."""
+    return tuple(
+        Experiment(f"{name}, {readout}", (f"cam.readout={readout}", *RAW), training)
+        for readout in READOUTS
+    )
+
+
+LOSSES = tuple(row for name, each in LOSS_TRAININGS.items() for row in losses(each, name))
+UNTRAINED = tuple(
+    Experiment(
+        f"untrained projector, {readout}",
+        (f"cam.readout={readout}", *RAW),
+        CMPA,
+        heads="untrained",
+    )
+    for readout in READOUTS
+)
+TEMPERATURE = tuple(
+    Experiment(
+        f"CLIP at CMPA's temperature, {readout}",
+        (f"cam.readout={readout}", *RAW),
+        CMPA,
+        heads="temperature",
+    )
+    for readout in READOUTS
+)
+CLIP_READ = tuple(
+    Experiment(f"CLIP, {readout}", (_CMPA, f"cam.readout={readout}", *RAW), heads="clip")
+    for readout in READOUTS[1:]
+)
+"""Frozen CLIP by the read-outs of CMPA; by GradCAM it is :data:`CLIP_CAM`."""
+
+
+DECODER = Experiment("decoder", training=SSR, measure="segmentation")
+DECODER_CRF = Experiment("decoder + CRF", training=SSR, measure="segmentation", crf=True)
+FULL_DECODER = Experiment("decoder, full supervision", training=FULL, measure="segmentation")
+FULL_DECODER_CRF = Experiment(
+    "decoder, full supervision + CRF", training=FULL, measure="segmentation", crf=True
+)
+CLIP_ES_TRAINING = Training("clip-es", _CLIP_ES)
+CLIP_ES_DECODER = Experiment(
+    "the same decoder on CLIP-ES's CAMs + CRF",
+    training=CLIP_ES_TRAINING,
+    measure="segmentation",
+    crf=True,
+)
+
+
+def coco_settings(config: Config) -> tuple[str, ...]:
+    """What COCO 2014 has otherwise than VOC: prompts, τ_hi [0011], the schedules.
+
+    Args:
+        config: The settings; the paper's batch counts where CMPA learns from crops and not from
+            cached pairs, and WeCLIP's schedule where the decoder refines CAMs.
+    """
+    chosen = ["prompts.set=coco", "sgc.high=0.7", "optim.iterations=80000", "optim.pairs=256"]
+    if config.cmpa.map_order == "project_then_pool":
+        chosen.append("optim.batch=256")
+    if config.affinity.rfm_after is not None:
+        chosen += ["affinity.rfm_after=40000", "affinity.rfm_layers=-10"]
+    return tuple(chosen)
+
+
+TABLES: dict[int, tuple[Experiment, ...]] = {
+    1: (DECODER, DECODER_CRF, CLIP_ES_DECODER),
+    2: (STEPS[-1], AS_SET, WITH_PAR, WITH_CRF, CLIP_ES),
+    3: (*STEPS, AS_SET, *GRID, *CONTROLS),
+    4: (CENTRE_PRIOR, CLIP_CAM, *CLIP_READ, *LOSSES, *UNTRAINED, *TEMPERATURE),
+    5: (DECODER, DECODER_CRF),
+    6: (DECODER, DECODER_CRF, FULL_DECODER, FULL_DECODER_CRF),
+}
+"""Everything that a table of the paper needs here."""

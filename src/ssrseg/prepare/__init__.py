@@ -1,0 +1,1 @@
+"""Make data sets ready: download, unpack, check, convert."""

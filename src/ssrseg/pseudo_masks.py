@@ -1,0 +1,302 @@
+"""Pseudo masks for labelled images: training-free, or with a trained CMPA."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from ssrseg.checkpoint import (
+    check_classes,
+    load_checkpoint,
+    load_decoder,
+    load_part,
+    model_digest,
+)
+from ssrseg.config import Config
+from ssrseg.console import steps
+from ssrseg.data.files import atomic_write
+from ssrseg.data.images import fits, read_image, read_truth, write_class_ids
+from ssrseg.data.photos import Photo, PhotoBatch, join_photos, photo_batches
+from ssrseg.data.sample import LabelledImages, Sample
+from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.data.transforms import limit_side
+from ssrseg.errors import CheckpointError, ConfigError
+from ssrseg.learner import build_alignment
+from ssrseg.manifest import Manifest
+from ssrseg.method.cam import min_max
+from ssrseg.method.metrics import confusion_matrix, scores
+from ssrseg.model import Rectified, Rectifier, load_rectifier
+from ssrseg.networks.vocabulary import build_vocabulary
+
+
+@dataclass(frozen=True)
+class PhotoMask:
+    """What :func:`rectify_photo` finds in one photograph.
+
+    Attributes:
+        labels: Class indices, in the order of the maps.
+        cam: Initial CAMs in [0, 1], one per class.
+        refined_cam: Corrected CAMs, min-max normalised.
+        pseudo_mask: Class ids at the photograph's own size.
+        rectified: Everything in between, of the whole batch.
+    """
+
+    labels: tuple[int, ...]
+    cam: Float[Tensor, "slots grid_h grid_w"]
+    refined_cam: Float[Tensor, "slots grid_h grid_w"]
+    pseudo_mask: UInt8[Tensor, "height width"]
+    rectified: Rectified
+
+
+@dataclass(frozen=True)
+class MasksResult:
+    """Where the masks are.
+
+    Attributes:
+        out: Folder with masks/, manifest.csv and, if asked for, cams/.
+        written: Masks made now.
+        skipped: Masks that an earlier call had made.
+        seconds: Time of this call, loading included.
+        absent: Names of the classes that an image is labelled with and its mask lacks, by image;
+            only images that lack some.
+    """
+
+    out: Path
+    written: int
+    skipped: int
+    seconds: float
+    absent: dict[str, tuple[str, ...]]
+
+
+def rectify_photo(
+    rectifier: Rectifier,
+    photo: UInt8[Tensor, "height width 3"],
+    labels: tuple[int, ...],
+    superpixels: SuperpixelCache,
+    name: str = "photo",
+) -> PhotoMask:
+    """CAMs and pseudo mask of one photograph.
+
+    Args:
+        rectifier: Encoders and settings.
+        photo: RGB.
+        labels: Classes in it.
+        superpixels: Where superpixels are kept.
+        name: Of the cache entry.
+    """
+    small = limit_side(photo, rectifier.config.data.max_side)
+    ids = superpixels(small, name) if rectifier.wants_superpixels else None
+    whole = Photo(0, photo, small, ids)
+    batch = join_photos([whole], [labels], rectifier.clip.patch_size, rectifier.device)
+    return rectify_batch(rectifier, batch)[0]
+
+
+def rectify_batch(rectifier: Rectifier, batch: PhotoBatch) -> list[PhotoMask]:
+    """CAMs and pseudo masks of photographs of one size."""
+    rectified = rectifier.rectify(
+        batch.image, batch.present, batch.superpixels, n_superpixels=batch.n_superpixels
+    )
+    ids = rectifier.pseudo_mask(rectified, batch.small).cpu()
+    present, cam = batch.present.cpu(), rectified.initial.cam.cpu()
+    refined = min_max(rectified.refined_cam).cpu()
+    found = []
+    for row, original in enumerate(batch.originals):
+        labels = tuple(index for index in present[row].tolist() if index >= 0)
+        enlarged = functional.interpolate(ids[row][None, None], original.shape[:2], mode="nearest")
+        found.append(
+            PhotoMask(
+                labels,
+                cam[row, : len(labels)],
+                refined[row, : len(labels)],
+                enlarged[0, 0],
+                rectified,
+            )
+        )
+    return found
+
+
+def masks(
+    data: LabelledImages,
+    out: Path,
+    config: Config,
+    *,
+    model: Path | None = None,
+    save_cams: bool = False,
+    cache: Path | None = None,
+    device: str = "cpu",
+) -> MasksResult:
+    """Write a pseudo mask for every labelled image; skip those an earlier call has written.
+
+    A mask is made again if the labels of its image change, or the image is of another size.
+
+    Args:
+        data: Images with their labels. No mask of theirs is opened.
+        out: Gets masks/<name>.png (indexed, 255 = ignore), classes.txt (line 1 = id 1),
+            manifest.csv and config.yaml.
+        config: All settings.
+        model: Run folder or checkpoint whose CMPA heads, or decoder for RFM, are used; None =
+            training-free.
+        save_cams: Also write cams/<name>.npz with ``classes``, ``cam`` and ``refined_cam``.
+        cache: Folder of superpixels, to be shared between runs; by default inside ``out``.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: If ``out`` holds masks made with other settings.
+        CheckpointError: If the model is of other classes or the settings use nothing of it.
+        DataError: If an image cannot be read, or manifest.csv is no longer ours; masks already
+            written stay.
+    """
+    start = time.monotonic()
+    texts = build_vocabulary(data.classes, config.prompts.set, data.prompts).texts
+    settings = _settings(config, data.classes, texts, model)
+    _same_settings(out, settings)
+    rectifier = load_trained_rectifier(config, data, model, device=device)
+    listed = "".join(f"{name}\n" for name in data.classes)
+    for name, text in (("config.yaml", settings), ("classes.txt", listed)):
+        with atomic_write(out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    superpixels = SuperpixelCache(
+        cache or out / "superpixels",
+        n_segments=config.sgc.n_segments,
+        compactness=config.sgc.compactness,
+    )
+    manifest = Manifest(out / "manifest.csv", data.classes)
+    todo = [sample for sample in data.samples if not _is_done(sample, out, manifest, save_cams)]
+    skipped = len(data) - len(todo)
+    with steps("Pseudo masks", len(data), done=skipped) as progress:
+        wanted = superpixels if rectifier.wants_superpixels else None
+        for batch in photo_batches(
+            todo, config.data, rectifier.clip.patch_size, wanted, rectifier.device
+        ):
+            for index, found in zip(batch.index, rectify_batch(rectifier, batch), strict=True):
+                sample = todo[index]
+                if save_cams:
+                    _write_cams(out / "cams" / f"{sample.name}.npz", found, data.classes)
+                write_class_ids(out / "masks" / f"{sample.name}.png", found.pseudo_mask)
+                manifest.add(sample, found.pseudo_mask)
+                progress.advance(sample.name)
+            del found  # and the batch's tokens with it, before the next ones are made
+    if todo:
+        manifest.write()
+    absent = manifest.absent(data.samples)
+    return MasksResult(out, len(todo), skipped, time.monotonic() - start, absent)
+
+
+def load_trained_rectifier(
+    config: Config, data: LabelledImages, model: Path | None, *, device: str = "cpu"
+) -> Rectifier:
+    """Load the encoders for a data set, and what a run has trained where one is given.
+
+    Args:
+        config: All settings.
+        data: For its classes and prompts.
+        model: Run folder or checkpoint; None = training-free.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        CheckpointError: If the model does not fit; see :func:`use_model`.
+    """
+    rectifier = load_rectifier(config, data.classes, own_prompts=data.prompts, device=device)
+    if model is not None:
+        use_model(rectifier, model, data)
+    return rectifier
+
+
+def use_model(rectifier: Rectifier, model: Path, data: LabelledImages) -> None:
+    """Give a rectifier what a finished run has trained: CMPA's heads, and the decoder for RFM.
+
+    Args:
+        rectifier: Its settings say what is used.
+        model: Run folder or checkpoint.
+        data: Images that the model has to fit.
+
+    Raises:
+        CheckpointError: If the model is of other classes or prompts, or the settings use nothing of
+            it.
+    """
+    config, checkpoint = rectifier.config, load_checkpoint(model)
+    check_classes(checkpoint.classes, data.classes, model)
+    has_heads = config.cam.mode == "cmpa" and bool(checkpoint.part("alignment"))
+    if not has_heads and config.affinity.rfm_after is None:
+        raise CheckpointError(
+            f"{model} cannot help here: "
+            + (
+                f"the settings ask for CAMs without CMPA (cam.mode = {config.cam.mode})"
+                if config.cam.mode != "cmpa"
+                else "the run trained no CMPA (another cam.mode, or full supervision)"
+            )
+            + ". Leave --model away for training-free masks, or segment with `ssrseg predict`."
+        )
+    if checkpoint.texts != rectifier.vocabulary.texts:
+        raise CheckpointError(
+            f"{model} was trained with other prompts than {data.root} asks for. Use the"
+            " classes.yaml and --prompts of its training; if they are the same, another version of"
+            " ssrseg left out other background words: train anew."
+        )
+    if has_heads:
+        heads = build_alignment(checkpoint.config, rectifier.text_features, None)
+        load_part(heads, checkpoint, "alignment", model)
+        rectifier.alignment = heads.eval()
+    if config.affinity.rfm_after is not None:
+        rectifier.decoder = load_decoder(checkpoint, rectifier.clip, model)
+
+
+def pseudo_mask_miou(
+    rectifier: Rectifier, data: LabelledImages, superpixels: SuperpixelCache
+) -> float:
+    """MIoU of the pseudo masks of images whose true masks are known, for monitoring."""
+    n_classes = len(data.classes) + 1
+    matrix = torch.zeros(n_classes, n_classes, dtype=torch.long)
+    for sample in data.samples:
+        if sample.truth is None:
+            continue
+        found = rectify_photo(
+            rectifier, read_image(sample.image), sample.labels, superpixels, sample.name
+        )
+        truth = read_truth(sample.truth)
+        decided = found.pseudo_mask != 255
+        matrix += confusion_matrix(found.pseudo_mask[decided], truth[decided], n_classes)
+    return scores(matrix).miou
+
+
+def _write_cams(path: Path, found: PhotoMask, classes: tuple[str, ...]) -> None:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            classes=np.array([classes[index] for index in found.labels], dtype=str),
+            cam=found.cam.numpy(),
+            refined_cam=found.refined_cam.numpy(),
+        )
+
+
+def _settings(
+    config: Config, classes: tuple[str, ...], texts: tuple[str, ...], model: Path | None
+) -> str:
+    """All that decides a mask beside the image and its labels, and nothing else."""
+    made_by = f"# model: {model_digest(model)}\n" if model else ""
+    lasting = replace(config, data=replace(config.data, workers=0, patches=None))
+    return f"{lasting.to_yaml()}# classes: {'; '.join(classes)}\n# texts: {texts}\n{made_by}"
+
+
+def _same_settings(out: Path, settings: str) -> None:
+    path = out / "config.yaml"
+    if path.is_file() and path.read_text(encoding="utf-8") != settings:
+        raise ConfigError(
+            f"{out} holds masks made with other settings, classes, prompts or another model (see"
+            f" {path}). Use the same ones to go on, or another --out to begin anew."
+        )
+
+
+def _is_done(sample: Sample, out: Path, manifest: Manifest, save_cams: bool) -> bool:
+    return (
+        manifest.has(sample)
+        and fits(out / "masks" / f"{sample.name}.png", sample.image)
+        and (not save_cams or (out / "cams" / f"{sample.name}.npz").is_file())
+    )

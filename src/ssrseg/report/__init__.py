@@ -1,1 +1,0 @@
-"""Evidence: overlays, tables and the report page."""

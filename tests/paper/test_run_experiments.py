@@ -1,0 +1,451 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from make_tiny import tiny_voc
+from tiny_encoders import tiny_clip, tiny_config
+
+from ssrseg.checkpoint import load_checkpoint
+from ssrseg.config import Config, load_config
+from ssrseg.data.images import read_truth, write_class_ids
+from ssrseg.data.open import open_labelled
+from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.errors import CheckpointError, ConfigError, DataError
+from ssrseg.evaluation import evaluate
+from ssrseg.model import load_rectifier
+from ssrseg.paper import run_experiments as machinery
+from ssrseg.paper.cam_seeds import score_seeds
+from ssrseg.paper.experiments import Bench, Experiment, Result, Training, tasks
+from ssrseg.paper.provenance import encoder_digests
+from ssrseg.paper.rows import (
+    CLIP_CAM,
+    CLIP_ES,
+    CLIP_READ,
+    CMPA_CAM,
+    DECODER,
+    DECODER_CRF,
+    FULL_DECODER,
+    RAW,
+    SSR,
+    STEPS,
+    TEMPERATURE,
+    UNTRAINED,
+    coco_settings,
+)
+from ssrseg.paper.run_experiments import load_heads, measure, missing_tasks, variant
+from ssrseg.pseudo_masks import masks
+from ssrseg.training import train
+
+SMALL = ("optim.cmpa_iterations=3", "optim.iterations=1", "optim.warmup=1", "optim.cmpa_lr=1e-2")
+
+
+@pytest.fixture(scope="module")
+def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_voc(tmp_path_factory.mktemp("data") / "voc", n=4, classes=("cat", "red car"))
+
+
+@pytest.fixture(scope="module")
+def template(clip_dir: Path, dino_dir: Path, voc: Path) -> Bench:
+    train_images = open_labelled(voc, split="train")
+    return Bench(
+        Path("nowhere"),
+        tiny_config(clip_dir, dino_dir, *SMALL),
+        train_images,
+        train_images,
+        open_labelled(voc, split="val"),
+        command="ssrseg table 3",
+    )
+
+
+@pytest.fixture(scope="module")
+def measured(
+    template: Bench, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Bench, list[Result]]:
+    bench = replace(template, out=tmp_path_factory.mktemp("exp"))
+    rows = (CLIP_CAM, *STEPS, *UNTRAINED[:1], *TEMPERATURE[:1], *CLIP_READ, DECODER)
+    return bench, measure(rows, bench, seeds=2)
+
+
+def by_row(results: list[Result]) -> dict[str, list[Result]]:
+    found: dict[str, list[Result]] = {}
+    for each in results:
+        found.setdefault(each.row, []).append(each)
+    return found
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("measured again")
+
+    for name in ("train", "score_seeds", "predict", "load_rectifier"):
+        monkeypatch.setattr(machinery, name, refuse)
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+def test_what_is_trained_is_repeated_and_the_rest_is_not(
+    measured: tuple[Bench, list[Result]],
+) -> None:
+    bench, results = measured
+    seeds = {row: [each.seed for each in found] for row, found in by_row(results).items()}
+    for row in (CLIP_CAM, *CLIP_READ):  # nothing is trained for them
+        assert seeds.pop(row.name) == [0]
+    assert set(map(tuple, seeds.values())) == {(0, 1)}
+    runs = sorted(path.relative_to(bench.out).as_posix() for path in bench.out.glob("runs/*/*"))
+    assert runs == ["runs/ssr/seed-0", "runs/ssr/seed-1"]  # heads and decoder of one run
+    first, second = by_row(results)["CMPA CAM"]
+    assert first.figures != second.figures
+
+
+def test_figures_are_those_of_the_protocol(measured: tuple[Bench, list[Result]]) -> None:
+    bench, results = measured
+    assert bench.seeds is not None and bench.val is not None
+    cells = SuperpixelCache(None, n_segments=20, compactness=10.0)
+    base = load_rectifier(bench.config, bench.seeds.classes)
+    heads = load_heads(base, bench.out / "runs/ssr/seed-1")
+    config = load_config(base=bench.config.to_dict(), overrides=STEPS[-1].settings)
+    (direct,) = score_seeds({"x": variant(base, config, heads)}, bench.seeds, cells).values()
+    found = by_row(results)["+ SGC"][1]
+    assert found.figures["miou"] == direct.scores.miou
+    assert found.figures["recall"] == direct.scores.recall
+    assert found.record["alpha"] == direct.alpha
+    assert found.record["matrix"] == direct.matrix.tolist()
+    assert set(found.record["by_alpha"]) == {"0.5", "1.0", "2.0"}
+    decoder = by_row(results)["decoder"][0]
+    scored = evaluate(bench.out / decoder.record["predictions"], bench.val)
+    assert decoder.figures["miou"] == scored.scores.miou
+
+
+def test_a_result_says_what_is_behind_it(measured: tuple[Bench, list[Result]]) -> None:
+    bench, results = measured
+    record = by_row(results)["+ SGC"][1].record
+    assert bench.train is not None and bench.seeds is not None
+    assert record["seed"] == 1
+    assert record["settings"]["affinity"]["mask"] == "slic"
+    assert record["training"]["settings"]["optim"]["seed"] == 1
+    assert record["training"]["run"] == "runs/ssr/seed-1"
+    assert record["training"]["images"] == len(bench.train)
+    assert record["training"]["seconds"] > 0
+    assert record["images"] == len(bench.seeds)
+    assert record["command"] == "ssrseg table 3"
+    assert len(record["encoders"]["clip"]["digest"]) == 16
+    assert record["classes"]["red car"]["images"] == 2
+    assert list(record["classes"]) == ["background", "cat", "red car"]
+    total = sum(map(sum, record["matrix"]))
+    assert total == sum(sum(row) for row in by_row(results)["CLIP CAM"][0].record["matrix"])
+    name = f"sgc-seed-1-{record['key']}.json"
+    assert json.loads((bench.out / "results" / name).read_text()) == record
+
+
+def test_controls(measured: tuple[Bench, list[Result]]) -> None:
+    bench, results = measured
+    found = by_row(results)
+    # residual heads that were never trained have CLIP's cosines at another temperature
+    assert bench.seeds is not None
+    base = load_rectifier(bench.config, bench.seeds.classes)
+    cells = SuperpixelCache(None, n_segments=20, compactness=10.0)
+    run = bench.out / "runs/ssr/seed-0"
+    scale = 1 / float(load_heads(base, run).temperature.detach())
+    assert scale != pytest.approx(20, abs=1e-3)  # τ has moved
+    overrides = ("cam.mode=clip", f"cam.scale={scale}", *RAW)
+    config = load_config(base=bench.config.to_dict(), overrides=overrides)
+    (direct,) = score_seeds({"x": variant(base, config, None)}, bench.seeds, cells).values()
+    assert found["CLIP at CMPA's temperature, gradcam"][0].figures["miou"] == direct.scores.miou
+    untrained = load_heads(base, run, untrained=True)
+    assert float(untrained.temperature.detach()) == pytest.approx(0.05)
+    image = torch.nn.functional.normalize(torch.randn(5, 32), dim=-1)
+    for head in (untrained.isa, untrained.tsa):  # W0 and nothing else
+        assert head.basis is not None
+        torch.testing.assert_close(head(image).detach(), image @ head.basis.T)
+
+
+def test_untrained_random_heads_are_those_before_training(template: Bench, tmp_path: Path) -> None:
+    assert template.train is not None
+    config = template.settings(3, "cmpa.init=random", "optim.iterations=0")
+    still = replace(config, optim=replace(config.optim, cmpa_lr=1e-30))
+    for name, each in (("trained", config), ("still", still)):
+        train(template.train, tmp_path / name, each)
+    base = load_rectifier(config, template.train.classes)
+    untrained = dict(load_heads(base, tmp_path / "trained", untrained=True).named_parameters())
+    before = load_checkpoint(tmp_path / "still").part("alignment")
+    trained = load_checkpoint(tmp_path / "trained").part("alignment")
+    for name, value in untrained.items():
+        torch.testing.assert_close(value.detach(), before[name])
+    assert any(not trained[name].equal(before[name]) for name in untrained)
+
+
+# ---------------------------------------------------------------- what is not measured again
+
+
+def test_nothing_is_done_twice(measured: tuple[Bench, list[Result]], no_work: None) -> None:
+    bench, results = measured
+    rows = (CLIP_CAM, *STEPS, *UNTRAINED[:1], *TEMPERATURE[:1], *CLIP_READ, DECODER)
+    assert measure(rows, bench, seeds=2) == results
+    assert missing_tasks(rows, bench, seeds=2) == []
+    # the same measurement under another name, such as a row of another table
+    (same,) = measure((replace(CLIP_CAM, name="elsewhere"),), bench)
+    assert (same.row, same.figures) == ("elsewhere", by_row(results)["CLIP CAM"][0].figures)
+    third = missing_tasks((CMPA_CAM,), bench, seeds=3)
+    assert [task.seed for task in third] == [2]
+    assert measure((CMPA_CAM,), bench, seeds=3, collect=True) == by_row(results)["CMPA CAM"]
+
+
+def test_habits_and_places_do_not_count(
+    measured: tuple[Bench, list[Result]], no_work: None, clip_dir: Path, tmp_path: Path
+) -> None:
+    bench, results = measured
+    moved = shutil.copytree(clip_dir, tmp_path / "moved")
+    habits = ("data.workers=1", "optim.save_every=7", f"backbones.clip={moved}", "test.flip=false")
+    other = replace(bench, config=bench.settings(0, *habits), jobs=3, command="else")
+    assert measure((CMPA_CAM,), other, seeds=2) == by_row(results)["CMPA CAM"]
+
+
+def test_a_changed_setting_is_measured_anew_and_the_old_figure_stays(
+    measured: tuple[Bench, list[Result]],
+) -> None:
+    bench, results = measured
+    before = sorted(bench.out.glob("results/*.json"))
+    changed = replace(bench, config=bench.settings(0, "sgc.k_colour=2"))
+    (found,) = measure((STEPS[-1],), changed)
+    assert found.record["training"]["run"] == "runs/ssr/seed-0"  # heads do not see sgc
+    assert found.record["settings"]["sgc"]["k_colour"] == 2
+    after = sorted(bench.out.glob("results/*.json"))
+    assert set(before) < set(after) and len(after) == len(before) + 1
+    assert measure((STEPS[-1],), bench, seeds=2) == by_row(results)["+ SGC"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["cmpa.pos=cluster", "optim.seed=5", "cam.scale=3.0", "data.max_side=48", "optim.pairs=2"],
+)
+def test_what_training_sees_is_trained_anew(
+    change: str, measured: tuple[Bench, list[Result]]
+) -> None:
+    bench, _ = measured
+    changed = replace(bench, config=bench.settings(0, change))
+    (task,) = tasks((CMPA_CAM,), changed, 1)
+    assert task in missing_tasks((CMPA_CAM,), changed)
+    assert task.run is not None and not task.run.exists()
+
+
+def test_other_weights_under_the_same_name_are_noticed(template: Bench, tmp_path: Path) -> None:
+    folder = tiny_clip(tmp_path / "clip", seed=5)
+    bench = replace(
+        template,
+        out=tmp_path / "exp",
+        config=template.settings(0, f"backbones.clip={folder}"),
+    )
+    (before,) = measure((CLIP_CAM,), bench)
+    assert before == measure((CLIP_CAM,), bench)[0]
+    tiny_clip(folder, seed=6)
+    (after,) = measure((CLIP_CAM,), bench)
+    assert after.record["key"] != before.record["key"]
+    assert after.figures != before.figures
+
+
+def test_the_exponent_counts_where_it_is_not_swept(template: Bench) -> None:
+    def keys(alpha: float) -> dict[str, str]:
+        bench = replace(template, config=template.settings(0, f"pseudo.alpha={alpha}"))
+        free = [Experiment(x, ("cam.mode=clip", f"pseudo.refine={x}")) for x in ("par", "crf")]
+        return {each.experiment.name: each.key for each in tasks(free, bench, 1)}
+
+    one, two = keys(1.0), keys(2.0)
+    assert one["par"] == two["par"] and one["crf"] != two["crf"]
+
+
+def test_coco_has_the_schedules_of_the_papers() -> None:
+    def of(preset: str) -> Config:
+        config = load_config(preset)
+        return load_config(preset, overrides=coco_settings(config))
+
+    for preset in ("ssr", "paper", "weclip"):
+        found = of(preset)
+        assert (found.prompts.set, found.sgc.high) == ("coco", 0.7)
+        assert found.optim.iterations == 80_000
+    assert [of(preset).optim.batch for preset in ("ssr", "paper", "weclip")] == [16, 256, 4]
+    refined = of("weclip").affinity
+    assert (refined.rfm_after, refined.rfm_layers) == (40_000, -10)
+    assert of("ssr").affinity.rfm_after is None
+
+
+def test_other_images_or_labels_are_noticed(measured: tuple[Bench, list[Result]]) -> None:
+    bench, _ = measured
+    assert bench.seeds is not None and bench.train is not None
+    fewer = replace(bench.seeds, samples=bench.seeds.samples[:-1])
+    (task,) = missing_tasks((CMPA_CAM,), replace(bench, seeds=fewer))
+    assert task.run == bench.out / "runs/ssr/seed-0"
+    first = replace(bench.train.samples[0], labels=(0, 1))
+    other = replace(bench.train, samples=(first, *bench.train.samples[1:]))
+    (task,) = missing_tasks((CMPA_CAM,), replace(bench, train=other))
+    assert task.run != bench.out / "runs/ssr/seed-0"
+    bare = replace(bench.seeds, samples=(*bench.seeds.samples, replace(first, truth=None)))
+    assert missing_tasks((CMPA_CAM,), replace(bench, seeds=bare)) == []  # scores nothing more
+
+
+def test_the_configuration_of_an_encoder_counts(template: Bench, tmp_path: Path) -> None:
+    folder = tiny_clip(tmp_path / "clip", seed=5)
+    config = template.settings(0, f"backbones.clip={folder}")
+    before = encoder_digests(config)
+    assert before == encoder_digests(config)
+    text = (folder / "config.json").read_text()
+    assert "quick_gelu" in text
+    (folder / "config.json").write_text(text.replace("quick_gelu", "gelu"))
+    after = encoder_digests(config)
+    assert after["clip"] != before["clip"] and after["dino"] == before["dino"]
+
+
+def test_contents_of_masks_and_images_count(template: Bench, tmp_path: Path) -> None:
+    voc = tiny_voc(tmp_path / "voc", n=4, classes=("cat", "red car"))
+    images = open_labelled(voc, split="train")
+    bench = replace(template, out=tmp_path / "exp", train=images, seeds=images)
+
+    def keys() -> tuple[str, str, Path | None, str]:
+        cam, heads = tasks((CLIP_CAM, CMPA_CAM), bench, 1)
+        (full,) = tasks((FULL_DECODER,), bench, 1)
+        return cam.key, heads.key, heads.run, str(full.identity["training"])
+
+    before = keys()
+    truth = images.samples[0].truth
+    assert truth is not None and keys() == before
+    ids = read_truth(truth)
+    write_class_ids(truth, ids.flip(0).flip(1))
+    after = keys()
+    assert after[0] != before[0] and after[1] != before[1] and after[3] != before[3]
+    photo = images.samples[0].image
+    photo.write_bytes(photo.read_bytes() + b"more")
+    assert keys()[3] != after[3]
+
+
+def test_unseen_images_are_not_trained_on(template: Bench) -> None:
+    assert template.val is not None and template.train is not None
+    both = replace(template.val, samples=(*template.val.samples, template.train.samples[0]))
+    with pytest.raises(DataError, match=r"1 images are trained on .*--train-split and --val-split"):
+        tasks((DECODER,), replace(template, val=both), 1)
+    assert tasks((CMPA_CAM,), replace(template, val=both), 1)
+
+
+def test_options_beyond_clip_es_do_not_touch_it(template: Bench) -> None:
+    more = ("affinity.cda_temperature=0.001", "sgc.axis=both", "affinity.sinkhorn=1")
+    plain, other = (
+        tasks((CLIP_ES,), replace(template, config=template.settings(0, *each)), 1)[0]
+        for each in ((), more)
+    )
+    assert plain.key == other.key
+
+
+# ---------------------------------------------------------------- runs
+
+
+def test_heads_alone_need_no_decoder(template: Bench, tmp_path: Path) -> None:
+    bench = replace(template, out=tmp_path)
+    (cam,) = measure((CMPA_CAM,), bench)
+    assert cam.record["training"]["run"] == "runs/ssr-heads/seed-0"
+    assert load_checkpoint(tmp_path / "runs/ssr-heads/seed-0").iteration == 3
+    whole, _ = measure((DECODER, CMPA_CAM), bench)
+    assert whole.record["training"]["run"] == "runs/ssr/seed-0"
+    a = load_checkpoint(tmp_path / "runs/ssr-heads/seed-0").part("alignment")
+    b = load_checkpoint(tmp_path / "runs/ssr/seed-0").part("alignment")
+    assert all(a[name].equal(b[name]) for name in a)  # which is why they may be shared
+
+
+def test_an_interrupted_measurement_goes_on(
+    template: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = replace(template, out=tmp_path)
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    real = machinery.train
+    with monkeypatch.context() as patch:
+        patch.setattr(machinery, "train", lambda *a, **k: real(*a, **k, stop_after=2))
+        patch.setattr(machinery, "score_seeds", interrupt)
+        with pytest.raises((KeyboardInterrupt, CheckpointError)):
+            measure((CMPA_CAM,), bench)
+    run = tmp_path / "runs/ssr-heads/seed-0"
+    assert not (run / "model.safetensors").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(machinery, "score_seeds", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            measure((CMPA_CAM,), bench)
+    assert (run / "model.safetensors").exists()
+    rows = (run / "log.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["iteration", "1", "2", "3"]
+    with monkeypatch.context() as patch:
+        patch.setattr(machinery, "train", interrupt)
+        (found,) = measure((CMPA_CAM,), bench)
+    assert found.record["training"]["seconds"] > 0
+    assert not list(tmp_path.rglob("*.tmp*"))
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(
+    measured: tuple[Bench, list[Result]],
+) -> None:
+    bench, _ = measured
+    changed = replace(bench, config=bench.settings(0, "decoder.dropout=0.5"))
+    before = (bench.out / "runs/ssr/seed-0/model.safetensors").read_bytes()
+    (found,) = measure((DECODER,), changed)
+    assert found.record["training"]["run"].startswith("runs/ssr-")
+    assert (bench.out / "runs/ssr/seed-0/model.safetensors").read_bytes() == before
+    assert measure((DECODER,), bench)[0].record["training"]["run"] == "runs/ssr/seed-0"
+
+
+def test_predictions_with_and_without_crf_and_other_scales(
+    measured: tuple[Bench, list[Result]],
+) -> None:
+    bench, results = measured
+    plain = by_row(results)["decoder"][0]
+    (crf,) = measure((DECODER_CRF,), bench)
+    scaled = Experiment("scaled", ("test.scales=[2.0]",), SSR, "segmentation")
+    (other,) = measure((scaled,), bench)
+    folders = [each.record["predictions"] for each in (plain, crf, other)]
+    assert folders[:2] == ["predictions/ssr-plain/seed-0", "predictions/ssr-crf/seed-0"]
+    assert folders[2].startswith("predictions/ssr-plain-")
+    runs = {each.record["training"]["run"] for each in (plain, crf, other)}
+    assert runs == {"runs/ssr/seed-0"}
+    made_by = [(bench.out / folder / "settings.txt").read_text() for folder in folders]
+    assert "crf: False" in made_by[0] and "crf: True" in made_by[1]
+    assert "scales=(2.0,)" in made_by[2] and "scales" not in made_by[0]
+
+
+def test_full_supervision(measured: tuple[Bench, list[Result]]) -> None:
+    bench, _ = measured
+    (found,) = measure((FULL_DECODER,), bench)
+    assert found.record["training"]["supervision"] == "full"
+    checkpoint = load_checkpoint(bench.out / "runs/full/seed-0")
+    assert checkpoint.supervision == "full" and not checkpoint.part("alignment")
+    # true masks know nothing of CAMs
+    other = replace(bench, config=bench.settings(0, "sgc.high=0.2", "cmpa.pos=cluster"))
+    assert measure((FULL_DECODER,), other) == [found]
+
+
+def test_pseudo_masks(measured: tuple[Bench, list[Result]], tmp_path: Path) -> None:
+    bench, _ = measured
+    row = Experiment("masks", ("pseudo.alpha=2.0",), SSR, "masks")
+    (found,) = measure((row,), bench)
+    assert bench.seeds is not None
+    config = bench.settings(0, "pseudo.alpha=2.0")
+    masks(bench.seeds, tmp_path / "masks", config, model=bench.out / "runs/ssr/seed-0")
+    assert found.figures["miou"] == evaluate(tmp_path / "masks", bench.seeds).scores.miou
+
+
+def test_faults(template: Bench, tmp_path: Path) -> None:
+    off = replace(template, out=tmp_path, config=template.settings(0, "cam.mode=clip"))
+    with pytest.raises(ConfigError, match=r'"mine" needs CMPA'):
+        measure((Experiment("mine", RAW, SSR),), off)
+    assert len(tasks((CLIP_CAM, Experiment("d", (), Training("t"), "segmentation")), off, 2)) == 3
+    with pytest.raises(ConfigError, match=r'"decoder" needs images to score'):
+        measure((DECODER,), replace(template, val=None))
+    assert template.seeds is not None
+    bare = tuple(replace(sample, truth=None) for sample in template.seeds.samples)
+    unscored = replace(template, out=tmp_path, seeds=replace(template.seeds, samples=bare))
+    with pytest.raises(DataError, match="to be scored has a true mask"):
+        measure((CMPA_CAM,), unscored)  # before anything is trained
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssrseg.data.sample import LabelledImages, Sample
+from ssrseg.errors import DataError
+from ssrseg.evaluation import evaluate, save_evaluation
+
+TRUTHS = {
+    "a": [[0, 0, 1, 1], [0, 255, 1, 255]],
+    "b": [[2, 2, 2, 0], [0, 0, 0, 0]],
+    "c": [[0, 0, 0, 0], [0, 0, 0, 0]],
+}
+FOUND = {
+    "a": [[0, 1, 1, 1], [0, 2, 2, 2]],  # one false 1, one 1 called 2; 255 does not count
+    "b": [[2, 2, 255, 0], [0, 0, 0, 1]],  # one pixel left open, one false 1
+    "c": [[0, 0, 0, 0], [0, 0, 0, 0]],
+}
+
+
+def write(path: Path, ids: list[list[int]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.array(ids, np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> LabelledImages:
+    samples = [
+        Sample(name, tmp_path / f"{name}.jpg", (0,), write(tmp_path / "truth" / f"{name}.png", ids))
+        for name, ids in TRUTHS.items()
+    ]
+    samples.append(Sample("no truth", tmp_path / "d.jpg", (1,), None))
+    return LabelledImages(tmp_path, ("cat", "dog", "cow"), tuple(samples))
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> Path:
+    for name, ids in FOUND.items():
+        write(tmp_path / "out" / "masks" / f"{name}.png", ids)
+    return tmp_path / "out"
+
+
+def test_by_hand(data: LabelledImages, found: Path) -> None:
+    result = evaluate(found, data)
+    # rows = truth: 0 background, 1 cat, 2 dog, 3 cow (nowhere)
+    assert result.matrix.tolist() == [[14, 2, 0, 0], [0, 2, 1, 0], [0, 0, 2, 0], [0, 0, 0, 0]]
+    assert result.classes == ("background", "cat", "dog", "cow")
+    assert result.images.tolist() == [3, 1, 1, 0]
+    assert result.undecided == pytest.approx(1 / 22)
+    iou = [14 / 16, 2 / 5, 2 / 3]
+    assert result.scores.iou[:3].tolist() == pytest.approx(iou)
+    assert result.scores.miou == pytest.approx(sum(iou) / 3)
+    assert result.scores.precision == pytest.approx((14 / 14 + 2 / 4 + 2 / 3) / 3)
+    assert result.scores.recall == pytest.approx((14 / 16 + 2 / 3 + 2 / 2) / 3)
+    assert result.scores.confusion_ratio == pytest.approx((0 / 14 + 2 / 2 + 1 / 2) / 3)
+
+
+def test_the_folder_itself_or_its_parent(data: LabelledImages, found: Path) -> None:
+    assert evaluate(found / "masks", data).matrix.equal(evaluate(found, data).matrix)
+
+
+def test_figures_in_a_file(data: LabelledImages, found: Path, tmp_path: Path) -> None:
+    result = evaluate(found, data)
+    save_evaluation(result, tmp_path / "figures" / "scores.json")
+    table = json.loads((tmp_path / "figures" / "scores.json").read_text())
+    assert table["miou"] == pytest.approx(result.scores.miou)
+    assert table["undecided"] == pytest.approx(1 / 22)
+    assert list(table["classes"]) == ["background", "cat", "dog", "cow"]
+    assert table["classes"]["cat"] == pytest.approx(
+        {"images": 1, "iou": 2 / 5, "precision": 1 / 2, "recall": 2 / 3, "confusion_ratio": 1.0}
+    )
+    shares = dict.fromkeys(("iou", "precision", "recall", "confusion_ratio"))
+    assert table["classes"]["cow"] == {"images": 0, **shares}
+
+
+def test_faults(data: LabelledImages, found: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"--masks .*absent: there is no such folder"):
+        evaluate(tmp_path / "absent", data)
+    bare = LabelledImages(tmp_path, ("cat",), (data.samples[-1],))
+    with pytest.raises(DataError, match=r"No image of .* has a true mask"):
+        evaluate(found, bare)
+    write(found / "masks" / "c.png", [[0, 0], [0, 0]])
+    with pytest.raises(DataError, match=r"c\.png is .2, 2. pixels, its true mask .*c\.png .4, 2."):
+        evaluate(found, data)
+    write(found / "masks" / "c.png", [[0, 4, 0, 0], [0, 0, 0, 0]])
+    with pytest.raises(DataError, match=r"out/masks/c\.png holds class id 4, but .* 3 classes"):
+        evaluate(found, data)
+    (found / "masks" / "c.png").unlink()
+    (found / "masks" / "b.png").unlink()
+    with pytest.raises(DataError, match=r"lacks the masks of 2 of 3 images .such as b\.png"):
+        evaluate(found, data)
+
+
+def test_masks_of_other_classes_are_refused(data: LabelledImages, found: Path) -> None:
+    before = evaluate(found, data)
+    listed = found / "classes.txt"
+    listed.write_text("".join(f"{name}\n" for name in data.classes))
+    assert evaluate(found, data).scores.miou == before.scores.miou
+    listed.write_text("".join(f"{name}\n" for name in reversed(data.classes)))
+    with pytest.raises(DataError, match=r"classes\.txt lists other classes .*Make the masks anew"):
+        evaluate(found, data)
+    listed.unlink()
+
+
+def test_unknown_id_in_the_truth(data: LabelledImages, found: Path, tmp_path: Path) -> None:
+    write(tmp_path / "truth" / "b.png", [[9, 2, 2, 0], [0, 0, 0, 0]])
+    with pytest.raises(DataError, match=r"truth/b\.png holds class id 9"):
+        evaluate(found, data)

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from make_tiny import opened_files, tiny_voc
+from PIL import Image
+from tiny_encoders import tiny_clip, tiny_config
+from torch.nn import functional
+
+from ssrseg import prediction as module
+from ssrseg.data.images import read_image, read_truth
+from ssrseg.data.open import open_images, open_labelled
+from ssrseg.data.transforms import resize, to_unit
+from ssrseg.errors import BackboneError, CheckpointError, DataError
+from ssrseg.networks.clip import PIXEL_MEAN, PIXEL_STD
+from ssrseg.networks.dino import FrozenDINO
+from ssrseg.prediction import Segmenter, load_segmenter, predict
+from ssrseg.training import train
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_voc(tmp_path_factory.mktemp("voc") / "tree", n=3)
+
+
+@pytest.fixture(scope="module")
+def run(
+    tmp_path_factory: pytest.TempPathFactory, tree: Path, clip_dir: Path, dino_dir: Path
+) -> Path:
+    """A model trained for a few iterations on true masks, so that it does not say background."""
+    config = tiny_config(
+        clip_dir, dino_dir, "cam.mode=clip", "optim.iterations=25", "optim.decoder_lr=0.003"
+    )
+    return train(
+        open_labelled(tree), tmp_path_factory.mktemp("run"), config, supervision="full"
+    ).run
+
+
+@pytest.fixture(scope="module")
+def segmenter(run: Path) -> Segmenter:
+    return load_segmenter(run)
+
+
+def with_test(segmenter: Segmenter, **values: object) -> Segmenter:
+    config = segmenter.config
+    return replace(segmenter, config=replace(config, test=replace(config.test, **values)))
+
+
+@torch.no_grad()
+def one_view(segmenter: Segmenter, photo: torch.Tensor, sides: tuple[int, int]) -> torch.Tensor:
+    """Logits at the photograph's size from one resized copy."""
+    image = to_unit(resize(photo, sides, bicubic=False))
+    image = (image - torch.tensor(PIXEL_MEAN)[:, None, None]) / torch.tensor(PIXEL_STD)[
+        :, None, None
+    ]
+    view = segmenter.clip.view(image[None])
+    logits = segmenter.decoder(view.tokens, view.grid)
+    size = (photo.shape[0], photo.shape[1])
+    return functional.interpolate(logits, size, mode="bilinear", align_corners=False)[0]
+
+
+def test_scales_and_mirror_are_averaged(segmenter: Segmenter, tree: Path) -> None:
+    photo = read_image(tree / "JPEGImages" / "2007_000000.jpg")  # 61 x 75
+    wanted = with_test(segmenter, long_side=96, scales=(1.0, 0.5), flip=True)
+    views = []
+    for sides in ((80, 96), (32, 48)):  # 61 / 75 * 96 = 78 -> 80; half of it: 39 -> 32
+        views.append(one_view(segmenter, photo, sides))
+        views.append(one_view(segmenter, photo.flip(1), sides).flip(-1))
+    expected = torch.stack(views).mean(0).softmax(0)
+    found = wanted.probabilities(photo)
+    assert found.shape == (21, 61, 75)
+    assert (found - expected).abs().max() < 1e-5
+    assert (found - views[0].softmax(0)).abs().max() > 1e-3
+    single = with_test(segmenter, long_side=96, scales=(1.0,), flip=False).probabilities(photo)
+    assert (single - views[0].softmax(0)).abs().max() < 1e-5
+
+
+def test_prediction(segmenter: Segmenter, tree: Path) -> None:
+    photo = read_image(tree / "JPEGImages" / "2007_000001.jpg")
+    found = segmenter.predict(photo, crf=False)
+    probabilities = segmenter.probabilities(photo)
+    assert torch.equal(found.ids.long(), probabilities.argmax(0))
+    assert torch.allclose(found.confidence, probabilities.amax(0), atol=1e-6)
+    assert len(found.ids.unique()) > 1
+    refined = segmenter.predict(photo, crf=True)
+    assert refined.ids.shape == photo.shape[:2]
+    assert (refined.confidence - found.confidence).abs().max() > 1e-3
+
+
+def test_it_has_learned_something(segmenter: Segmenter, tree: Path) -> None:
+    sample = open_labelled(tree).samples[0]
+    truth = read_truth(sample.truth)
+    found = segmenter.predict(read_image(sample.image), crf=False).ids
+    assert (found == truth)[truth != 255].float().mean() > 0.6
+
+
+def test_a_large_photograph_is_segmented_small_and_enlarged(segmenter: Segmenter) -> None:
+    config = segmenter.config
+    small = replace(segmenter, config=replace(config, data=replace(config.data, max_side=64)))
+    photo = torch.randint(0, 256, (101, 200, 3), dtype=torch.uint8)
+    found = small.predict(photo, crf=False)
+    assert found.ids.shape == found.confidence.shape == (101, 200)
+    assert 0 < found.confidence.min() <= found.confidence.max() <= 1
+
+
+def test_only_photographs_and_the_model_are_opened(
+    run: Path, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("not needed at test time")
+
+    monkeypatch.setattr(FrozenDINO, "load", refuse)
+    monkeypatch.setattr("ssrseg.method.superpixels.slic", refuse)
+    with opened_files() as paths:
+        result = predict(tree / "JPEGImages", tmp_path, run)
+    assert result.written == 3
+    inside = [Path(path) for path in paths if str(tree) in path and Path(path).suffix]
+    assert {path.parent.name for path in inside} == {"JPEGImages"}
+
+
+def test_a_folder_an_image_and_a_list(run: Path, tree: Path, tmp_path: Path) -> None:
+    photos = sorted((tree / "JPEGImages").iterdir())
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "in" / "a.jpg").write_bytes(photos[0].read_bytes())
+    (tmp_path / "in" / "deep" / "b.jpg").write_bytes(photos[1].read_bytes())
+    result = predict(tmp_path / "in", tmp_path / "folder", run)
+    masks = tmp_path / "folder" / "masks"
+    assert (result.written, result.skipped) == (2, 0)
+    assert sorted(p.relative_to(masks).as_posix() for p in masks.rglob("*.png")) == [
+        "a.png",
+        "deep/b.png",
+    ]
+    assert (tmp_path / "folder" / "classes.txt").read_text().splitlines()[7] == "cat"
+    predict(tmp_path / "in" / "a.jpg", tmp_path / "single", run)
+    single = tmp_path / "single" / "masks" / "a.png"
+    assert single.read_bytes() == (masks / "a.png").read_bytes()
+    assert predict(photos[:2], tmp_path / "listed", run).written == 2
+    with Image.open(single) as mask, Image.open(photos[0]) as photo:
+        assert (mask.mode, mask.size) == ("P", photo.size)
+
+
+def test_images_by_name(run: Path, tree: Path, tmp_path: Path) -> None:
+    images = open_images(tree, split="val")
+    assert predict(images, tmp_path / "val", run).written == len(images) == 1
+    assert [path.name for path in (tmp_path / "val" / "masks").iterdir()] == ["2007_000002.png"]
+    predict({"night/a.b": images["2007_000002"]}, tmp_path / "named", run)
+    named = tmp_path / "named" / "masks" / "night" / "a.b.png"
+    assert named.read_bytes() == (tmp_path / "val" / "masks" / "2007_000002.png").read_bytes()
+
+
+def test_started_again(
+    run: Path, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, written = module.write_class_ids, []
+
+    def counting(path: Path, ids: object) -> None:
+        if len(written) == 1 and not path.parent.joinpath("go").exists():
+            raise KeyboardInterrupt
+        written.append(path.name)
+        original(path, ids)
+
+    monkeypatch.setattr(module, "write_class_ids", counting)
+    with pytest.raises(KeyboardInterrupt):
+        predict(tree / "JPEGImages", tmp_path, run)
+    (tmp_path / "masks" / "go").touch()
+    result = predict(tree / "JPEGImages", tmp_path, run)
+    assert (result.written, result.skipped) == (2, 1)
+    assert written == [f"2007_00000{i}.png" for i in range(3)]
+    assert predict(tree / "JPEGImages", tmp_path, run).written == 0
+    assert predict(tree / "JPEGImages", tmp_path, run, overwrite=True).written == 3
+
+
+def test_a_photograph_of_another_size_gets_another_mask(
+    run: Path, tree: Path, tmp_path: Path
+) -> None:
+    photo = tmp_path / "new" / "a.jpg"
+    photo.parent.mkdir()
+    for name, written in (("2007_000000", 1), ("2007_000000", 0), ("2007_000001", 1)):
+        photo.write_bytes((tree / "JPEGImages" / f"{name}.jpg").read_bytes())
+        assert predict(photo, tmp_path / "out", run).written == written
+        assert read_truth(tmp_path / "out" / "masks" / "a.png").shape == read_image(photo).shape[:2]
+
+
+def test_other_settings_at_test_time(
+    run: Path, segmenter: Segmenter, tree: Path, tmp_path: Path
+) -> None:
+    other = with_test(segmenter, scales=(0.5,), flip=False)
+    predict(tree / "JPEGImages", tmp_path, run, test=other.config.test)
+    photo = tree / "JPEGImages" / "2007_000000.jpg"
+    expected = other.predict(read_image(photo)).ids
+    assert read_truth(tmp_path / "masks" / "2007_000000.png").equal(expected)
+    assert not segmenter.predict(read_image(photo)).ids.equal(expected)
+    extra = tmp_path / "masks" / "2007_000001.png"
+    extra.unlink()
+    with pytest.raises(CheckpointError, match="with other settings"):
+        predict(tree / "JPEGImages", tmp_path, run)
+
+
+def test_two_images_of_one_name(run: Path, tree: Path, tmp_path: Path) -> None:
+    photo = Image.open(tree / "JPEGImages" / "2007_000000.jpg")
+    for suffix in (".png", ".jpg"):
+        photo.save(tmp_path / f"a{suffix}")
+    photo.close()
+    with pytest.raises(DataError, match=r"a\.jpg .*a\.png .*same name"):
+        predict(tmp_path, tmp_path / "out", run)
+    assert not (tmp_path / "out").exists()
+
+
+def test_faults(run: Path, tree: Path, tmp_path: Path, dino_dir: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
+        predict(tree / "JPEGImages", tmp_path / "out", tree)
+    with pytest.raises(DataError, match="does not exist"):
+        predict(tmp_path / "absent", tmp_path / "out", run)
+    with pytest.raises(BackboneError, match="is not a clip"):
+        predict(tree / "JPEGImages", tmp_path / "out", run, clip=str(dino_dir))
+    other = tiny_clip(tmp_path / "wide", width=128)
+    with pytest.raises(CheckpointError, match=r"The decoder in .* does not fit .*--clip"):
+        predict(tree / "JPEGImages", tmp_path / "out", run, clip=str(other))
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "bad").mkdir()
+    Image.new("RGB", (9, 30)).save(tmp_path / "bad" / "thin.png")
+    with pytest.raises(DataError, match=r"thin\.png is 9 x 30 pixels"):
+        predict(tmp_path / "bad", tmp_path / "out", run)
