@@ -107,7 +107,7 @@ def test_without_matplotlib(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for module in ("figures", "grid", "panels"):
-        monkeypatch.delitem(sys.modules, f"ssrseg.report.{module}", raising=False)
+        monkeypatch.delitem(sys.modules, f"ssrseg.paper.{module}", raising=False)
     code, _, err = run(capfd, 5, *options, "--out", "f.png")
     assert code == 2
     assert 'pip install "ssrseg[figures]"' in err
@@ -195,7 +195,7 @@ def test_the_drawing_names_functions_that_exist() -> None:
     names = set(re.findall(r"[A-Za-z_]+(?:\.[A-Za-z_]+)?", " ".join(written))) - {"Eq"}
     sources = {
         path.stem: path.read_text(encoding="utf-8")
-        for folder in ("method", "networks", "engine")
+        for folder in ("method", "networks", ".")
         for path in (Path(ssrseg.__file__).parent / folder).glob("*.py")
     }
     text = "".join(sources.values())

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ssrseg.data.files import atomic_write
 from ssrseg.errors import DataError, did_you_mean
+from ssrseg.method.pseudo_mask import IGNORE
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 

@@ -135,7 +135,7 @@ def write_page(report: Report, path: Path) -> None:
         path: The file; its folder is made.
     """
     environment = Environment(
-        loader=PackageLoader("ssrseg", "report"),
+        loader=PackageLoader("ssrseg", "paper"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
