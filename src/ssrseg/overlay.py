@@ -219,9 +219,7 @@ def _mix(
     return _to_bytes((1 - strength) * photo + strength * colours)
 
 
-def _to_bytes(
-    colours: Float[np.ndarray, "height width 3"],
-) -> UInt8[np.ndarray, "height width 3"]:
+def _to_bytes(colours: Float[np.ndarray, "*shape 3"]) -> UInt8[np.ndarray, "*shape 3"]:
     return colours.round().astype(np.uint8)
 
 

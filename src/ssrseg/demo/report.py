@@ -209,7 +209,7 @@ def _why_they_fall(figures: Figures) -> Section:
     cmpa = spread(figures[CMPA_CAM.name])
     clip, dino, sgc = (spread(figures[row.name]) for row in PAPERS_WEIGHTS)
     return Section(
-        "Why the paper's weights fall here",
+        "Why the three rows with the paper's weights fall here",
         f"With the paper's weights the CMPA CAM goes from {cmpa} to {clip} (+ CLIP attention),"
         f" {dino} (+ DINO attention, 0.4 : 0.6) and {sgc} (+ SGC); in the paper each of these rows"
         " gains. All three spread the CAM along CLIP's attention. The small CLIP of this demo has"
@@ -238,11 +238,9 @@ def _main_table(figures: Figures) -> ReportTable:
 
 def _control_table(figures: Figures) -> ReportTable:
     return ReportTable(
-        "Controls",
-        ("row", "mIoU %"),
-        tuple(
-            TableRow(name, (spread(figures[name]),), kind="control") for name in GROUPS["controls"]
-        ),
+        "mIoU of the controls",
+        ("control", "mIoU %"),
+        tuple(TableRow(name, (spread(figures[name]),)) for name in GROUPS["controls"]),
         "An untrained projector keeps CLIP's cosines, so its GradCAM is CLIP's by construction.",
     )
 
