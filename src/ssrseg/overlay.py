@@ -199,7 +199,8 @@ def _edge(
     near = ndimage.iterate_structure(ndimage.generate_binary_structure(2, 1), width)
     values = regions.astype(np.uint8)
     highest = ndimage.maximum_filter(values, footprint=near, mode="nearest")
-    return highest != ndimage.minimum_filter(values, footprint=near, mode="nearest")
+    edge: np.ndarray = highest != ndimage.minimum_filter(values, footprint=near, mode="nearest")
+    return edge
 
 
 def _grey(

@@ -129,7 +129,8 @@ def write_report(
             shown,
             title="From labels to masks, step by step",
             text="The first of the unseen scenes, not chosen by hand. The steps know which classes"
-            " a scene shows; the prediction does not. Click a picture to enlarge it.",
+            " a scene shows; the prediction does not. The demo's CLIP takes the sky for sheep and"
+            " boats, and so do all masks made from its CAM. Click a picture to enlarge it.",
         ),
         *((replace(more, folded=True),) if more.rows else ()),
         Section("What each step brings", charts=(_bars(figures, seeds),), terms=TERMS),
