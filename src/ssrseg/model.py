@@ -14,19 +14,18 @@ from ssrseg.config import Config
 from ssrseg.console import notice
 from ssrseg.errors import BackboneError
 from ssrseg.initial_cam import InitialCam, initial_cam
-from ssrseg.method.affinity import (
-    balance,
+from ssrseg.method.affinity import balance, fuse_attention
+from ssrseg.method.cmpa import Alignment
+from ssrseg.method.par import pixel_adaptive_refinement
+from ssrseg.method.peers import (
+    box_patches,
+    class_distribution_affinity,
     colour_position_kernel,
     decoder_gate,
     feature_affinity,
-    fuse_attention,
 )
-from ssrseg.method.class_distribution import class_distribution_affinity
-from ssrseg.method.cmpa import Alignment
-from ssrseg.method.par import pixel_adaptive_refinement
 from ssrseg.method.pseudo_mask import class_ids, class_scores, crf_scores
-from ssrseg.method.sgc import box_patches, corrected_cam, target_patches
-from ssrseg.method.superpixels import colour_regions, connected_regions
+from ssrseg.method.sgc import colour_regions, corrected_cam, target_patches
 from ssrseg.networks import clip as clip_tower
 from ssrseg.networks import dino as dino_tower
 from ssrseg.networks.clip import ClipView, FrozenCLIP
@@ -180,16 +179,13 @@ class Rectifier:
         superpixels: Int[Tensor, "batch superpixel_h superpixel_w"] | None,
         n_superpixels: int | None = None,
     ) -> Int[Tensor, "batch superpixel_h superpixel_w"]:
-        """Colour regions of Eq. 8 at the size of the superpixels, connected if the settings ask."""
+        """Colour regions of Eq. 8 at the size of the superpixels."""
         if superpixels is None:
             raise ValueError(f'affinity.mask = "{self.config.affinity.mask}" needs superpixels')
         at_size = functional.interpolate(image, superpixels.shape[1:], mode="bilinear")
-        regions = colour_regions(
+        return colour_regions(
             at_size, superpixels, self.config.sgc.k_colour, n_superpixels=n_superpixels
         )
-        if not self.config.sgc.connected:
-            return regions
-        return connected_regions(regions, superpixels, n_superpixels=n_superpixels)
 
     def rectify(
         self,
@@ -227,7 +223,7 @@ class Rectifier:
             target = target_patches(
                 initial.cam,
                 regions,
-                (n_superpixels or int(regions.max()) + 1) if sgc.connected else sgc.k_colour,
+                sgc.k_colour,
                 high=sgc.high,
                 min_ratio=sgc.min_ratio,
                 ratio=sgc.ratio,

@@ -18,7 +18,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.activations import QuickGELUActivation
 
 from ssrseg.errors import BackboneError
-from ssrseg.method.last_block import (
+from ssrseg.method.gradcam_closed_form import (
     BlockTrace,
     BlockWeights,
     quick_gelu,
