@@ -95,9 +95,7 @@ def test_nothing_of_the_peers_is_in_the_papers_presets() -> None:
     for preset in ("ssr", "paper", "demo"):
         config = load_config(preset)
         assert config.affinity.rfm_after is config.affinity.cda_temperature is None
-        assert config.optim.affinity_weight == config.cmpa.min_confidence == 0
-        assert not config.sgc.connected
-        assert not config.cmpa.also_image
+        assert config.optim.affinity_weight == 0
 
 
 def test_defaults_of_the_peers() -> None:
@@ -148,9 +146,6 @@ def test_the_last_word_wins(tmp_path: Path) -> None:
         ("affinity.cda_temperature=null", None),
         ("optim.affinity_weight=0.1", 0.1),
         ("optim.affinity_radius=0", 0),
-        ("sgc.connected=true", True),
-        ("cmpa.also_image=true", True),
-        ("cmpa.min_confidence=0.95", 0.95),
     ],
 )
 def test_set_understands(override: str, value: object) -> None:
@@ -185,8 +180,8 @@ def test_set_understands(override: str, value: object) -> None:
         ("affinity.cda_temperature=0", r"affinity\.cda_temperature = 0: .*greater than 0"),
         ("affinity.rfm=true", r'"affinity\.rfm"'),
         ("optim.affinity_weight=-0.1", r"optim\.affinity_weight = -0\.1"),
-        ("sgc.connected=maybe", r"sgc\.connected = 'maybe'"),
-        ("cmpa.min_confidence=1.1", r"cmpa\.min_confidence = 1\.1"),
+        ("sgc.per_class=maybe", r"sgc\.per_class = 'maybe'"),
+        ("sgc.min_ratio=1.1", r"sgc\.min_ratio = 1\.1"),
     ],
 )
 def test_set_refuses(override: str, message: str) -> None:

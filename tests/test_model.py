@@ -13,10 +13,8 @@ from ssrseg.data.sample import present_slots
 from ssrseg.errors import BackboneError, ConfigError
 from ssrseg.learner import build_alignment
 from ssrseg.method.affinity import balance
-from ssrseg.method.cam import centre_prior
-from ssrseg.method.class_distribution import class_distribution_affinity
-from ssrseg.method.sgc import target_patches
-from ssrseg.method.superpixels import slic_labels
+from ssrseg.method.peers import centre_prior, class_distribution_affinity
+from ssrseg.method.sgc import slic_labels, target_patches
 from ssrseg.model import Rectifier, load_rectifier
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.decoder import Decoder

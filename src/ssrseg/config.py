@@ -94,7 +94,7 @@ class CamConfig:
 class CmpaConfig:
     """Cross-modal prototype alignment (spec §6)."""
 
-    loss: Literal["crossmodal", "in_modal", "feature", "feature_infonce"] = "crossmodal"
+    loss: Literal["crossmodal", "in_modal", "feature"] = "crossmodal"
     """Rows of Table 4."""
     symmetric: bool = True
     """Also texts against image prototypes; Eq. 6 writes images against texts only [0003]."""
@@ -117,13 +117,8 @@ class CmpaConfig:
     [0007]."""
     image_feature: Literal["project_mean", "mean_projected"] = "project_mean"
     """Image feature of GradCAM: ISA of the mean patch, or the mean of aligned patches [0006]."""
-    also_image: bool = False
-    """Train ISA on the whole image's feature too, which is what GradCAM feeds it [0031]."""
     min_patches: CountOrZero = 4
     """Patches with CAM > 0.4 that a pair needs."""
-    min_confidence: Share = 0.0
-    """CLIP's own probability of its class that a pair's feature has to exceed [VDA: 0.95]; 0 = off
-    [0036]."""
     init: Literal["residual", "random"] = "residual"
     """Heads that begin as CLIP's own cosines, or at random (paper) [0002]."""
     depth: Count = 2
@@ -132,8 +127,6 @@ class CmpaConfig:
     """Width between them."""
     out: Count = 256
     """d2, length of the aligned space."""
-    final_relu: bool = False
-    """End a head with a ReLU."""
     temperature: Positive = 0.05
     """τ at the start [paper]."""
     learnable_temperature: bool = True
@@ -190,8 +183,6 @@ class SgcConfig:
     """Targets per class, or one set per image."""
     axis: Literal["col", "row", "both"] = "col"
     """Targets send (paper), receive, or both [0010]."""
-    connected: bool = False
-    """Split colour regions into connected ones before targets are chosen [0023]."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -17,8 +17,7 @@ from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.initial_cam import InitialCam
 from ssrseg.method.cam import min_max
-from ssrseg.method.cmpa import masked_average_pool, usable_pairs
-from ssrseg.method.prototypes import confident_pairs
+from ssrseg.method.cmpa import pool_foreground, usable_pairs
 from ssrseg.model import Rectifier
 
 
@@ -50,55 +49,6 @@ class Pairs:
     def load(cls, path: Path) -> Pairs:
         """Read what :meth:`save` wrote."""
         return cls(**load_file(path))
-
-
-def pool_pairs(
-    patch_features: Float[Tensor, "batch patches dim"],
-    cam: Float[Tensor, "batch slots grid_h grid_w"],
-    inside: Bool[Tensor, "batch patches"] | None = None,
-) -> tuple[Float[Tensor, "batch slots dim"], Float[Tensor, "batch dim"]]:
-    """Foreground feature of every slot and background feature of every image (Eq. 2).
-
-    Args:
-        patch_features: V, or ISA(V).
-        cam: CAMs in [0, 1].
-        inside: False = padding, which belongs to neither.
-    """
-    flat = cam.flatten(2)
-    background = 1 - flat.amax(1, keepdim=True)
-    if inside is not None:
-        flat, background = flat * inside[:, None], background * inside[:, None]
-    return masked_average_pool(flat, patch_features), masked_average_pool(
-        background, patch_features
-    )[:, 0]
-
-
-def usable_slots(
-    rectifier: Rectifier,
-    cam: Float[Tensor, "batch slots grid_h grid_w"],
-    pooled: Float[Tensor, "batch slots dim1"],
-    present: Int[Tensor, "batch slots"],
-) -> Bool[Tensor, "batch slots"]:
-    """Pairs that CMPA may learn from: a CAM large enough and, if asked for, a feature sure enough.
-
-    Args:
-        rectifier: Its settings are used.
-        cam: CAMs that pool, in [0, 1].
-        pooled: MAP(CAM_c, V), in CLIP's own space.
-        present: Class ids, -1 = empty slot.
-    """
-    config = rectifier.config
-    usable = usable_pairs(cam.flatten(2), present, min_patches=config.cmpa.min_patches)
-    if not config.cmpa.min_confidence:
-        return usable
-    return usable & confident_pairs(
-        pooled,
-        present,
-        rectifier.text_features,
-        config.cam.scale or rectifier.clip.logit_scale,
-        rectifier.n_classes,
-        min_confidence=config.cmpa.min_confidence,
-    )
 
 
 def collect_pairs(
@@ -141,9 +91,10 @@ def collect_pairs(
                 assert rectifier.alignment is not None
                 with torch.no_grad():
                     features = rectifier.alignment.eval().isa(features)
-            pooled, background = pool_pairs(features, cam)
-            in_clip = pool_pairs(initial.patch_features, cam)[0] if aligned else pooled
-            usable = usable_slots(rectifier, cam, in_clip, batch.present)
+            pooled, background = pool_foreground(features, cam)
+            usable = usable_pairs(
+                cam.flatten(2), batch.present, min_patches=config.cmpa.min_patches
+            )
             image = torch.tensor(batch.index, device=device)[:, None].expand_as(batch.present)
             rows["pooled"].append(pooled[usable].cpu())
             rows["classes"].append(batch.present[usable].cpu())

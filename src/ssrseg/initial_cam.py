@@ -10,17 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ssrseg.config import Config
-from ssrseg.method.cam import (
-    allowed_words,
-    centre_prior,
-    fast_gradcam,
-    gradcam,
-    min_max,
-    patch_cam,
-    word_probability,
-)
+from ssrseg.method.cam import allowed_words, gradcam, min_max, patch_cam, word_probability
 from ssrseg.method.cmpa import Alignment
-from ssrseg.method.last_block import BlockTrace
+from ssrseg.method.gradcam_closed_form import BlockTrace, gradcam_closed_form
+from ssrseg.method.peers import centre_prior
 from ssrseg.networks.clip import ClipView, FrozenCLIP
 
 
@@ -72,7 +65,7 @@ def initial_cam(
     clip_cam = None
     if cmpa is None or with_clip or config.cam.readout == "combined":
         scale = config.cam.scale or clip.logit_scale
-        clip_cam = fast_gradcam(
+        clip_cam = gradcam_closed_form(
             clip.last_block_weights,
             trace,
             clip.normed(view),
@@ -125,7 +118,9 @@ def _cmpa_cam(
 
     normed = clip.normed(view)
     if config.cmpa.image_feature == "project_mean":
-        return fast_gradcam(clip.last_block_weights, trace, normed, probability, present, view.grid)
+        return gradcam_closed_form(
+            clip.last_block_weights, trace, normed, probability, present, view.grid
+        )
     # ISA differs from patch to patch, so nothing is shared between them
     return gradcam(
         lambda activations: cmpa.isa(clip.last_block(view, activations)),

@@ -15,17 +15,20 @@ from torch.nn import functional
 from ssrseg.checkpoint import Checkpoint, load_part
 from ssrseg.config import Config
 from ssrseg.data.crops import CropBatch, mix
-from ssrseg.foreground import Pairs, pool_pairs, usable_slots
-from ssrseg.method.affinity import feature_affinity
-from ssrseg.method.cmpa import Alignment, Projector, masked_average_pool, shared_basis
-from ssrseg.method.objective import (
-    affinity_loss,
+from ssrseg.foreground import Pairs
+from ssrseg.method.cmpa import (
+    Alignment,
+    Projector,
     alignment_loss,
     background_loss,
-    image_loss,
-    segmentation_loss,
+    image_prototypes,
+    pool_foreground,
+    positive_index,
+    shared_basis,
+    usable_pairs,
 )
-from ssrseg.method.prototypes import image_prototypes, positive_index
+from ssrseg.method.objective import segmentation_loss
+from ssrseg.method.peers import affinity_loss, feature_affinity
 from ssrseg.model import InitialCam, Rectifier
 from ssrseg.networks.clip import ClipView
 from ssrseg.networks.decoder import Decoder
@@ -149,15 +152,13 @@ class Learner:
         """L_proto of a batch of pairs, with background pairs where the settings ask for them.
 
         Args:
-            features: Aligned foreground features, then aligned background features, then, if
-                ISA learns from it too, the aligned image feature of each pair.
+            features: Aligned foreground features, then aligned background features.
             clip_background: The same background features in CLIP's space.
             rows: Which classes they belong to.
         """
         assert self.alignment is not None and self.prototypes is not None
         config, n_classes = self.rectifier.config.cmpa, self.rectifier.n_classes
-        parts = (len(rows.classes), len(clip_background))
-        foreground, background, whole = features.tensor_split((parts[0], sum(parts)))
+        foreground, background = features.tensor_split([len(rows.classes)])
         text = self.alignment.tsa(self.rectifier.text_features)
         positive = positive_index(
             foreground.detach(), self.prototypes, rows.classes, rows.labels, config.pos
@@ -179,10 +180,6 @@ class Learner:
             loss = loss + config.bg_pairs * background_loss(
                 background, nearest + n_classes, text, self.alignment.temperature
             )
-        if len(whole):
-            loss = loss + image_loss(
-                whole, rows.classes, rows.labels, text, self.alignment.temperature
-            )
         return loss
 
     def cached_proto_loss(self, iteration: int) -> Tensor:
@@ -194,9 +191,8 @@ class Learner:
         image, classes = pairs.image[chosen], pairs.classes[chosen].to(device)
         config = self.rectifier.config.cmpa
         background = pairs.background[image.unique() if config.bg_pairs else image[:0]].to(device)
-        whole = pairs.mean[image if config.also_image else image[:0]].to(device)
         pooled = pairs.pooled[chosen].to(device)
-        features = self.alignment.isa(torch.cat([pooled, background, whole]))
+        features = self.alignment.isa(torch.cat([pooled, background]))
         return self.proto_loss(
             features, background, PairRows(classes, self.labels[image].to(device))
         )
@@ -214,25 +210,21 @@ class Learner:
         inside = functional.adaptive_avg_pool2d(batch.valid[:, None].float(), initial.view.grid)
         inside = inside.flatten(1) >= 0.5
         raw = initial.patch_features
-        clip_pooled, clip_background = pool_pairs(raw, cam, inside)
-        usable = usable_slots(self.rectifier, cam, clip_pooled, batch.present)
+        clip_background = pool_foreground(raw, cam, inside)[1]
+        usable = usable_pairs(cam.flatten(2), batch.present, min_patches=config.min_patches)
         if not usable.any():
             return None
         image = usable.nonzero()[:, 0]
-        whole = masked_average_pool(inside[:, None].to(raw), raw)[:, 0]
-        whole = whole[image if config.also_image else image[:0]]
-        # padding stays out of BatchNorm
-        moved = self.alignment.isa(torch.cat([raw[inside], whole]))
         aligned = raw.new_zeros(*raw.shape[:2], config.out)
-        aligned[inside], whole = moved.tensor_split([len(moved) - len(whole)])
-        pooled, background = pool_pairs(aligned, cam, inside)
+        aligned[inside] = self.alignment.isa(raw[inside])  # padding stays out of BatchNorm
+        pooled, background = pool_foreground(aligned, cam, inside)
         if not config.bg_pairs:
             background, clip_background = background[:0], clip_background[:0]
         labels = torch.zeros(
             len(cam), self.rectifier.n_classes + 1, dtype=torch.bool, device=cam.device
         ).scatter_(1, batch.present + 1, True)[:, 1:]
         return self.proto_loss(
-            torch.cat([pooled[usable], background, whole]),
+            torch.cat([pooled[usable], background]),
             clip_background,
             PairRows(batch.present[usable], labels[image]),
         )
@@ -313,7 +305,6 @@ def build_alignment(config: Config, text_features: Tensor, pairs: Pairs | None) 
             hidden=cmpa.hidden,
             depth=cmpa.depth,
             basis=None if basis is None else basis.clone(),
-            final_relu=cmpa.final_relu,
         )
         for _ in ("ISA", "TSA")
     ]

@@ -144,10 +144,9 @@ def _build_learner(run: _Run, rectifier: Rectifier, earlier: Checkpoint | None) 
             if not len(pairs.classes):
                 raise DataError(
                     f"CMPA found no usable (image, class) pair in {run.data.root}: every CAM is"
-                    f" empty, smaller than cmpa.min_patches = {config.cmpa.min_patches} patches, or"
-                    f" less sure than cmpa.min_confidence = {config.cmpa.min_confidence}. Lower"
-                    " them (--set cmpa.min_patches=1 --set cmpa.min_confidence=0), or train without"
-                    " CMPA (--set cam.mode=clip)."
+                    f" empty or smaller than cmpa.min_patches = {config.cmpa.min_patches} patches."
+                    " Lower it (--set cmpa.min_patches=1), or train without CMPA (--set"
+                    " cam.mode=clip)."
                 )
         rectifier.alignment = build_alignment(config, rectifier.text_features, pairs)
     decoder = Decoder(
