@@ -13,7 +13,13 @@ from huggingface_hub.errors import HfHubHTTPError
 from jaxtyping import Float
 from torch import Tensor
 
-from ssrseg.checkpoint import MODEL_FILE, Checkpoint, check_classes, load_checkpoint, save_checkpoint
+from ssrseg.checkpoint import (
+    MODEL_FILE,
+    Checkpoint,
+    check_classes,
+    load_checkpoint,
+    save_checkpoint,
+)
 from ssrseg.config import Config, load_config
 from ssrseg.console import notice
 from ssrseg.data.classes import check_class_names
@@ -36,7 +42,7 @@ class Loadable(
     license="apache-2.0",
     paper_url="https://arxiv.org/abs/2512.01701",
 ):
-    """The ways to come by an :class:`ssrseg.SSR`; ``save_pretrained`` and ``push_to_hub`` keep it."""
+    """The ways to come by an :class:`ssrseg.SSR`, and to keep it."""
 
     config: Config
     vocabulary: Vocabulary
@@ -216,7 +222,7 @@ class Loadable(
         )
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """Heads and decoder by name: ``alignment.*``, ``decoder.*``; the frozen encoders are no part."""
+        """Heads and decoder by name: ``alignment.*``, ``decoder.*``; not the frozen encoders."""
         parts = {"decoder": self.decoder, "alignment": self.alignment}
         return {
             f"{name}.{key}": value

@@ -6,32 +6,19 @@ CAM (SGC) -> pseudo mask. The decoder that learns from these masks is its last p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ssrseg.checkpoint import (
-    MODEL_FILE,
-    Checkpoint,
-    check_classes,
-    load_checkpoint,
-    save_checkpoint,
-)
-from ssrseg.config import Config, load_config
-from ssrseg.console import note
-from ssrseg.data.classes import check_class_names
+from ssrseg.config import Config
 from ssrseg.data.images import as_photo
 from ssrseg.data.photos import Photo, join_photos
-from ssrseg.data.sample import LabelledImages
 from ssrseg.data.transforms import limit_side, resize, to_unit
-from ssrseg.device import pick_device
 from ssrseg.errors import (
     BackboneError,
     CheckpointError,
@@ -40,6 +27,7 @@ from ssrseg.errors import (
     LabelsError,
     did_you_mean,
 )
+from ssrseg.loading import Loadable
 from ssrseg.method.affinity import balance, fuse_attention
 from ssrseg.method.cam import allowed_words, gradcam, min_max, patch_cam, word_probability
 from ssrseg.method.cmpa import Alignment
@@ -58,12 +46,12 @@ from ssrseg.method.pseudo_mask import class_ids, class_scores, crf_scores
 from ssrseg.method.sgc import colour_regions, corrected_cam, slic_labels, target_patches
 from ssrseg.networks import clip as clip_tower
 from ssrseg.networks import dino as dino_tower
+from ssrseg.networks.attention import mean_attention
 from ssrseg.networks.clip import ClipFeatures, FrozenCLIP
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.dino import FrozenDINO
-from ssrseg.networks.vocabulary import Vocabulary, build_vocabulary
+from ssrseg.networks.vocabulary import Vocabulary
 from ssrseg.results import RectifiedImage, SegmentedImage
-from ssrseg.trained_parts import load_alignment, load_decoder
 
 
 @dataclass(frozen=True)
@@ -110,15 +98,7 @@ class Rectification:
     pseudo_mask: UInt8[Tensor, "batch height width"]
 
 
-class SSR(
-    nn.Module,
-    PyTorchModelHubMixin,
-    library_name="ssrseg",
-    tags=["image-segmentation", "weakly-supervised", "clip"],
-    pipeline_tag="image-segmentation",
-    license="apache-2.0",
-    paper_url="https://arxiv.org/abs/2512.01701",
-):
+class SSR(nn.Module, Loadable):
     """Semantic and Spatial Rectification.
 
     Build one with :meth:`from_encoders` (training-free) or :meth:`from_pretrained` (trained). It is
@@ -454,7 +434,7 @@ class SSR(
         if self.decoder is None:
             raise CheckpointError(
                 "This model has no trained decoder, so it cannot segment without labels. Train one"
-                " (ssrseg.train), load one (SSR.from_pretrained), or use rectify(image, labels=...)."
+                " (ssrseg.train), load one (SSR.from_pretrained), or use rectify(image, labels)."
             )
         test, patch = self.config.test, self.patch_size
         size = (photo.shape[0], photo.shape[1])
@@ -690,8 +670,8 @@ def _not_empty(images: Sequence[Any]) -> Sequence[Any]:
 def _normalise(
     image: Float[Tensor, "batch 3 height width"], tower: Any
 ) -> Float[Tensor, "batch 3 height width"]:
-    """RGB in [0, 1] as an encoder wants it: channel by channel, so that a GPU is sent no constants."""
-    normalised = torch.empty_like(image)
+    """RGB in [0, 1] with the mean and deviation of an encoder."""
+    normalised = torch.empty_like(image)  # channel by channel: a GPU is sent no constants
     for channel in range(3):
         torch.sub(image[:, channel], tower.PIXEL_MEAN[channel], out=normalised[:, channel])
         normalised[:, channel] /= tower.PIXEL_STD[channel]
@@ -699,7 +679,7 @@ def _normalise(
 
 
 def _enlarge(values: Tensor, photo: UInt8[Tensor, "height width 3"]) -> Tensor:
-    """A map at the photograph's size, on the CPU: class ids by nearest neighbour, the rest bilinear."""
+    """A map at the photograph's size, on the CPU: ids by nearest neighbour, the rest bilinear."""
     size = (photo.shape[0], photo.shape[1])
     mode = "nearest" if values.dtype == torch.uint8 else "bilinear"
     return functional.interpolate(values[None, None], size, mode=mode)[0, 0].cpu()

@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from ssrseg.data.images import voc_palette
 from ssrseg.errors import LabelsError, did_you_mean
-from ssrseg.overlay import heat_overlay, ids_overlay, mask_palette
+from ssrseg.overlay import heat_overlay, ids_overlay
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,14 +35,14 @@ class SegmentedImage:
 
     @property
     def areas(self) -> dict[str, float]:
-        """Share of the photograph that each class covers, in [0, 1]; classes without a pixel are left out."""
+        """Share of the photograph, in [0, 1], of each class that has a pixel."""
         pixels = np.bincount(self.mask.ravel(), minlength=256) / self.mask.size
         named = {name: float(pixels[index + 1]) for index, name in enumerate(self.classes)}
         return {name: share for name, share in named.items() if share}
 
     def overlay(self) -> UInt8[np.ndarray, "height width 3"]:
         """The mask in colour over the photograph."""
-        return ids_overlay(self.image, self.mask, mask_palette())
+        return ids_overlay(self.image, self.mask, voc_palette())
 
     def _repr_html_(self) -> str:
         """Photograph and mask side by side, for notebooks."""

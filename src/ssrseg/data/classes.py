@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -123,6 +124,17 @@ def _checked(path: Path, numbered: list[tuple[int, str]]) -> tuple[str, ...]:
             " Merge or split the classes."
         )
     return tuple(name for _, name in numbered)
+
+
+def check_class_names(classes: Sequence[str]) -> tuple[str, ...]:
+    """Names that can be the classes of a model.
+
+    Raises:
+        LabelsError: If there is none, or one is empty, twice there or reserved.
+    """
+    if isinstance(classes, str):
+        raise LabelsError(f'classes = "{classes}" is one text; give a list: ["{classes}"].')
+    return _checked(Path("classes"), [(index + 1, name) for index, name in enumerate(classes)])
 
 
 def describe_labels(data: LabelledImages) -> list[str]:
