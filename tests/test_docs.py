@@ -97,6 +97,14 @@ def test_files_named_in_the_docs_exist(page: Path) -> None:
         ), name
 
 
+def test_the_summary_of_the_results_has_the_figures_of_its_tables() -> None:
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    summary, tables = re.split(r"(?=^## Photographs)", text, flags=re.MULTILINE)
+    figures = re.findall(r"[-+]?\d+\.\d ± \d\.\d", summary)
+    assert len(figures) > 40
+    assert [figure for figure in figures if figure not in tables] == []
+
+
 def test_changelog_has_a_place_for_the_next_version() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(r"^## \[Unreleased\]$", text, flags=re.MULTILINE)
