@@ -161,6 +161,7 @@ class SSR(nn.Module, Loadable):
         photo: Float[Tensor, "batch 3 photo_h photo_w"] | None = None,
         valid: Bool[Tensor, "batch height width"] | None = None,
         n_superpixels: int | None = None,
+        initial: InitialCam | None = None,
     ) -> Rectification:
         """Images and their classes to pseudo masks.
 
@@ -172,12 +173,13 @@ class SSR(nn.Module, Loadable):
             photo: The same images at the size that masks are wanted in; None = ``image``.
             valid: False = padding, which has no CAM and gets 255.
             n_superpixels: A bound above every superpixel id; known, a GPU need not be asked.
+            initial: The initial CAM, if it has been computed already.
 
         Raises:
             ValueError: If superpixels are needed and not given.
         """
-        features = self.encode(image)
-        initial = self.initial_cam(features, present, valid)
+        if initial is None:
+            initial = self.initial_cam(self.encode(image), present, valid)
         regions = self.colour_regions(image, superpixels, n_superpixels)
         target = self.target_regions(initial.cam, regions)
         affinity = self.affinity(image, initial)
