@@ -34,7 +34,7 @@ from ssrseg.method.cmpa import Alignment, no_heads
 from ssrseg.method.metrics import Scores
 from ssrseg.model import Rectifier, load_rectifier
 from ssrseg.paper.cam_seeds import score_seeds
-from ssrseg.paper.experiments import KEY_FILE, Bench, Experiment, Heads, Result, Task, tasks
+from ssrseg.paper.experiments import KEY_FILE, Workspace, Experiment, Heads, Result, Task, tasks
 from ssrseg.paper.provenance import content_key, git_commit, run_identity
 from ssrseg.prediction import predict
 from ssrseg.pseudo_masks import masks
@@ -44,13 +44,13 @@ Submit = Callable[..., "Future[None]"]
 
 
 def measure(
-    rows: Sequence[Experiment], bench: Bench, *, seeds: int = 1, collect: bool = False
+    rows: Sequence[Experiment], workspace: Workspace, *, seeds: int = 1, collect: bool = False
 ) -> list[Result]:
     """Figures of every row; those that are there already are read, not made again.
 
     Args:
         rows: Experiments.
-        bench: Where, with which data and settings.
+        workspace: Where, with which data and settings.
         seeds: Repetitions of what is trained.
         collect: Only read.
 
@@ -60,12 +60,12 @@ def measure(
     Raises:
         SSRError: Whatever is wrong with data, encoders or settings; finished results stay.
     """
-    wanted = tasks(rows, bench, seeds)
-    there = _results(bench)
+    wanted = tasks(rows, workspace, seeds)
+    there = _results(workspace)
     missing = list({task.key: task for task in wanted if task.key not in there}.values())
     if missing and not collect:
-        _run(missing, bench)
-        there = _results(bench)
+        _run(missing, workspace)
+        there = _results(workspace)
     found = []
     for task in wanted:
         if task.key in there:
@@ -74,30 +74,30 @@ def measure(
     return found
 
 
-def missing_tasks(rows: Sequence[Experiment], bench: Bench, *, seeds: int = 1) -> list[Task]:
+def missing_tasks(rows: Sequence[Experiment], workspace: Workspace, *, seeds: int = 1) -> list[Task]:
     """What :func:`measure` would have to do."""
-    there = _results(bench)
-    return [task for task in tasks(rows, bench, seeds) if task.key not in there]
+    there = _results(workspace)
+    return [task for task in tasks(rows, workspace, seeds) if task.key not in there]
 
 
-def _results(bench: Bench) -> dict[str, Path]:
+def _results(workspace: Workspace) -> dict[str, Path]:
     """Result files by key, which ends their names."""
-    return {path.stem.rsplit("-", 1)[-1]: path for path in (bench.out / "results").glob("*.json")}
+    return {path.stem.rsplit("-", 1)[-1]: path for path in (workspace.out / "results").glob("*.json")}
 
 
-def _run(missing: Sequence[Task], bench: Bench) -> None:
+def _run(missing: Sequence[Task], workspace: Workspace) -> None:
     """Runs first, side by side; then everything that is scored on them."""
-    with _workers(bench.jobs) as submit:
+    with _workers(workspace.jobs) as submit:
         runs = {task.run: task for task in missing if task.run is not None}
-        _wait([submit(_train, bench, task) for task in runs.values() if not _finished(task)])
+        _wait([submit(_train, workspace, task) for task in runs.values() if not _finished(task)])
         scored: list[Future[None]] = []
         for group in _passes(missing):
-            scored.append(submit(_score_seeds, bench, group))
+            scored.append(submit(_score_seeds, workspace, group))
         for task in missing:
             if task.experiment.measure == "segmentation":
-                scored.append(submit(_score_segmentation, bench, task))
+                scored.append(submit(_score_segmentation, workspace, task))
             elif task.experiment.measure == "masks":
-                scored.append(submit(_score_masks, bench, task))
+                scored.append(submit(_score_masks, workspace, task))
         _wait(scored)
 
 
@@ -146,46 +146,46 @@ def _wait(work: list[Future[None]]) -> None:
         each.result()
 
 
-def _train(bench: Bench, task: Task) -> None:
+def _train(workspace: Workspace, task: Task) -> None:
     """Train or go on; the folder says what it is from the first moment on."""
     run, config, training = task.run, task.run_config, task.experiment.training
     assert run is not None and config is not None and training is not None
-    assert bench.train is not None
+    assert workspace.train is not None
     marker = run / KEY_FILE
     facts: dict[str, Any] = {"seconds": 0.0}
     if marker.is_file():
         facts = json.loads(marker.read_text(encoding="utf-8"))
     supervision = training.supervision
-    whole = run_identity(config, bench.train, supervision, heads_only=False)
+    whole = run_identity(config, workspace.train, supervision, heads_only=False)
     facts["key"] = content_key(whole)
     if supervision == "labels" and config.cam.mode == "cmpa":
-        heads = run_identity(config, bench.train, supervision, heads_only=True)
+        heads = run_identity(config, workspace.train, supervision, heads_only=True)
         facts["heads"] = content_key(heads)
     _write_json(marker, facts)
     start = time.monotonic()
     train(
-        bench.train,
+        workspace.train,
         run,
         config,
         supervision=supervision,
-        cache=bench.superpixels,
-        device=bench.device,
+        cache=workspace.superpixels,
+        device=workspace.device,
     )
     facts["seconds"] += time.monotonic() - start
     _write_json(marker, facts)
 
 
-def _score_seeds(bench: Bench, group: Sequence[Task]) -> None:
+def _score_seeds(workspace: Workspace, group: Sequence[Task]) -> None:
     """One pass over the images for CAM seeds of many settings, with encoders loaded once."""
     start = time.monotonic()
-    data = bench.seeds
+    data = workspace.seeds
     assert data is not None
     first = group[0].config
     for task in group:  # DINO is loaded if anybody wants it
         affinity = task.config.affinity
         if affinity.kind == "attention" and affinity.dino_weight > 0:
             first = task.config
-    base = load_rectifier(first, data.classes, own_prompts=data.prompts, device=bench.device)
+    base = load_rectifier(first, data.classes, own_prompts=data.prompts, device=workspace.device)
     heads: dict[object, Alignment | None] = {}
     rectifiers = {}
     for task in group:
@@ -194,11 +194,11 @@ def _score_seeds(bench: Bench, group: Sequence[Task]) -> None:
             heads[which] = _heads(base, *which)
         rectifiers[task.key] = variant(base, task.config, heads[which])
     cells = SuperpixelCache(
-        bench.superpixels, n_segments=first.sgc.n_segments, compactness=first.sgc.compactness
+        workspace.superpixels, n_segments=first.sgc.n_segments, compactness=first.sgc.compactness
     )
-    unfinished = bench.out / "unfinished"
+    unfinished = workspace.out / "unfinished"
     found = score_seeds(
-        rectifiers, data, cells, alphas=bench.alphas, keep=unfinished / group[0].key
+        rectifiers, data, cells, alphas=workspace.alphas, keep=unfinished / group[0].key
     )
     seconds = time.monotonic() - start
     for task in group:
@@ -209,7 +209,7 @@ def _score_seeds(bench: Bench, group: Sequence[Task]) -> None:
             "seconds": seconds,
             "shared_by": len(group),
         }
-        _keep(bench, task, data, each.scores, each.images, each.matrix, extra)
+        _keep(workspace, task, data, each.scores, each.images, each.matrix, extra)
     shutil.rmtree(unfinished / group[0].key, ignore_errors=True)
 
 
@@ -226,43 +226,43 @@ def _heads(base: Rectifier, run: Path | None, kind: Heads) -> Alignment | None:
     return load_heads(base, run, untrained=kind == "untrained")
 
 
-def _score_segmentation(bench: Bench, task: Task) -> None:
+def _score_segmentation(workspace: Workspace, task: Task) -> None:
     """Masks of the decoder on images whose labels it does not know."""
     start = time.monotonic()
-    data, run = bench.val, task.run
+    data, run = workspace.val, task.run
     assert data is not None and run is not None and task.experiment.training is not None
     crf = task.experiment.crf
     name = f"{task.experiment.training.name}-{'crf' if crf else 'plain'}"
-    out = bench.claim(bench.predictions, name, task.seed, task.key)
+    out = workspace.folder_for(workspace.predictions, name, task.seed, task.key)
     _write_json(out / KEY_FILE, {"key": task.key})
     images = {each.name: each.image for each in data.samples if each.truth is not None}
     clip = task.config.backbones.clip
     test = task.config.test
-    predict(images, out, run, clip=clip, crf=crf, test=test, device=bench.device)
+    predict(images, out, run, clip=clip, crf=crf, test=test, device=workspace.device)
     found = evaluate(out, data)
-    extra = {"seconds": time.monotonic() - start, "predictions": _inside(out, bench)}
-    _keep(bench, task, data, found.scores, found.images, found.matrix, extra)
+    extra = {"seconds": time.monotonic() - start, "predictions": _inside(out, workspace)}
+    _keep(workspace, task, data, found.scores, found.images, found.matrix, extra)
 
 
-def _score_masks(bench: Bench, task: Task) -> None:
+def _score_masks(workspace: Workspace, task: Task) -> None:
     """Pseudo masks of labelled images, as the decoder would learn from them."""
     start = time.monotonic()
-    assert bench.seeds is not None
-    known = tuple(sample for sample in bench.seeds.samples if sample.truth is not None)
-    data = replace(bench.seeds, samples=known)
-    out = bench.out / "predictions" / f"masks-{task.key}"
-    masks(data, out, task.config, model=task.run, cache=bench.superpixels, device=bench.device)
+    assert workspace.seeds is not None
+    known = tuple(sample for sample in workspace.seeds.samples if sample.truth is not None)
+    data = replace(workspace.seeds, samples=known)
+    out = workspace.out / "predictions" / f"masks-{task.key}"
+    masks(data, out, task.config, model=task.run, cache=workspace.superpixels, device=workspace.device)
     found = evaluate(out, data)
     extra = {
         "seconds": time.monotonic() - start,
-        "predictions": _inside(out, bench),
+        "predictions": _inside(out, workspace),
         "undecided": found.undecided,
     }
-    _keep(bench, task, data, found.scores, found.images, found.matrix, extra)
+    _keep(workspace, task, data, found.scores, found.images, found.matrix, extra)
 
 
 def _keep(
-    bench: Bench,
+    workspace: Workspace,
     task: Task,
     data: LabelledImages,
     found: Scores,
@@ -274,12 +274,12 @@ def _keep(
     row = task.experiment
     training = None
     if task.run is not None and task.run_config is not None and row.training is not None:
-        assert bench.train is not None
+        assert workspace.train is not None
         facts = json.loads((task.run / KEY_FILE).read_text(encoding="utf-8"))
         training = {
-            "run": _inside(task.run, bench),
+            "run": _inside(task.run, workspace),
             "supervision": row.training.supervision,
-            "images": len(bench.train),
+            "images": len(workspace.train),
             "settings": task.run_config.to_dict(),
             "seconds": facts.get("seconds"),
         }
@@ -299,7 +299,7 @@ def _keep(
         "encoders": {
             which: {"name": names[which], "digest": digest} for which, digest in digests.items()
         },
-        "command": bench.command,
+        "command": workspace.command,
         "version": __version__,
         "commit": git_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -310,11 +310,11 @@ def _keep(
         "key": task.key,
     }
     slug = re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")
-    _write_json(bench.out / "results" / f"{slug}-seed-{task.seed}-{task.key}.json", record)
+    _write_json(workspace.out / "results" / f"{slug}-seed-{task.seed}-{task.key}.json", record)
 
 
-def _inside(folder: Path, bench: Bench) -> str:
-    return folder.relative_to(bench.out).as_posix()
+def _inside(folder: Path, workspace: Workspace) -> str:
+    return folder.relative_to(workspace.out).as_posix()
 
 
 def _write_json(path: Path, table: dict[str, Any]) -> None:
