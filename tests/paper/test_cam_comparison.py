@@ -28,11 +28,11 @@ from ssrseg.paper.cam_comparison import (
     PRIOR,
     SSR,
     UNMASKED,
-    closeups,
+    compare_cams,
     prior_config,
     under,
 )
-from ssrseg.paper.image_choice import Shown
+from ssrseg.paper.image_choice import ShownImage
 from ssrseg.pseudo_masks import rectify_photo
 
 NO_CACHE = SuperpixelCache(None, n_segments=20, compactness=10.0)
@@ -69,7 +69,7 @@ def test_maps_are_those_of_each_setting(
 ) -> None:
     sample = data.samples[2]  # a red car and a cat
     assert sample.labels == (0, 2)
-    (found,) = closeups(rectifier, [Shown(sample, 2)], NO_CACHE)
+    (found,) = compare_cams(rectifier, [ShownImage(sample, 2)], NO_CACHE)
     assert (found.name, found.class_name, found.class_id) == (sample.name, "red car", 3)
     photo = read_image(sample.image)
     assert torch.equal(found.photo, photo)
@@ -102,7 +102,7 @@ def test_maps_are_those_of_each_setting(
 
 def test_shares_and_errors_against_the_truth(data: LabelledImages, rectifier: Rectifier) -> None:
     sample = data.samples[2]
-    (found,) = closeups(rectifier, [Shown(sample, 0)], NO_CACHE)
+    (found,) = compare_cams(rectifier, [ShownImage(sample, 0)], NO_CACHE)
     assert sample.truth is not None
     truth = read_truth(sample.truth)
     assert found.truth is not None and torch.equal(found.truth, truth)
@@ -121,14 +121,14 @@ def test_without_a_true_mask_there_are_no_shares(
     data: LabelledImages, rectifier: Rectifier
 ) -> None:
     sample = replace(data.samples[0], truth=None)
-    (found,) = closeups(rectifier, [Shown(sample, 0)], NO_CACHE)
+    (found,) = compare_cams(rectifier, [ShownImage(sample, 0)], NO_CACHE)
     assert (found.truth, found.shares, found.errors) == (None, {}, {})
 
 
 def test_without_a_mask_there_is_no_target(data: LabelledImages, rectifier: Rectifier) -> None:
     config = rectifier.config
     bare = under(rectifier, replace(config, affinity=replace(config.affinity, mask="none")))
-    (found,) = closeups(bare, [Shown(data.samples[0], 0)], NO_CACHE)
+    (found,) = compare_cams(bare, [ShownImage(data.samples[0], 0)], NO_CACHE)
     assert found.target is None
 
 
@@ -137,7 +137,7 @@ def test_a_large_photograph_is_shown_at_the_size_it_is_looked_at(
 ) -> None:
     config = rectifier.config
     small = under(rectifier, replace(config, data=replace(config.data, max_side=40)))
-    (found,) = closeups(small, [Shown(data.samples[0], 0)], NO_CACHE)
+    (found,) = compare_cams(small, [ShownImage(data.samples[0], 0)], NO_CACHE)
     size = (33, 40)  # 61 x 75
     assert tuple(found.photo.shape[:2]) == size
     assert found.truth is not None and found.target is not None
@@ -153,7 +153,7 @@ def test_a_true_mask_of_another_size_or_another_data_set(
     Image.new("L", (20, 30)).save(sample.truth)
     said = rf"{sample.name}\.png is 20 x 30 pixels, its image 75 x 61"
     with pytest.raises(DataError, match=said):
-        closeups(rectifier, [Shown(sample, 0)], NO_CACHE)
+        compare_cams(rectifier, [ShownImage(sample, 0)], NO_CACHE)
     Image.new("L", (75, 61), 4).save(sample.truth)
     with pytest.raises(DataError, match="class id 4, but the data have 3 classes"):
-        closeups(rectifier, [Shown(sample, 0)], NO_CACHE)
+        compare_cams(rectifier, [ShownImage(sample, 0)], NO_CACHE)

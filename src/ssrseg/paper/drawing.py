@@ -127,7 +127,9 @@ def motivation_figure(
     draw_plane(add_axes(figure, (left, low, panel, top - low), "(b)"), gap, names)
     write(figure, left + panel / 2, low - 0.025, numbers_text(gap.separation), va="top")
     add_key(figure, ERROR_KEY, bottom=0.18)
-    add_note(figure, "numbers in %: share of the activation (CAM) or of the predicted pixels (mask)")
+    add_note(
+        figure, "numbers in %: share of the activation (CAM) or of the predicted pixels (mask)"
+    )
     add_heat_bar(figure)
     return figure
 

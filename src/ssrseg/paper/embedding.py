@@ -1,4 +1,4 @@
-"""What Figure 6 embeds: foreground features of a whole split in CLIP's space and in CMPA's."""
+"""What Figure 6 shows: foreground features of a whole split, in CLIP's space and in CMPA's."""
 
 from __future__ import annotations
 
@@ -6,34 +6,40 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ssrseg import __version__
 from ssrseg.checkpoint import data_digest, model_digest
 from ssrseg.console import steps
 from ssrseg.data.files import atomic_write
 from ssrseg.data.photos import photo_batches
 from ssrseg.data.sample import LabelledImages, Sample
-from ssrseg.errors import DataError
+from ssrseg.errors import DataError, PackageError
 from ssrseg.foreground import pool_pairs
 from ssrseg.learner import untrained_heads
 from ssrseg.method.cmpa import Alignment, usable_pairs
+from ssrseg.method.separation import Separation, separation
 from ssrseg.model import Rectifier
 
 PER_CLASS = 200
-"""Pairs of a class that are embedded (spec §13)."""
+"""Pairs of a class that are embedded (our choice)."""
 
 MAX_CLASSES = 20
 """As many colours as there are; of more classes, those with the most pairs are shown."""
 
 CHUNK = 64
 """Images between two saves; those of one size among them are looked at together."""
+
+PERPLEXITY, SEED = 30.0, 0
+"""Of the t-SNE, our choice."""
 
 CLIP, CMPA, UNTRAINED = "CLIP", "CMPA", "untrained projector"
 
@@ -65,6 +71,60 @@ class Embedding:
     classes: Int[Tensor, " pairs"]
     spaces: dict[str, Space]
     images: int
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A space embedded in the plane.
+
+    Attributes:
+        image: A point for each pair.
+        text: A point for each class shown, in the order of ``shown``.
+        classes: Class of each pair.
+        shown: Classes that have pairs, ascending.
+        separation: Numbers of the space itself, not of the plane.
+    """
+
+    image: Float[np.ndarray, "pairs 2"]
+    text: Float[np.ndarray, "shown 2"]
+    classes: Int[np.ndarray, " pairs"]
+    shown: tuple[int, ...]
+    separation: Separation
+
+
+def import_tsne() -> Any:
+    """scikit-learn's t-SNE.
+
+    Raises:
+        PackageError: If it is not installed; it is optional.
+    """
+    try:
+        from sklearn.manifold import TSNE
+    except ImportError as error:
+        raise PackageError(
+            f"t-SNE is scikit-learn's, which cannot be imported here ({error}). Install it with"
+            ' pip install "ssrseg[figures]".'
+        ) from error
+    return TSNE
+
+
+def plane(space: Space, classes: Int[Tensor, " pairs"]) -> Plane:
+    """T-SNE of the image features together with the texts of their classes.
+
+    Unit features, cosine metric, perplexity 30 or what few points allow, PCA start, seed 0.
+    """
+    shown = classes.unique()
+    points = torch.cat([space.image, space.text[shown]]).double().numpy()
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    tsne = import_tsne()(
+        perplexity=min(PERPLEXITY, (len(points) - 1) / 3),
+        init="pca",
+        metric="cosine",
+        random_state=SEED,
+    )
+    image, text = np.split(tsne.fit_transform(points), [len(space.image)])
+    numbers = separation(space.image, classes, space.text)
+    return Plane(image, text, classes.numpy(), tuple(shown.tolist()), numbers)
 
 
 def embed(
@@ -169,7 +229,7 @@ def _digest(rectifier: Rectifier, data: LabelledImages, model: Path | None) -> s
     """A name for all that decides the features; another one if an image or encoder is replaced."""
     files = [sample.image.stat() for sample in data.samples]
     parts = (
-        __version__,
+        version("ssrseg"),
         rectifier.config.to_yaml(),
         rectifier.vocabulary.texts,
         data_digest(data),

@@ -34,7 +34,12 @@ BY_CONTENT = {"backbones.clip", "backbones.dino", "prompts.set"}
 """Encoders and prompts count by content, wherever they lie."""
 
 _NO_INFLUENCE = SPEED_KEYS | {"optim.save_every"}
-_DECODER = {"optim.decoder_lr", "optim.seg_weight", "optim.affinity_weight", "optim.affinity_radius"}
+_DECODER = {
+    "optim.decoder_lr",
+    "optim.seg_weight",
+    "optim.affinity_weight",
+    "optim.affinity_radius",
+}
 _CROPS = {"data.crop", "data.scale", "data.flip"}
 
 

@@ -34,7 +34,7 @@ from ssrseg.method.cmpa import Alignment, no_heads
 from ssrseg.method.metrics import Scores
 from ssrseg.model import Rectifier, load_rectifier
 from ssrseg.paper.cam_seeds import score_seeds
-from ssrseg.paper.experiments import KEY_FILE, Workspace, Experiment, Heads, Result, Task, tasks
+from ssrseg.paper.experiments import KEY_FILE, Experiment, Heads, Result, Task, Workspace, tasks
 from ssrseg.paper.provenance import content_key, git_commit, run_identity
 from ssrseg.prediction import predict
 from ssrseg.pseudo_masks import masks
@@ -74,7 +74,9 @@ def measure(
     return found
 
 
-def missing_tasks(rows: Sequence[Experiment], workspace: Workspace, *, seeds: int = 1) -> list[Task]:
+def missing_tasks(
+    rows: Sequence[Experiment], workspace: Workspace, *, seeds: int = 1
+) -> list[Task]:
     """What :func:`measure` would have to do."""
     there = _results(workspace)
     return [task for task in tasks(rows, workspace, seeds) if task.key not in there]
@@ -82,7 +84,9 @@ def missing_tasks(rows: Sequence[Experiment], workspace: Workspace, *, seeds: in
 
 def _results(workspace: Workspace) -> dict[str, Path]:
     """Result files by key, which ends their names."""
-    return {path.stem.rsplit("-", 1)[-1]: path for path in (workspace.out / "results").glob("*.json")}
+    return {
+        path.stem.rsplit("-", 1)[-1]: path for path in (workspace.out / "results").glob("*.json")
+    }
 
 
 def _run(missing: Sequence[Task], workspace: Workspace) -> None:
@@ -251,7 +255,9 @@ def _score_masks(workspace: Workspace, task: Task) -> None:
     known = tuple(sample for sample in workspace.seeds.samples if sample.truth is not None)
     data = replace(workspace.seeds, samples=known)
     out = workspace.out / "predictions" / f"masks-{task.key}"
-    masks(data, out, task.config, model=task.run, cache=workspace.superpixels, device=workspace.device)
+    masks(
+        data, out, task.config, model=task.run, cache=workspace.superpixels, device=workspace.device
+    )
     found = evaluate(out, data)
     extra = {
         "seconds": time.monotonic() - start,

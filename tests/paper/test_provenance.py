@@ -16,8 +16,7 @@ import ssrseg
 import ssrseg.paper.provenance as module
 from ssrseg.config import load_config
 from ssrseg.data.open import open_labelled
-from ssrseg.paper.facts import provenance, save_facts
-from ssrseg.paper.provenance import git_commit
+from ssrseg.paper.provenance import git_commit, provenance, save_facts
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -34,10 +33,10 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     if shutil.which("git") is None:
         pytest.skip("no git here")
     package = tmp_path / "package"
-    (package / "engine").mkdir(parents=True)
-    monkeypatch.setattr(module, "__file__", str(package / "engine" / "provenance.py"))
+    (package / "paper").mkdir(parents=True)
+    monkeypatch.setattr(module, "__file__", str(package / "paper" / "provenance.py"))
     (package / "__init__.py").write_text("")
-    (package / "engine" / "provenance.py").write_text("x = 1\n")
+    (package / "paper" / "provenance.py").write_text("x = 1\n")
     (tmp_path / "other.txt").write_text("a\n")
     git(tmp_path, "init")
     return package
@@ -59,7 +58,7 @@ def test_the_commit_of_a_checkout(checkout: Path) -> None:
     assert commit() == name
     (checkout.parent / "figure.png").write_text("not tracked")
     assert commit() == name
-    (checkout / "engine" / "provenance.py").write_text("x = 2\n")
+    (checkout / "paper" / "provenance.py").write_text("x = 2\n")
     assert commit() == f"{name}+dirty"
     git_commit.cache_clear()
 
