@@ -13,6 +13,7 @@ import torch
 from make_tiny import tiny_folder, tiny_voc
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
+from ssrseg.paper.separation import separation, silhouette
 from tiny_encoders import tiny_config
 
 import ssrseg
@@ -22,9 +23,8 @@ from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import CheckpointError, ConfigError, DataError
 from ssrseg.method.metrics import ActivationShares, ErrorKinds
-from ssrseg.method.separation import separation, silhouette
 from ssrseg.overlay import error_overlay, heat_overlay, ids_overlay, outlined, target_overlay
-from ssrseg.paper.cam_comparison import CLIP_CAM, CMPA_CAM, PRIOR, SSR, UNMASKED, CamComparison
+from ssrseg.paper.cam_comparison import CLIP_CAM, CMPA_CAM, OURS, PRIOR, UNMASKED, CamComparison
 from ssrseg.paper.drawing import (
     BLANK,
     COLOURS,
@@ -64,14 +64,14 @@ def closeup(seed: int = 0, *, truth: bool = True) -> CamComparison:
     photo = torch.randint(0, 256, (*size, 3), generator=generator, dtype=torch.uint8)
     ids = torch.zeros(size, dtype=torch.uint8)
     ids[2:7, 3:9], ids[8:11, 10:15] = 2, 1
-    names = (CLIP_CAM, CMPA_CAM, PRIOR, UNMASKED, SSR)
+    names = (CLIP_CAM, CMPA_CAM, PRIOR, UNMASKED, OURS)
     return CamComparison(
         f"photo {seed}", 2, "dog", photo, ids if truth else None,
         {name: torch.rand(size, generator=generator) for name in names},
         {name: ActivationShares(0.5, 0.3, 0.2) for name in names} if truth else {},
         torch.rand(size, generator=generator) > 0.5,
-        {name: torch.randint(0, 3, size, generator=generator).byte() for name in (PRIOR, SSR)},
-        {name: ErrorKinds(0.7, 0.1, 0.2, 0.05) for name in (PRIOR, SSR)} if truth else {},
+        {name: torch.randint(0, 3, size, generator=generator).byte() for name in (PRIOR, OURS)},
+        {name: ErrorKinds(0.7, 0.1, 0.2, 0.05) for name in (PRIOR, OURS)} if truth else {},
     )  # fmt: skip
 
 
@@ -154,7 +154,7 @@ def test_figure_4_rows_and_columns() -> None:
         photo = each.photo.numpy()
         keys = [key for key in shown if key.startswith("dog/")]
         assert len(keys) == 5  # axes of both rows bear the class's name
-        for number, name in enumerate((CLIP_CAM, CMPA_CAM, PRIOR, SSR), 1):
+        for number, name in enumerate((CLIP_CAM, CMPA_CAM, PRIOR, OURS), 1):
             expected = heat_overlay(photo, each.cams[name].numpy())
             if each.truth is not None:
                 expected = outlined(expected, each.truth.numpy() == 2)
@@ -176,7 +176,7 @@ def test_figure_5_rows_and_columns() -> None:
         outlined(photo, region),
         target_overlay(photo, each.target.numpy()),
         outlined(heat_overlay(photo, each.cams[CMPA_CAM].numpy()), region),
-        outlined(heat_overlay(photo, each.cams[SSR].numpy()), region),
+        outlined(heat_overlay(photo, each.cams[OURS].numpy()), region),
     )
     for number, picture in enumerate(expected):
         assert (shown[f"dog/{number}"] == picture).all()
@@ -193,9 +193,9 @@ def test_figure_1_marks_the_two_kinds_of_error() -> None:
     figure = motivation_figure(each, gap, ("a", "b", "c", "d"), ours="SSR without trained CMPA")
     shown = pictures(figure)
     photo, truth = each.photo.numpy(), each.truth.numpy()
-    for where, name in (("(a)/1", PRIOR), ("(d)/1", SSR)):
+    for where, name in (("(a)/1", PRIOR), ("(d)/1", OURS)):
         assert (shown[where] == error_overlay(photo, each.masks[name].numpy(), truth)).all()
-    for where, name in (("(c)/0", CLIP_CAM), ("(c)/1", UNMASKED), ("(d)/0", SSR)):
+    for where, name in (("(c)/0", CLIP_CAM), ("(c)/1", UNMASKED), ("(d)/0", OURS)):
         map_ = heat_overlay(photo, each.cams[name].numpy())
         assert (shown[where] == outlined(map_, truth == 2)).all()
     text = words(figure)
@@ -324,7 +324,7 @@ def test_numbers_of_figure_4(source: FigureSource, tmp_path: Path) -> None:
     assert (facts["readout"], facts["refinement"]) == ("combined", "attention 0.4 : 0.6, SGC")
     rows = facts["rows"]
     assert [row["class"] for row in rows] == ["red car", "cat"]
-    assert list(rows[0]["activation"]) == [CLIP_CAM, CMPA_CAM, PRIOR, SSR]
+    assert list(rows[0]["activation"]) == [CLIP_CAM, CMPA_CAM, PRIOR, OURS]
     for shares in rows[0]["activation"].values():
         assert sum(shares.values()) == pytest.approx(1)
     # trained heads do move the CAM
@@ -380,12 +380,12 @@ def test_figure_3_with_rows_and_two_data_sets(
 def test_settings_of_the_command_decide_the_segmentation(
     source: FigureSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import ssrseg.prediction as predict
+    import ssrseg.model as module
 
     refined: list[bool] = []
-    original = predict.refine_with_crf
+    original = module.dense_crf
     monkeypatch.setattr(
-        predict, "refine_with_crf", lambda *given: (refined.append(True), original(*given))[1]
+        module, "dense_crf", lambda *a, **k: (refined.append(True), original(*a, **k))[1]
     )
     means = FigureOptions(images=source.data.samples[0].name)
     make_figure(3, [source], tmp_path / "a.png", means)
@@ -418,8 +418,8 @@ def test_figure_1_without_a_model_says_so(
     data: LabelledImages, config: Config, tmp_path: Path
 ) -> None:
     facts = make_figure(1, [FigureSource(data, config)], tmp_path / "f.png", FigureOptions())
-    assert set(facts["masks"]) == {PRIOR, SSR}
-    assert set(facts["activation"]) == {CLIP_CAM, UNMASKED, SSR}
+    assert set(facts["masks"]) == {PRIOR, OURS}
+    assert set(facts["activation"]) == {CLIP_CAM, UNMASKED, OURS}
     assert facts["modality gap"]["modality_gap"] > 0
     bare = replace(data, samples=tuple(replace(sample, truth=None) for sample in data.samples))
     with pytest.raises(DataError, match="has a true mask"):

@@ -17,11 +17,12 @@ from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import DataError
 from ssrseg.method.metrics import confusion_matrix, scores
+from ssrseg.model import SSR
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.decoder import Decoder
+from ssrseg.networks.vocabulary import Vocabulary
 from ssrseg.paper.image_choice import ImageChoice, ShownImage
 from ssrseg.paper.method_comparison import ComparedSet, compare_methods, parse_rows
-from ssrseg.prediction import Segmenter
 
 CLASSES = ("cat", "dog", "red car")
 
@@ -32,17 +33,18 @@ def data(tmp_path: Path) -> LabelledImages:
 
 
 @pytest.fixture(scope="module")
-def segmenter(clip_dir: Path, dino_dir: Path) -> Segmenter:
+def model(clip_dir: Path, dino_dir: Path) -> SSR:
     clip = FrozenCLIP.load(str(clip_dir))
     torch.manual_seed(0)
     decoder = Decoder(clip.depth - 1, clip.width, 3, layers=1, dropout=0.1).eval()
-    return Segmenter(clip, decoder, CLASSES, tiny_config(clip_dir, dino_dir))
+    config = tiny_config(clip_dir, dino_dir)
+    return SSR(config, clip, None, Vocabulary(CLASSES, ()), decoder=decoder)
 
 
 @pytest.fixture
-def part(data: LabelledImages, segmenter: Segmenter) -> ComparedSet:
+def part(data: LabelledImages, model: SSR) -> ComparedSet:
     shown = tuple(ShownImage(sample, sample.labels[0]) for sample in data.samples[1:])
-    return ComparedSet(data, ImageChoice(shown, "two"), segmenter)
+    return ComparedSet(data, ImageChoice(shown, "two"), model)
 
 
 def write_row(folder: Path, part: ComparedSet, seed: int) -> dict[str, torch.Tensor]:
@@ -56,9 +58,7 @@ def write_row(folder: Path, part: ComparedSet, seed: int) -> dict[str, torch.Ten
     return masks
 
 
-def test_each_row_has_its_own_masks(
-    part: ComparedSet, segmenter: Segmenter, tmp_path: Path
-) -> None:
+def test_each_row_has_its_own_masks(part: ComparedSet, model: SSR, tmp_path: Path) -> None:
     written = {name: write_row(tmp_path / name, part, seed) for seed, name in enumerate(("a", "b"))}
     (columns,) = compare_methods([part], {name: [tmp_path / name] for name in written})
     assert [column.name for column in columns] == part.choice.names
@@ -69,7 +69,7 @@ def test_each_row_has_its_own_masks(
             assert found is not None and torch.equal(found, masks[column.name])
         photo = read_image(shown.sample.image)
         ours = column.masks["SSR"]
-        assert ours is not None and torch.equal(ours, segmenter.predict(photo).ids)
+        assert ours is not None and torch.equal(ours, model.segment_photo(photo)[0])
         assert torch.equal(column.photo, photo)
         assert shown.sample.truth is not None
         truth = read_truth(shown.sample.truth)
@@ -87,7 +87,7 @@ def test_two_data_sets_and_a_row_that_knows_one(part: ComparedSet, tmp_path: Pat
     second = ComparedSet(
         replace(other, samples=(renamed,)),
         ImageChoice((ShownImage(renamed, 0),), "one"),
-        part.segmenter,
+        part.model,
     )
     write_row(tmp_path / "a", part, 0)
     write_row(tmp_path / "b", part, 1)

@@ -22,14 +22,14 @@ from ssrseg.method.metrics import (
     confusion_matrix,
     error_kinds,
 )
-from ssrseg.model import Rectifier
+from ssrseg.model import SSR
 from ssrseg.paper.image_choice import ShownImage
 from ssrseg.pseudo_masks import rectify_photo
 
 CLIP_CAM, CMPA_CAM = "CLIP CAM", "CMPA CAM"
 UNMASKED = "CLIP CAM, CLIP affinity"
 PRIOR = "CLIP CAM, CLIP attention, box"
-SSR = "SSR"
+OURS = "SSR"
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,8 @@ def prior_config(config: Config, mask: str = "box") -> Config:
     return replace(config, cam=cam, affinity=affinity, sgc=sgc)
 
 
-def under(rectifier: Rectifier, config: Config) -> Rectifier:
-    """The same encoders and heads under other settings."""
-    return Rectifier(
-        config, rectifier.clip, rectifier.dino, rectifier.vocabulary, rectifier.alignment
-    )
-
-
 def compare_cams(
-    model: Rectifier, shown: Sequence[ShownImage], superpixels: SuperpixelCache
+    model: SSR, shown: Sequence[ShownImage], superpixels: SuperpixelCache
 ) -> list[CamComparison]:
     """CAMs and masks of CLIP, of CLIP-ES's propagation, and of SSR.
 
@@ -103,20 +96,20 @@ def compare_cams(
         DataError: If an image cannot be read, or a true mask has another size.
     """
     models = {
-        PRIOR: under(model, prior_config(model.config)),
-        UNMASKED: under(model, prior_config(model.config, "none")),
-        SSR: model,
+        PRIOR: model.with_config(prior_config(model.config)),
+        UNMASKED: model.with_config(prior_config(model.config, "none")),
+        OURS: model,
     }
     return [_compare(models, each, superpixels) for each in track(shown, "CAMs", len(shown))]
 
 
 def _compare(
-    models: Mapping[str, Rectifier], shown: ShownImage, superpixels: SuperpixelCache
+    models: Mapping[str, SSR], shown: ShownImage, superpixels: SuperpixelCache
 ) -> CamComparison:
-    sample, ours = shown.sample, models[SSR]
-    classes, class_id = ours.vocabulary.classes, shown.class_index + 1
+    sample, ours = shown.sample, models[OURS]
+    classes, class_id = ours.classes, shown.class_index + 1
     photo = read_image(sample.image)
-    check_size(photo, sample.image, ours.clip.patch_size)
+    check_size(photo, sample.image, ours.patch_size)
     size = (photo.shape[0], photo.shape[1])
     truth = None if sample.truth is None else read_mask(sample.truth, size, len(classes))
     found = {
@@ -129,13 +122,13 @@ def _compare(
     slot = sample.labels.index(shown.class_index)
     cams = {
         CLIP_CAM: _resize_cam(found[PRIOR].cam[slot], size),
-        CMPA_CAM: _resize_cam(found[SSR].cam[slot], size),
+        CMPA_CAM: _resize_cam(found[OURS].cam[slot], size),
         **{name: _resize_cam(each.refined_cam[slot], size) for name, each in found.items()},
     }
     masks = {name: _resize_ids(each.pseudo_mask, size) for name, each in found.items()}
-    target = found[SSR].rectified.target
+    target = found[OURS].rectification.target
     if target is not None:
-        grid = found[SSR].cam.shape[1:]
+        grid = found[OURS].cam.shape[1:]
         target = _resize_ids(target[0, slot].view(grid).byte().cpu(), size).bool()
     shares, errors = {}, {}
     if truth is not None:

@@ -15,7 +15,6 @@ from jaxtyping import Bool, UInt8
 from ssrseg.data.files import atomic_write
 from ssrseg.data.images import voc_palette
 from ssrseg.errors import ConfigError, PackageError
-from ssrseg.method.separation import Separation
 from ssrseg.overlay import (
     ERROR_COLOURS,
     error_overlay,
@@ -25,10 +24,11 @@ from ssrseg.overlay import (
     outlined,
     target_overlay,
 )
-from ssrseg.paper.cam_comparison import CLIP_CAM, CMPA_CAM, PRIOR, SSR, UNMASKED, CamComparison
+from ssrseg.paper.cam_comparison import CLIP_CAM, CMPA_CAM, OURS, PRIOR, UNMASKED, CamComparison
 from ssrseg.paper.embedding import CLIP, CMPA, UNTRAINED, Plane
-from ssrseg.paper.method_comparison import IMAGE, OURS, TRUTH, MethodComparison
+from ssrseg.paper.method_comparison import IMAGE, TRUTH, MethodComparison
 from ssrseg.paper.page import Colour, Picture, PictureRow
+from ssrseg.paper.separation import Separation
 
 try:
     import matplotlib
@@ -104,7 +104,7 @@ def motivation_figure(
     blocks = (
         ("(a) Prior: CLIP CAM, CLIP attention, box", (image, _errors(shown, PRIOR))),
         (f"(c) Noise of CLIP's affinity: {name}", (clip, noise)),
-        (f"(d) {ours}: {name}", (_cam(shown, SSR, "refined CAM"), _errors(shown, SSR))),
+        (f"(d) {ours}: {name}", (_cam(shown, OURS, "refined CAM"), _errors(shown, OURS))),
     )
     heading, caption, footer, panel = LINE + 0.05, 0.32, 0.42, 4.0
     tall = CELL * _ratio(photo)
@@ -173,7 +173,7 @@ def cam_figure(shown: Sequence[CamComparison], readout: str, refinement: str) ->
         "image", "CLIP CAM", f"CMPA CAM\n({readout})",
         "CLIP CAM refined:\nCLIP attention, box", f"SSR refined:\n{refinement}",
     )  # fmt: skip
-    names = (CLIP_CAM, CMPA_CAM, PRIOR, SSR)
+    names = (CLIP_CAM, CMPA_CAM, PRIOR, OURS)
     rows = [(_photo(each), *(_cam(each, name) for name in names)) for each in shown]
     return _cam_grid(headings, rows, shown)
 
@@ -186,7 +186,7 @@ def refinement_figure(shown: Sequence[CamComparison], cam: str) -> Figure:
         cam: Whose initial CAM it is: CLIP's or CMPA's; said over its column.
     """
     headings = ("image", "target regions", f"initial CAM ({cam})", "after SGC")
-    rows = [(_photo(x), _target(x), _cam(x, CMPA_CAM), _cam(x, SSR)) for x in shown]
+    rows = [(_photo(x), _target(x), _cam(x, CMPA_CAM), _cam(x, OURS)) for x in shown]
     return _cam_grid(headings, rows, shown)
 
 

@@ -20,7 +20,6 @@ from ssrseg.checkpoint import MODEL_FILE
 from ssrseg.config import Config, load_config
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import ConfigError, DataError
-from ssrseg.learner import Supervision
 from ssrseg.networks.vocabulary import build_vocabulary
 from ssrseg.paper.provenance import (
     Measure,
@@ -30,6 +29,7 @@ from ssrseg.paper.provenance import (
     scored_digest,
     scoring_settings,
 )
+from ssrseg.training import Supervision
 
 Heads = Literal["trained", "untrained", "temperature", "clip"]
 KEY_FILE = "experiment.json"

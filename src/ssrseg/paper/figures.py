@@ -16,13 +16,12 @@ from ssrseg.config import Config
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import ConfigError
-from ssrseg.method.separation import separation, silhouette
-from ssrseg.model import Rectifier
+from ssrseg.model import SSR
 from ssrseg.paper.cam_comparison import (
     CLIP_CAM,
     CMPA_CAM,
+    OURS,
     PRIOR,
-    SSR,
     UNMASKED,
     CamComparison,
     compare_cams,
@@ -59,8 +58,7 @@ from ssrseg.paper.image_choice import (
 )
 from ssrseg.paper.method_comparison import ComparedSet, compare_methods
 from ssrseg.paper.provenance import provenance, save_facts
-from ssrseg.prediction import load_segmenter
-from ssrseg.pseudo_masks import load_trained_rectifier
+from ssrseg.paper.separation import separation, silhouette
 
 Number = Literal[1, 3, 4, 5, 6]
 Facts = dict[str, Any]
@@ -156,11 +154,10 @@ class _Job:
     out: Path
 
     @cached_property
-    def model(self) -> Rectifier:
+    def model(self) -> SSR:
+        """Encoders and settings of the figure, with what the run has trained."""
         source = self.source
-        return load_trained_rectifier(
-            source.config, source.data, source.model, device=self.options.device
-        )
+        return SSR.for_data(source.config, source.data, source.model, device=self.options.device)
 
     def choose(self, rule: Callable[[LabelledImages, int], ImageChoice]) -> ImageChoice:
         """The images that the user names, else those of a rule."""
@@ -176,7 +173,7 @@ class _Job:
 
     def embed(self, data: LabelledImages) -> Embedding:
         folder = self.options.cache or self.out.parent
-        return embed(self.model, data, folder, model=self.source.model)
+        return embed(self.model, data, folder, run=self.source.model)
 
 
 def _figure_1(job: _Job) -> tuple[Figure, Facts]:
@@ -190,8 +187,8 @@ def _figure_1(job: _Job) -> tuple[Figure, Facts]:
     figure = motivation_figure(shown, gap, data.classes, ours=ours)
     return figure, {
         **_chosen(choice),
-        **_activation(shown, (CLIP_CAM, UNMASKED, SSR)),
-        "masks": {name: asdict(shown.errors[name]) for name in (PRIOR, SSR)},
+        **_activation(shown, (CLIP_CAM, UNMASKED, OURS)),
+        "masks": {name: asdict(shown.errors[name]) for name in (PRIOR, OURS)},
         "modality gap": {"pairs": len(embedding.classes), **asdict(gap.separation)},
     }
 
@@ -201,12 +198,15 @@ def _figure_3(sources: Sequence[FigureSource], options: FigureOptions) -> tuple[
     for source, choice in zip(sources, _columns(sources, options.images), strict=True):
         assert source.model is not None
         if choice.shown:
-            segmenter = load_segmenter(
-                source.model, clip=source.config.backbones.clip, device=options.device
+            model = SSR.from_pretrained(
+                source.model,
+                clip=source.config.backbones.clip,
+                segment_only=True,
+                device=options.device,
             )
-            check_classes(segmenter.classes, source.data.classes, source.model)
-            segmenter = replace(segmenter, config=source.config)
-            sets.append(ComparedSet(source.data, choice, segmenter))
+            check_classes(model.classes, source.data.classes, source.model)
+            config = replace(source.config, backbones=model.config.backbones)
+            sets.append(ComparedSet(source.data, choice, model.with_config(config)))
     groups = compare_methods(sets, options.rows)
     return qualitative_figure(groups), {
         "rows": {name: [str(f) for f in folders] for name, folders in options.rows.items()},
@@ -248,7 +248,7 @@ def _figure_4(job: _Job) -> tuple[Figure, Facts]:
         "readout": readout,
         "refinement": refinement,
         **_chosen(choice),
-        "rows": [_activation(each, (CLIP_CAM, CMPA_CAM, PRIOR, SSR)) for each in shown],
+        "rows": [_activation(each, (CLIP_CAM, CMPA_CAM, PRIOR, OURS)) for each in shown],
     }
 
 
@@ -258,7 +258,7 @@ def _figure_5(job: _Job) -> tuple[Figure, Facts]:
     cam = "CMPA" if job.source.model else "CLIP"
     rows = [
         {
-            **_activation(each, (CMPA_CAM, SSR), {CMPA_CAM: f"{cam} CAM"}),
+            **_activation(each, (CMPA_CAM, OURS), {CMPA_CAM: f"{cam} CAM"}),
             "target": None if each.target is None else float(each.target.float().mean()),
         }
         for each in shown

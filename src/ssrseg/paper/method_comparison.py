@@ -14,8 +14,8 @@ from ssrseg.data.images import check_size, read_image, read_mask
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.errors import DataError
 from ssrseg.method.metrics import confusion_matrix, scores
+from ssrseg.model import SSR
 from ssrseg.paper.image_choice import ImageChoice
-from ssrseg.prediction import Segmenter
 
 IMAGE, OURS, TRUTH = "image", "SSR", "ground truth"
 
@@ -26,7 +26,7 @@ class ComparedSet:
 
     data: LabelledImages
     choice: ImageChoice
-    segmenter: Segmenter
+    model: SSR
 
 
 @dataclass(frozen=True)
@@ -136,14 +136,14 @@ def _compare(
 ) -> MethodComparison:
     classes = where.data.classes
     photo = read_image(sample.image)
-    check_size(photo, sample.image, where.segmenter.clip.patch_size)
+    check_size(photo, sample.image, where.model.patch_size)
 
     def mask(file: Path | None) -> UInt8[Tensor, "height width"] | None:
         size = (photo.shape[0], photo.shape[1])
         return None if file is None else read_mask(file, size, len(classes))
 
     masks = {name: mask(file) for name, file in files.items()}
-    masks[OURS] = where.segmenter.predict(photo).ids
+    masks[OURS] = where.model.segment_photo(photo)[0]
     truth, miou = mask(sample.truth), {}
     for name, ids in masks.items():
         if ids is not None and truth is not None:

@@ -24,9 +24,9 @@ from ssrseg.checkpoint import data_digest, model_digest
 from ssrseg.config import SPEED_KEYS, Config
 from ssrseg.data.files import write_json
 from ssrseg.data.sample import LabelledImages
-from ssrseg.learner import Supervision
 from ssrseg.networks.frozen import PACKAGED
 from ssrseg.networks.vocabulary import build_vocabulary
+from ssrseg.training import Supervision
 
 Measure = Literal["seeds", "masks", "segmentation"]
 
