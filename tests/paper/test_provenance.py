@@ -74,13 +74,14 @@ def test_digests_follow_settings_and_data(tmp_path: Path) -> None:
     fewer = open_labelled(tiny_folder(tmp_path / "b", n=4))
     config, other = load_config("ssr"), load_config("paper")
     found = provenance("ssrseg figure 5", config, data, model=None, seed=3)
-    assert (found.command, found.seed, found.model) == ("ssrseg figure 5", 3, None)
-    assert (found.version, found.torch) == (ssrseg.__version__, torch.__version__)
-    assert found.config["affinity"]["dino_weight"] == 0.6
+    assert (found["command"], found["seed"], found["model"]) == ("ssrseg figure 5", 3, None)
+    assert (found["version"], found["torch"]) == (ssrseg.__version__, torch.__version__)
+    assert found["config"]["affinity"]["dino_weight"] == 0.6
     again = provenance("", config, data, model=None, seed=3)
-    assert (again.settings, again.data) == (found.settings, found.data)
-    assert provenance("", other, data, model=None, seed=3).settings != found.settings
-    assert provenance("", config, fewer, model=None, seed=3).data != found.data
+    assert (again["settings"], again["data"]) == (found["settings"], found["data"])
+    changed = provenance("", other, data, model=None, seed=3)
+    assert changed["settings"] != found["settings"]
+    assert provenance("", config, fewer, model=None, seed=3)["data"] != found["data"]
 
 
 def test_facts_are_plain_json(tmp_path: Path) -> None:
@@ -92,4 +93,4 @@ def test_facts_are_plain_json(tmp_path: Path) -> None:
     saved = json.loads(text)
     assert saved["a"] == [1, 0.333333, None]
     assert saved["b"] == {"ü": None, "3": [True, "x"]}
-    assert saved["made"][0]["settings"] == made.settings
+    assert saved["made"][0]["settings"] == made["settings"]

@@ -17,6 +17,7 @@ from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import ConfigError
 from ssrseg.model import SSR
+from ssrseg.paper import embedding, image_choice
 from ssrseg.paper.cam_comparison import (
     CLIP_CAM,
     CMPA_CAM,
@@ -36,26 +37,8 @@ from ssrseg.paper.drawing import (
     save_figure,
     tsne_figure,
 )
-from ssrseg.paper.embedding import (
-    CLIP,
-    CMPA,
-    PERPLEXITY,
-    SEED,
-    UNTRAINED,
-    Embedding,
-    embed,
-    import_tsne,
-    plane,
-)
-from ssrseg.paper.image_choice import (
-    CONFUSABLE,
-    ImageChoice,
-    confusable,
-    first_of_several,
-    named,
-    named_with_truth,
-    one_per_class,
-)
+from ssrseg.paper.embedding import CLIP, CMPA, UNTRAINED, Embedding
+from ssrseg.paper.image_choice import ImageChoice
 from ssrseg.paper.method_comparison import ComparedSet, compare_methods
 from ssrseg.paper.provenance import provenance, save_facts
 from ssrseg.paper.separation import separation, silhouette
@@ -162,34 +145,34 @@ class _Job:
     def choose(self, rule: Callable[[LabelledImages, int], ImageChoice]) -> ImageChoice:
         """The images that the user names, else those of a rule."""
         data, wanted = self.source.data, self.options.images
-        return named(data, wanted) if wanted else rule(data, ROWS)
+        return image_choice.named(data, wanted) if wanted else rule(data, ROWS)
 
     def compare_cams(self, choice: ImageChoice) -> list[CamComparison]:
-        sgc = self.source.config.sgc
-        superpixels = SuperpixelCache(
-            self.options.cache, n_segments=sgc.n_segments, compactness=sgc.compactness
-        )
+        sgc, cache = self.source.config.sgc, self.options.cache
+        superpixels = SuperpixelCache(cache, n_segments=sgc.n_segments, compactness=sgc.compactness)
         return compare_cams(self.model, choice.shown, superpixels)
 
     def embed(self, data: LabelledImages) -> Embedding:
         folder = self.options.cache or self.out.parent
-        return embed(self.model, data, folder, run=self.source.model)
+        return embedding.embed(self.model, data, folder, run=self.source.model)
 
 
 def _figure_1(job: _Job) -> tuple[Figure, Facts]:
-    import_tsne()  # says that it is missing before minutes of work
+    embedding.import_tsne()  # says that it is missing before minutes of work
     data, wanted = job.source.data, job.options.images
-    choice = named_with_truth(data, wanted) if wanted else first_of_several(data)
+    if wanted:
+        choice = image_choice.named_with_truth(data, wanted)
+    else:
+        choice = image_choice.first_of_several(data)
     (shown,) = job.compare_cams(choice)
-    embedding = job.embed(data)
-    gap = plane(embedding.spaces[CLIP], embedding.classes)
+    features = job.embed(data)
+    gap = embedding.plane(features.spaces[CLIP], features.classes)
     ours = "SSR" if job.source.model else "SSR without trained CMPA"
-    figure = motivation_figure(shown, gap, data.classes, ours=ours)
-    return figure, {
+    return motivation_figure(shown, gap, data.classes, ours=ours), {
         **_chosen(choice),
         **_activation(shown, (CLIP_CAM, UNMASKED, OURS)),
         "masks": {name: asdict(shown.errors[name]) for name in (PRIOR, OURS)},
-        "modality gap": {"pairs": len(embedding.classes), **asdict(gap.separation)},
+        "modality gap": {"pairs": len(features.classes), **asdict(gap.separation)},
     }
 
 
@@ -198,11 +181,9 @@ def _figure_3(sources: Sequence[FigureSource], options: FigureOptions) -> tuple[
     for source, choice in zip(sources, _columns(sources, options.images), strict=True):
         assert source.model is not None
         if choice.shown:
+            clip = source.config.backbones.clip
             model = SSR.from_pretrained(
-                source.model,
-                clip=source.config.backbones.clip,
-                segment_only=True,
-                device=options.device,
+                source.model, clip=clip, segment_only=True, device=options.device
             )
             check_classes(model.classes, source.data.classes, source.model)
             config = replace(source.config, backbones=model.config.backbones)
@@ -227,21 +208,22 @@ def _columns(sources: Sequence[FigureSource], wanted: str | None) -> list[ImageC
     """The images of each data set; a name belongs to the first set that knows it."""
     if wanted is None:
         counts = COLUMNS[len(sources)]
-        return [one_per_class(s.data, n) for s, n in zip(sources, counts, strict=True)]
+        pairs = zip(sources, counts, strict=True)
+        return [image_choice.one_per_class(each.data, count) for each, count in pairs]
     if len(sources) == 1:
-        return [named(sources[0].data, wanted)]
+        return [image_choice.named(sources[0].data, wanted)]
     first, second = ({sample.name for sample in each.data.samples} for each in sources)
     entries = [entry.strip() for entry in wanted.split(",")]
     of_second = [entry for entry in entries if entry in second - first]
     of_first = [entry for entry in entries if entry not in of_second]
     return [
-        named(source.data, ",".join(own)) if own else ImageChoice((), "none named")
-        for source, own in zip(sources, (of_first, of_second), strict=True)
+        image_choice.named(each.data, ",".join(own)) if own else ImageChoice((), "none named")
+        for each, own in zip(sources, (of_first, of_second), strict=True)
     ]
 
 
 def _figure_4(job: _Job) -> tuple[Figure, Facts]:
-    choice = job.choose(confusable)
+    choice = job.choose(image_choice.confusable)
     shown = job.compare_cams(choice)
     readout, refinement = job.source.config.cam.readout, _refinement(job.source.config)
     return cam_figure(shown, readout, refinement), {
@@ -253,7 +235,7 @@ def _figure_4(job: _Job) -> tuple[Figure, Facts]:
 
 
 def _figure_5(job: _Job) -> tuple[Figure, Facts]:
-    choice = job.choose(one_per_class)
+    choice = job.choose(image_choice.one_per_class)
     shown = job.compare_cams(choice)
     cam = "CMPA" if job.source.model else "CLIP"
     rows = [
@@ -280,44 +262,45 @@ def _refinement(config: Config) -> str:
 
 
 def _figure_6(job: _Job) -> tuple[Figure, Facts]:
-    import_tsne()
+    embedding.import_tsne()
     data, rule = job.source.data, "all images of the split"
     if job.options.images:
-        choice = named(data, job.options.images)
+        choice = image_choice.named(data, job.options.images)
         samples = dict.fromkeys(each.sample for each in choice.shown)
         data, rule = replace(data, samples=tuple(samples)), choice.rule
-    embedding = job.embed(data)
-    classes, spaces = embedding.classes, embedding.spaces
-    planes = {name: plane(spaces[name], classes) for name in (CLIP, CMPA)}
+    features = job.embed(data)
+    classes, spaces = features.classes, features.spaces
+    planes = {name: embedding.plane(spaces[name], classes) for name in (CLIP, CMPA)}
     numbers = {name: each.separation for name, each in planes.items()}
     if UNTRAINED in spaces:
         numbers[UNTRAINED] = separation(spaces[UNTRAINED].image, classes, spaces[UNTRAINED].text)
     count = Counter(classes.tolist())
+    tsne = {"perplexity": embedding.PERPLEXITY, "seed": embedding.SEED}
     return tsne_figure(planes, data.classes, numbers.get(UNTRAINED)), {
-        "images": embedding.images,
+        "images": features.images,
         "rule": rule,
         "pairs": {data.classes[index]: count[index] for index in sorted(count)},
         "spaces": {name: asdict(each) for name, each in numbers.items()},
-        "silhouette of two classes": _pairwise(embedding, data.classes),
-        "t-SNE": {"perplexity": PERPLEXITY, "seed": SEED, "metric": "cosine", "init": "pca"},
+        "silhouette of two classes": _pairwise(features, data.classes),
+        "t-SNE": {**tsne, "metric": "cosine", "init": "pca"},
     }
 
 
 FIGURES = {1: _figure_1, 4: _figure_4, 5: _figure_5, 6: _figure_6}
 
 
-def _pairwise(embedding: Embedding, classes: tuple[str, ...]) -> dict[str, dict[str, float]]:
+def _pairwise(features: Embedding, classes: tuple[str, ...]) -> dict[str, dict[str, float]]:
     """Silhouette in CLIP's space and in CMPA's, of two classes that are taken for each other."""
     found: dict[str, dict[str, float]] = {}
     index = {name: number for number, name in enumerate(classes)}
-    there = set(embedding.classes.tolist())
-    for pair in CONFUSABLE:
+    there = set(features.classes.tolist())
+    for pair in image_choice.CONFUSABLE:
         ids = [index[name] for name in pair if name in index]
         if len(ids) == 2 and there >= set(ids) and " / ".join(pair[::-1]) not in found:
-            chosen = torch.isin(embedding.classes, torch.tensor(ids))
+            chosen = torch.isin(features.classes, torch.tensor(ids))
             found[" / ".join(pair)] = {
-                name: float(silhouette(space.image[chosen], embedding.classes[chosen]))
-                for name, space in embedding.spaces.items()
+                name: float(silhouette(space.image[chosen], features.classes[chosen]))
+                for name, space in features.spaces.items()
                 if name in (CLIP, CMPA)
             }
     return found

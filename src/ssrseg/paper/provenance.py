@@ -11,7 +11,7 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -177,51 +177,32 @@ def git_commit() -> str | None:
     return f"{commit}+dirty" if commit and git("status", "--porcelain", "--", ".") else commit
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """What made a drawn figure: enough to make it again, and to see that it was not.
-
-    Attributes:
-        command: The command line.
-        version: Of ssrseg.
-        commit: Of the checkout, with "+dirty" behind it where its sources differ; None elsewhere.
-        torch: Version of torch.
-        settings: Digest of all settings.
-        config: The settings themselves.
-        data: Digest of the images' names and labels.
-        model: Digest of the weights; None without a trained model.
-        seed: Of everything random in the figure.
-    """
-
-    command: str
-    version: str
-    commit: str | None
-    torch: str
-    settings: str
-    config: dict[str, Any]
-    data: str
-    model: str | None
-    seed: int
-
-
 def provenance(
     command: str, config: Config, data: LabelledImages, *, model: Path | None, seed: int
-) -> Provenance:
-    """Collect it; ``model`` is a run folder or checkpoint, if one was used."""
-    return Provenance(
-        command=command,
-        version=version("ssrseg"),
-        commit=git_commit(),
-        torch=torch.__version__,
-        settings=hashlib.sha256(config.to_yaml().encode()).hexdigest()[:16],
-        config=config.to_dict(),
-        data=data_digest(data),
-        model=None if model is None else model_digest(model),
-        seed=seed,
-    )
+) -> dict[str, Any]:
+    """What made a drawn figure: enough to make it again, and to see that it was not.
+
+    Args:
+        command: The command line.
+        config: Settings that the figure was made with.
+        data: Images that it was made of.
+        model: Run folder or checkpoint, if one was used.
+        seed: Of everything random in the figure.
+    """
+    return {
+        "command": command,
+        "version": version("ssrseg"),
+        "commit": git_commit(),
+        "torch": torch.__version__,
+        "settings": hashlib.sha256(config.to_yaml().encode()).hexdigest()[:16],
+        "config": config.to_dict(),
+        "data": data_digest(data),
+        "model": None if model is None else model_digest(model),
+        "seed": seed,
+    }
 
 
-def save_facts(path: Path, made: Sequence[Provenance], facts: dict[str, Any]) -> None:
+def save_facts(path: Path, made: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
     """Write what a figure shows as JSON; numbers with six digits, what is nan as null.
 
     Args:
@@ -229,7 +210,7 @@ def save_facts(path: Path, made: Sequence[Provenance], facts: dict[str, Any]) ->
         made: Where the figure comes from; one for each data set in it.
         facts: What it shows: plain dictionaries, lists, texts and numbers.
     """
-    write_json(path, _plain({**facts, "made": [asdict(each) for each in made]}))
+    write_json(path, _plain({**facts, "made": made}))
 
 
 def _plain(value: Any) -> Any:

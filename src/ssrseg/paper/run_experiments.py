@@ -14,12 +14,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ssrseg.checkpoint import MODEL_FILE, load_checkpoint
 from ssrseg.data.files import write_json
+from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.evaluation import Evaluation, class_figures, evaluate, mean_figures
 from ssrseg.method.cmpa import Alignment, no_heads
@@ -74,7 +76,7 @@ def missing_tasks(
     return [task for task in tasks(rows, workspace, seeds) if task.key not in there]
 
 
-def _results(workspace: Workspace) -> dict[str, Any]:
+def _results(workspace: Workspace) -> dict[str, Path]:
     """Result files by key, which ends their names."""
     found = (workspace.out / "results").glob("*.json")
     return {path.stem.rsplit("-", 1)[-1]: path for path in found}
@@ -83,19 +85,11 @@ def _results(workspace: Workspace) -> dict[str, Any]:
 def _run(missing: Sequence[Task], workspace: Workspace) -> None:
     """Runs first, side by side; then everything that is scored on them."""
     runs = {task.run: task for task in missing if task.run and not _is_finished(task)}
-    score = {"segmentation": _score_segmentation, "masks": _score_masks}
+    others = [task for task in missing if task.experiment.measure != "seeds"]
     with _workers(workspace.jobs) as run_all:
         run_all((_train, workspace, task) for task in runs.values())
-        run_all(
-            [
-                *((_score_seeds, workspace, group) for group in _seed_passes(missing)),
-                *(
-                    (score[task.experiment.measure], workspace, task)
-                    for task in missing
-                    if task.experiment.measure in score
-                ),
-            ]
-        )
+        scored = [(_score_seeds, workspace, group) for group in _seed_passes(missing)]
+        run_all([*scored, *((_score_masks, workspace, task) for task in others)])
 
 
 def _is_finished(task: Task) -> bool:
@@ -171,8 +165,11 @@ def _score_seeds(workspace: Workspace, group: Sequence[Task]) -> None:
     """One pass over the images for CAM seeds of many settings, with encoders loaded once."""
     start = time.monotonic()
     data = group[0].data
-    # DINO is loaded if anybody wants it
-    first = max((task.config for task in group), key=_uses_dino)
+    # DINO is loaded if a setting wants it
+    first = max(
+        (task.config for task in group),
+        key=lambda config: config.affinity.kind == "attention" and config.affinity.dino_weight > 0,
+    )
     base = SSR.from_config(first, data.classes, prompts=data.prompts, device=workspace.device)
     heads: dict[object, Alignment | None] = {}
     models = {}
@@ -199,10 +196,6 @@ def _score_seeds(workspace: Workspace, group: Sequence[Task]) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _uses_dino(config: Any) -> bool:
-    return config.affinity.kind == "attention" and config.affinity.dino_weight > 0
-
-
 def _alignment(base: SSR, task: Task) -> Alignment | None:
     """What stands between CLIP's features and the CAM of a row; None = GradCAM in CLIP's space."""
     kind, run, dim = task.experiment.heads, task.run, base.text_features.shape[1]
@@ -217,18 +210,33 @@ def _alignment(base: SSR, task: Task) -> Alignment | None:
     return alignment
 
 
-def _score_segmentation(workspace: Workspace, task: Task) -> None:
-    """Masks of the decoder on images whose labels it does not know."""
+def _score_masks(workspace: Workspace, task: Task) -> None:
+    """Masks of the decoder or pseudo masks, written and held against the true ones."""
     start = time.monotonic()
-    row, run = task.experiment, task.run
+    known = tuple(sample for sample in task.data.samples if sample.truth is not None)
+    data = replace(task.data, samples=known)
+    if task.experiment.measure == "segmentation":
+        out = _segment(workspace, task, data)
+    else:
+        out = workspace.out / "predictions" / f"masks-{task.key}"
+        cache, device = workspace.superpixels, workspace.device
+        make_masks(data, out, task.config, model=task.run, cache=cache, device=device)
+    found = evaluate(out, data)
+    extra = {"seconds": time.monotonic() - start, "predictions": workspace.relative(out)}
+    if task.experiment.measure == "masks":
+        extra["undecided"] = found.undecided
+    _keep(workspace, task, found, extra)
+
+
+def _segment(workspace: Workspace, task: Task, data: LabelledImages) -> Path:
+    """Masks of the decoder on images whose labels it does not know."""
+    row, run, config = task.experiment, task.run, task.config
     assert run is not None and row.training is not None
     name = f"{row.training.name}-{'crf' if row.crf else 'plain'}"
     out = workspace.folder_for(workspace.predictions, name, task.seed, task.key)
     write_json(out / KEY_FILE, {"key": task.key})
-    images = {each.name: each.image for each in task.data.samples if each.truth is not None}
-    config = task.config
     predict(
-        images,
+        {sample.name: sample.image for sample in data.samples},
         out,
         run,
         clip=config.backbones.clip,
@@ -236,42 +244,14 @@ def _score_segmentation(workspace: Workspace, task: Task) -> None:
         test=config.test,
         device=workspace.device,
     )
-    extra = {"predictions": workspace.relative(out)}
-    _keep(workspace, task, evaluate(out, task.data), extra, start)
-
-
-def _score_masks(workspace: Workspace, task: Task) -> None:
-    """Pseudo masks of labelled images, as the decoder would learn from them."""
-    start = time.monotonic()
-    known = tuple(sample for sample in task.data.samples if sample.truth is not None)
-    data = replace(task.data, samples=known)
-    out = workspace.out / "predictions" / f"masks-{task.key}"
-    cache, device = workspace.superpixels, workspace.device
-    make_masks(data, out, task.config, model=task.run, cache=cache, device=device)
-    found = evaluate(out, data)
-    extra = {"predictions": workspace.relative(out), "undecided": found.undecided}
-    _keep(workspace, task, found, extra, start)
+    return out
 
 
 def _keep(
-    workspace: Workspace,
-    task: Task,
-    found: SeedScores | Evaluation,
-    extra: dict[str, Any],
-    start: float | None = None,
+    workspace: Workspace, task: Task, found: SeedScores | Evaluation, extra: dict[str, Any]
 ) -> None:
-    """Write a result with everything behind its figures.
-
-    Args:
-        workspace: Where to.
-        task: What was measured.
-        found: The scores.
-        extra: What goes into the record beside them.
-        start: Of the measurement, by ``time.monotonic``; None = ``extra`` says how long it took.
-    """
-    row = task.experiment
-    seconds = {} if start is None else {"seconds": time.monotonic() - start}
-    training = None
+    """Write a result with everything behind its figures."""
+    row, training = task.experiment, None
     if task.run is not None and task.run_config is not None and row.training is not None:
         assert workspace.train is not None
         training = {
@@ -281,7 +261,6 @@ def _keep(
             "settings": task.run_config.to_dict(),
             "seconds": json.loads((task.run / KEY_FILE).read_text(encoding="utf-8"))["seconds"],
         }
-    encoders = task.identity["encoders"].items()
     record = {
         "row": row.name,
         "seed": task.seed,
@@ -289,13 +268,12 @@ def _keep(
         "crf": row.crf,
         "heads": row.heads,
         "figures": mean_figures(found.scores),
-        **seconds,
         **extra,
         "images": sum(sample.truth is not None for sample in task.data.samples),
         "data": {"digest": task.identity["data"], "folder": str(task.data.root)},
         "encoders": {
             which: {"name": getattr(task.config.backbones, which), "digest": digest}
-            for which, digest in encoders
+            for which, digest in task.identity["encoders"].items()
         },
         "command": workspace.command,
         "version": version("ssrseg"),
