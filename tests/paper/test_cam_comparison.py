@@ -9,7 +9,6 @@ import pytest
 import torch
 from make_tiny import tiny_voc
 from PIL import Image
-from ssrseg.method.peers import box_patches
 from tiny_encoders import tiny_config
 from torch.nn import functional
 
@@ -21,6 +20,7 @@ from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import DataError
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import confusion_matrix, error_kinds
+from ssrseg.method.peers import box_patches
 from ssrseg.model import SSR
 from ssrseg.paper.cam_comparison import (
     CLIP_CAM,

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from make_tiny import tiny_voc
-from ssrseg.paper.separation import separation
-from ssrseg.trained_parts import new_alignment, without_training
 from tiny_encoders import tiny_config
 
 import ssrseg.paper.embedding as module
@@ -21,6 +19,8 @@ from ssrseg.errors import DataError
 from ssrseg.foreground import collect_foreground
 from ssrseg.model import SSR
 from ssrseg.paper.embedding import CLIP, CMPA, UNTRAINED, embed
+from ssrseg.paper.separation import separation
+from ssrseg.trained_parts import new_alignment, without_training
 
 CLASSES = ("cat", "dog", "red car")
 NO_CACHE = SuperpixelCache(None, n_segments=20, compactness=10.0)

@@ -13,7 +13,6 @@ import torch
 from make_tiny import tiny_folder, tiny_voc
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
-from ssrseg.paper.separation import separation, silhouette
 from tiny_encoders import tiny_config
 
 import ssrseg
@@ -41,6 +40,7 @@ from ssrseg.paper.drawing import (
 from ssrseg.paper.embedding import CLIP, CMPA, UNTRAINED, Embedding, Plane, Space, plane
 from ssrseg.paper.figures import FigureOptions, FigureSource, _pairwise, make_figure
 from ssrseg.paper.method_comparison import MethodComparison
+from ssrseg.paper.separation import separation, silhouette
 from ssrseg.training import train
 
 CLASSES = ("cat", "dog", "red car")
