@@ -89,16 +89,7 @@ def combinations(variations: Sequence[str]) -> list[tuple[str, ...]]:
 def ablation_rows(
     variations: Sequence[str], config: Config, measure: Measure
 ) -> tuple[Experiment, ...]:
-    """An experiment for every combination; each trains only what its values change.
-
-    Args:
-        variations: ``section.key=V1,V2,...``.
-        config: Settings that they vary.
-        measure: What is measured.
-
-    Raises:
-        ConfigError: If a key or a value is not allowed.
-    """
+    """An experiment for every one of :func:`combinations`; each trains only what it changes."""
     return tuple(_row(each, config, measure) for each in combinations(variations))
 
 
@@ -156,13 +147,7 @@ def distinct_tasks(rows: Sequence[Experiment], workspace: Workspace, seeds: int)
 def ablation_table(
     rows: Sequence[Experiment], results: Sequence[Result], again: str
 ) -> TableReport:
-    """One line for every combination of values.
-
-    Args:
-        rows: From :func:`ablation_rows`.
-        results: What was measured.
-        again: The command that measures what is missing.
-    """
+    """One line for every row; ``again`` is the command that measures what is missing."""
     found, names = Results(tuple(results)), [row.name for row in rows]
     columns = _COLUMNS | ({"undecided": "undecided"} if rows[0].measure == "masks" else {})
     title = _TITLES[rows[0].measure]

@@ -87,11 +87,6 @@ def compare_cams(
 ) -> list[CamComparison]:
     """CAMs and masks of CLIP, of CLIP-ES's propagation, and of SSR.
 
-    Args:
-        model: SSR: encoders, settings, and CMPA's heads where there are.
-        shown: Images, and the class of each.
-        superpixels: Where superpixels are kept.
-
     Raises:
         DataError: If an image cannot be read, or a true mask has another size.
     """

@@ -91,9 +91,6 @@ def motivation_figure(
         gap: CLIP's features of the whole split.
         names: Of all classes.
         ours: What (d) was made with.
-
-    Raises:
-        ValueError: If there is no true mask.
     """
     region = _class_region(shown)
     if region is None:
@@ -137,8 +134,7 @@ def motivation_figure(
 def qualitative_figure(groups: Sequence[Sequence[MethodComparison]]) -> Figure:
     """Figure 3: rows are the image, other methods, ours and the truth; columns are images.
 
-    Args:
-        groups: The columns of one data set, or of two; a class name has one colour in both.
+    Each group holds the columns of a data set; a class name has one colour in all.
     """
     columns = [column for group in groups for column in group]
     palettes = _shared_palette(columns)
@@ -166,8 +162,8 @@ def cam_figure(shown: Sequence[CamComparison], readout: str, refinement: str) ->
 
     Args:
         shown: One row each.
-        readout: How CMPA's CAM is read; said over its column.
-        refinement: How SSR refines it; said over its column.
+        readout: How CMPA's CAM is read, for its heading.
+        refinement: How SSR refines it, for its heading.
     """
     headings = (
         "image", "CLIP CAM", f"CMPA CAM\n({readout})",
@@ -179,12 +175,7 @@ def cam_figure(shown: Sequence[CamComparison], readout: str, refinement: str) ->
 
 
 def refinement_figure(shown: Sequence[CamComparison], cam: str) -> Figure:
-    """Figure 5: image, target regions, initial CAM, and what SGC makes of it.
-
-    Args:
-        shown: One row each.
-        cam: Whose initial CAM it is: CLIP's or CMPA's; said over its column.
-    """
+    """Figure 5: image, target regions, initial CAM (of ``cam``), and what SGC makes of it."""
     headings = ("image", "target regions", f"initial CAM ({cam})", "after SGC")
     rows = [(_photo(x), _target(x), _cam(x, CMPA_CAM), _cam(x, OURS)) for x in shown]
     return _cam_grid(headings, rows, shown)
@@ -195,10 +186,7 @@ def tsne_figure(
 ) -> Figure:
     """Figure 6: (a) CLIP's features, (b) after CMPA; stars are texts.
 
-    Args:
-        planes: Of both spaces.
-        names: Of all classes.
-        untrained: Numbers of the projector before training, the control.
+    ``untrained`` has the numbers of the projector before training, the control.
     """
     notes = {name: numbers_text(plane.separation) for name, plane in planes.items()}
     if untrained is not None:
@@ -402,9 +390,6 @@ def draw_grid(
         heights: Of the rows' pictures.
         parted_before: A wider gap stands before this column; 0 = nowhere.
         footer: Left free at the bottom.
-
-    Raises:
-        ValueError: If the numbers of pictures, headings and sizes do not fit each other.
     """
     for row in rows:
         if not len(row.pictures) == len(headings) == len(widths):

@@ -78,18 +78,15 @@ class Workspace:
     """Where measurements are made: a folder, data and settings.
 
     Attributes:
-        out: The folder.
         config: Settings that experiments vary; ``optim.seed`` is the first seed.
         train: Images that are trained on.
         seeds: Images with true masks, whose CAMs and pseudo masks are scored.
         val: Images with true masks, on which decoders are scored.
         cache: Folder of superpixels; None = in the workspace.
-        device: ``cpu`` or ``cuda``.
         jobs: Processes that train and score side by side.
         alphas: Exponents of the background score; None = the protocol's.
         command: How the workspace was called, for the record.
-        runs: Pattern of a run's folder below ``out``.
-        predictions: Pattern of the folder of a run's masks.
+        runs, predictions: Folders below ``out`` of a run and of its masks.
     """
 
     out: Path
@@ -132,7 +129,6 @@ class Task:
     """An experiment with one seed: what decides it, and where its parts are.
 
     Attributes:
-        experiment: The row.
         seed: Of the training; of no influence without one.
         config: Settings under which it is scored.
         data: Images that it is scored on.
@@ -161,7 +157,6 @@ class Result:
 
     Attributes:
         row: The experiment's name.
-        seed: Its seed.
         figures: ``miou``, ``precision``, ``recall``, ``confusion_ratio``: shares in [0, 1], the
             last one >= 0; None = not defined.
         record: Everything that was written beside them.
@@ -174,12 +169,12 @@ class Result:
 
 
 def tasks(rows: Sequence[Experiment], workspace: Workspace, seeds: int) -> list[Task]:
-    """Every row with every seed it needs; runs are shared where their parts are the same.
+    """Every row with every seed from ``optim.seed`` on; runs are shared where they can be.
 
     Args:
         rows: Experiments.
         workspace: Where.
-        seeds: Repetitions of what is trained, from ``optim.seed`` on.
+        seeds: Repetitions of what is trained.
 
     Raises:
         ConfigError: If a row needs CMPA and the settings switch it off, or a data set is missing.

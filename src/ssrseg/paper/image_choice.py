@@ -1,4 +1,7 @@
-"""Which images a figure shows: those the user names, or a rule that anybody can repeat."""
+"""Which images a figure shows: those the user names, or a rule that anybody can repeat.
+
+Each raises DataError where the data have no such image.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +31,7 @@ class ShownImage:
 
 @dataclass(frozen=True)
 class ImageChoice:
-    """Images of a figure.
-
-    Attributes:
-        shown: In the order of the figure.
-        rule: How they were chosen, in words.
-    """
+    """Images in the order of the figure, and how they were chosen, in words."""
 
     shown: tuple[ShownImage, ...]
     rule: str
@@ -82,9 +80,6 @@ def one_per_class(data: LabelledImages, count: int) -> ImageChoice:
     """For each class the first image that was not yet taken for another, then further images.
 
     Images with a true mask come first.
-
-    Raises:
-        DataError: If no image shows a class.
     """
     ordered = _with_truth_first(data)
     classes: dict[int, ShownImage] = {}
@@ -104,9 +99,6 @@ def confusable(data: LabelledImages, count: int) -> ImageChoice:
     """One image for each pair of classes that are taken for each other, the pair's first shown.
 
     Where the pairs do not fill the figure, images with several classes follow, then the rest.
-
-    Raises:
-        DataError: If no image shows a class.
     """
     ordered = _with_truth_first(data)
     chosen: dict[str, ShownImage] = {}
@@ -127,11 +119,7 @@ def confusable(data: LabelledImages, count: int) -> ImageChoice:
 
 
 def first_of_several(data: LabelledImages) -> ImageChoice:
-    """The first image with several classes and a true mask, else the first with a true mask.
-
-    Raises:
-        DataError: If no image has a true mask.
-    """
+    """The first image with several classes and a true mask, else the first with a true mask."""
     known = [sample for sample in data.samples if sample.labels and sample.truth is not None]
     if not known:
         raise _without_truth(f"No labelled image of {data.root}")
@@ -141,11 +129,7 @@ def first_of_several(data: LabelledImages) -> ImageChoice:
 
 
 def named_with_truth(data: LabelledImages, wanted: str) -> ImageChoice:
-    """The first image of :func:`named`, which must have a true mask.
-
-    Raises:
-        DataError: If it has none.
-    """
+    """The first image of :func:`named`, which must have a true mask."""
     choice = named(data, wanted)
     if choice.shown[0].sample.truth is None:
         raise _without_truth(f"--images: {choice.names[0]} of {data.root} is no image that")

@@ -46,10 +46,10 @@ def run_experiments(
         rows: Experiments.
         workspace: Where, with which data and settings.
         seeds: Repetitions of what is trained.
-        collect: Only read.
+        collect: Only read; then missing ones are left out.
 
     Returns:
-        In the order of the rows, then of the seeds; without the missing ones if ``collect``.
+        In the order of the rows, then of the seeds.
 
     Raises:
         SSRError: Whatever is wrong with data, encoders or settings; finished results stay.
