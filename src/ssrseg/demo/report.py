@@ -19,7 +19,7 @@ from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.demo.rows import GROUPS, MAIN_ROWS, PAPERS_WEIGHTS, SHORT
-from ssrseg.model import Rectifier
+from ssrseg.model import SSR
 from ssrseg.overlay import IGNORE, heat_overlay, ids_overlay, mask_palette, target_overlay, upsample
 from ssrseg.paper.page import (
     Bar,
@@ -46,9 +46,11 @@ PICTURE_SIDE = 512
 Figures = dict[str, list[float]]
 """By row, one mIoU in percent per seed."""
 
-_PRINTED = [(each.ours, each.cells) for number in (3, 4) for each in PAPER[number].rows]
-PAPER_MAIN = {row: f"{cells[-1]}" for row, cells in _PRINTED} | {
-    each.ours: f"{each.cells[0]}" for each in PAPER[1].rows
+PAPER_MAIN = {
+    row: f"{each.cells[column]}"
+    for number, column in ((3, -1), (4, 0), (1, 0))
+    for each in PAPER[number].rows
+    for row in each.ours
 }
 """The paper's figures on VOC 2012 (Tables 1, 3, 4): another world, other encoders."""
 
@@ -90,11 +92,12 @@ class SceneSteps:
     pseudo_mask: UInt8[np.ndarray, "height width"]
 
 
-def scene_steps(model: Rectifier, sample: Sample, superpixels: SuperpixelCache) -> SceneSteps:
+def scene_steps(model: SSR, sample: Sample, superpixels: SuperpixelCache) -> SceneSteps:
     """Run the method on a scene whose labels are known."""
     photo = read_image(sample.image)
     found = rectify_photo(model, photo, sample.labels, superpixels, sample.name)
-    clip_cam, target = found.rectified.initial.clip_cam, found.rectified.target
+    way = found.rectification
+    clip_cam, target = way.initial.clip_cam, way.target
     assert clip_cam is not None and target is not None  # preset demo has both
     return SceneSteps(
         photo.numpy(),
@@ -109,7 +112,7 @@ def scene_steps(model: Rectifier, sample: Sample, superpixels: SuperpixelCache) 
 def write_report(
     page: Path,
     folder: Path,
-    model: Rectifier,
+    model: SSR,
     figures: Figures,
     facts: tuple[tuple[str, str], ...],
 ) -> None:
@@ -283,7 +286,7 @@ def _small_tables(figures: Figures) -> tuple[ReportTable, ...]:
     )
 
 
-def _scenes(folder: Path, model: Rectifier) -> tuple[Section, Section]:
+def _scenes(folder: Path, model: SSR) -> tuple[Section, Section]:
     """The scenes to show and those to fold away, each with the colours of its masks."""
     unseen = open_labelled(folder / "scenes", split="val")
     sgc = model.config.sgc

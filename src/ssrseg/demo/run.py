@@ -18,10 +18,10 @@ from ssrseg.data.open import open_labelled
 from ssrseg.demo.report import Figures, demo_facts, short_table, write_figures, write_report
 from ssrseg.demo.rows import ROWS
 from ssrseg.demo.scenes import write_dataset
+from ssrseg.model import SSR
 from ssrseg.paper.cam_seeds import ALPHAS
-from ssrseg.paper.experiments import Bench
-from ssrseg.paper.run_experiments import measure
-from ssrseg.pseudo_masks import load_trained_rectifier
+from ssrseg.paper.experiments import Workspace
+from ssrseg.paper.run_experiments import run_experiments
 
 TRAIN_SCENES, VAL_SCENES = 400, 100
 SCORED_SCENES, QUICK_SCENES = 200, 60
@@ -63,7 +63,7 @@ def run_demo(out: Path, *, seeds: int = 1, device: str = "cpu") -> DemoResult:
     page, table, first = out / "report.html", out / "figures.csv", out / "seed-0"
     write_figures(table, figures)
     config, data = demo_config(0), open_labelled(first / "scenes", split="val")
-    model = load_trained_rectifier(config, data, first / "ssr", device=device)
+    model = SSR.for_data(config, data, first / "ssr", device=device)
     facts = (
         *demo_facts(config, TRAIN_SCENES, VAL_SCENES),
         ("time of the last call", f"{minutes:.1f} minutes"),
@@ -101,7 +101,7 @@ def _one_seed(folder: Path, seed: int, scored: int, device: str) -> dict[str, fl
             val=range(first + TRAIN_SCENES, first + TRAIN_SCENES + VAL_SCENES),
         )
     scenes = open_labelled(root, split="train")
-    bench = Bench(
+    workspace = Workspace(
         folder,
         demo_config(seed),
         train=scenes,
@@ -114,4 +114,6 @@ def _one_seed(folder: Path, seed: int, scored: int, device: str) -> dict[str, fl
         runs="{name}",
         predictions="{name}",
     )
-    return {each.row: 100 * (each.figures["miou"] or 0.0) for each in measure(ROWS, bench)}
+    return {
+        each.row: 100 * (each.figures["miou"] or 0.0) for each in run_experiments(ROWS, workspace)
+    }
