@@ -1,9 +1,4 @@
-"""Photographs with image-level labels as training material for small encoders of one's own.
-
-No mask is opened. A caption names labels in CLIP's templates, or surroundings that a rule guesses
-(:mod:`.surroundings`); one is right for every photograph that it is true of, so that a batch with
-forty dogs does not call thirty-nine of them wrong.
-"""
+"""Photographs with image-level labels, and random parts of them; no mask is opened."""
 
 from __future__ import annotations
 
@@ -19,9 +14,10 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from encoders.dino import DinoRecipe
+from encoders.surroundings import Corner, guess_surroundings
 from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
-from ssrseg.demo.surroundings import Corner, guess_surroundings
 
 LONG_SIDE = 192
 """Photographs are kept at this size in memory, about 80 kB each."""
@@ -106,18 +102,17 @@ def sampling_weights(photos: Sequence[Photo]) -> Float[np.ndarray, " photos"]:
     return weights / weights.sum()
 
 
-class PhotoPool:
-    """Square parts of photographs, in the place of :class:`.pretrain_dino.ScenePool`."""
+class PhotoPictures:
+    """Square parts of photographs for DINO; implements :class:`encoders.dino.PictureSource`."""
 
-    def __init__(self, photos: Sequence[Photo], side: int) -> None:
-        """Keep the photographs; ``side`` is that of the parts in pixels."""
+    def __init__(self, photos: Sequence[Photo], recipe: DinoRecipe) -> None:
+        """Keep the photographs."""
         self.name = fingerprint(photos)
-        self._photos, self._side = photos, side
+        self._photos, self._side = photos, recipe.side
 
-    def advance(self, step: int) -> None:
-        """Nothing: all photographs are there from the start."""
-
-    def draw(self, count: int, generator: torch.Generator) -> UInt8[Tensor, "batch 3 side side"]:
+    def draw(
+        self, step: int, count: int, generator: torch.Generator
+    ) -> UInt8[Tensor, "batch 3 side side"]:
         """Draw ``count`` parts, each 0.6 to 1.0 of the short side, with replacement."""
         chosen = torch.randint(len(self._photos), (count,), generator=generator).tolist()
         places = torch.rand(count, 3, generator=generator).tolist()

@@ -1,7 +1,7 @@
-"""What the demo world's DINO-style ViT learns from: images only, no labels.
+"""A small DINO-style ViT and what it learns from: images only, no labels.
 
-The student sees windows of scenes whose patches are independently corrupted; a teacher, the moving
-average of the student, sees them clean. Two terms teach the student:
+The student sees windows of pictures whose patches are independently corrupted; a teacher, the
+moving average of the student, sees them clean. Two terms teach the student:
 
 * ``denoise``: rebuild the clean pixels of every patch. The best estimator averages patches of the
   same part.
@@ -14,13 +14,50 @@ left out: in the short pilots of ``weights/DINO_CARD.md`` they did not look usef
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import ViTConfig, ViTModel
 
+from encoders.objective import Objective, Recipe
 from ssrseg.networks.dino import PIXEL_MEAN, PIXEL_STD
+
+
+@dataclass(frozen=True, kw_only=True)
+class DinoRecipe(Recipe):
+    """Recipe of a DINO-style ViT; the defaults are the demo world's."""
+
+    log_every = 100
+    views: int = 150_000
+    batch: int = 32
+    width: int = 96
+    depth: int = 4
+    heads: int = 3
+    warmup: int = 60
+    pool: int = 1500
+    fresh: int = 1
+    window: int = 10
+    """Side of the windows in patches."""
+    full_share: float = 0.02
+    """Share of the steps, at the end, that see whole pictures instead of windows."""
+    relation: float = 1.0
+    """Weight of the relation term beside the denoising term."""
+
+
+class PictureSource(Protocol):
+    """Rendered scenes or photographs; ``name`` is :attr:`.Objective.pictures`."""
+
+    name: str
+
+    def draw(
+        self, step: int, count: int, generator: torch.Generator
+    ) -> UInt8[Tensor, "batch 3 side side"]:
+        """Draw ``count`` pictures of the model's size with replacement."""
 
 
 def sincos_positions(grid: int, dim: int, scale: float = 0.5) -> Float[Tensor, "1 patches_cls dim"]:
@@ -33,27 +70,27 @@ def sincos_positions(grid: int, dim: int, scale: float = 0.5) -> Float[Tensor, "
     return scale * torch.cat([torch.zeros(1, dim), F.pad(rows, (0, dim - rows.shape[1]))])[None]
 
 
-def build_model(width: int, depth: int, heads: int, patch: int, grid: int) -> ViTModel:
+def build_vit(recipe: DinoRecipe) -> ViTModel:
     """Make a random ViT of the transformers library with sine-cosine positions."""
     model = ViTModel(
         ViTConfig(
-            hidden_size=width,
-            num_hidden_layers=depth,
-            num_attention_heads=heads,
-            intermediate_size=4 * width,
-            image_size=patch * grid,
-            patch_size=patch,
+            hidden_size=recipe.width,
+            num_hidden_layers=recipe.depth,
+            num_attention_heads=recipe.heads,
+            intermediate_size=4 * recipe.width,
+            image_size=recipe.side,
+            patch_size=recipe.patch,
             hidden_act="gelu",
             initializer_range=0.06,  # the default, 0.02, is meant for eight times this width
         ),
         add_pooling_layer=False,
     )
     with torch.no_grad():
-        model.embeddings.position_embeddings.copy_(sincos_positions(grid, width))
+        model.embeddings.position_embeddings.copy_(sincos_positions(recipe.grid, recipe.width))
     return model
 
 
-def encode(
+def encode_patches(
     model: ViTModel,
     patches: Float[Tensor, "batch words pixels"],
     places: Int[Tensor, "batch words"],
@@ -94,13 +131,13 @@ def encode(
 
 
 def random_views(
-    scenes: UInt8[Tensor, "batch 3 height width"], side: int, generator: torch.Generator
+    pictures: UInt8[Tensor, "batch 3 height width"], side: int, generator: torch.Generator
 ) -> Float[Tensor, "batch 3 side side"]:
-    """Random crop, scale, flip and colour change of each scene, normalised like DINO's input.
+    """Random crop, scale, flip and colour change of each picture, normalised like DINO's input.
 
-    The crop's edge is 0.8 to 1.3 times ``side`` where the scene is large enough.
+    The crop's edge is 0.8 to 1.3 times ``side`` where the picture is large enough.
     """
-    count, _, height, _ = scenes.shape
+    count, _, height, _ = pictures.shape
     low, high = min(0.8 * side, height) / height, min(1.3 * side, height) / height
     edge = low + (high - low) * torch.rand(count, generator=generator)
     centre = (1 - edge)[:, None] * (2 * torch.rand(count, 2, generator=generator) - 1)
@@ -114,7 +151,7 @@ def random_views(
         1,
     )
     grid = F.affine_grid(theta, [count, 3, side, side], align_corners=False)
-    pixels = F.grid_sample(scenes.float() / 255, grid, align_corners=False, padding_mode="border")
+    pixels = F.grid_sample(pictures.float() / 255, grid, align_corners=False, padding_mode="border")
     gain = 1 + 0.2 * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
     cast = 1 + 0.1 * (2 * torch.rand(count, 3, 1, 1, generator=generator) - 1)
     shift = 0.08 * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
@@ -134,20 +171,20 @@ def to_patches(
 def corrupt(
     patches: Float[Tensor, "batch words pixels"], generator: torch.Generator
 ) -> tuple[Float[Tensor, "batch words pixels"], Bool[Tensor, "batch words"]]:
-    """Spoil patches independently of their neighbours, so that only others can tell what is true.
+    """Corrupt patches independently of their neighbours, so that only others can tell what is true.
 
     A fifth of the images stays clean, as at test time; in the others 10 to 90 % of the patches get
     one of: another colour and pixel noise (50 %), the content of a patch of another image (25 %),
     grey (25 %).
 
     Returns:
-        The spoilt patches and which ones they are.
+        The corrupted patches and which ones they are.
     """
     count, words, pixels = patches.shape
     share = (0.1 + 0.8 * torch.rand(count, 1, generator=generator)) * (
         torch.rand(count, 1, generator=generator) > 0.2
     )
-    spoilt = torch.rand(count, words, generator=generator) < share
+    corrupted = torch.rand(count, words, generator=generator) < share
     kind = torch.rand(count, words, 1, generator=generator)
     strength = 0.4 + 1.2 * torch.rand(count, 1, 1, generator=generator)
     shift = torch.randn(count, words, 3, 1, generator=generator).expand(-1, -1, -1, pixels // 3)
@@ -156,7 +193,7 @@ def corrupt(
     other = torch.randperm(count * words, generator=generator)
     swapped = patches.flatten(0, 1)[other].view_as(patches)
     wrong = torch.where(kind < 0.5, recoloured, torch.where(kind < 0.75, swapped, 0.0))
-    return torch.where(spoilt[..., None], wrong, patches), spoilt
+    return torch.where(corrupted[..., None], wrong, patches), corrupted
 
 
 def describe(
@@ -210,32 +247,70 @@ def relation_loss(
     return torch.stack(losses).mean()
 
 
-def losses(
-    student: ViTModel,
-    decoder: nn.Linear,
-    teacher: ViTModel,
-    clean: Float[Tensor, "batch words pixels"],
-    places: Int[Tensor, "batch words"],
-    generator: torch.Generator,
-) -> dict[str, Float[Tensor, ""]]:
-    """Both terms of the module's docstring, by name.
+def draw_windows(
+    recipe: DinoRecipe, source: PictureSource, step: int
+) -> tuple[Float[Tensor, "windows words pixels"], Int[Tensor, "windows words"], torch.Generator]:
+    """Clean patches of the step's windows, their grid places, and the step's generator.
 
-    Args:
-        student: Network that is trained.
-        decoder: Its tokens to pixels of a patch.
-        teacher: Moving average of ``student``.
-        clean: Patches of the windows.
-        places: Grid index of each patch.
-        generator: Source of the corruption.
+    Odd steps cut windows and give them a random place in the position table; even steps take as
+    many single patches from whole pictures, so that attention over long ways is trained at the
+    same cost; the last steps use the whole grid.
     """
-    spoilt, which = corrupt(clean, generator)
-    tokens, maps = encode(student, spoilt, places)
-    error = F.smooth_l1_loss(decoder(tokens[:, 1:]), clean, reduction="none", beta=0.5)
-    with torch.no_grad():
-        truth, _ = encode(teacher, clean, places)
-        target = relations(describe(truth[:, 1:], clean))
-    return {
-        # what is not spoilt could be copied from the input, so it counts little
-        "denoise": (error.mean(-1) * (0.1 + 0.9 * which)).mean(),
-        "relation": relation_loss(maps[-2:], target),
-    }
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    whole = step >= (1 - recipe.full_share) * recipe.steps
+    side = recipe.window if step % 2 and not whole else recipe.grid
+    pictures = source.draw(step, recipe.batch, generator)
+    clean = to_patches(random_views(pictures, side * recipe.patch, generator), recipe.patch)
+    corner = torch.randint(recipe.grid - side + 1, (len(pictures), 2, 1), generator=generator)
+    row, column = (corner + torch.arange(side)).unbind(1)
+    places = (row[:, :, None] * recipe.grid + column[:, None, :]).flatten(1)
+    if side == recipe.grid and not whole:
+        order = torch.rand(places.shape, generator=generator).argsort(1)
+        chosen = order[:, : recipe.window**2]
+        places = places.gather(1, chosen)
+        clean = clean.gather(1, chosen[:, :, None].expand(-1, -1, clean.shape[2]))
+    return clean, places, generator
+
+
+class DinoObjective(Objective):
+    """Self-supervised pretraining: both terms of the module's docstring."""
+
+    folder, processor, mean, std = "dino", "ViTImageProcessor", PIXEL_MEAN, PIXEL_STD
+
+    def __init__(self, recipe: DinoRecipe, source: PictureSource) -> None:
+        """Keep the recipe and where the pictures come from."""
+        self.recipe, self.source, self.pictures = recipe, source, source.name
+
+    def build_model(self) -> nn.ModuleDict:
+        """The ViT, and a linear decoder of its tokens to the pixels of a patch."""
+        encoder = build_vit(self.recipe)
+        decoder = nn.Linear(self.recipe.width, 3 * self.recipe.patch**2)
+        return nn.ModuleDict({"encoder": encoder, "decoder": decoder})
+
+    def losses(self, model: nn.ModuleDict, average: nn.ModuleDict, step: int) -> dict[str, Tensor]:
+        """Teach the student, ``model``, by the teacher, ``average``."""
+        clean, places, generator = draw_windows(self.recipe, self.source, step)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bfloat16):
+            corrupted, which = corrupt(clean, generator)
+            tokens, maps = encode_patches(model["encoder"], corrupted, places)
+            rebuilt = model["decoder"](tokens[:, 1:])
+            error = F.smooth_l1_loss(rebuilt, clean, reduction="none", beta=0.5)
+            with torch.no_grad():
+                truth, _ = encode_patches(average["encoder"], clean, places)
+                target = relations(describe(truth[:, 1:], clean))
+            # what is not corrupted could be copied from the input, so it counts little
+            denoise = (error.mean(-1) * (0.1 + 0.9 * which)).mean()
+            relation = relation_loss(maps[-2:], target)
+        total = denoise + self.recipe.relation * relation
+        return {"loss": total, "denoise": denoise, "relation": relation}
+
+    def momentum(self, step: int) -> float:
+        """From 0.9 to 0.9985 in the first thousand steps."""
+        return min(0.9985, 0.9 + 0.0985 * step / 1000)
+
+    def constrain(self, model: nn.ModuleDict) -> None:
+        """Every weight is allowed."""
+
+    def export(self, model: nn.ModuleDict, folder: Path) -> None:
+        """Write the ViT without the decoder."""
+        super().export(model["encoder"], folder)

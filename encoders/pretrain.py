@@ -1,0 +1,227 @@
+"""Pretraining of a small encoder on freshly rendered scenes or on labelled photographs.
+
+Run ``python -m encoders.pretrain RECIPE --out DIR``, with ``--photos DIR[:SPLIT]`` for the recipes
+of photographs. Every random choice follows from the seed and the step, so a resumed run ends at
+the same weights as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from encoders.clip import ClipObjective, ClipRecipe
+from encoders.dino import DinoObjective, DinoRecipe
+from encoders.objective import Objective, Recipe
+from encoders.photo_captions import CaptionedPhotos
+from encoders.photos import PhotoPictures, open_photos, split_off
+from encoders.scenes import CaptionedScenes, ScenePictures
+from ssrseg.data.files import atomic_write
+from ssrseg.errors import DataError
+
+_CLIP_PHOTOS = ClipRecipe(
+    views=168_000, batch=96, width=160, heads=5, windows=(8, 12), late_share=0.15, lr=1e-3,
+    average=0.998,
+)  # fmt: skip
+
+RECIPES: dict[str, Recipe] = {
+    "clip-demo": ClipRecipe(),
+    "clip-photos": _CLIP_PHOTOS,
+    # from the demo world's image tower, which has seen endless scenes and no photograph
+    "clip-photos-from-scenes": replace(
+        _CLIP_PHOTOS, start="ssrseg:demo/weights/clip", views=96_000, width=128, heads=4, lr=5e-4
+    ),
+    "dino-demo": DinoRecipe(),
+    "dino-photos": DinoRecipe(views=120_000, width=128, depth=5, heads=4, lr=1e-3),
+}
+"""Those for photographs are meant for a few thousand of them."""
+
+
+TRAINED = ("model", "average", "optimizer")
+"""Parts of the state that have a state of their own."""
+
+
+@dataclass
+class PretrainState:
+    """What a checkpoint holds."""
+
+    model: nn.Module
+    average: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
+
+
+def start_state(objective: Objective) -> PretrainState:
+    """Model, its equal average, and optimiser at step 0."""
+    torch.manual_seed(objective.recipe.seed)
+    model = objective.build_model()
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    others = [p for p in model.parameters() if p.ndim != 2]
+    groups = [
+        {"params": matrices, "weight_decay": objective.recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=objective.fused)
+    return PretrainState(model, copy.deepcopy(model).requires_grad_(False), optimizer)
+
+
+def train_step(objective: Objective, state: PretrainState) -> dict[str, float]:
+    """One optimiser step; returns the value of the loss and of its terms."""
+    losses = objective.losses(state.model, state.average, state.step)
+    for group in state.optimizer.param_groups:
+        group["lr"] = objective.recipe.learning_rate(state.step)
+    state.optimizer.zero_grad()
+    losses["loss"].backward()
+    nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
+    state.optimizer.step()
+    with torch.no_grad():
+        objective.constrain(state.model)
+        momentum = objective.momentum(state.step)
+        for old, new in zip(state.average.parameters(), state.model.parameters(), strict=True):
+            old.lerp_(new, 1 - momentum)
+    state.step += 1
+    return {name: value.item() for name, value in losses.items()}
+
+
+def save_checkpoint(objective: Objective, state: PretrainState, path: Path) -> None:
+    """Write everything that training needs to go on."""
+    content = {
+        **{part: getattr(state, part).state_dict() for part in TRAINED},
+        "step": state.step,
+        "seconds": (state.cpu_seconds, state.wall_seconds),
+        "recipe": asdict(objective.recipe),
+        "pictures": objective.pictures,
+    }
+    with atomic_write(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(objective: Objective, path: Path) -> PretrainState:
+    """Read what :func:`save_checkpoint` wrote.
+
+    Raises:
+        ValueError: If the checkpoint was trained with another recipe, or on other pictures.
+    """
+    content = torch.load(path, weights_only=True)
+    found = content["recipe"], content["pictures"]
+    wanted = asdict(objective.recipe), objective.pictures
+    if found != wanted:
+        raise ValueError(f"{path} holds {found}, not {wanted}")
+    state = start_state(objective)
+    for part in TRAINED:
+        getattr(state, part).load_state_dict(content[part])
+    state.step = content["step"]
+    state.cpu_seconds, state.wall_seconds = content["seconds"]
+    return state
+
+
+def pretrain(
+    objective: Objective, out: Path, *, resume: bool = False, every: int | None = None
+) -> None:
+    """Pretrain; write ``checkpoint.pt``, ``log.csv`` and the averaged model to ``out``.
+
+    Args:
+        objective: What is trained on what.
+        out: Folder for the three.
+        resume: Go on from ``out/checkpoint.pt`` if it is there.
+        every: Steps between two lines of the log, each with an export and a checkpoint; None =
+            the recipe's.
+    """
+    recipe, every = objective.recipe, every or objective.recipe.log_every
+    path, log, folder = out / "checkpoint.pt", out / "log.csv", out / objective.folder
+    lines: list[str] = []
+    out.mkdir(parents=True, exist_ok=True)
+    if resume and path.exists():
+        state = load_checkpoint(objective, path)
+        header, *rows = log.read_text().splitlines()
+        lines = [header, *(row for row in rows if int(row.split(",")[0]) <= state.step)]
+    else:
+        state = start_state(objective)
+    log.write_text("".join(f"{line}\n" for line in lines))
+    seen: list[dict[str, float]] = []
+    cpu = time.process_time() - state.cpu_seconds
+    wall = time.monotonic() - state.wall_seconds
+    while state.step < recipe.steps:
+        seen.append(train_step(objective, state))
+        state.cpu_seconds = time.process_time() - cpu
+        state.wall_seconds = time.monotonic() - wall
+        if state.step % every == 0 or state.step == recipe.steps:
+            means = {name: sum(row[name] for row in seen) / len(seen) for name in seen[0]}
+            objective.export(state.average, folder)
+            figures = means | objective.evaluate(state.average, folder)
+            spent = {
+                "step": state.step,
+                "views": state.step * recipe.batch,
+                "cpu_seconds": round(state.cpu_seconds),
+                "wall_seconds": round(state.wall_seconds),
+            }
+            row = spent | {name: round(value, 5) for name, value in figures.items()}
+            with log.open("a", newline="") as stream:
+                writer = csv.DictWriter(stream, row, lineterminator="\n")
+                if stream.tell() == 0:
+                    writer.writeheader()
+                writer.writerow(row)
+            save_checkpoint(objective, state, path)
+            seen.clear()
+
+
+def build_objective(
+    recipe: Recipe, photos: list[str] | None = None, held_out: list[str] | None = None
+) -> Objective:
+    """A recipe with its pictures.
+
+    Args:
+        recipe: One of CLIP or of DINO.
+        photos: Folders of photographs, see :func:`.photos.open_photos`; none = rendered scenes.
+        held_out: The same, to check a CLIP on; none = every twentieth photograph.
+
+    Raises:
+        DataError: If there are fewer than twenty photographs for a CLIP, and no others.
+    """
+    opened = open_photos(photos or [])
+    if isinstance(recipe, DinoRecipe):
+        pictures = PhotoPictures(opened, recipe) if photos else ScenePictures(recipe)
+        return DinoObjective(recipe, pictures)
+    if not photos:
+        return ClipObjective(recipe, CaptionedScenes(recipe))
+    kept, checked = (opened, open_photos(held_out)) if held_out else split_off(opened)
+    if not checked:
+        raise DataError(
+            f"{len(kept)} photographs are too few to hold out every twentieth. Name others, with"
+            " labels, by --held-out."
+        )
+    return ClipObjective(recipe, CaptionedPhotos(recipe, kept, checked))
+
+
+def main() -> None:
+    """Command line: ``python -m encoders.pretrain RECIPE --out DIR``."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", choices=RECIPES)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--photos", action="append", default=[], metavar="DIR[:SPLIT]")
+    parser.add_argument("--held-out", action="append", default=[], metavar="DIR[:SPLIT]")
+    parser.add_argument("--views", type=int, help="windows to see in all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", type=int, help="steps between lines of the log")
+    parser.add_argument("--resume", action="store_true")
+    chosen = parser.parse_args()
+    if ("photos" in chosen.recipe) != bool(chosen.photos):
+        parser.error(f"{chosen.recipe}: --photos goes with the recipes for photographs, and only")
+    torch.set_num_threads(1)
+    recipe = RECIPES[chosen.recipe]
+    recipe = replace(recipe, seed=chosen.seed, views=chosen.views or recipe.views)
+    objective = build_objective(recipe, chosen.photos, chosen.held_out)
+    pretrain(objective, chosen.out, resume=chosen.resume, every=chosen.every)
+
+
+if __name__ == "__main__":
+    main()
