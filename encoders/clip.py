@@ -90,40 +90,6 @@ def normalise(
     return (images - mean[:, None, None]) / std[:, None, None]
 
 
-def build_clip(recipe: ClipRecipe, tokenizer: CLIPTokenizer) -> CLIPModel:
-    """Make a random CLIP of the transformers library with sine-cosine positions."""
-    model = CLIPModel(
-        CLIPConfig(
-            text_config={
-                "vocab_size": len(tokenizer),
-                "hidden_size": recipe.text_width,
-                "intermediate_size": 4 * recipe.text_width,
-                "num_hidden_layers": recipe.text_depth,
-                "num_attention_heads": 4,
-                "max_position_embeddings": tokenizer.model_max_length,
-                "bos_token_id": tokenizer.bos_token_id,
-                "eos_token_id": tokenizer.eos_token_id,
-                "pad_token_id": tokenizer.pad_token_id,
-            },
-            vision_config={
-                "hidden_size": recipe.width,
-                "intermediate_size": 4 * recipe.width,
-                "num_hidden_layers": recipe.depth,
-                "num_attention_heads": recipe.heads,
-                "image_size": recipe.side,
-                "patch_size": recipe.patch,
-            },
-            projection_dim=recipe.dim,
-        )
-    )
-    # plain attention: the fused kernel's backward pass is many times slower in bf16 on a CPU
-    model.set_attn_implementation("eager")
-    with torch.no_grad():
-        table = model.vision_model.embeddings.position_embedding.weight
-        table.copy_(sincos_positions(recipe.grid, recipe.width, scale=0.2)[0])
-    return model
-
-
 def encode_windows(
     model: CLIPModel,
     pixels: Float[Tensor, "batch 3 side side"],
@@ -183,10 +149,39 @@ class ClipObjective(Objective):
         self.tokenizer = source.tokenizer()
 
     def build_model(self) -> CLIPModel:
-        """Random, but for an image tower that the recipe starts from."""
-        model = build_clip(self.recipe, self.tokenizer)
-        if self.recipe.start:
-            donor = FrozenCLIP.load(self.recipe.start).model
+        """A CLIP with sine-cosine positions, random but for an image tower to start from."""
+        recipe = self.recipe
+        model = CLIPModel(
+            CLIPConfig(
+                text_config={
+                    "vocab_size": len(self.tokenizer),
+                    "hidden_size": recipe.text_width,
+                    "intermediate_size": 4 * recipe.text_width,
+                    "num_hidden_layers": recipe.text_depth,
+                    "num_attention_heads": 4,
+                    "max_position_embeddings": self.tokenizer.model_max_length,
+                    "bos_token_id": self.tokenizer.bos_token_id,
+                    "eos_token_id": self.tokenizer.eos_token_id,
+                    "pad_token_id": self.tokenizer.pad_token_id,
+                },
+                vision_config={
+                    "hidden_size": recipe.width,
+                    "intermediate_size": 4 * recipe.width,
+                    "num_hidden_layers": recipe.depth,
+                    "num_attention_heads": recipe.heads,
+                    "image_size": recipe.side,
+                    "patch_size": recipe.patch,
+                },
+                projection_dim=recipe.dim,
+            )
+        )
+        # plain attention: the fused kernel's backward pass is many times slower in bf16 on a CPU
+        model.set_attn_implementation("eager")
+        with torch.no_grad():
+            table = model.vision_model.embeddings.position_embedding.weight
+            table.copy_(sincos_positions(recipe.grid, recipe.width, scale=0.2)[0])
+        if recipe.start:
+            donor = FrozenCLIP.load(recipe.start).model
             model.vision_model.load_state_dict(donor.vision_model.state_dict())
         return model
 

@@ -70,62 +70,34 @@ def sincos_positions(grid: int, dim: int, scale: float = 0.5) -> Float[Tensor, "
     return scale * torch.cat([torch.zeros(1, dim), F.pad(rows, (0, dim - rows.shape[1]))])[None]
 
 
-def build_vit(recipe: DinoRecipe) -> ViTModel:
-    """Make a random ViT of the transformers library with sine-cosine positions."""
-    model = ViTModel(
-        ViTConfig(
-            hidden_size=recipe.width,
-            num_hidden_layers=recipe.depth,
-            num_attention_heads=recipe.heads,
-            intermediate_size=4 * recipe.width,
-            image_size=recipe.side,
-            patch_size=recipe.patch,
-            hidden_act="gelu",
-            initializer_range=0.06,  # the default, 0.02, is meant for eight times this width
-        ),
-        add_pooling_layer=False,
-    )
-    with torch.no_grad():
-        model.embeddings.position_embeddings.copy_(sincos_positions(recipe.grid, recipe.width))
-    return model
-
-
 def encode_patches(
     model: ViTModel,
     patches: Float[Tensor, "batch words pixels"],
     places: Int[Tensor, "batch words"],
 ) -> tuple[Float[Tensor, "batch tokens dim"], list[Float[Tensor, "batch words words"]]]:
-    """Run the ViT on any subset of its grid; the HF forward only takes whole images.
+    """Run the ViT on patches that lie at ``places`` of its grid, row-major.
 
-    Args:
-        model: The ViT.
-        patches: Normalised pixels of each patch, as :func:`to_patches` cuts them.
-        places: Index of each patch in the full grid, row-major.
+    The library's own forward only knows whole pictures.
 
     Returns:
         Tokens after the last layer norm, CLS first, and per layer the head-averaged attention
         between patches, CLS row and column dropped (rows sum to at most 1).
     """
-    embeddings = model.embeddings
-    projection = embeddings.patch_embeddings.projection
-    tokens = F.linear(patches, projection.weight.flatten(1), projection.bias)
-    table = embeddings.position_embeddings[0]
-    tokens = tokens + table[1 + places]
-    start = (embeddings.cls_token[0] + table[:1]).expand(len(tokens), 1, -1)
-    tokens = torch.cat([start, tokens], 1)
+    projection = model.embeddings.patch_embeddings.projection
+    rows = model.embeddings.position_embeddings[0]
+    cls = (model.embeddings.cls_token[0] + rows[:1]).expand(len(patches), 1, -1)
+    embedded = F.linear(patches, projection.weight.flatten(1), projection.bias)
+    tokens = torch.cat([cls, embedded + rows[1 + places]], 1)
     maps = []
     for layer in model.layers:
         attention = layer.attention
         inner = layer.layernorm_before(tokens)
         shape = (*inner.shape[:2], -1, attention.head_dim)
-        query, key, value = (
-            project(inner).view(shape).transpose(1, 2)
-            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
+        inputs = (attention.q_proj, attention.k_proj, attention.v_proj)
+        query, key, value = (project(inner).view(shape).transpose(1, 2) for project in inputs)
         weights = (query @ key.transpose(2, 3) * attention.scaling).softmax(-1)
         maps.append(weights[:, :, 1:, 1:].mean(1))
-        mixed = (weights @ value).transpose(1, 2).flatten(2)
-        tokens = tokens + attention.o_proj(mixed)
+        tokens = tokens + attention.o_proj((weights @ value).transpose(1, 2).flatten(2))
         tokens = tokens + layer.mlp(layer.layernorm_after(tokens))
     return model.layernorm(tokens), maps
 
@@ -142,23 +114,16 @@ def random_views(
     edge = low + (high - low) * torch.rand(count, generator=generator)
     centre = (1 - edge)[:, None] * (2 * torch.rand(count, 2, generator=generator) - 1)
     flip = 1.0 - 2.0 * (torch.rand(count, generator=generator) < 0.5)
-    zero = torch.zeros(count)
-    theta = torch.stack(
-        [
-            torch.stack([edge * flip, zero, centre[:, 0]], 1),
-            torch.stack([zero, edge, centre[:, 1]], 1),
-        ],
-        1,
-    )
+    zero, (across, down) = torch.zeros(count), centre.T
+    theta = torch.stack([edge * flip, zero, across, zero, edge, down], 1).view(count, 2, 3)
     grid = F.affine_grid(theta, [count, 3, side, side], align_corners=False)
     pixels = F.grid_sample(pictures.float() / 255, grid, align_corners=False, padding_mode="border")
     gain = 1 + 0.2 * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
     cast = 1 + 0.1 * (2 * torch.rand(count, 3, 1, 1, generator=generator) - 1)
     shift = 0.08 * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
     pixels = (pixels * gain * cast + shift).clamp(0, 1)
-    return (pixels - torch.tensor(PIXEL_MEAN)[:, None, None]) / torch.tensor(PIXEL_STD)[
-        :, None, None
-    ]
+    mean, std = torch.tensor(PIXEL_MEAN), torch.tensor(PIXEL_STD)
+    return (pixels - mean[:, None, None]) / std[:, None, None]
 
 
 def to_patches(
@@ -171,20 +136,16 @@ def to_patches(
 def corrupt(
     patches: Float[Tensor, "batch words pixels"], generator: torch.Generator
 ) -> tuple[Float[Tensor, "batch words pixels"], Bool[Tensor, "batch words"]]:
-    """Corrupt patches independently of their neighbours, so that only others can tell what is true.
+    """Corrupt patches one by one, so that only others can tell what is true; also returns which.
 
     A fifth of the images stays clean, as at test time; in the others 10 to 90 % of the patches get
     one of: another colour and pixel noise (50 %), the content of a patch of another image (25 %),
     grey (25 %).
-
-    Returns:
-        The corrupted patches and which ones they are.
     """
     count, words, pixels = patches.shape
-    share = (0.1 + 0.8 * torch.rand(count, 1, generator=generator)) * (
-        torch.rand(count, 1, generator=generator) > 0.2
-    )
-    corrupted = torch.rand(count, words, generator=generator) < share
+    share = 0.1 + 0.8 * torch.rand(count, 1, generator=generator)
+    share = share * (torch.rand(count, 1, generator=generator) > 0.2)
+    which = torch.rand(count, words, generator=generator) < share
     kind = torch.rand(count, words, 1, generator=generator)
     strength = 0.4 + 1.2 * torch.rand(count, 1, 1, generator=generator)
     shift = torch.randn(count, words, 3, 1, generator=generator).expand(-1, -1, -1, pixels // 3)
@@ -193,7 +154,7 @@ def corrupt(
     other = torch.randperm(count * words, generator=generator)
     swapped = patches.flatten(0, 1)[other].view_as(patches)
     wrong = torch.where(kind < 0.5, recoloured, torch.where(kind < 0.75, swapped, 0.0))
-    return torch.where(corrupted[..., None], wrong, patches), corrupted
+    return torch.where(which[..., None], wrong, patches), which
 
 
 def describe(
@@ -205,22 +166,13 @@ def describe(
 
 
 def relations(
-    features: Float[Tensor, "batch words dim"],
-    temperature: float = 0.1,
-    ridge: float = 0.02,
+    features: Float[Tensor, "batch words dim"], temperature: float = 0.1, ridge: float = 0.02
 ) -> Float[Tensor, "batch words words"]:
     """Which patches of an image resemble each other: softmax of the cosine of cleaned features.
 
     Cleaning takes away what all patches of an image share (its light), then whitens: a few
-    directions hold nearly all of the variance and would hide the others.
-
-    Args:
-        features: The teacher's description of each patch.
-        temperature: Of the softmax over cosines; the own entry (cosine 1) takes part.
-        ridge: Share of the total variance that is added to that of every direction.
-
-    Returns:
-        Rows sum to 1.
+    directions hold nearly all of the variance and would hide the others. ``ridge`` is the share of
+    the total variance that is added to that of every direction. Rows sum to 1.
     """
     free = features.float() - features.float().mean(1, keepdim=True)
     flat = free.flatten(0, 1)
@@ -235,9 +187,7 @@ def relation_loss(
 ) -> Float[Tensor, ""]:
     """Kullback-Leibler divergence from ``target`` to the attention of each layer, averaged.
 
-    Args:
-        maps: Attention between patches, one entry per layer; rows are brought to sum 1.
-        target: Rows sum to 1.
+    Rows of ``target`` sum to 1; those of the attention are brought to it.
     """
     entropy = (target * target.clamp_min(1e-9).log()).sum(-1).mean()
     losses = []
@@ -282,9 +232,26 @@ class DinoObjective(Objective):
         self.recipe, self.source, self.pictures = recipe, source, source.name
 
     def build_model(self) -> nn.ModuleDict:
-        """The ViT, and a linear decoder of its tokens to the pixels of a patch."""
-        encoder = build_vit(self.recipe)
-        decoder = nn.Linear(self.recipe.width, 3 * self.recipe.patch**2)
+        """A random ViT with sine-cosine positions, and a linear decoder of tokens to pixels."""
+        recipe = self.recipe
+        encoder = ViTModel(
+            ViTConfig(
+                hidden_size=recipe.width,
+                num_hidden_layers=recipe.depth,
+                num_attention_heads=recipe.heads,
+                intermediate_size=4 * recipe.width,
+                image_size=recipe.side,
+                patch_size=recipe.patch,
+                hidden_act="gelu",
+                initializer_range=0.06,  # the default, 0.02, is meant for eight times this width
+            ),
+            add_pooling_layer=False,
+        )
+        with torch.no_grad():
+            encoder.embeddings.position_embeddings.copy_(
+                sincos_positions(recipe.grid, recipe.width)
+            )
+        decoder = nn.Linear(recipe.width, 3 * recipe.patch**2)
         return nn.ModuleDict({"encoder": encoder, "decoder": decoder})
 
     def losses(self, model: nn.ModuleDict, average: nn.ModuleDict, step: int) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import argparse
 import copy
 import csv
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -20,8 +20,7 @@ from torch import nn
 from encoders.clip import ClipObjective, ClipRecipe
 from encoders.dino import DinoObjective, DinoRecipe
 from encoders.objective import Objective, Recipe
-from encoders.photo_captions import CaptionedPhotos
-from encoders.photos import PhotoPictures, open_photos, split_off
+from encoders.photos import CaptionedPhotos, PhotoPictures, open_photos, split_off
 from encoders.scenes import CaptionedScenes, ScenePictures
 from ssrseg.data.files import atomic_write
 from ssrseg.errors import DataError
@@ -44,84 +43,67 @@ RECIPES: dict[str, Recipe] = {
 """Those for photographs are meant for a few thousand of them."""
 
 
-TRAINED = ("model", "average", "optimizer")
-"""Parts of the state that have a state of their own."""
+class Pretraining:
+    """What a checkpoint holds: a model, the moving average of its weights, and the optimiser."""
 
+    def __init__(self, objective: Objective) -> None:
+        """Start at step 0; the average equals the model."""
+        self.objective = objective
+        torch.manual_seed(objective.recipe.seed)
+        self.model = objective.build_model()
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        matrices = [p for p in self.model.parameters() if p.ndim == 2]
+        others = [p for p in self.model.parameters() if p.ndim != 2]
+        groups = [
+            {"params": matrices, "weight_decay": objective.recipe.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=objective.fused)
+        self.step, self.cpu_seconds, self.wall_seconds = 0, 0.0, 0.0
 
-@dataclass
-class PretrainState:
-    """What a checkpoint holds."""
+    def advance(self) -> dict[str, float]:
+        """One optimiser step; returns the value of the loss and of its terms."""
+        losses = self.objective.losses(self.model, self.average, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.objective.recipe.learning_rate(self.step)
+        self.optimizer.zero_grad()
+        losses["loss"].backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        with torch.no_grad():
+            self.objective.constrain(self.model)
+            momentum = self.objective.momentum(self.step)
+            for old, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                old.lerp_(new, 1 - momentum)
+        self.step += 1
+        return {name: value.item() for name, value in losses.items()}
 
-    model: nn.Module
-    average: nn.Module
-    optimizer: torch.optim.Optimizer
-    step: int = 0
-    cpu_seconds: float = 0.0
-    wall_seconds: float = 0.0
+    def save(self, path: Path) -> None:
+        """Write everything that training needs to go on."""
+        content = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": (self.step, self.cpu_seconds, self.wall_seconds),
+            "trained": (asdict(self.objective.recipe), self.objective.pictures),
+        }
+        with atomic_write(path) as temporary:
+            torch.save(content, temporary)
 
+    def load(self, path: Path) -> None:
+        """Read what :meth:`save` wrote.
 
-def start_state(objective: Objective) -> PretrainState:
-    """Model, its equal average, and optimiser at step 0."""
-    torch.manual_seed(objective.recipe.seed)
-    model = objective.build_model()
-    matrices = [p for p in model.parameters() if p.ndim == 2]
-    others = [p for p in model.parameters() if p.ndim != 2]
-    groups = [
-        {"params": matrices, "weight_decay": objective.recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=objective.fused)
-    return PretrainState(model, copy.deepcopy(model).requires_grad_(False), optimizer)
-
-
-def train_step(objective: Objective, state: PretrainState) -> dict[str, float]:
-    """One optimiser step; returns the value of the loss and of its terms."""
-    losses = objective.losses(state.model, state.average, state.step)
-    for group in state.optimizer.param_groups:
-        group["lr"] = objective.recipe.learning_rate(state.step)
-    state.optimizer.zero_grad()
-    losses["loss"].backward()
-    nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
-    state.optimizer.step()
-    with torch.no_grad():
-        objective.constrain(state.model)
-        momentum = objective.momentum(state.step)
-        for old, new in zip(state.average.parameters(), state.model.parameters(), strict=True):
-            old.lerp_(new, 1 - momentum)
-    state.step += 1
-    return {name: value.item() for name, value in losses.items()}
-
-
-def save_checkpoint(objective: Objective, state: PretrainState, path: Path) -> None:
-    """Write everything that training needs to go on."""
-    content = {
-        **{part: getattr(state, part).state_dict() for part in TRAINED},
-        "step": state.step,
-        "seconds": (state.cpu_seconds, state.wall_seconds),
-        "recipe": asdict(objective.recipe),
-        "pictures": objective.pictures,
-    }
-    with atomic_write(path) as temporary:
-        torch.save(content, temporary)
-
-
-def load_checkpoint(objective: Objective, path: Path) -> PretrainState:
-    """Read what :func:`save_checkpoint` wrote.
-
-    Raises:
-        ValueError: If the checkpoint was trained with another recipe, or on other pictures.
-    """
-    content = torch.load(path, weights_only=True)
-    found = content["recipe"], content["pictures"]
-    wanted = asdict(objective.recipe), objective.pictures
-    if found != wanted:
-        raise ValueError(f"{path} holds {found}, not {wanted}")
-    state = start_state(objective)
-    for part in TRAINED:
-        getattr(state, part).load_state_dict(content[part])
-    state.step = content["step"]
-    state.cpu_seconds, state.wall_seconds = content["seconds"]
-    return state
+        Raises:
+            ValueError: If the checkpoint is of another recipe, or of other pictures.
+        """
+        content = torch.load(path, weights_only=True)
+        wanted = asdict(self.objective.recipe), self.objective.pictures
+        if content["trained"] != wanted:
+            raise ValueError(f"{path} holds {content['trained']}, not {wanted}")
+        self.model.load_state_dict(content["model"])
+        self.average.load_state_dict(content["average"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.step, self.cpu_seconds, self.wall_seconds = content["progress"]
 
 
 def pretrain(
@@ -136,41 +118,38 @@ def pretrain(
         every: Steps between two lines of the log, each with an export and a checkpoint; None =
             the recipe's.
     """
-    recipe, every = objective.recipe, every or objective.recipe.log_every
+    recipe, run = objective.recipe, Pretraining(objective)
+    every = every or recipe.log_every
     path, log, folder = out / "checkpoint.pt", out / "log.csv", out / objective.folder
     lines: list[str] = []
-    out.mkdir(parents=True, exist_ok=True)
     if resume and path.exists():
-        state = load_checkpoint(objective, path)
+        run.load(path)
         header, *rows = log.read_text().splitlines()
-        lines = [header, *(row for row in rows if int(row.split(",")[0]) <= state.step)]
-    else:
-        state = start_state(objective)
+        lines = [header, *(row for row in rows if int(row.split(",")[0]) <= run.step)]
+    out.mkdir(parents=True, exist_ok=True)
     log.write_text("".join(f"{line}\n" for line in lines))
     seen: list[dict[str, float]] = []
-    cpu = time.process_time() - state.cpu_seconds
-    wall = time.monotonic() - state.wall_seconds
-    while state.step < recipe.steps:
-        seen.append(train_step(objective, state))
-        state.cpu_seconds = time.process_time() - cpu
-        state.wall_seconds = time.monotonic() - wall
-        if state.step % every == 0 or state.step == recipe.steps:
+    cpu, wall = time.process_time() - run.cpu_seconds, time.monotonic() - run.wall_seconds
+    while run.step < recipe.steps:
+        seen.append(run.advance())
+        run.cpu_seconds, run.wall_seconds = time.process_time() - cpu, time.monotonic() - wall
+        if run.step % every == 0 or run.step == recipe.steps:
+            objective.export(run.average, folder)
             means = {name: sum(row[name] for row in seen) / len(seen) for name in seen[0]}
-            objective.export(state.average, folder)
-            figures = means | objective.evaluate(state.average, folder)
-            spent = {
-                "step": state.step,
-                "views": state.step * recipe.batch,
-                "cpu_seconds": round(state.cpu_seconds),
-                "wall_seconds": round(state.wall_seconds),
+            figures = means | objective.evaluate(run.average, folder)
+            row = {
+                "step": run.step,
+                "views": run.step * recipe.batch,
+                "cpu_seconds": round(run.cpu_seconds),
+                "wall_seconds": round(run.wall_seconds),
+                **{name: round(value, 5) for name, value in figures.items()},
             }
-            row = spent | {name: round(value, 5) for name, value in figures.items()}
             with log.open("a", newline="") as stream:
                 writer = csv.DictWriter(stream, row, lineterminator="\n")
                 if stream.tell() == 0:
                     writer.writeheader()
                 writer.writerow(row)
-            save_checkpoint(objective, state, path)
+            run.save(path)
             seen.clear()
 
 
