@@ -11,6 +11,7 @@ import argparse
 import copy
 import csv
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -40,7 +41,7 @@ RECIPES: dict[str, Recipe] = {
     "dino-demo": DinoRecipe(),
     "dino-photos": DinoRecipe(views=120_000, width=128, depth=5, heads=4, lr=1e-3),
 }
-"""Those for photographs are meant for a few thousand of them."""
+"""Those of photographs are meant for a few thousand of them."""
 
 
 class Pretraining:
@@ -154,19 +155,16 @@ def pretrain(
 
 
 def build_objective(
-    recipe: Recipe, photos: list[str] | None = None, held_out: list[str] | None = None
+    recipe: Recipe, photos: Sequence[str] = (), held_out: Sequence[str] = ()
 ) -> Objective:
-    """A recipe with its pictures.
+    """A recipe with its pictures: the photographs of folders, or rendered scenes.
 
-    Args:
-        recipe: One of CLIP or of DINO.
-        photos: Folders of photographs, see :func:`.photos.open_photos`; none = rendered scenes.
-        held_out: The same, to check a CLIP on; none = every twentieth photograph.
+    A CLIP is checked on ``held_out``, else on every twentieth photograph.
 
     Raises:
         DataError: If there are fewer than twenty photographs for a CLIP, and no others.
     """
-    opened = open_photos(photos or [])
+    opened = open_photos(photos)
     if isinstance(recipe, DinoRecipe):
         pictures = PhotoPictures(opened, recipe) if photos else ScenePictures(recipe)
         return DinoObjective(recipe, pictures)
@@ -194,7 +192,9 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     chosen = parser.parse_args()
     if ("photos" in chosen.recipe) != bool(chosen.photos):
-        parser.error(f"{chosen.recipe}: --photos goes with the recipes for photographs, and only")
+        parser.error(f"{chosen.recipe} {'takes no' if chosen.photos else 'needs'} --photos")
+    if chosen.held_out and not chosen.recipe.startswith("clip-photos"):
+        parser.error(f"{chosen.recipe} takes no --held-out")
     torch.set_num_threads(1)
     recipe = RECIPES[chosen.recipe]
     recipe = replace(recipe, seed=chosen.seed, views=chosen.views or recipe.views)

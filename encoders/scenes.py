@@ -21,13 +21,10 @@ CLIP_SEEDS, DINO_SEEDS = 10_000_000, 50_000_000
 
 
 class ScenePool:
-    """A slowly changing stock of scenes; what it holds depends on the step alone.
-
-    Of every ten million seeds, which are a recipe's own, ``crowded`` = (a, b) makes a of b crowded.
-    """
+    """A slowly changing stock of scenes; what it holds depends on the step alone."""
 
     def __init__(self, recipe: Recipe, first_seed: int, crowded: tuple[int, int]) -> None:
-        """Render nothing yet."""
+        """Render nothing yet; ``crowded`` = (a, b) makes a of b scenes crowded."""
         self._recipe, self._crowded = recipe, crowded
         self._first_seed = first_seed + 10_000_000 * recipe.seed
         self._scenes: dict[int, Scene] = {}
