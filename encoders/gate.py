@@ -58,8 +58,8 @@ def image_features(
     """Features of the patches and of CLS, not normalised."""
     patches, cls = [], []
     for part in pixels.split(50):
-        features = clip.view(part)
-        patches.append(clip.last_block(features, clip.normed(features)))
+        features = clip.encode(part)
+        patches.append(clip.last_block(features, clip.last_norm(features)))
         cls.append(clip.model.get_image_features(part).pooler_output)
     return torch.cat(patches), torch.cat(cls)
 
@@ -78,10 +78,10 @@ def label_cams(
         ids = torch.where(here, torch.arange(classes), -1)
         slots = ids.sort(1, descending=True).values[:, : here.sum(1).max()]
         allowed = allowed_words(slots, classes, len(texts))
-        features = clip.view(part)
+        features = clip.encode(part)
         cams = gradcam(
             lambda normed, features=features: clip.last_block(features, normed),
-            clip.normed(features),
+            clip.last_norm(features),
             lambda v, allowed=allowed: word_probability(v, texts, clip.logit_scale, allowed),
             slots,
             features.grid,
