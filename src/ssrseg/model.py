@@ -510,7 +510,7 @@ class SSR(nn.Module, Loadable):
             return [self._rectify(*each) for each in zip(_not_empty(image), labels, strict=True)]
         return self._rectify(image, labels)
 
-    def _rectify(self, image: Any, labels: Sequence[str] | str) -> RectifiedImage:
+    def _rectify(self, image: Any, labels: Sequence[Any] | str) -> RectifiedImage:
         self._check_labelled()
         ids = self._label_ids(labels)
         photo = self._photo(image)
@@ -576,7 +576,7 @@ class SSR(nn.Module, Loadable):
             )
         return photo
 
-    def _label_ids(self, labels: Sequence[str] | str) -> tuple[int, ...]:
+    def _label_ids(self, labels: Sequence[Any] | str) -> tuple[int, ...]:
         """Class indices of names, each once."""
         names = [labels] if isinstance(labels, str) else list(labels)
         if not names:
