@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ssrseg.config import Config
-from ssrseg.console import notice
+from ssrseg.console import note
 from ssrseg.errors import BackboneError
 from ssrseg.initial_cam import InitialCam, initial_cam
 from ssrseg.method.affinity import (
@@ -313,7 +313,7 @@ def load_rectifier(
     if vocabulary.dropped:
         pairs = zip(vocabulary.dropped, vocabulary.dropped_for, strict=True)
         left_out = ", ".join(f'"{word}" (class "{name}")' for word, name in pairs)
-        notice(f"background words left out because they mean a class: {left_out}.")
+        note(f"background words left out because they mean a class: {left_out}.")
     clip = FrozenCLIP.load(
         backbones.clip,
         pos_interpolation=backbones.pos_interpolation,

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import torch
 
-from ssrseg.check_result import Finding
 from ssrseg.config import Config
-from ssrseg.console import steps
+from ssrseg.console import CheckResult, steps
 from ssrseg.data.coco import (
     IMAGE_FOLDERS,
     SPLITS,
@@ -98,7 +97,7 @@ def prepare_coco(
         findings.append(_write_masks(root, part, table, workers))
     if not gaps:
         if (root / "labels.csv").is_file():
-            findings.append(Finding("labels.csv", "is there and wins over the annotations"))
+            findings.append(CheckResult("labels.csv", "is there and wins over the annotations"))
             parts: Sequence[str | None] = [split]
         else:
             parts = [split] if split else SPLITS
@@ -106,17 +105,17 @@ def prepare_coco(
         samples = tuple(sample for data in opened for sample in data.samples)
         if superpixels is not None:
             store_superpixels(samples, superpixels, config or Config(), workers=workers)
-            findings.append(Finding("superpixels", f"{len(samples):,} images in {superpixels}"))
+            findings.append(CheckResult("superpixels", f"{len(samples):,} images in {superpixels}"))
     return Prepared(root, tuple(findings))
 
 
-def _labels(part: str, table: LabelTable) -> Finding:
+def _labels(part: str, table: LabelTable) -> CheckResult:
     found = (len(table.labels), table.images)
     note = ""
     if found != PUBLISHED[part]:
         note = "; the published list has {:,} of {:,}".format(*PUBLISHED[part])
     count = sum(len(labels) for labels in table.labels.values())
-    return Finding(
+    return CheckResult(
         part,
         f"{found[0]:,} of {found[1]:,} images show an instance, {count:,} classes in them{note}",
     )
@@ -142,7 +141,7 @@ def _missing(root: Path, part: str, table: LabelTable) -> list[str]:
     return [name for name in table.labels if name not in there]
 
 
-def _write_masks(root: Path, part: str, table: LabelTable, workers: int) -> Finding:
+def _write_masks(root: Path, part: str, table: LabelTable, workers: int) -> CheckResult:
     """Masks of the images that have none yet, under the names of the images."""
     masks = find_masks(root / _MASKS)
     there = {key: path for key, path in masks.items() if has_content(path)}
@@ -150,7 +149,7 @@ def _write_masks(root: Path, part: str, table: LabelTable, workers: int) -> Find
     bare = {name for name in table.labels if image_key(Path(name).stem) not in there}
     folder = root / _MASKS / f"{part}2014"
     if bare and find_spec("pycocotools") is None:
-        return Finding(
+        return CheckResult(
             f"true masks of {part}",
             f"{len(bare):,} of {len(table.labels):,} missing",
             "they are made by pycocotools, which is not installed: pip install pycocotools. Without"
@@ -161,7 +160,7 @@ def _write_masks(root: Path, part: str, table: LabelTable, workers: int) -> Find
         with steps(f"Masks of {part}", len(table.labels), done=len(table.labels) - len(bare)) as at:
             for name in in_processes(partial(_write_mask, folder=folder), todo, workers):
                 at.advance(name)
-    return Finding(f"true masks of {part}", f"{len(table.labels):,}, {len(bare):,} written now")
+    return CheckResult(f"true masks of {part}", f"{len(table.labels):,}, {len(bare):,} written now")
 
 
 def _annotated(path: Path, names: Collection[str]) -> Iterator[ImageInstances]:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ssrseg.check_result import Finding
 from ssrseg.config import Config
-from ssrseg.console import steps
+from ssrseg.console import CheckResult, steps
 from ssrseg.data.files import atomic_write
 from ssrseg.data.images import read_image
 from ssrseg.data.sample import Sample
@@ -36,7 +35,7 @@ class Prepared:
     """
 
     root: Path
-    findings: tuple[Finding, ...]
+    findings: tuple[CheckResult, ...]
 
     @property
     def complete(self) -> bool:
@@ -75,7 +74,7 @@ class Gap:
     missing: tuple[str, ...]
     archive: Archive
 
-    def finding(self, origin: Origin, listed: Path | None) -> Finding:
+    def finding(self, origin: Origin, listed: Path | None) -> CheckResult:
         """As a line of the report; ``listed`` is the file with the names that do not fit there."""
         shown = ", ".join(self.missing[:_SHOWN])
         if self.missing[_SHOWN:]:
@@ -85,14 +84,14 @@ class Gap:
         where = f"put {archive.name}{size} into {origin.downloads} and run the same command again"
         if archive.url and not origin.fetch:
             where = f"run the same command with --download, or {where}"
-        return Finding(
+        return CheckResult(
             self.what,
             f"{len(self.missing):,} of {self.total:,} missing",
             f"{shown}: {where}." if self.missing else f"{where}.",
         )
 
 
-def report_gaps(gaps: Sequence[Gap], origin: Origin) -> list[Finding]:
+def report_gaps(gaps: Sequence[Gap], origin: Origin) -> list[CheckResult]:
     """Lines of the report; names that do not fit there go into missing.txt beside the archives.
 
     Its lines say what is missing, and after a tab its name. A tree that cannot be written to goes
@@ -170,10 +169,10 @@ def store_superpixels(
             progress.advance(name)
 
 
-def counted(what: str, names: Sequence[str], published: int) -> Finding:
+def counted(what: str, names: Sequence[str], published: int) -> CheckResult:
     """A list of the data set beside its published length, which a part of it will not have."""
     note = "" if len(names) == published else f"; the published list has {published:,}"
-    return Finding(what, f"{len(names):,} images{note}")
+    return CheckResult(what, f"{len(names):,} images{note}")
 
 
 def check_root(

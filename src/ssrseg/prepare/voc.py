@@ -6,9 +6,8 @@ from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
-from ssrseg.check_result import Finding
 from ssrseg.config import Config
-from ssrseg.console import steps
+from ssrseg.console import CheckResult, steps
 from ssrseg.data.files import atomic_write, has_content
 from ssrseg.data.images import write_class_ids
 from ssrseg.data.open import open_labelled
@@ -77,14 +76,14 @@ def prepare_voc(
     if not gaps:
         labelled = {name: open_labelled(root, split=name) for name in ("train_aug", "val")}
         findings += [_labels(name, data) for name, data in labelled.items()]
-        findings.append(Finding("true masks", f"{_AUG}: {made:,} written now"))
+        findings.append(CheckResult("true masks", f"{_AUG}: {made:,} written now"))
         if superpixels is not None:
             chosen = [open_labelled(root, split=split)] if split else labelled.values()
             samples = {sample.name: sample for data in chosen for sample in data.samples}
             store_superpixels(
                 tuple(samples.values()), superpixels, config or Config(), workers=workers
             )
-            findings.append(Finding("superpixels", f"{len(samples):,} images in {superpixels}"))
+            findings.append(CheckResult("superpixels", f"{len(samples):,} images in {superpixels}"))
     findings.append(_test(root, origin))
     return Prepared(root, tuple(findings))
 
@@ -182,9 +181,9 @@ def _write_mask(source: Path, *, folder: Path) -> str:
     return source.stem
 
 
-def _labels(name: str, data: LabelledImages) -> Finding:
+def _labels(name: str, data: LabelledImages) -> CheckResult:
     count = int(data.labels.sum())
-    return Finding(f"labels of {name}", f"{count:,} classes in {len(data):,} images")
+    return CheckResult(f"labels of {name}", f"{count:,} classes in {len(data):,} images")
 
 
 def _test_gap(root: Path) -> Gap | None:
@@ -196,7 +195,7 @@ def _test_gap(root: Path) -> Gap | None:
     return Gap("images", len(names), missing, VOC_TEST) if missing else None
 
 
-def _test(root: Path, origin: Origin) -> Finding:
+def _test(root: Path, origin: Origin) -> CheckResult:
     """The test list is for the server alone; without it nothing else suffers."""
     gap = _test_gap(root)
     if gap is None:
@@ -204,14 +203,14 @@ def _test(root: Path, origin: Origin) -> Finding:
     lacking = (
         "no list" if gap.what == "list" else f"{len(gap.missing):,} of {gap.total:,} images missing"
     )
-    return Finding(
+    return CheckResult(
         "test",
         f"{lacking}; only needed for the VOC server, which gives {VOC_TEST.name} to registered"
         f" users: put it into {origin.downloads}",
     )
 
 
-def _leak(root: Path) -> list[Finding]:
+def _leak(root: Path) -> list[CheckResult]:
     """Images of val in a training list that somebody else has written."""
     if not all(_list_file(root, name).is_file() for name in ("train_aug", "val")):
         return []
@@ -220,7 +219,7 @@ def _leak(root: Path) -> list[Finding]:
         return []
     path = _list_file(root, "train_aug")
     return [
-        Finding(
+        CheckResult(
             "train_aug and val",
             f"{len(both):,} images are in both",
             f"{both[0]} and others would be trained on and scored. Remove {path}; the same command"
@@ -229,7 +228,7 @@ def _leak(root: Path) -> list[Finding]:
     ]
 
 
-def _of_others(root: Path) -> list[Finding]:
+def _of_others(root: Path) -> list[CheckResult]:
     """Images of train and val that have no mask of VOC's own, and another one in its place."""
     names = [*_names(root, "train"), *_names(root, "val")] if _lists(root) else []
     own, made = _stems(root / "SegmentationClass", ".png"), _stems(root / _AUG, ".png")
@@ -237,7 +236,7 @@ def _of_others(root: Path) -> list[Finding]:
     if not others:
         return []
     return [
-        Finding(
+        CheckResult(
             "masks of VOC",
             f"{len(others):,} of {len(names):,} have one in {_AUG} only. If those were converted"
             " from SBD, scores are not comparable, as SBD marks no undecided outlines: VOC's own"
