@@ -1,7 +1,5 @@
 """What all commands share: the application, its options, and how faults are said."""
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import dataclass
@@ -45,7 +43,7 @@ _position = count()
 _words: list[str] = []
 
 
-def command(group: Group) -> Callable[..., object]:
+def command(group: Group) -> "Callable[..., object]":
     """Register a verb; ``ssrseg --help`` lists them in this order."""
     return app.command(group=group, sort_key=next(_position))
 
@@ -64,22 +62,6 @@ Split = Annotated[
         help="List of images, such as train or val; VOC also has train_aug and test. Default: all."
     ),
 ]
-Preset = Annotated[
-    str,
-    Parameter(
-        help="Named settings: ssr, paper, clip-es, weclip; demo and photos are for the small"
-        " encoders.",
-        group=METHOD,
-    ),
-]
-Clip = Annotated[
-    str | None,
-    Parameter(help="CLIP: hub id, or folder written by save_pretrained.", group=ENCODERS),
-]
-Dino = Annotated[
-    str | None,
-    Parameter(help="DINO: hub id, or folder written by save_pretrained.", group=ENCODERS),
-]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N.", group=SPEED)]
 
 
@@ -88,30 +70,24 @@ Device = Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N.", group=SPEED
 class Method:
     """Settings; the last one wins."""
 
-    preset: Preset | None = "ssr"
+    preset: str | None = None
+    """Named settings: ssr (default), paper, clip-es, weclip; demo and photos are for the small
+    encoders."""
     config: Path | None = None
     """YAML file of settings that differ from the preset; `ssrseg config` lists them all."""
     overrides: Annotated[tuple[str, ...], Parameter(name="--set")] = ()
     """One setting, as section.key=value. May be given many times, and wins over the file."""
 
 
-@Parameter(name="*", group=METHOD)
-@dataclass(frozen=True, kw_only=True)
-class MethodOfRun(Method):
-    """Settings of a command that may be given a trained model."""
-
-    preset: str | None = None
-    """Named settings: ssr (default), paper, clip-es, weclip; demo and photos are for the small
-    encoders. With --model, the default is what the model was trained with."""
-
-
 @Parameter(name="*", group=ENCODERS)
 @dataclass(frozen=True, kw_only=True)
 class Encoders:
-    """Frozen networks and the words they are asked about."""
+    """Frozen networks, and the words they are asked about."""
 
-    clip: Clip = None
-    dino: Dino = None
+    clip: str | None = None
+    """CLIP: hub id, or folder written by save_pretrained. Default: as the settings say."""
+    dino: str | None = None
+    """DINO: hub id, or folder written by save_pretrained. Default: as the settings say."""
     prompts: str | None = None
     """Prompts: voc, coco, coco-clip-es, demo, or a YAML file of your own."""
 
@@ -127,9 +103,9 @@ class Setup:
     """Folder of superpixels, which several runs may share."""
     device: Device = "auto"
 
-    def settings(self, model: Path | None = None) -> Config:
+    def settings(self, model: Path | None = None) -> "Config":
         """The settings, on top of those of the run ``model`` unless a preset is named."""
-        return load_settings(self.method, model=model, **vars(self.encoders))
+        return load_settings(self.method, self.encoders, model)
 
     def pick_device(self) -> str:
         """The device, checked."""
@@ -152,24 +128,18 @@ class DataSetup(Setup):
 class ModelSetup(DataSetup):
     """The same for a command that may be given a trained model."""
 
-    method: MethodOfRun = MethodOfRun()
     model: Path | None = None
-    """Run folder whose CMPA (weclip: decoder) is used. Default: training-free."""
+    """Run folder whose settings and CMPA (weclip: decoder) are used. Default: training-free."""
 
-    def settings(self, model: Path | None = None) -> Config:
+    def settings(self, model: Path | None = None) -> "Config":
         """The same for this model or another one."""
         return super().settings(model or self.model)
 
 
 def load_settings(
-    method: Method,
-    *,
-    clip: str | None = None,
-    dino: str | None = None,
-    prompts: str | None = None,
-    model: Path | None = None,
-) -> Config:
-    """Preset (or those of the run ``model``), file and options, joined; the last one wins."""
+    method: Method, encoders: Encoders | None = None, model: Path | None = None
+) -> "Config":
+    """Preset (or the settings of the run ``model``), file, and options; the last one wins."""
     from ssrseg.config import load_config
 
     base = None
@@ -177,14 +147,14 @@ def load_settings(
         from ssrseg.checkpoint import load_checkpoint
 
         base = load_checkpoint(model).config.to_dict()
-    named = (("backbones.clip", clip), ("backbones.dino", dino), ("prompts.set", prompts))
-    given = ((key, text) for key, text in named if text is not None)
+    keys = {"clip": "backbones.clip", "dino": "backbones.dino", "prompts": "prompts.set"}
+    given = vars(encoders or Encoders()).items()
     # quoted, because a path may hold what YAML takes for syntax
-    extra = (f"{key}={json.dumps(text, ensure_ascii=False)}" for key, text in given)
+    extra = (f"{keys[name]}={json.dumps(text)}" for name, text in given if text is not None)
     return load_config(method.preset or "ssr", method.config, (*method.overrides, *extra), base)
 
 
-def open_data(data: Path, split: str | None) -> LabelledImages:
+def open_data(data: Path, split: str | None) -> "LabelledImages":
     """The images of a list, or all of them; faults are said before transformers is imported."""
     from ssrseg.data.open import open_labelled
 

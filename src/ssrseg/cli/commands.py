@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group, Parameter, validators
 
 from ssrseg.cli.app import (
+    ENCODERS,
     EVERYDAY,
     METHOD,
-    Clip,
     Count,
     DataFolder,
     DataSetup,
     Device,
-    Dino,
+    Encoders,
     Method,
     ModelSetup,
-    Preset,
     Split,
     command,
     echo,
@@ -174,7 +173,7 @@ def predict(
     out: Path,
     overwrite: bool = False,
     crf: Annotated[bool | None, Parameter(group=METHOD, negative_bool="no-")] = None,
-    clip: Clip = None,
+    clip: Annotated[str | None, Parameter(group=ENCODERS)] = None,
     device: Device = "auto",
 ) -> None:
     """Segment images with a trained model; no labels needed.
@@ -184,6 +183,7 @@ def predict(
         out: Gets masks/ and classes.txt; run again to resume.
         overwrite: Make masks anew that are there already.
         crf: Refine with a DenseCRF. Default: as the model's settings say.
+        clip: CLIP of the model: hub id or folder, if it has moved.
     """
     chosen = images.open()
     from ssrseg.device import pick_device
@@ -240,22 +240,20 @@ def _print_evaluation(result: Evaluation) -> None:
 
 
 @command(EVERYDAY)
-def doctor(*, method: Method = Method(), clip: Clip = None, dino: Dino = None) -> int:
+def doctor(*, method: Method = Method(), encoders: Encoders = Encoders()) -> int:
     """Check this machine and the encoders; say what to mend."""
-    config = load_settings(method, clip=clip, dino=dino)
+    config = load_settings(method, encoders)
     from ssrseg.doctor import examine
 
     return show(examine(config))
 
 
 @command(EVERYDAY)
-def config(*, preset: Preset = "ssr") -> None:
-    """List every setting, its value in a preset, and what it means."""
-    from ssrseg.config import describe, load_config
+def config(*, method: Method = Method()) -> None:
+    """List every setting, its value, and what it means."""
+    from ssrseg.config import describe
 
-    values = load_config(preset).to_dict()
-    rows = []
-    for key, _, meaning in describe():
-        section, name = key.split(".")
-        rows.append((key, str(values[section][name]), meaning))
+    values = load_settings(method).to_dict()
+    keys = [(*key.split("."), meaning) for key, _, meaning in describe()]
+    rows = [(f"{part}.{name}", str(values[part][name]), text) for part, name, text in keys]
     print_table(("setting", "value", "meaning"), rows)

@@ -155,7 +155,7 @@ Exponents = Annotated[
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Workspace(Setup):
+class TableSetup(Setup):
     """What ``table`` and ``ablate`` share: data, a folder of results, and how to compute."""
 
     data: DataFolder
@@ -199,7 +199,7 @@ class Workspace(Setup):
             command=shlex.join(typed()),
         )
 
-    def on_coco(self, data: Path, overrides: Sequence[str]) -> Workspace:
+    def on_coco(self, data: Path, overrides: Sequence[str]) -> TableSetup:
         """The same for COCO, with its own settings and prompts."""
         from ssrseg.paper.rows import coco_settings
 
@@ -249,7 +249,7 @@ def table(
     number: Literal[1, 2, 3, 4, 5, 6],
     /,
     *,
-    where: Workspace,
+    setup: TableSetup,
     rows: Annotated[tuple[str, ...], EXPERIMENTS] = (),
     coco: Path | None = None,
     coco_set: Annotated[tuple[str, ...], Parameter(group=METHOD)] = (),
@@ -272,21 +272,21 @@ def table(
         if not any(text in row.name for row in wanted):
             names = "; ".join(row.name for row in known)
             raise ConfigError(f"--rows {text}: no row has this in its name. There are: {names}.")
-    benches = [where.bench(known)]
+    benches = [setup.bench(known)]
     if coco is not None and number == 1:
-        benches.append(where.on_coco(coco, coco_set).bench(known))
-    for bench in benches if not where.collect else ():
-        where.echo_plan(wanted, bench)
-        measure(wanted, bench, seeds=where.seeds)
-    found = [measure(known, bench, seeds=where.seeds, collect=True) for bench in benches]
+        benches.append(setup.on_coco(coco, coco_set).bench(known))
+    for bench in benches if not setup.collect else ():
+        setup.echo_plan(wanted, bench)
+        measure(wanted, bench, seeds=setup.seeds)
+    found = [measure(known, bench, seeds=setup.seeds, collect=True) for bench in benches]
     on_coco = found[1] if len(found) > 1 else None
-    where.write(paper_table(number, found[0], on_coco, _again()), f"table-{number}")
+    setup.write(paper_table(number, found[0], on_coco, _again()), f"table-{number}")
 
 
 @command(PAPER)
 def ablate(
     *variations: str,
-    where: Workspace,
+    setup: TableSetup,
     measure: Annotated[Literal["seeds", "masks", "segmentation"], EXPERIMENTS] = "seeds",
 ) -> None:
     """Compare values of settings over several seeds.
@@ -295,7 +295,7 @@ def ablate(
         variations: section.key=V1,V2,...; several keys are combined.
         measure: CAM seeds at the best exponent, pseudo masks, or the trained decoder.
     """
-    config = where.settings()
+    config = setup.settings()
     if not variations:
         raise ConfigError("ablate what? Name a setting with its values: sgc.min_ratio=0.3,0.5,0.7.")
     from ssrseg.paper.ablation import ablation_rows, refuse_idle
@@ -303,13 +303,13 @@ def ablate(
     from ssrseg.paper.run_experiments import measure as run
 
     wanted = ablation_rows(variations, config, measure)
-    bench = where.bench(wanted)
-    refuse_idle(wanted, bench, where.seeds)
-    if not where.collect:
-        where.echo_plan(wanted, bench)
-    found = run(wanted, bench, seeds=where.seeds, collect=where.collect)
+    bench = setup.bench(wanted)
+    refuse_idle(wanted, bench, setup.seeds)
+    if not setup.collect:
+        setup.echo_plan(wanted, bench)
+    found = run(wanted, bench, seeds=setup.seeds, collect=setup.collect)
     keys = "-".join(each.partition("=")[0] for each in variations)
-    where.write(ablation_table(wanted, found, _again()), f"ablate-{keys}-{measure}")
+    setup.write(ablation_table(wanted, found, _again()), f"ablate-{keys}-{measure}")
 
 
 # ---------------------------------------------------------------- CAM seeds
