@@ -58,9 +58,7 @@ DataFolder = Annotated[
 ]
 Split = Annotated[
     str | None,
-    Parameter(
-        help="List of images, such as train or val; VOC also has train_aug and test. Default: all."
-    ),
+    Parameter(help="List of images: train, val, or VOC's train_aug or test. Default: all."),
 ]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N.", group=SPEED)]
 

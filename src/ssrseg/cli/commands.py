@@ -89,7 +89,7 @@ class Training:
     supervision: Literal["labels", "full"] = "labels"
     """labels: SSR. full: the same decoder on true masks, the control of Table 6."""
     monitor: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0
-    """Score the pseudo masks of this many images that have true masks."""
+    """Score the pseudo masks of so many images that have true masks. Default: of none."""
     stop_after: Count | None = None
     """Stop after so many iterations; the same command goes on from there."""
 
