@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ssrseg.data.images import (
+    as_photo,
     check_size,
     fits,
     list_images,
@@ -316,3 +317,149 @@ def test_a_png_whose_pixel_data_is_broken(tmp_path):
     )
     (tmp_path / "a.png").write_bytes(content)
     assert "is damaged or cut short" in error_of(tmp_path / "a.png")
+
+
+# ---------------------------------------------------------------- photographs in memory
+
+
+@given(
+    height=st.integers(5, 12),
+    width=st.integers(5, 12),
+    channels=st.sampled_from([1, 3, 4]),
+    seed=st.integers(0, 9),
+)
+def test_one_photograph_in_every_form(tmp_path_factory, height, width, channels, seed):
+    shape = (height, width, channels)
+    hwc = np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+    path = tmp_path_factory.mktemp("photo") / "a.png"
+    pil = Image.fromarray(hwc[..., 0] if channels == 1 else hwc)
+    pil.save(path)
+    expected = read_image(path)
+    chw = torch.from_numpy(hwc).permute(2, 0, 1)
+    forms = [str(path), path, pil, Image.open(path), hwc, hwc.transpose(2, 0, 1), chw]
+    forms += [chw.contiguous(), torch.from_numpy(hwc), hwc[::-1, ::-1].copy()[::-1, ::-1]]
+    forms += [(hwc / 255).astype(kind) for kind in ("f2", "f4", "f8", ">f4")]
+    forms += [chw.float() / 255, (chw.float() / 255).requires_grad_(), chw.half() / 255]
+    forms += [hwc[..., 0], chw[0].float() / 255] if channels == 1 else []
+    for form in forms:
+        photo = as_photo(form)
+        assert photo.dtype == torch.uint8 and photo.is_contiguous()
+        assert torch.equal(photo, expected)
+        photo[:] = 0  # new memory: the next form is unharmed
+
+
+def test_a_pil_image_is_treated_as_its_file(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(gradient(16, 24)).save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(np.array([[257, 25700]], np.uint16)).save(tmp_path / "wide.png")
+    Image.fromarray(gradient()).convert("P").save(tmp_path / "palette.png")
+    Image.fromarray(gradient()).convert("CMYK").save(tmp_path / "cmyk.tif")
+    Image.new("LA", (6, 5), (10, 99)).save(tmp_path / "la.png")
+    for path in sorted(tmp_path.iterdir()):
+        with Image.open(path) as image:
+            assert torch.equal(as_photo(image), read_image(path)), path
+    assert as_photo(tmp_path / "turned.jpg").shape == (24, 16, 3)
+
+
+def test_floats_go_to_the_nearest_level():
+    row = torch.tensor([[0.0, 0.0019, 0.0020, 0.5, 1.0000001, -1e-9]])
+    assert as_photo(row)[0, :, 0].tolist() == [0, 0, 1, 128, 255, 0]
+    assert as_photo(row.bfloat16())[0, 0].tolist() == [0, 0, 0]
+
+
+SHAPES = "height x width x 3 or 3 x height x width (or height x width, grey) is expected"
+VALUES = "uint8 from 0 to 255 or floats from 0 to 1 are expected"
+
+
+@pytest.mark.parametrize(
+    ("given_", "message"),
+    [
+        (
+            np.zeros((2, 3, 8, 9), np.uint8),
+            f"the array of shape (2, 3, 8, 9) is a batch, but one image is expected: {SHAPES}."
+            " Pass a list of images: list(batch).",
+        ),
+        (
+            torch.zeros(9),
+            f"the tensor of shape (9,) has 1 axes, but {SHAPES}. Reshape it, or give one image of"
+            " it.",
+        ),
+        (
+            torch.zeros(3, 0, 9),
+            f"the tensor of shape (3, 0, 9) is empty, but {SHAPES}. Give a photograph.",
+        ),
+        (
+            np.zeros((3, 50, 3), np.uint8),
+            "the array of shape (3, 50, 3) can be read as height x width x channels and as channels"
+            " x height x width. Give it as a PIL image, whose axes are certain:"
+            " PIL.Image.fromarray(array).",
+        ),
+        (
+            np.zeros((8, 9, 2), np.uint8),
+            "the array of shape (8, 9, 2) has its 3 channels (RGB; or 4, RGBA; or 1, grey) neither"
+            f" as first nor as last axis: {SHAPES}. Reorder its axes, or choose three channels.",
+        ),
+        (
+            np.zeros((8, 9), bool),
+            f"the array of shape (8, 9) is bool, like a mask, but {VALUES}. Give the photograph; if"
+            " it is truly black and white, give floats.",
+        ),
+        (
+            np.zeros((8, 9), complex),
+            f"the array of shape (8, 9) holds complex128, but {VALUES}. Convert it.",
+        ),
+        (
+            torch.full((8, 9), 200),
+            f"the tensor of shape (8, 9) holds int64 from 200 to 200, but {VALUES}. If 255 is"
+            " white, convert it to uint8.",
+        ),
+        (
+            np.full((8, 9), 256, np.uint16),
+            f"the array of shape (8, 9) holds uint16 from 256 to 256, but {VALUES}. Divide it by"
+            " the value of white, such as 65535 for 16 bits.",
+        ),
+        (
+            np.full((8, 9), 255, np.float32),
+            f"the array of shape (8, 9) holds float32 from 255 to 255, but {VALUES}. Divide it by"
+            " 255.",
+        ),
+        (
+            torch.full((8, 9), -0.5),
+            f"the tensor of shape (8, 9) holds float32 from -0.5 to -0.5, but {VALUES}. Undo its"
+            " normalisation (image * std + mean) and clip it to 0 .. 1.",
+        ),
+        (
+            np.full((8, 9), np.nan),
+            f"the array of shape (8, 9) holds nan or infinity, but {VALUES}. Give the photograph"
+            " from before the calculation that made them.",
+        ),
+        (
+            Image.new("RGB", (0, 4)),
+            "the PIL image is empty (0 x 4). Give a photograph.",
+        ),
+        (
+            [1, 2],
+            "one image is expected, but a list was given. Give a path, a PIL image, a numpy array"
+            " or a torch tensor.",
+        ),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
+)
+def test_what_is_said_of_things_that_are_no_photograph(given_, message):
+    with pytest.raises(DataError) as caught:
+        as_photo(given_)
+    assert str(caught.value) == message
+
+
+def test_a_pil_image_whose_file_is_damaged_or_closed(tmp_path):
+    path = tmp_path / "a.png"
+    noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(path)
+    with Image.open(path) as image:
+        pass
+    with pytest.raises(DataError, match=r"a\.png cannot be decoded \(.*while the file is open"):
+        as_photo(image)
+    path.write_bytes(path.read_bytes()[:2000])
+    with Image.open(path) as image, pytest.raises(DataError, match=r"a\.png cannot be decoded"):
+        as_photo(image)

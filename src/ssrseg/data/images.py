@@ -52,14 +52,131 @@ def read_image(path: Path | str) -> UInt8[Tensor, "height width 3"]:
         DataError: If the file is missing, empty, truncated, or no image.
     """
     path = Path(path)
-    image = _load(path)
+    return _upright_rgb(_load(path), path)
+
+
+def as_photo(image: object) -> UInt8[Tensor, "height width 3"]:
+    """A photograph in any of the usual forms as RGB, 0 .. 255, in new memory.
+
+    A path is read by :func:`read_image`, and a PIL image is treated as its file would be. NumPy
+    arrays and tensors are height x width x channels or channels x height x width, with 3 channels,
+    4 (RGBA, laid on white) or 1; or height x width (grey). They hold uint8, or floats from 0 to 1,
+    which are rounded to the nearest of the 256 levels. Nothing is guessed: other integers are
+    refused, because the same numbers may be a light 8-bit or a dark 16-bit image, and so are shapes
+    such as (3, 500, 3) that can be read both ways.
+
+    Raises:
+        DataError: If the file is unreadable, or the object has another type, shape, dtype or range.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return _photo_of_pil(image)
+    if isinstance(image, Tensor):
+        cpu = image.detach().cpu()
+        array = (cpu.float() if cpu.dtype == torch.bfloat16 else cpu).numpy()
+        return _photo_of_array(array, f"the tensor of shape {tuple(image.shape)}")
+    if isinstance(image, np.ndarray):
+        return _photo_of_array(image, f"the array of shape {image.shape}")
+    raise DataError(
+        f"one image is expected, but a {type(image).__name__} was given. Give a path, a PIL image,"
+        " a numpy array or a torch tensor."
+    )
+
+
+def _photo_of_pil(image: Image.Image) -> UInt8[Tensor, "height width 3"]:
+    name = f"the PIL image {getattr(image, 'filename', '')}".strip()
+    if 0 in image.size:
+        raise DataError(f"{name} is empty ({image.width} x {image.height}). Give a photograph.")
+    try:
+        with _pillow_quiet():
+            image.load()  # Image.open has only read the header
+    except (*_UNREADABLE, AssertionError) as error:  # the latter if its file is closed
+        raise DataError(
+            f"{name} cannot be decoded ({str(error) or type(error).__name__}). Is its file whole,"
+            " and still open? Give its path, or load() it while the file is open."
+        ) from error
+    return _upright_rgb(image, name)
+
+
+def _photo_of_array(array: np.ndarray, what: str) -> UInt8[Tensor, "height width 3"]:
+    """Check shape, dtype and range in this order; ``what`` names the array in messages."""
+    expected = "height x width x 3 or 3 x height x width (or height x width, grey) is expected"
+    if array.ndim == 4:
+        raise DataError(
+            f"{what} is a batch, but one image is expected: {expected}. Pass a list of images:"
+            " list(batch)."
+        )
+    if array.ndim not in (2, 3):
+        raise DataError(
+            f"{what} has {array.ndim} axes, but {expected}. Reshape it, or give one image of it."
+        )
+    if array.size == 0:
+        raise DataError(f"{what} is empty, but {expected}. Give a photograph.")
+    if array.ndim == 3:
+        last, first = (array.shape[axis] in (1, 3, 4) for axis in (-1, 0))
+        if last and first:
+            raise DataError(
+                f"{what} can be read as height x width x channels and as channels x height x width."
+                " Give it as a PIL image, whose axes are certain: PIL.Image.fromarray(array)."
+            )
+        if not last and not first:
+            raise DataError(
+                f"{what} has its 3 channels (RGB; or 4, RGBA; or 1, grey) neither as first nor as"
+                f" last axis: {expected}. Reorder its axes, or choose three channels."
+            )
+        array = array if last else array.transpose(1, 2, 0)
+    levels = _levels(array, what)
+    if levels.ndim == 3 and levels.shape[2] == 4:
+        return torch.from_numpy(np.array(_to_rgb(Image.fromarray(levels), what)))
+    levels = levels if levels.ndim == 3 else levels[..., None]
+    return torch.from_numpy(np.array(np.broadcast_to(levels, (*levels.shape[:2], 3)), order="C"))
+
+
+def _levels(array: np.ndarray, what: str) -> np.ndarray:
+    """The values as uint8, or in one sentence why they are none."""
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    expected = "uint8 from 0 to 255 or floats from 0 to 1 are expected"
+    if array.dtype.kind == "b":
+        raise DataError(
+            f"{what} is bool, like a mask, but {expected}. Give the photograph; if it is truly"
+            " black and white, give floats."
+        )
+    if array.dtype.kind not in "iuf":
+        raise DataError(f"{what} holds {array.dtype}, but {expected}. Convert it.")
+    if not np.isfinite(array).all():
+        raise DataError(
+            f"{what} holds nan or infinity, but {expected}. Give the photograph from before the"
+            " calculation that made them."
+        )
+    low, high = array.min(), array.max()
+    found = f"{what} holds {array.dtype} from {low:.6g} to {high:.6g}, but {expected}."
+    if array.dtype.kind in "iu":
+        raise DataError(
+            f"{found} If 255 is white, convert it to uint8."
+            if low >= 0 and high <= 255
+            else f"{found} Divide it by the value of white, such as 65535 for 16 bits."
+        )
+    levels = np.rint(array * np.float64(255))
+    if levels.min() < 0 or levels.max() > 255:  # 1.0000001 is 1
+        raise DataError(
+            f"{found} Divide it by 255."
+            if low >= 0 and high <= 255
+            else f"{found} Undo its normalisation (image * std + mean) and clip it to 0 .. 1."
+        )
+    return levels.astype(np.uint8)
+
+
+def _upright_rgb(image: Image.Image, name: Path | str) -> UInt8[Tensor, "height width 3"]:
+    """A decoded image as a viewer shows it; ``name`` is for messages."""
     orientation = _orientation(image)
     try:
         with _pillow_quiet():
-            rgb = _to_rgb(image, path)
+            rgb = _to_rgb(image, name)
     except _UNREADABLE as error:
         raise DataError(
-            f"{path} cannot be turned into RGB from its colour mode {image.mode} ({error})."
+            f"{name} cannot be turned into RGB from its colour mode {image.mode} ({error})."
             " Save it as an 8-bit RGB JPEG or PNG."
         ) from error
     if orientation in _UPRIGHT:
@@ -242,19 +359,19 @@ def _load(path: Path) -> Image.Image:
         ) from error
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+def _to_rgb(image: Image.Image, name: Path | str) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.array(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise DataError(
-                f"{path} has grey values from {values.min()} to {values.max()}; 0 .. 65535 (16 bit)"
+                f"{name} has grey values from {values.min()} to {values.max()}; 0 .. 65535 (16 bit)"
                 " can be scaled. Save it as an 8-bit or 16-bit picture."
             )
         grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
     if image.mode == "F":
         raise DataError(
-            f"{path} holds floating-point values, whose black and white are not known. Save it as"
+            f"{name} holds floating-point values, whose black and white are not known. Save it as"
             " an 8-bit or 16-bit picture."
         )
     if image.has_transparency_data:
