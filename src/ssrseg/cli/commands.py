@@ -59,7 +59,7 @@ def masks(*, setup: ModelSetup, out: Path, save_cams: bool = False) -> None:
     """
     config = setup.settings()
     images = _open(setup)
-    from ssrseg.pseudo_masks import masks as make_masks
+    from ssrseg.pseudo_masks import make_masks
 
     result = make_masks(
         images,
