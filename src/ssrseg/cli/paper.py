@@ -6,7 +6,6 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -36,8 +35,8 @@ if TYPE_CHECKING:
     from ssrseg.config import Config
     from ssrseg.data.sample import LabelledImages
     from ssrseg.paper.cam_seeds import SeedScores
-    from ssrseg.paper.experiments import Bench, Experiment
-    from ssrseg.paper.results import Printed
+    from ssrseg.paper.experiments import Experiment, Workspace
+    from ssrseg.paper.results import TableReport
 
 # ---------------------------------------------------------------- data sets
 
@@ -175,7 +174,7 @@ class TableSetup(Setup):
     jobs: Annotated[Count, Parameter(group=SPEED)] = 1
     """Processes that train and score at once."""
 
-    def bench(self, rows: Sequence[Experiment]) -> Bench:
+    def workspace(self, rows: Sequence[Experiment]) -> Workspace:
         """The workspace, with the images that the rows need."""
         config = self.settings()
         decoders = [row.measure == "segmentation" for row in rows]
@@ -186,9 +185,9 @@ class TableSetup(Setup):
         )
         data = [open_data(self.data, split) if wanted else None for split, wanted in needed]
         from ssrseg.paper.cam_seeds import ALPHAS
-        from ssrseg.paper.experiments import Bench
+        from ssrseg.paper.experiments import Workspace
 
-        return Bench(
+        return Workspace(
             self.out,
             config,
             *data,
@@ -216,21 +215,19 @@ class TableSetup(Setup):
             cache=self.cache and self.cache / "coco",
         )
 
-    def echo_plan(self, rows: Sequence[Experiment], bench: Bench) -> None:
+    def echo_plan(self, rows: Sequence[Experiment], workspace: Workspace) -> None:
         """What is going to be measured."""
         from ssrseg.paper.run_experiments import missing_tasks
 
-        todo = {task.key: task for task in missing_tasks(rows, bench, seeds=self.seeds)}
+        todo = {task.key: task for task in missing_tasks(rows, workspace, seeds=self.seeds)}
         runs = {task.run for task in todo.values() if task.run}
         unfinished = sum(not (run / "model.safetensors").exists() for run in runs)
-        echo(f"{len(todo)} figures to measure, {unfinished} runs to train, in {bench.out}.")
+        echo(f"{len(todo)} figures to measure, {unfinished} runs to train, in {workspace.out}.")
 
-    def write(self, printed: Printed, name: str) -> None:
+    def echo_report(self, report: TableReport, name: str) -> None:
         """Print a table and write it with everything behind it."""
-        from ssrseg.paper.results import print_all, write_printed
-
-        echo(print_all(printed))
-        echo(f"\n{write_printed(printed, self.out, name)} has the classes and what was used.")
+        echo(report.text())
+        echo(f"\n{report.write(self.out, name)} has the classes and what was used.")
 
 
 def _again() -> str:
@@ -263,7 +260,7 @@ def table(
         coco_set: One setting for COCO alone, as --set.
     """
     from ssrseg.paper.rows import TABLES
-    from ssrseg.paper.run_experiments import measure
+    from ssrseg.paper.run_experiments import run_experiments
     from ssrseg.paper.tables import paper_table
 
     known = TABLES[number]
@@ -272,15 +269,15 @@ def table(
         if not any(text in row.name for row in wanted):
             names = "; ".join(row.name for row in known)
             raise ConfigError(f"--rows {text}: no row has this in its name. There are: {names}.")
-    benches = [setup.bench(known)]
+    workspaces = [setup.workspace(known)]
     if coco is not None and number == 1:
-        benches.append(setup.on_coco(coco, coco_set).bench(known))
-    for bench in benches if not setup.collect else ():
-        setup.echo_plan(wanted, bench)
-        measure(wanted, bench, seeds=setup.seeds)
-    found = [measure(known, bench, seeds=setup.seeds, collect=True) for bench in benches]
+        workspaces.append(setup.on_coco(coco, coco_set).workspace(known))
+    for each in workspaces if not setup.collect else ():
+        setup.echo_plan(wanted, each)
+        run_experiments(wanted, each, seeds=setup.seeds)
+    found = [run_experiments(known, each, seeds=setup.seeds, collect=True) for each in workspaces]
     on_coco = found[1] if len(found) > 1 else None
-    setup.write(paper_table(number, found[0], on_coco, _again()), f"table-{number}")
+    setup.echo_report(paper_table(number, found[0], on_coco, _again()), f"table-{number}")
 
 
 @command(PAPER)
@@ -298,18 +295,17 @@ def ablate(
     config = setup.settings()
     if not variations:
         raise ConfigError("ablate what? Name a setting with its values: sgc.min_ratio=0.3,0.5,0.7.")
-    from ssrseg.paper.ablation import ablation_rows, refuse_idle
-    from ssrseg.paper.ablation_table import ablation_table
-    from ssrseg.paper.run_experiments import measure as run
+    from ssrseg.paper.ablation import ablation_rows, ablation_table, distinct_tasks
+    from ssrseg.paper.run_experiments import run_experiments
 
     wanted = ablation_rows(variations, config, measure)
-    bench = setup.bench(wanted)
-    refuse_idle(wanted, bench, setup.seeds)
+    workspace = setup.workspace(wanted)
+    distinct_tasks(wanted, workspace, setup.seeds)  # before anything is measured
     if not setup.collect:
-        setup.echo_plan(wanted, bench)
-    found = run(wanted, bench, seeds=setup.seeds, collect=setup.collect)
+        setup.echo_plan(wanted, workspace)
+    found = run_experiments(wanted, workspace, seeds=setup.seeds, collect=setup.collect)
     keys = "-".join(each.partition("=")[0] for each in variations)
-    setup.write(ablation_table(wanted, found, _again()), f"ablate-{keys}-{measure}")
+    setup.echo_report(ablation_table(wanted, found, _again()), f"ablate-{keys}-{measure}")
 
 
 # ---------------------------------------------------------------- CAM seeds
@@ -339,7 +335,7 @@ def seeds(*, setup: ModelSetup, json: Path | None = None, scored: Scored = Score
     config = setup.settings()
     images = open_data(setup.data, setup.split)
     found = _score(images, config, setup, scored)
-    from ssrseg.data.files import atomic_write
+    from ssrseg.data.files import write_json
     from ssrseg.evaluation import class_figures, mean_figures
 
     classes = ("background", *images.classes)
@@ -367,9 +363,7 @@ def seeds(*, setup: ModelSetup, json: Path | None = None, scored: Scored = Score
         ]
         print_table(columns, rows, numbers=True)
     if json is not None:
-        text = dumps({"settings": config.to_dict(), "seeds": figures}, indent=2)
-        with atomic_write(json) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_json(json, {"settings": config.to_dict(), "seeds": figures})
 
 
 def _score(
@@ -378,30 +372,21 @@ def _score(
     """One pass for the initial CAM and every refinement."""
     from ssrseg.config import load_config
     from ssrseg.data.superpixels import SuperpixelCache
-    from ssrseg.model import load_rectifier
+    from ssrseg.model import SSR
     from ssrseg.paper.cam_seeds import ALPHAS, score_seeds
     from ssrseg.paper.rows import RAW
-    from ssrseg.paper.run_experiments import variant
-    from ssrseg.pseudo_masks import use_model
 
-    rectifier = load_rectifier(
-        config, images.classes, own_prompts=images.prompts, device=setup.pick_device()
-    )
-    if setup.model is not None:
-        use_model(rectifier, setup.model, images)
+    model = SSR.for_data(config, images, setup.model, device=setup.pick_device())
     rows = {"initial CAM": RAW, "refined CAM": ("pseudo.refine=none",)}
     rows |= {"+ PAR": ("pseudo.refine=par",)} if scored.par else {}
     rows |= {"+ CRF": ("pseudo.refine=crf",)} if scored.crf else {}
-    base, sgc = config.to_dict(), config.sgc
     models = {
-        name: variant(rectifier, load_config(base=base, overrides=changes), rectifier.alignment)
+        name: model.with_config(load_config(base=config.to_dict(), overrides=changes))
         for name, changes in rows.items()
     }
-    superpixels = SuperpixelCache(
-        setup.cache, n_segments=sgc.n_segments, compactness=sgc.compactness
-    )
+    cells = {"n_segments": config.sgc.n_segments, "compactness": config.sgc.compactness}
     alphas = ALPHAS if scored.exponents == "wide" else None
-    return score_seeds(models, images, superpixels, alphas=alphas)
+    return score_seeds(models, images, SuperpixelCache(setup.cache, **cells), alphas=alphas)
 
 
 # ---------------------------------------------------------------- figures
