@@ -595,6 +595,19 @@ def test_predict_without_images(run_folder: Path, terminal: Terminal, tmp_path: 
     assert not list((out / "masks").glob("*"))
 
 
+def test_predict_loads_neither_dino_nor_the_texts(
+    run_folder: Path, terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("not needed for predicting")
+
+    monkeypatch.setattr("ssrseg.networks.dino.FrozenDINO.load", refuse)
+    monkeypatch.setattr("ssrseg.networks.clip.FrozenCLIP.text_features", refuse)
+    images = run_folder.parent / "voc" / "JPEGImages"
+    command = ("predict", "--images", images, "--model", run_folder, "--out", tmp_path / "out")
+    assert terminal.fine(*command).startswith("4 masks written")
+
+
 def test_evaluate_without_masks(voc: Path, terminal: Terminal, tmp_path: Path) -> None:
     command = ("evaluate", "--masks", tmp_path / "masks", "--data", voc)
     message = terminal.refused(*command)
