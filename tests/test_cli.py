@@ -602,7 +602,7 @@ def test_predict_loads_neither_dino_nor_the_texts(
         raise AssertionError("not needed for predicting")
 
     monkeypatch.setattr("ssrseg.networks.dino.FrozenDINO.load", refuse)
-    monkeypatch.setattr("ssrseg.networks.clip.FrozenCLIP.text_features", refuse)
+    monkeypatch.setattr("transformers.CLIPModel.get_text_features", refuse)
     images = run_folder.parent / "voc" / "JPEGImages"
     command = ("predict", "--images", images, "--model", run_folder, "--out", tmp_path / "out")
     assert terminal.fine(*command).startswith("4 masks written")

@@ -9,7 +9,9 @@ from ssrseg.training_log import EVERY, FIELDS, Log
 
 
 def row(iteration: int) -> dict[str, float | torch.Tensor]:
-    return {name: torch.tensor(iteration + 0.25) for name in FIELDS} | {"iteration": iteration}
+    return {name: torch.tensor(iteration + 0.25) for name in FIELDS} | {
+        "iteration": float(iteration)
+    }
 
 
 def test_rows_are_written_together_and_at_the_end(tmp_path: Path) -> None:
