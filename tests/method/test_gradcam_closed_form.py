@@ -83,7 +83,9 @@ def test_the_cam_is_autograds_for_every_class_of_every_image(clip: FrozenCLIP) -
         present,
         features.grid,
     )
-    literal = gradcam(lambda a: clip.last_block(features, a), normed, probability, present, features.grid)
+    literal = gradcam(
+        lambda a: clip.last_block(features, a), normed, probability, present, features.grid
+    )
     assert fast.max() > 0.99
     assert (fast - literal).abs().max() < 1e-5
     assert fast[present < 0].abs().max() == 0
