@@ -642,29 +642,6 @@ class SSR(nn.Module, Loadable):
             return ()
         return wanted.rfm_layers if self._decoder_gates else wanted.clip_layers
 
-    # ---- build, load, save
-
-    def with_config(self, config: Config, **parts: Alignment | Decoder | None) -> SSR:
-        """The same encoders and texts under other settings.
-
-        Args:
-            config: All settings; ``backbones`` has to be that of this model.
-            parts: ``alignment`` or ``decoder`` to use instead of this model's; None = without.
-
-        Raises:
-            ValueError: If the settings ask for other encoders.
-        """
-        if config.backbones != self.config.backbones:
-            raise ValueError("with_config shares the encoders; build a new SSR for other ones")
-        return SSR(
-            config,
-            self.clip,
-            self.dino,
-            self.vocabulary,
-            alignment=parts.get("alignment", self.alignment),
-            decoder=parts.get("decoder", self.decoder),
-        )
-
 
 def _not_empty(images: Sequence[Any]) -> Sequence[Any]:
     if not images:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from make_tiny import tiny_voc
-from ssrseg.trained_parts import load_alignment, untrained_alignment
 from tiny_encoders import tiny_clip, tiny_config
 
 from ssrseg.checkpoint import load_checkpoint
@@ -40,6 +39,7 @@ from ssrseg.paper.rows import (
 from ssrseg.paper.rows import SSR as SSR_RUN
 from ssrseg.paper.run_experiments import missing_tasks, run_experiments
 from ssrseg.pseudo_masks import make_masks
+from ssrseg.trained_parts import load_alignment, untrained_alignment
 from ssrseg.training import train
 
 SMALL = ("optim.cmpa_iterations=3", "optim.iterations=1", "optim.warmup=1", "optim.cmpa_lr=1e-2")
