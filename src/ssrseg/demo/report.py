@@ -157,7 +157,7 @@ def write_report(
     report = Report(
         "SSR on the demo world",
         "Image-level labels in, masks out, on drawn scenes that neither the encoders nor the"
-        " training have seen. True masks are used for scoring only.",
+        " training have seen. True masks serve for scoring, and for one control: full supervision.",
         (*facts, ("seeds", str(seeds)), ("ssrseg", __version__)),
         sections,
     )
