@@ -21,7 +21,7 @@ from ssrseg.checkpoint import (
     save_checkpoint,
 )
 from ssrseg.config import Config, load_config
-from ssrseg.console import notice
+from ssrseg.console import note
 from ssrseg.data.classes import check_class_names
 from ssrseg.data.sample import LabelledImages
 from ssrseg.device import pick_device
@@ -112,7 +112,7 @@ class Loadable(
         if vocabulary.dropped:
             pairs = zip(vocabulary.dropped, vocabulary.dropped_for, strict=True)
             left_out = ", ".join(f'"{word}" (class "{name}")' for word, name in pairs)
-            notice(f"background words left out because they mean a class: {left_out}.")
+            note(f"background words left out because they mean a class: {left_out}.")
         return cls(config, *_load_encoders(config, vocabulary.texts, device), vocabulary)
 
     @classmethod

@@ -9,6 +9,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from ssrseg.method.cam import allowed_words, gradcam, word_probability
 from ssrseg.method.gradcam_closed_form import gradcam_closed_form, mean_gradient
+from ssrseg.networks.attention import run_block
 from ssrseg.networks.clip import FrozenCLIP
 
 
@@ -43,11 +44,13 @@ def clip(request: pytest.FixtureRequest) -> FrozenCLIP:
 
 def test_the_forward_pass_is_the_librarys(clip: FrozenCLIP) -> None:
     features = clip.encode(torch.randn(2, 3, 48, 80), -1)
-    literal = clip.last_block(features, clip.last_norm(features))
-    attention = features.attention[clip.depth - 1]
+    normed = clip.last_norm(features)
+    _, attention = run_block(clip._blocks[-1].self_attn, normed, keep=True)
     trace = clip.trace_last_block(features)
+    literal = clip.last_block(features, normed)
     torch.testing.assert_close(trace.patch_features, literal, atol=2e-6, rtol=1e-5)
-    torch.testing.assert_close(features.attention[clip.depth - 1], attention, atol=1e-6, rtol=0)
+    (found,) = clip.attention(features, trace)
+    torch.testing.assert_close(found, attention, atol=1e-6, rtol=0)
 
 
 def test_the_mean_gradient_is_autograds(clip: FrozenCLIP) -> None:
@@ -80,7 +83,9 @@ def test_the_cam_is_autograds_for_every_class_of_every_image(clip: FrozenCLIP) -
         present,
         features.grid,
     )
-    literal = gradcam(lambda a: clip.last_block(features, a), normed, probability, present, features.grid)
+    literal = gradcam(
+        lambda a: clip.last_block(features, a), normed, probability, present, features.grid
+    )
     assert fast.max() > 0.99
     assert (fast - literal).abs().max() < 1e-5
     assert fast[present < 0].abs().max() == 0
