@@ -1,7 +1,7 @@
 """MkDocs hook: a link that leaves docs/ leads to a page of the site that shows that file.
 
-The pages link to source, tests and model cards as they lie in the repository, so that the links work
-there. On the site the same files are shown as code, which needs no address of a repository.
+The pages link to source, tests and model cards as they lie in the repository, so that the links
+work there. On the site the same files are shown as code, which needs no address of a repository.
 """
 
 import posixpath
