@@ -70,8 +70,8 @@ def test_folder_to_model() -> None:
     names = run("folder_to_model")
     work = names["work"]
     assert isinstance(work, Path)
-    assert len(list((work / "masks").glob("*.png"))) == 60
-    assert len(list((work / "results").glob("*.png"))) == 30
+    assert len(list((work / "masks").glob("*.png"))) == 40
+    assert len(list((work / "results").glob("*.png"))) == 20
     assert names["before"].scores.miou > 0.4
     assert names["after"].scores.miou > 0.25
     assert names["same"]
