@@ -33,7 +33,7 @@ bench: $(READY)
 
 # the site in site/index.html; runs the notebooks
 docs: $(SITE)
-	OMP_NUM_THREADS=1 $(BIN)/mkdocs build
+	OMP_NUM_THREADS=1 PYTHONWARNINGS="ignore:IProgress not found" $(BIN)/mkdocs build
 
 $(SITE): $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
