@@ -10,7 +10,7 @@ from encoders import vit_b16_clip, vit_s16_dino
 from ssrseg.config import load_config
 from ssrseg.data.classes import VOC_CLASSES
 from ssrseg.method.cam import allowed_words, gradcam, word_probability
-from ssrseg.method.superpixels import slic_labels
+from ssrseg.method.sgc import slic_labels
 from ssrseg.model import Rectifier
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.vocabulary import build_vocabulary

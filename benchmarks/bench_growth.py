@@ -18,8 +18,8 @@ from ssrseg.data.classes import VOC_CLASSES
 from ssrseg.data.crops import CropDraws
 from ssrseg.data.open import open_labelled
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.method.prototypes import image_prototypes
-from ssrseg.method.superpixels import slic_labels
+from ssrseg.method.cmpa import image_prototypes
+from ssrseg.method.sgc import slic_labels
 from ssrseg.model import Rectifier
 from ssrseg.networks.vocabulary import build_vocabulary
 

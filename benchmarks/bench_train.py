@@ -13,7 +13,7 @@ from ssrseg.config import load_config
 from ssrseg.data.classes import VOC_CLASSES
 from ssrseg.learner import build_alignment
 from ssrseg.method.objective import segmentation_loss
-from ssrseg.method.superpixels import slic_labels
+from ssrseg.method.sgc import slic_labels
 from ssrseg.model import Rectifier
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.frozen import Precision

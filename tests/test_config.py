@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+import re
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -95,9 +96,7 @@ def test_nothing_of_the_peers_is_in_the_papers_presets() -> None:
     for preset in ("ssr", "paper", "demo"):
         config = load_config(preset)
         assert config.affinity.rfm_after is config.affinity.cda_temperature is None
-        assert config.optim.affinity_weight == config.cmpa.min_confidence == 0
-        assert not config.sgc.connected
-        assert not config.cmpa.also_image
+        assert config.optim.affinity_weight == 0
 
 
 def test_defaults_of_the_peers() -> None:
@@ -148,9 +147,6 @@ def test_the_last_word_wins(tmp_path: Path) -> None:
         ("affinity.cda_temperature=null", None),
         ("optim.affinity_weight=0.1", 0.1),
         ("optim.affinity_radius=0", 0),
-        ("sgc.connected=true", True),
-        ("cmpa.also_image=true", True),
-        ("cmpa.min_confidence=0.95", 0.95),
     ],
 )
 def test_set_understands(override: str, value: object) -> None:
@@ -163,9 +159,9 @@ def test_set_understands(override: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("sgc.min_ration=0.4", r'"sgc\.min_ration" Did you mean "sgc\.min_ratio"\?'),
-        ("affinty.mask=box", r'"affinty\.mask" Did you mean "affinity\.mask"\?'),
-        ("nothing.at_all=1", r'Unknown setting .*"nothing\.at_all"'),
+        ("sgc.min_ration=0.4", r'--set: .*"sgc\.min_ration"\. Did you mean "sgc\.min_ratio"\?'),
+        ("affinty.mask=box", r'"affinty\.mask"\. Did you mean "affinity\.mask"\?'),
+        ("nothing.at_all=1", r'--set: there is no setting "nothing\.at_all"'),
         ("sgc.high", r"--set sgc\.high: expected section\.key=value"),
         ("high=0.4", r"--set high=0\.4: expected section\.key=value"),
         ("sgc.high=[0.4", r"--set sgc\.high=\[0\.4.*YAML"),
@@ -185,8 +181,8 @@ def test_set_understands(override: str, value: object) -> None:
         ("affinity.cda_temperature=0", r"affinity\.cda_temperature = 0: .*greater than 0"),
         ("affinity.rfm=true", r'"affinity\.rfm"'),
         ("optim.affinity_weight=-0.1", r"optim\.affinity_weight = -0\.1"),
-        ("sgc.connected=maybe", r"sgc\.connected = 'maybe'"),
-        ("cmpa.min_confidence=1.1", r"cmpa\.min_confidence = 1\.1"),
+        ("sgc.per_class=maybe", r"sgc\.per_class = 'maybe'"),
+        ("sgc.min_ratio=1.1", r"sgc\.min_ratio = 1\.1"),
     ],
 )
 def test_set_refuses(override: str, message: str) -> None:
@@ -201,6 +197,29 @@ def test_all_wrong_values_are_named_at_once(tmp_path: Path) -> None:
         load_config(file=file)
     for fault in ("own.yaml", "sgc.high = 1.5", "sgc.axis = 'diagonal'", "optim.batch = 'many'"):
         assert fault in str(caught.value)
+
+
+def test_a_fault_names_where_it_is_from(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("sgc: {high: 1.5, axis: row}\nafinity: {mask: box}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file=file, overrides=["sgc.axis=up", "sgc.hihg=1"])
+    for fault in (
+        r"--config \S+own\.yaml: sgc\.high = 1\.5: .*less than or equal to 1\.",
+        r"--set: sgc\.axis = 'up': ",
+        r'--set: there is no setting "sgc\.hihg"\. Did you mean "sgc\.high"\?',
+        r'own\.yaml: there is no setting "afinity\.mask"\. Did you mean "affinity\.mask"\?',
+    ):
+        assert re.search(fault, str(caught.value)), fault
+    with pytest.raises(ConfigError, match=r"^saved settings: data\.crop = 0: "):
+        load_config(base={"data": {"crop": 0}})
+
+
+def test_keys_that_are_no_words(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("3: {4: 5}\nsgc: {6: 7}\nnothing: {}\n")
+    with pytest.raises(ConfigError, match=r'"sgc\.6".*"3\.4"'):
+        load_config(file=file)
 
 
 def test_all_unknown_keys_are_named_at_once(tmp_path: Path) -> None:
@@ -266,6 +285,15 @@ def test_a_configuration_cannot_be_changed_by_accident() -> None:
         first = fields(value)[0].name
         with pytest.raises(AttributeError):
             setattr(value, first, None)
+
+
+def test_settings_are_values() -> None:
+    one, other = load_config("paper"), load_config("paper")
+    assert len({one, other, Config()}) == len({one.cam, other.cam, Config().cam}) == 2
+    changed = replace(one, sgc=replace(one.sgc, high=0.7))
+    assert (changed.sgc.high, changed.cmpa) == (0.7, one.cmpa)
+    with pytest.raises(ValueError, match="less than or equal to 1"):
+        replace(one.sgc, high=1.5)
 
 
 def test_a_combination_that_cannot_be_is_refused() -> None:

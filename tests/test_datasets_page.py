@@ -14,7 +14,7 @@ from ssrseg.data.coco import IMAGE_FOLDERS
 from ssrseg.prepare import coco as prepare_coco
 from ssrseg.prepare import voc as prepare_voc
 from ssrseg.prepare.archives import COCO_ANNOTATIONS, COCO_IMAGES, SBD, VOC_TRAINVAL
-from ssrseg.prepare.sbd import HOMES
+from ssrseg.prepare.sbd import SBD_FOLDERS
 from ssrseg.prepare.voc_server import INSIDE
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "datasets.md"
@@ -54,7 +54,7 @@ def test_numbers_are_those_of_the_code() -> None:
 def test_places_are_those_of_the_code() -> None:
     for folder in IMAGE_FOLDERS:
         assert f"`{folder.format('train')}`" in TEXT
-    for home in HOMES[:2]:
+    for home in SBD_FOLDERS[:2]:
         assert f"`{home}`" in TEXT
     assert f"`{INSIDE}/<id>.png`" in TEXT
 

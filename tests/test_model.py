@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from scipy import ndimage
 from tiny_encoders import tiny_config, tiny_dino
 from torch import Tensor
 
@@ -13,10 +12,8 @@ from ssrseg.data.sample import present_slots
 from ssrseg.errors import BackboneError, ConfigError
 from ssrseg.learner import build_alignment
 from ssrseg.method.affinity import balance
-from ssrseg.method.cam import centre_prior
-from ssrseg.method.class_distribution import class_distribution_affinity
-from ssrseg.method.sgc import target_patches
-from ssrseg.method.superpixels import slic_labels
+from ssrseg.method.peers import centre_prior, class_distribution_affinity
+from ssrseg.method.sgc import slic_labels
 from ssrseg.model import Rectifier, load_rectifier
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.decoder import Decoder
@@ -211,28 +208,6 @@ def test_class_distributions_refine_any_affinity(
     expected = shared @ shared @ found.initial.cam.flatten(2).mT
     assert (found.refined_cam.flatten(2).mT - expected).abs().max() < 1e-5
     assert (found.refined_cam - before.refined_cam).abs().max() > 1e-3
-
-
-def test_regions_may_be_connected(
-    rectifier: Rectifier, images: Tensor, superpixels: Tensor
-) -> None:
-    own = changed(rectifier, sgc={"connected": True})
-    ids = superpixels.clone()
-    ids[:, :, 60:] = -1  # padding
-    colours, parts = rectifier.regions(images, ids), own.regions(images, ids)
-    assert parts.max() + 1 > own.config.sgc.k_colour  # there was something to split
-    assert torch.equal(parts < 0, ids < 0)
-    for image, colour in zip(parts, colours, strict=True):
-        for k in range(int(image.max()) + 1):
-            of_part = colour[image == k]
-            assert (of_part == of_part[0]).all()
-            assert ndimage.label((image == k).numpy())[1] == 1
-    found = own.rectify(images, PRESENT, ids)
-    expected = target_patches(
-        found.initial.cam, parts, int(parts.max()) + 1, high=own.config.sgc.high
-    )
-    assert torch.equal(found.target, expected)
-    assert not torch.equal(found.target, rectifier.rectify(images, PRESENT, ids).target)
 
 
 @pytest.mark.parametrize("readout", ["gradcam", "patch", "combined"])

@@ -113,7 +113,7 @@ def test_only_photographs_and_the_model_are_opened(
         raise AssertionError("not needed at test time")
 
     monkeypatch.setattr(FrozenDINO, "load", refuse)
-    monkeypatch.setattr("ssrseg.method.superpixels.slic", refuse)
+    monkeypatch.setattr("ssrseg.method.sgc.slic", refuse)
     with opened_files() as paths:
         result = predict(tree / "JPEGImages", tmp_path, run)
     assert result.written == 3

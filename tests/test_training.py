@@ -17,11 +17,8 @@ from ssrseg import training as engine
 from ssrseg.config import Config
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
-from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import CheckpointError, DataError
-from ssrseg.foreground import collect_pairs
 from ssrseg.learner import learning_rate, plan
-from ssrseg.model import load_rectifier
 from ssrseg.training import train
 from ssrseg.training_log import FIELDS
 
@@ -51,8 +48,8 @@ RUNS = [
     ("optim.schedule=joint", "optim.iterations=20"),
     ("optim.schedule=joint", "optim.iterations=20", "cmpa.cam_source=cmpa"),
     ("cmpa.map_order=project_then_pool", "cam.readout=gradcam"),
-    ("cmpa.also_image=true", "cmpa.cam_source=refined", "affinity.rfm_after=4"),
-    ("cmpa.also_image=true", "cmpa.map_order=project_then_pool", "cmpa.bg_pairs=0"),
+    ("cmpa.cam_source=refined", "affinity.rfm_after=4"),
+    ("cmpa.map_order=project_then_pool", "cmpa.bg_pairs=0"),
     ("optim.schedule=joint", "optim.iterations=20", "cmpa.map_order=project_then_pool"),
 ]
 
@@ -156,43 +153,6 @@ def test_affinity_loss_joins_seg_by_its_weight(
     config = weclip("optim.affinity_radius=0")  # each patch with itself alone
     train(voc, tmp_path / "alone", config, supervision=supervision, stop_after=1)
     assert abs(column(tmp_path / "alone", "seg")[0] - first[1]) > 1e-4
-
-
-def test_the_image_term_by_hand(voc: LabelledImages, tmp_path: Path, settings: Settings) -> None:
-    pairs_of_all = ("optim.pairs=99", "cmpa.temperature=0.1")
-    plain, also = settings(*pairs_of_all), settings(*pairs_of_all, "cmpa.also_image=true")
-    for name, config in (("plain", plain), ("also", also)):
-        train(voc, tmp_path / name, config, stop_after=1)
-    added = column(tmp_path / "also", "proto")[0] - column(tmp_path / "plain", "proto")[0]
-
-    pairs = load_file(tmp_path / "also" / "pairs-0000000.safetensors")
-    basis = load_file(tmp_path / "also" / "checkpoint.safetensors")["alignment.isa.basis"]
-    text = load_rectifier(also, voc.classes).text_features[:20]
-    unit = torch.nn.functional.normalize
-    # the heads are their basis before the first step
-    image = unit(unit(pairs["mean"], dim=-1) @ basis.T, dim=-1)
-    cosine = image @ unit(text @ basis.T, dim=-1).T
-    losses = []
-    for row, own in zip(pairs["image"].tolist(), pairs["classes"].tolist(), strict=True):
-        rivals = [c for c in range(20) if c == own or not voc.labels[row, c]]
-        logits = cosine[row, rivals] / 0.1
-        losses.append(float(logits.logsumexp(0) - cosine[row, own] / 0.1))
-    assert added == pytest.approx(sum(losses) / len(losses), abs=1e-4)
-    assert added > 0.1
-
-
-@pytest.mark.parametrize("order", ["pool_then_project", "project_then_pool"])
-def test_the_image_term_trains_isa(
-    voc: LabelledImages, tmp_path: Path, settings: Settings, order: str
-) -> None:
-    for also in ("false", "true"):
-        config = settings(
-            f"cmpa.also_image={also}", f"cmpa.map_order={order}", "optim.iterations=0"
-        )
-        train(voc, tmp_path / also, config)
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("false", "true"))
-    name = "alignment.isa.mlp.0.weight"
-    assert (one[name] - other[name]).abs().max() > 1e-4
 
 
 class Killed(Exception):
@@ -343,35 +303,6 @@ def test_full_supervision_needs_masks(
 def test_no_usable_pair(voc: LabelledImages, tmp_path: Path, settings: Settings) -> None:
     with pytest.raises(DataError, match=r"cmpa\.min_patches = 99 .*cam\.mode=clip"):
         train(voc, tmp_path, settings("cmpa.min_patches=99"))
-    with pytest.raises(DataError, match=r"cmpa\.min_confidence = 1\.0\. .*min_confidence=0"):
-        train(voc, tmp_path, settings("cmpa.min_confidence=1.0"))
-
-
-@pytest.mark.parametrize("order", ["pool_then_project", "project_then_pool"])
-def test_pairs_that_clip_doubts_are_left_out(
-    voc: LabelledImages, tmp_path: Path, settings: Settings, order: str
-) -> None:
-    # by hand, from CLIP's pooled features of all pairs
-    rectifier = load_rectifier(settings(), voc.classes)
-    no_cache = SuperpixelCache(None, n_segments=20, compactness=10.0)
-    every = collect_pairs(rectifier, voc, no_cache, aligned=False)
-    cosine = torch.nn.functional.normalize(every.pooled, dim=-1) @ rectifier.text_features.T
-    confidence = {}
-    for row, pair in enumerate(zip(every.image.tolist(), every.classes.tolist(), strict=True)):
-        words = [*voc.labels[pair[0]].nonzero()[:, 0].tolist(), *range(20, cosine.shape[1])]
-        e = {w: math.exp(rectifier.clip.logit_scale * float(cosine[row, w])) for w in words}
-        confidence[pair] = e[pair[1]] / sum(e.values())
-    ordered = sorted(confidence.values())
-    middle = sum(ordered[len(ordered) // 2 - 1 : len(ordered) // 2 + 1]) / 2
-    options = (f"cmpa.map_order={order}", "optim.iterations=0")
-    train(voc, tmp_path / "all", settings(*options))
-    train(voc, tmp_path / "few", settings(*options, f"cmpa.min_confidence={middle}"))
-    found = load_file(tmp_path / "few" / "pairs-0000000.safetensors")
-    assert list(zip(found["image"].tolist(), found["classes"].tolist(), strict=True)) == [
-        pair for pair, value in confidence.items() if value > middle
-    ]
-    assert len(found["image"]) == len(confidence) // 2
-    assert column(tmp_path / "all", "proto") != column(tmp_path / "few", "proto")
 
 
 def test_learning_rate_by_hand() -> None:

@@ -1,18 +1,22 @@
 """Image-level labels in, semantic segmentation out: SSR (AAAI 2026) in PyTorch.
 
-The verbs of the command line, as functions that return plain dataclasses::
+One photograph, training-free::
 
     import ssrseg
-    from pathlib import Path
 
-    data = ssrseg.open_labelled(Path("photos"))
+    model = ssrseg.SSR.from_encoders(classes=["dog", "cat"])
+    found = model.rectify("photo.jpg", labels=["dog"])
+    found.mask, found.refined_cam["dog"], found.overlay()
+
+A folder, from labels to a trained model::
+
+    data = ssrseg.open_labelled("photos")
     config = ssrseg.load_config("ssr")
-    ssrseg.masks(data, Path("masks"), config)
+    ssrseg.make_masks(data, Path("masks"), config)
     ssrseg.train(data, Path("run"), config)
-    segmenter = ssrseg.load_segmenter(Path("run"))
-    ids = segmenter.predict(ssrseg.read_image(Path("new.jpg"))).ids
+    ssrseg.SSR.from_pretrained("run").segment("new.jpg").mask
 
-The maths of the paper is in :mod:`ssrseg.method`, one file per section.
+The equations of the paper are in :mod:`ssrseg.method`.
 """
 
 from __future__ import annotations
@@ -27,28 +31,24 @@ _HOMES = {
     "Evaluation": "ssrseg.evaluation",
     "LabelledImages": "ssrseg.data.sample",
     "MasksResult": "ssrseg.pseudo_masks",
-    "PhotoMask": "ssrseg.pseudo_masks",
     "PredictResult": "ssrseg.prediction",
-    "Prediction": "ssrseg.prediction",
-    "Rectifier": "ssrseg.model",
+    "Rectification": "ssrseg.model",
+    "RectifiedImage": "ssrseg.results",
+    "SSR": "ssrseg.model",
     "SSRError": "ssrseg.errors",
     "Sample": "ssrseg.data.sample",
-    "Segmenter": "ssrseg.prediction",
-    "SuperpixelCache": "ssrseg.data.superpixels",
+    "SegmentedImage": "ssrseg.results",
     "TrainResult": "ssrseg.training",
     "evaluate": "ssrseg.evaluation",
     "examine": "ssrseg.doctor",
     "load_config": "ssrseg.config",
-    "load_rectifier": "ssrseg.model",
-    "load_segmenter": "ssrseg.prediction",
-    "masks": "ssrseg.pseudo_masks",
+    "make_masks": "ssrseg.pseudo_masks",
     "open_images": "ssrseg.data.open",
     "open_labelled": "ssrseg.data.open",
     "predict": "ssrseg.prediction",
     "prepare_coco": "ssrseg.prepare.coco",
     "prepare_voc": "ssrseg.prepare.voc",
     "read_image": "ssrseg.data.images",
-    "rectify_photo": "ssrseg.pseudo_masks",
     "run_demo": "ssrseg.demo.run",
     "score_seeds": "ssrseg.paper.cam_seeds",
     "train": "ssrseg.training",
@@ -63,27 +63,23 @@ if TYPE_CHECKING:
     from ssrseg.data.open import open_labelled as open_labelled
     from ssrseg.data.sample import LabelledImages as LabelledImages
     from ssrseg.data.sample import Sample as Sample
-    from ssrseg.data.superpixels import SuperpixelCache as SuperpixelCache
     from ssrseg.demo.run import run_demo as run_demo
     from ssrseg.doctor import examine as examine
     from ssrseg.errors import SSRError as SSRError
     from ssrseg.evaluation import Evaluation as Evaluation
     from ssrseg.evaluation import evaluate as evaluate
-    from ssrseg.model import Rectifier as Rectifier
-    from ssrseg.model import load_rectifier as load_rectifier
+    from ssrseg.model import SSR as SSR
+    from ssrseg.model import Rectification as Rectification
     from ssrseg.paper.cam_seeds import score_seeds as score_seeds
-    from ssrseg.prediction import Prediction as Prediction
     from ssrseg.prediction import PredictResult as PredictResult
-    from ssrseg.prediction import Segmenter as Segmenter
-    from ssrseg.prediction import load_segmenter as load_segmenter
     from ssrseg.prediction import predict as predict
     from ssrseg.prepare.coco import prepare_coco as prepare_coco
     from ssrseg.prepare.voc import prepare_voc as prepare_voc
     from ssrseg.prepare.voc_server import voc_archive as voc_archive
     from ssrseg.pseudo_masks import MasksResult as MasksResult
-    from ssrseg.pseudo_masks import PhotoMask as PhotoMask
-    from ssrseg.pseudo_masks import masks as masks
-    from ssrseg.pseudo_masks import rectify_photo as rectify_photo
+    from ssrseg.pseudo_masks import make_masks as make_masks
+    from ssrseg.results import RectifiedImage as RectifiedImage
+    from ssrseg.results import SegmentedImage as SegmentedImage
     from ssrseg.training import TrainResult as TrainResult
     from ssrseg.training import train as train
 

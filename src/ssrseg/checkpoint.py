@@ -6,19 +6,17 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ssrseg import __version__
 from ssrseg.config import SPEED_KEYS, Config, load_config
 from ssrseg.data.files import atomic_write
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import CheckpointError, ConfigError
-from ssrseg.networks.clip import FrozenCLIP
-from ssrseg.networks.decoder import Decoder
 
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "checkpoint.safetensors"
@@ -64,7 +62,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """
     header = {
         "format": "ssrseg-1",
-        "version": __version__,
+        "version": version("ssrseg"),
         "config": checkpoint.config.to_dict(),
         "classes": checkpoint.classes,
         "texts": checkpoint.texts,
@@ -148,24 +146,6 @@ def load_part(module: nn.Module, checkpoint: Checkpoint, name: str, origin: Path
             f"The {name} in {origin} does not fit the encoder {checkpoint.config.backbones.clip}:"
             f" {detail}. Give the encoder it was trained with (--clip)."
         ) from error
-
-
-def load_decoder(checkpoint: Checkpoint, clip: FrozenCLIP, origin: Path) -> Decoder:
-    """The trained decoder of a checkpoint, in eval mode, on CLIP's device.
-
-    Raises:
-        CheckpointError: If it does not fit the encoder.
-    """
-    settings = checkpoint.config.decoder
-    decoder = Decoder(
-        clip.depth - 1,
-        clip.width,
-        len(checkpoint.classes),
-        layers=settings.layers,
-        dropout=settings.dropout,
-    )
-    load_part(decoder, checkpoint, "decoder", origin)
-    return decoder.to(clip.model.logit_scale.device).eval()
 
 
 def data_digest(data: LabelledImages, *, truth: bool = False) -> str:

@@ -1,19 +1,19 @@
 """Every setting: meaning, unit, range, source. Presets are YAML files of what differs from here.
 
-The defaults are preset ``ssr``. Numbers in brackets name the page under docs/decisions.
+The defaults are preset ``ssr``. Numbers in brackets are those of docs/decisions.md.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from functools import cache
+from dataclasses import fields
 from importlib.resources import files
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails, to_jsonable_python
 
 from ssrseg.errors import ConfigError, did_you_mean
 
@@ -25,12 +25,13 @@ CountOrZero = Annotated[int, Field(ge=0)]
 Layers = int | Annotated[tuple[int, ...], Field(min_length=1)]
 Crf = tuple[Positive, NotNegative, Positive, Positive, NotNegative]
 
+STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 SPEED_KEYS = frozenset({"data.workers", "data.patches"})
 """Settings that say how fast and not what: a run goes on under other values."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DataConfig:
     """How images enter training."""
 
@@ -52,7 +53,7 @@ class DataConfig:
     GPU."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class BackboneConfig:
     """The frozen encoders: hub ids, or directories written by ``save_pretrained``."""
 
@@ -67,22 +68,22 @@ class BackboneConfig:
     times faster on processors that have it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class PromptConfig:
-    """The texts."""
+    """What CLIP reads of the classes."""
 
     set: str = "voc"
     """Shipped prompt set (voc, coco, coco-clip-es, demo) or a YAML file of template, classes and
     background."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class CamConfig:
-    """The initial CAM (spec §5)."""
+    """The initial CAM."""
 
     mode: Literal["clip", "cmpa", "centre"] = "cmpa"
     """Whose features: frozen CLIP's, or those aligned by CMPA (CLIP's until there is a CMPA); or
-    nobody's, things lie in the middle (control)."""
+    nobody's: a map that is high in the middle (control)."""
     readout: Literal["gradcam", "patch", "combined"] = "combined"
     """GradCAM (paper); the patches' own probabilities; or the geometric mean of CMPA's patch map
     and CLIP's GradCAM [0006]."""
@@ -90,11 +91,11 @@ class CamConfig:
     """Inverse temperature in CLIP mode; null = the model's own exp(logit_scale)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class CmpaConfig:
-    """Cross-modal prototype alignment (spec §6)."""
+    """Cross-modal prototype alignment (Eq. 1-6)."""
 
-    loss: Literal["crossmodal", "in_modal", "feature", "feature_infonce"] = "crossmodal"
+    loss: Literal["crossmodal", "in_modal", "feature"] = "crossmodal"
     """Rows of Table 4."""
     symmetric: bool = True
     """Also texts against image prototypes; Eq. 6 writes images against texts only [0003]."""
@@ -117,13 +118,8 @@ class CmpaConfig:
     [0007]."""
     image_feature: Literal["project_mean", "mean_projected"] = "project_mean"
     """Image feature of GradCAM: ISA of the mean patch, or the mean of aligned patches [0006]."""
-    also_image: bool = False
-    """Train ISA on the whole image's feature too, which is what GradCAM feeds it [0031]."""
     min_patches: CountOrZero = 4
     """Patches with CAM > 0.4 that a pair needs."""
-    min_confidence: Share = 0.0
-    """CLIP's own probability of its class that a pair's feature has to exceed [VDA: 0.95]; 0 = off
-    [0036]."""
     init: Literal["residual", "random"] = "residual"
     """Heads that begin as CLIP's own cosines, or at random (paper) [0002]."""
     depth: Count = 2
@@ -132,15 +128,13 @@ class CmpaConfig:
     """Width between them."""
     out: Count = 256
     """d2, length of the aligned space."""
-    final_relu: bool = False
-    """End a head with a ReLU."""
     temperature: Positive = 0.05
     """τ at the start [paper]."""
     learnable_temperature: bool = True
     """Train τ within [0.01, 0.5] [paper]."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class AffinityConfig:
     """Patch affinity and what may send along it (Eq. 9-11)."""
 
@@ -170,9 +164,9 @@ class AffinityConfig:
     it soft; null = off [0035]."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SgcConfig:
-    """Superpixel-guided correction (Eq. 7-8)."""
+    """Superpixels and target regions (Eq. 7-8)."""
 
     n_segments: Count = 200
     """Superpixels asked for; about two thirds come out."""
@@ -190,13 +184,11 @@ class SgcConfig:
     """Targets per class, or one set per image."""
     axis: Literal["col", "row", "both"] = "col"
     """Targets send (paper), receive, or both [0010]."""
-    connected: bool = False
-    """Split colour regions into connected ones before targets are chosen [0023]."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class PseudoConfig:
-    """From refined CAM to pseudo mask (spec §8)."""
+    """From refined CAM to pseudo mask."""
 
     alpha: Positive = 1.0
     """Exponent of the background score (1 - max CAM)^alpha."""
@@ -212,9 +204,9 @@ class PseudoConfig:
     """Pixels whose best score is lower become 255 [CLIP-ES: 0.95 after its CRF]; null = none."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DecoderConfig:
-    """The trained part (spec §9)."""
+    """The segmentation head."""
 
     layers: Count = 3
     """Transformer layers."""
@@ -222,9 +214,9 @@ class DecoderConfig:
     """Channels dropped after the fusion."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class OptimConfig:
-    """Training (spec §10, Eq. 12)."""
+    """Training (Eq. 12)."""
 
     schedule: Literal["staged", "joint"] = "staged"
     """CMPA first, then the decoder on its masks; or both in every iteration (paper) [0013]."""
@@ -257,12 +249,12 @@ class OptimConfig:
     save_every: Count = 1000
     """Iterations between checkpoints."""
     seed: CountOrZero = 0
-    """Of everything random."""
+    """Seed of everything random."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class TestConfig:
-    """Prediction (spec §11)."""
+    """Prediction."""
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
@@ -280,25 +272,25 @@ class TestConfig:
     """Mean-field iterations."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Config:
     """All settings of a run; saved with it and inside its checkpoints."""
 
-    data: DataConfig = field(default_factory=DataConfig)
-    backbones: BackboneConfig = field(default_factory=BackboneConfig)
-    prompts: PromptConfig = field(default_factory=PromptConfig)
-    cam: CamConfig = field(default_factory=CamConfig)
-    cmpa: CmpaConfig = field(default_factory=CmpaConfig)
-    affinity: AffinityConfig = field(default_factory=AffinityConfig)
-    sgc: SgcConfig = field(default_factory=SgcConfig)
-    pseudo: PseudoConfig = field(default_factory=PseudoConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    test: TestConfig = field(default_factory=TestConfig)
+    data: DataConfig = DataConfig()
+    backbones: BackboneConfig = BackboneConfig()
+    prompts: PromptConfig = PromptConfig()
+    cam: CamConfig = CamConfig()
+    cmpa: CmpaConfig = CmpaConfig()
+    affinity: AffinityConfig = AffinityConfig()
+    sgc: SgcConfig = SgcConfig()
+    pseudo: PseudoConfig = PseudoConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    optim: OptimConfig = OptimConfig()
+    test: TestConfig = TestConfig()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionary, ready for YAML or JSON."""
-        plain: dict[str, Any] = config_adapter().dump_python(self, mode="json")
+        plain: dict[str, Any] = to_jsonable_python(self)
         return plain
 
     def to_yaml(self) -> str:
@@ -306,10 +298,24 @@ class Config:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
 
-@cache
-def config_adapter() -> Any:
-    """TypeAdapter of Config, built once: a table asks for hundreds of configurations."""
-    return TypeAdapter(Config)
+def describe() -> list[tuple[str, str, str]]:
+    """(key, default, meaning) of every setting; the meanings are the docstrings above."""
+    defaults = Config()
+    return [
+        (f"{section.name}.{name}", str(info.default), " ".join(info.description.split()))
+        for section in fields(Config)
+        for name, info in getattr(defaults, section.name).__pydantic_fields__.items()
+    ]
+
+
+def known_keys() -> list[str]:
+    """Every dotted key, such as ``sgc.min_ratio``."""
+    defaults = Config()
+    return [
+        f"{section.name}.{entry.name}"
+        for section in fields(Config)
+        for entry in fields(getattr(defaults, section.name))
+    ]
 
 
 def preset_names() -> list[str]:
@@ -318,12 +324,6 @@ def preset_names() -> list[str]:
     return sorted(
         Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml")
     )
-
-
-def known_keys() -> list[str]:
-    """Every dotted key, such as ``sgc.min_ratio``."""
-    hints = get_type_hints(Config)
-    return [f"{name}.{entry.name}" for name, kind in hints.items() for entry in fields(kind)]
 
 
 def load_config(
@@ -342,28 +342,24 @@ def load_config(
 
     Raises:
         ConfigError: If a preset, file or key does not exist or a value is out of its range; all
-            wrong values are named at once.
+            wrong keys and values are named at once, each with where it is from.
     """
-    table = _preset(preset) if base is None else base
-    merged: dict[str, Any] = {section: dict(values) for section, values in table.items()}
-    origin = f"preset {preset}"
+    layers = [(f"preset {preset}", _preset(preset)) if base is None else ("saved settings", base)]
     if file is not None:
-        origin = str(file)
-        for section, values in _read(file).items():
-            merged.setdefault(str(section), {}).update(values)
-    for override in overrides:
-        origin = "--set"
-        section, name, value = _parse(override)
-        merged.setdefault(section, {})[name] = value
-    _refuse_unknown(merged, origin)
+        layers.append((f"--config {file}", _read(file)))
+    layers += [("--set", _parse(override)) for override in overrides]
+    merged: dict[str, Any] = {}
+    origins: dict[tuple[str, str], str] = {}  # of each key's last value
+    for origin, table in layers:
+        for section, values in table.items():
+            for name, value in values.items():
+                merged.setdefault(section, {})[name] = value
+                origins[section, name] = origin
     try:
-        config = config_adapter().validate_python(merged)
+        config = Config(**merged)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc'])} = {fault['input']!r}: {fault['msg']}"
-            for fault in error.errors()
-        )
-        raise ConfigError(f"Settings out of range ({origin}): {faults}.") from error
+        faults = [_explain(fault, origins) for fault in error.errors()]
+        raise ConfigError(" ".join([*faults, "`ssrseg config` lists every setting."])) from error
     literal = config.cmpa.map_order == "project_then_pool"
     if literal and config.cmpa.cam_source == "refined":
         raise ConfigError(
@@ -395,11 +391,14 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigError(
             f"--config {file}: expected sections with keys, such as\nsgc:\n  min_ratio: 0.4"
         )
-    return table
+    return {
+        str(section): {str(name): value for name, value in values.items()}
+        for section, values in table.items()
+    }
 
 
-def _parse(override: str) -> tuple[str, str, Any]:
-    """``section.key=value`` as section, key and value."""
+def _parse(override: str) -> dict[str, Any]:
+    """``section.key=value`` as a table of sections."""
     key, sign, value = override.partition("=")
     section, dot, name = key.strip().partition(".")
     if not sign or not dot:
@@ -408,40 +407,20 @@ def _parse(override: str) -> tuple[str, str, Any]:
             f"{did_you_mean(key, known_keys())}"
         )
     try:
-        return section, name, yaml.safe_load(value)
+        return {section: {name: yaml.safe_load(value)}}
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"--set {override}: the value is not YAML ({reason}).") from error
 
 
-def _refuse_unknown(table: dict[str, Any], origin: str) -> None:
-    known = known_keys()
-    given = [f"{section}.{name}" for section, values in table.items() for name in values]
-    wrong = [key for key in given if key not in known]
-    if wrong:
-        hints = "; ".join(f'"{key}"{did_you_mean(key, known)}' for key in wrong)
-        raise ConfigError(
-            f"Unknown setting ({origin}): {hints} `ssrseg config` lists every setting."
-        )
-
-
-def describe() -> list[tuple[str, str, str]]:
-    """(key, default, meaning) of every setting, read from the source of this file."""
-    import ast
-
-    tree = ast.parse((files("ssrseg") / "config.py").read_text(encoding="utf-8"))
-    defaults = Config()
-    rows = []
-    for section in fields(Config):
-        kind = get_type_hints(Config)[section.name].__name__
-        body = next(
-            node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind
-        )
-        for entry, after in pairwise(body):
-            if not (isinstance(entry, ast.AnnAssign) and isinstance(after, ast.Expr)):
-                continue
-            name = entry.target.id  # type: ignore[union-attr]
-            value = getattr(getattr(defaults, section.name), name)
-            text = " ".join(str(after.value.value).split())  # type: ignore[attr-defined]
-            rows.append((f"{section.name}.{name}", str(value), text))
-    return rows
+def _explain(fault: ErrorDetails, origins: dict[tuple[str, str], str]) -> str:
+    """A wrong value, or a key or section that does not exist, in words."""
+    section, *rest = (str(part) for part in fault["loc"])
+    if fault["type"] != "unexpected_keyword_argument":
+        key = ".".join([section, *rest])
+        return f"{origins[section, rest[0]]}: {key} = {fault['input']!r}: {fault['msg']}."
+    unknown = {f"{section}.{name}": origins[section, name] for name in rest or fault["input"]}
+    return " ".join(
+        f'{origin}: there is no setting "{key}".{did_you_mean(key, known_keys())}'
+        for key, origin in unknown.items()
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from rich.console import Console
@@ -112,3 +113,12 @@ def notice(text: str) -> None:
         text: A sentence.
     """
     Console(stderr=True).print(f"Note: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One line of a report on a machine or a data set; ``cure`` is empty where all is well."""
+
+    what: str
+    found: str
+    cure: str = ""

@@ -6,25 +6,23 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ssrseg.console import steps
 from ssrseg.data.files import atomic_write
-from ssrseg.data.photos import photo_batches
+from ssrseg.data.photos import PhotoBatch, photo_batches
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.initial_cam import InitialCam
 from ssrseg.method.cam import min_max
-from ssrseg.method.cmpa import masked_average_pool, usable_pairs
-from ssrseg.method.prototypes import confident_pairs
-from ssrseg.model import Rectifier
+from ssrseg.method.cmpa import pool_foreground, usable_pairs
+from ssrseg.model import SSR, InitialCam
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """One row per (image, present class), and one per image for its background.
+class ForegroundFeatures:
+    """One row per pair (image, present class), and one per image for its background.
 
     Attributes:
         pooled: MAP(CAM_c, V): CLIP's features (or ISA's, where every patch is aligned first).
@@ -47,104 +45,49 @@ class Pairs:
             save_file(tensors, temporary)
 
     @classmethod
-    def load(cls, path: Path) -> Pairs:
+    def load(cls, path: Path) -> ForegroundFeatures:
         """Read what :meth:`save` wrote."""
         return cls(**load_file(path))
 
 
-def pool_pairs(
-    patch_features: Float[Tensor, "batch patches dim"],
-    cam: Float[Tensor, "batch slots grid_h grid_w"],
-    inside: Bool[Tensor, "batch patches"] | None = None,
-) -> tuple[Float[Tensor, "batch slots dim"], Float[Tensor, "batch dim"]]:
-    """Foreground feature of every slot and background feature of every image (Eq. 2).
+@torch.no_grad()
+def collect_foreground(
+    model: SSR, data: LabelledImages, superpixels: SuperpixelCache, *, aligned: bool
+) -> ForegroundFeatures:
+    """One pass over the training images, each at its own size.
 
     Args:
-        patch_features: V, or ISA(V).
-        cam: CAMs in [0, 1].
-        inside: False = padding, which belongs to neither.
-    """
-    flat = cam.flatten(2)
-    background = 1 - flat.amax(1, keepdim=True)
-    if inside is not None:
-        flat, background = flat * inside[:, None], background * inside[:, None]
-    return masked_average_pool(flat, patch_features), masked_average_pool(
-        background, patch_features
-    )[:, 0]
-
-
-def usable_slots(
-    rectifier: Rectifier,
-    cam: Float[Tensor, "batch slots grid_h grid_w"],
-    pooled: Float[Tensor, "batch slots dim1"],
-    present: Int[Tensor, "batch slots"],
-) -> Bool[Tensor, "batch slots"]:
-    """Pairs that CMPA may learn from: a CAM large enough and, if asked for, a feature sure enough.
-
-    Args:
-        rectifier: Its settings are used.
-        cam: CAMs that pool, in [0, 1].
-        pooled: MAP(CAM_c, V), in CLIP's own space.
-        present: Class ids, -1 = empty slot.
-    """
-    config = rectifier.config
-    usable = usable_pairs(cam.flatten(2), present, min_patches=config.cmpa.min_patches)
-    if not config.cmpa.min_confidence:
-        return usable
-    return usable & confident_pairs(
-        pooled,
-        present,
-        rectifier.text_features,
-        config.cam.scale or rectifier.clip.logit_scale,
-        rectifier.n_classes,
-        min_confidence=config.cmpa.min_confidence,
-    )
-
-
-def collect_pairs(
-    rectifier: Rectifier, data: LabelledImages, superpixels: SuperpixelCache, *, aligned: bool
-) -> Pairs:
-    """One pass over the training images, each at its own size; the heads are left in eval mode.
-
-    Args:
-        rectifier: Encoders, settings, and CMPA's heads as they are now.
+        model: Its settings say which CAM pools, and its heads are used where that is CMPA's.
         data: Training images; only image-level labels are read.
         superpixels: Needed where the pooling CAM is the corrected one.
-        aligned: Align every patch by ISA before pooling (Eq. 2, literally).
+        aligned: Align every patch by ISA before pooling (Eq. 1, then Eq. 2, as printed).
     """
-    config = rectifier.config
-    source = config.cmpa.cam_source
-    device = rectifier.device
-    rows: dict[str, list[Tensor]] = {entry.name: [] for entry in fields(Pairs)}
+    rows: dict[str, list[Tensor]] = {entry.name: [] for entry in fields(ForegroundFeatures)}
     order: list[int] = []
-    wanted = superpixels if source == "refined" and rectifier.wants_superpixels else None
+    refined = model.config.cmpa.cam_source == "refined" and model.wants_superpixels
+    batches = photo_batches(
+        data.samples,
+        model.config.data,
+        model.patch_size,
+        superpixels if refined else None,
+        model.device,
+    )
     with steps("Foreground features", len(data)) as progress:
-        for batch in photo_batches(
-            data.samples, config.data, rectifier.clip.patch_size, wanted, device
-        ):
-            view = rectifier.see(batch.image)
-            initial = rectifier.initial_cam(view, batch.present, with_clip=True)
-            cam = initial.cam if source == "cmpa" else initial.clip_cam
-            assert cam is not None
-            if source == "refined":
-                from_clip = InitialCam(initial.view, initial.patch_features, cam, cam)
-                refined = rectifier.rectify(
-                    batch.image,
-                    batch.present,
-                    batch.superpixels,
-                    initial=from_clip,
-                    n_superpixels=batch.n_superpixels,
-                )
-                cam = min_max(refined.refined_cam)
+        for batch in batches:
+            # CAMs that pool: (batch, slots, grid_h, grid_w)
+            initial = model.initial_cam(model.encode(batch.image), batch.present, with_clip=True)
+            cam = _pooling_cam(model, batch, initial)
+            # Eq. 2: (batch, slots, dim) and (batch, dim)
             features = initial.patch_features
             if aligned:
-                assert rectifier.alignment is not None
-                with torch.no_grad():
-                    features = rectifier.alignment.eval().isa(features)
-            pooled, background = pool_pairs(features, cam)
-            in_clip = pool_pairs(initial.patch_features, cam)[0] if aligned else pooled
-            usable = usable_slots(rectifier, cam, in_clip, batch.present)
-            image = torch.tensor(batch.index, device=device)[:, None].expand_as(batch.present)
+                assert model.alignment is not None
+                features = model.alignment.isa(features)
+            pooled, background = pool_foreground(features, cam)
+            # one row per usable pair
+            usable = usable_pairs(
+                cam.flatten(2), batch.present, min_patches=model.config.cmpa.min_patches
+            )
+            image = torch.tensor(batch.index, device=model.device)[:, None].expand_as(batch.present)
             rows["pooled"].append(pooled[usable].cpu())
             rows["classes"].append(batch.present[usable].cpu())
             rows["image"].append(image[usable].cpu())
@@ -156,10 +99,24 @@ def collect_pairs(
     found = {name: torch.cat(parts) for name, parts in rows.items()}
     # back to the order of the samples, whatever was batched with what
     by_pair, by_image = found["image"].argsort(stable=True), torch.tensor(order).argsort()
-    return Pairs(
+    return ForegroundFeatures(
         pooled=found["pooled"][by_pair],
         image=found["image"][by_pair],
         classes=found["classes"][by_pair],
         background=found["background"][by_image],
         mean=found["mean"][by_image],
     )
+
+
+def _pooling_cam(
+    model: SSR, batch: PhotoBatch, initial: InitialCam
+) -> Float[Tensor, "batch slots grid_h grid_w"]:
+    """CLIP's CAM, its corrected form, or the model's own, as ``cmpa.cam_source`` says."""
+    source = model.config.cmpa.cam_source
+    cam = initial.cam if source == "cmpa" else initial.clip_cam
+    assert cam is not None
+    if source != "refined":
+        return cam
+    regions = model.colour_regions(batch.image, batch.superpixels, batch.n_superpixels)
+    affinity = model.affinity(batch.image, initial)
+    return min_max(model.refine(cam, affinity, model.target_regions(cam, regions)))

@@ -1,61 +1,121 @@
-"""Figure 2 as code: images and their classes -> CAM -> refined CAM -> pseudo mask."""
+"""SSR as one object: Figure 2 of the paper, from top to bottom.
+
+Image and labels -> CLIP's features -> initial CAM (CMPA) -> target regions and affinity -> refined
+CAM (SGC) -> pseudo mask. The decoder that learns from these masks is its last part.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ssrseg.config import Config
-from ssrseg.console import notice
-from ssrseg.errors import BackboneError
-from ssrseg.initial_cam import InitialCam, initial_cam
-from ssrseg.method.affinity import (
-    balance,
+from ssrseg.data.images import as_photo
+from ssrseg.data.photos import Photo, join_photos
+from ssrseg.data.transforms import limit_side, resize, to_unit
+from ssrseg.errors import (
+    BackboneError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    LabelsError,
+    did_you_mean,
+)
+from ssrseg.loading import Loadable
+from ssrseg.method.affinity import balance, fuse_attention
+from ssrseg.method.cam import allowed_words, gradcam, min_max, patch_cam, word_probability
+from ssrseg.method.cmpa import Alignment
+from ssrseg.method.crf import dense_crf
+from ssrseg.method.gradcam_closed_form import BlockTrace, gradcam_closed_form
+from ssrseg.method.par import pixel_adaptive_refinement
+from ssrseg.method.peers import (
+    box_patches,
+    centre_prior,
+    class_distribution_affinity,
     colour_position_kernel,
     decoder_gate,
     feature_affinity,
-    fuse_attention,
 )
-from ssrseg.method.class_distribution import class_distribution_affinity
-from ssrseg.method.cmpa import Alignment
-from ssrseg.method.par import pixel_adaptive_refinement
 from ssrseg.method.pseudo_mask import class_ids, class_scores, crf_scores
-from ssrseg.method.sgc import box_patches, corrected_cam, target_patches
-from ssrseg.method.superpixels import colour_regions, connected_regions
+from ssrseg.method.sgc import colour_regions, corrected_cam, slic_labels, target_patches
 from ssrseg.networks import clip as clip_tower
 from ssrseg.networks import dino as dino_tower
-from ssrseg.networks.clip import ClipView, FrozenCLIP
+from ssrseg.networks.attention import mean_attention
+from ssrseg.networks.clip import ClipFeatures, FrozenCLIP
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.dino import FrozenDINO
-from ssrseg.networks.vocabulary import Vocabulary, build_vocabulary
+from ssrseg.networks.vocabulary import Vocabulary
+from ssrseg.results import RectifiedImage, SegmentedImage
 
 
 @dataclass(frozen=True)
-class Rectified:
-    """A batch on its way through SGC.
+class InitialCam:
+    """The CAM before SGC, and what it was read from.
+
+    Attributes:
+        features: Tokens of CLIP's blocks but the last.
+        patch_features: V, CLIP's patch features, not normalised.
+        attention: CLIP's attention in the blocks that the affinity needs, averaged over heads.
+        clip_cam: GradCAM of frozen CLIP, in [0, 1]; None where only CMPA's was asked for.
+        cam: The CAM that the settings ask for, in [0, 1].
+    """
+
+    features: ClipFeatures
+    patch_features: Float[Tensor, "batch patches dim1"]
+    attention: tuple[Float[Tensor, "batch patches patches"], ...]
+    clip_cam: Float[Tensor, "batch slots grid_h grid_w"] | None
+    cam: Float[Tensor, "batch slots grid_h grid_w"]
+
+
+@dataclass(frozen=True)
+class Rectification:
+    """A batch on its way through Figure 2.
 
     Attributes:
         present: Classes of each image, -1 = empty slot.
-        initial: What CLIP saw.
-        regions: Colour regions per pixel, -1 = padding; None without SGC's mask.
-        target: Target patches of each class; None without a mask.
-        refined_cam: Corrected CAM, >= 0, not normalised.
+        initial: The CAM before SGC.
+        regions: Colour regions R_k per pixel (Eq. 8), -1 = padding; None without SGC's mask.
+        target: Target patches of each class (Eq. 8); None where every patch may send.
+        affinity: A (Eq. 9); None without propagation.
+        refined_cam: Corrected CAM (Eq. 11), >= 0, not normalised.
+        scores: Background and class scores per pixel, after pixel refinement.
+        pseudo_mask: Class ids: 0 = background, 1 + class index, 255 = undecided.
     """
 
     present: Int[Tensor, "batch slots"]
     initial: InitialCam
-    regions: Int[Tensor, "batch height width"] | None
+    regions: Int[Tensor, "batch _ _"] | None
     target: Bool[Tensor, "batch slots patches"] | None
+    affinity: Float[Tensor, "batch patches patches"] | None
     refined_cam: Float[Tensor, "batch slots grid_h grid_w"]
+    scores: Float[Tensor, "batch channels height width"]
+    pseudo_mask: UInt8[Tensor, "batch height width"]
 
 
-class Rectifier:
-    """The frozen encoders with a vocabulary: turns images and labels into pseudo masks."""
+class SSR(nn.Module, Loadable):
+    """Semantic and Spatial Rectification.
+
+    Build one with :meth:`from_encoders` (training-free) or :meth:`from_pretrained` (trained). It is
+    always in eval mode: a loss switches the part that it trains, and back. Any number of threads
+    may read one object.
+
+    Attributes:
+        config: All settings.
+        clip: Frozen CLIP.
+        dino: Frozen DINO; None where its weight is 0.
+        vocabulary: Class names, and the texts that CLIP is asked.
+        text_features: T, unit norm, the classes first, then the backgrounds.
+        alignment: CMPA's heads ISA and TSA with τ; None = CLIP's own features.
+        decoder: The segmentation model; None before training.
+    """
+
+    text_features: Float[Tensor, "words dim1"]
 
     def __init__(
         self,
@@ -63,16 +123,11 @@ class Rectifier:
         clip: FrozenCLIP,
         dino: FrozenDINO | None,
         vocabulary: Vocabulary,
+        *,
         alignment: Alignment | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
-        """Join the parts; :func:`load_rectifier` loads them.
-
-        Args:
-            config: All settings.
-            clip: Frozen CLIP.
-            dino: Frozen DINO; None where its weight is 0.
-            vocabulary: Texts of the data set's classes.
-            alignment: CMPA's heads, trained or in training; None = CLIP's own features.
+        """Join the parts; they are shared, not copied.
 
         Raises:
             BackboneError: If the two encoders do not share a patch grid.
@@ -83,11 +138,481 @@ class Rectifier:
                 f" {dino.patch_size}. Their attention can only be fused on one grid: choose"
                 " encoders of the same patch size, or --set affinity.dino_weight=0."
             )
-        self.config, self.clip, self.dino = config, clip, dino
-        self.vocabulary, self.alignment = vocabulary, alignment
-        self.decoder: Decoder | None = None  # set where it is to weigh CLIP's attention
-        self.text_features = clip.text_features(vocabulary.texts)
-        self.n_classes = len(vocabulary.classes)
+        super().__init__()
+        self.config, self.vocabulary = config, vocabulary
+        self.clip, self.dino = clip, dino
+        self.register_buffer(
+            "text_features", clip.text_features(vocabulary.texts), persistent=False
+        )
+        self.alignment, self.decoder = alignment, decoder
+        self.eval()
+
+    # ---- Figure 2, step by step
+
+    def forward(
+        self,
+        image: Float[Tensor, "batch 3 height width"],
+        present: Int[Tensor, "batch slots"],
+        superpixels: Int[Tensor, "batch superpixel_h superpixel_w"] | None = None,
+        *,
+        photo: Float[Tensor, "batch 3 photo_h photo_w"] | None = None,
+        valid: Bool[Tensor, "batch height width"] | None = None,
+        n_superpixels: int | None = None,
+    ) -> Rectification:
+        """Images and their classes to pseudo masks.
+
+        Args:
+            image: RGB in [0, 1], sides whole numbers of patches.
+            present: Class ids, -1 = empty slot.
+            superpixels: Eq. 7, ids at any resolution, -1 = padding; needed where
+                :attr:`wants_superpixels`.
+            photo: The same images at the size that masks are wanted in; None = ``image``.
+            valid: False = padding, which has no CAM and gets 255.
+            n_superpixels: A bound above every superpixel id; known, a GPU need not be asked.
+
+        Raises:
+            ValueError: If superpixels are needed and not given.
+        """
+        features = self.encode(image)
+        initial = self.initial_cam(features, present, valid)
+        regions = self.colour_regions(image, superpixels, n_superpixels)
+        target = self.target_regions(initial.cam, regions)
+        affinity = self.affinity(image, initial)
+        refined_cam = self.refine(initial.cam, affinity, target)
+        scores = self.mask_scores(refined_cam, present, image if photo is None else photo)
+        pseudo_mask = self.pseudo_mask(scores, present, valid)
+        return Rectification(
+            present, initial, regions, target, affinity, refined_cam, scores, pseudo_mask
+        )
+
+    def encode(self, image: Float[Tensor, "batch 3 height width"]) -> ClipFeatures:
+        """CLIP's blocks but the last, with the attention that the affinity will need."""
+        tower = clip_tower if self.config.data.norm == "clip" else dino_tower
+        return self.clip.encode(_normalise(image, tower), self.clip_layers)
+
+    def initial_cam(
+        self,
+        features: ClipFeatures,
+        present: Int[Tensor, "batch slots"],
+        valid: Bool[Tensor, "batch height width"] | None = None,
+        *,
+        with_clip: bool = False,
+    ) -> InitialCam:
+        """CAM of the present classes in CLIP's or in CMPA's space, read out as the settings say.
+
+        Args:
+            features: From :meth:`encode`.
+            present: Class ids, -1 = empty slot.
+            valid: False = padding, where the CAM is 0.
+            with_clip: Compute CLIP's CAM too where the settings ask for CMPA's only.
+        """
+        settings, grid = self.config.cam, features.grid
+        # which texts compete: (batch, words)
+        allowed = allowed_words(present, self.n_classes, len(self.text_features))
+        # last block -> V: (batch, patches, dim1)
+        trace = self.clip.trace_last_block(features)
+        aligned = self.alignment if settings.mode == "cmpa" else None
+        clip_cam = cam = None
+        if aligned is None or with_clip or settings.readout == "combined":
+            scale = settings.scale or self.clip.logit_scale
+            clip_cam = gradcam_closed_form(
+                self.clip.last_block_weights,
+                trace,
+                self.clip.last_norm(features),
+                lambda v: word_probability(v, self.text_features, scale, allowed),
+                present,
+                grid,
+            )
+        if settings.mode == "centre":
+            cam = centre_prior(present, grid)
+        elif aligned is not None:
+            cam = self._cmpa_cam(aligned, features, trace, present, allowed, clip_cam)
+        else:
+            cam = clip_cam
+        assert cam is not None
+        if valid is not None:
+            inside = functional.adaptive_avg_pool2d(valid[:, None].float(), grid) >= 0.5
+            cam = cam * inside
+            clip_cam = None if clip_cam is None else clip_cam * inside
+        attention = self.clip.attention(features, trace)
+        return InitialCam(features, trace.patch_features, attention, clip_cam, cam)
+
+    def _cmpa_cam(
+        self,
+        alignment: Alignment,
+        features: ClipFeatures,
+        trace: BlockTrace,
+        present: Int[Tensor, "batch slots"],
+        allowed: Bool[Tensor, "batch words"],
+        clip_cam: Float[Tensor, "batch slots grid_h grid_w"] | None,
+    ) -> Float[Tensor, "batch slots grid_h grid_w"]:
+        """CAM in the aligned space (Eq. 1), by one of three read-outs."""
+        readout, grid = self.config.cam.readout, features.grid
+        with torch.no_grad():
+            text, scale = alignment.tsa(self.text_features), 1 / alignment.temperature
+        # patch, combined: the probability of each class at every patch
+        if readout != "gradcam":
+            with torch.no_grad():
+                aligned = alignment.isa(trace.patch_features)
+            cam = patch_cam(aligned, text, scale, allowed, present, grid)
+            if readout == "patch":
+                return cam
+            assert clip_cam is not None
+            return min_max((cam * clip_cam).sqrt())
+        # gradcam of the aligned mean patch, or of the mean of aligned patches
+        normed = self.clip.last_norm(features)
+        if self.config.cmpa.image_feature == "project_mean":
+            return gradcam_closed_form(
+                self.clip.last_block_weights,
+                trace,
+                normed,
+                lambda v: word_probability(alignment.isa(v), text, scale, allowed),
+                present,
+                grid,
+            )
+        # ISA differs from patch to patch, so the closed form has nothing to share between them
+        return gradcam(
+            lambda activations: alignment.isa(self.clip.last_block(features, activations)),
+            normed,
+            lambda v: word_probability(v, text, scale, allowed),
+            present,
+            grid,
+        )
+
+    def colour_regions(
+        self,
+        image: Float[Tensor, "batch 3 height width"],
+        superpixels: Int[Tensor, "batch superpixel_h superpixel_w"] | None,
+        n_superpixels: int | None = None,
+    ) -> Int[Tensor, "batch superpixel_h superpixel_w"] | None:
+        """Regions R_k of Eq. 8 at the size of the superpixels; None where the settings need none.
+
+        Raises:
+            ValueError: If superpixels are needed and not given.
+        """
+        if not self.wants_superpixels:
+            return None
+        if superpixels is None:
+            raise ValueError(f'affinity.mask = "{self.config.affinity.mask}" needs superpixels')
+        at_size = functional.interpolate(image, superpixels.shape[1:], mode="bilinear")
+        k = self.config.sgc.k_colour
+        return colour_regions(at_size, superpixels, k, n_superpixels=n_superpixels)
+
+    def target_regions(
+        self,
+        cam: Float[Tensor, "batch slots grid_h grid_w"],
+        regions: Int[Tensor, "batch region_h region_w"] | None,
+    ) -> Bool[Tensor, "batch slots patches"] | None:
+        """Patches that may send (Eq. 8), or CLIP-ES's boxes, or what both allow; None = all."""
+        sgc, target = self.config.sgc, None
+        if regions is not None:
+            target = target_patches(
+                cam,
+                regions,
+                sgc.k_colour,
+                high=sgc.high,
+                min_ratio=sgc.min_ratio,
+                ratio=sgc.ratio,
+                per_class=sgc.per_class,
+            )
+        if self.config.affinity.mask not in ("box", "box_and_slic"):
+            return target
+        boxes = box_patches(cam, high=sgc.high)
+        if target is None:
+            return boxes
+        both = boxes & target
+        # where the two share no patch, SGC's target is better than an empty one
+        return torch.where(both.any(-1, True), both, target)
+
+    @torch.no_grad()
+    def affinity(
+        self, image: Float[Tensor, "batch 3 height width"], initial: InitialCam
+    ) -> Float[Tensor, "batch patches patches"] | None:
+        """A of Eq. 9, balanced; None where the settings propagate nothing.
+
+        Args:
+            image: RGB in [0, 1]; DINO looks at it, or the kernel.
+            initial: From :meth:`initial_cam`; CLIP's attention is in it.
+        """
+        settings = self.config.affinity
+        if settings.kind == "none" or settings.power == 0:
+            return None
+        if settings.kind == "kernel":
+            attention = colour_position_kernel(image, initial.features.grid)
+        else:
+            attention = fuse_attention(
+                self._clip_attention(initial) if settings.clip_weight else None,
+                self._dino_attention(image) if settings.dino_weight else None,
+                clip_weight=settings.clip_weight,
+                dino_weight=settings.dino_weight,
+            )
+        affinity = balance(attention, rounds=settings.sinkhorn)
+        if settings.cda_temperature is not None:
+            affinity = class_distribution_affinity(
+                affinity, initial.patch_features, self.text_features, settings.cda_temperature
+            )
+        return affinity
+
+    def _clip_attention(self, initial: InitialCam) -> Float[Tensor, "batch patches patches"]:
+        """Ā_clip, or what the decoder makes of the blocks' attention (WeCLIP's RFM)."""
+        if not self._decoder_gates or self.decoder is None:
+            return mean_attention(initial.attention)
+        fused = self.decoder.fusion(initial.features.tokens)
+        return decoder_gate(torch.stack(initial.attention, 1), feature_affinity(fused))
+
+    def _dino_attention(
+        self, image: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch patches patches"]:
+        """Ā_dino."""
+        if self.dino is None:
+            raise ConfigError(
+                "affinity.dino_weight is above 0, but this model was built without DINO. Build it"
+                " with settings that use DINO, or set affinity.dino_weight=0."
+            )
+        return self.dino.attention(_normalise(image, dino_tower), self.config.affinity.dino_layers)
+
+    def refine(
+        self,
+        cam: Float[Tensor, "batch slots grid_h grid_w"],
+        affinity: Float[Tensor, "batch patches patches"] | None,
+        target: Bool[Tensor, "batch slots patches"] | None,
+    ) -> Float[Tensor, "batch slots grid_h grid_w"]:
+        """CAM_refine = (Aᵖ ⊙ Mask)·CAM (Eq. 10-11), >= 0, not normalised."""
+        power = 0 if affinity is None else self.config.affinity.power
+        return corrected_cam(affinity, cam, target, power=power, axis=self.config.sgc.axis)
+
+    @torch.no_grad()
+    def mask_scores(
+        self,
+        refined_cam: Float[Tensor, "batch slots grid_h grid_w"],
+        present: Int[Tensor, "batch slots"],
+        photo: Float[Tensor, "batch 3 height width"],
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Background and class scores at the size of ``photo``, brought to its edges."""
+        size = (photo.shape[2], photo.shape[3])
+        scores = class_scores(refined_cam, size, alpha=self.config.pseudo.alpha)
+        return self.refine_scores(scores, present, photo)
+
+    @torch.no_grad()
+    def refine_scores(
+        self,
+        scores: Float[Tensor, "batch channels height width"],
+        present: Int[Tensor, "batch slots"],
+        photo: Float[Tensor, "batch 3 height width"],
+    ) -> Float[Tensor, "batch channels height width"]:
+        """PAR or DenseCRF, as the settings say."""
+        settings = self.config.pseudo
+        if settings.refine == "par" and settings.par_iterations:
+            rounds, dilations = settings.par_iterations, settings.par_dilations
+            return pixel_adaptive_refinement(photo, scores, iterations=rounds, dilations=dilations)
+        if settings.refine == "crf":
+            return crf_scores(scores, photo, present, settings.crf)
+        return scores
+
+    def pseudo_mask(
+        self,
+        scores: Float[Tensor, "batch channels height width"],
+        present: Int[Tensor, "batch slots"],
+        valid: Bool[Tensor, "batch height width"] | None = None,
+    ) -> UInt8[Tensor, "batch height width"]:
+        """Class ids of the best scores; 255 for padding and where no score is good enough."""
+        return class_ids(scores, present, valid=valid, min_score=self.config.pseudo.min_score)
+
+    # ---- test time: CLIP and the decoder only
+
+    @torch.no_grad()
+    def probabilities(
+        self, photo: UInt8[Tensor, "height width 3"]
+    ) -> Float[Tensor, "channels height width"]:
+        """The decoder's class probabilities at the photograph's size, background first.
+
+        Logits of all test scales and of the mirror image are averaged [WeCLIP].
+
+        Raises:
+            CheckpointError: If there is no decoder.
+        """
+        if self.decoder is None:
+            raise CheckpointError(
+                "This model has no trained decoder, so it cannot segment without labels. Train one"
+                " (ssrseg.train), load one (SSR.from_pretrained), or use rectify(image, labels)."
+            )
+        test, patch = self.config.test, self.patch_size
+        size = (photo.shape[0], photo.shape[1])
+        tower = clip_tower if self.config.data.norm == "clip" else dino_tower
+        total = torch.zeros(self.n_classes + 1, *size, device=self.device)
+        for scale in test.scales:
+            # resize -> (1 or 2, 3, h, w), sides whole patches
+            factor = test.long_side * scale / max(size)
+            sides = tuple(max(patch, round(side * factor / patch) * patch) for side in size)
+            image = to_unit(resize(photo, (sides[0], sides[1]), bicubic=False)).to(self.device)
+            batch = torch.stack([image, image.flip(-1)]) if test.flip else image[None]
+            # tokens -> logits on the grid, mirrored back
+            features = self.clip.encode(_normalise(batch, tower))
+            logits = self.decoder(features.tokens, features.grid)
+            if test.flip:
+                logits = (logits[:1] + logits[1:].flip(-1)) / 2
+            total += functional.interpolate(logits, size, mode="bilinear", align_corners=False)[0]
+        return (total / len(test.scales)).softmax(0)
+
+    def segment_photo(
+        self, photo: UInt8[Tensor, "height width 3"], *, crf: bool | None = None
+    ) -> tuple[UInt8[Tensor, "height width"], Float[Tensor, "height width"]]:
+        """Class ids, and the probability of the chosen class, on the CPU.
+
+        Args:
+            photo: RGB; one larger than ``data.max_side`` is segmented at that size.
+            crf: Refine with a DenseCRF; None = as the settings say.
+        """
+        test = self.config.test
+        small = limit_side(photo, max(self.config.data.max_side, test.long_side))
+        probabilities = self.probabilities(small)
+        if test.crf if crf is None else crf:
+            xy, weight, bilateral_xy, bilateral_rgb, bilateral_weight = test.crf_parameters
+            probabilities = dense_crf(
+                small,
+                probabilities.cpu(),
+                iterations=test.crf_iterations,
+                gaussian_xy=xy,
+                gaussian_weight=weight,
+                bilateral_xy=bilateral_xy,
+                bilateral_rgb=bilateral_rgb,
+                bilateral_weight=bilateral_weight,
+            )
+        confidence, ids = probabilities.max(0)
+        return _enlarge(ids.to(torch.uint8), photo), _enlarge(confidence, photo)
+
+    # ---- the front door
+
+    def rectify(
+        self, image: Any, labels: Sequence[Any] | str
+    ) -> RectifiedImage | list[RectifiedImage]:
+        """CAMs and mask of a photograph whose classes are known.
+
+        Args:
+            image: A path, a PIL image, or a numpy array or torch tensor, (H, W, 3) or (3, H, W),
+                uint8 or float in [0, 1]. A list of them gives a list.
+            labels: Names of the classes in it; for a list of images, a list of such lists.
+
+        Raises:
+            DataError: If an image is none, or smaller than a patch.
+            LabelsError: If a label is no class of this model, or there is none.
+        """
+        if isinstance(image, (list, tuple)):
+            if isinstance(labels, str) or len(labels) != len(image):
+                given = "one text" if isinstance(labels, str) else f"{len(labels)} lists"
+                raise LabelsError(
+                    f"{len(image)} images need {len(image)} lists of labels, not {given}: labels ="
+                    ' [["dog"], ["cat", "dog"]].'
+                )
+            return [self._rectify(*each) for each in zip(_not_empty(image), labels, strict=True)]
+        return self._rectify(image, labels)
+
+    def _rectify(self, image: Any, labels: Sequence[str] | str) -> RectifiedImage:
+        self._check_labelled()
+        ids = self._label_ids(labels)
+        photo = self._photo(image)
+        small = limit_side(photo, self.config.data.max_side)
+        superpixels = None
+        if self.wants_superpixels:
+            sgc = self.config.sgc
+            superpixels = slic_labels(small, sgc.n_segments, sgc.compactness).int()
+        batch = join_photos(
+            [Photo(0, photo, small, superpixels)], [ids], self.patch_size, self.device
+        )
+        found = self(
+            batch.image,
+            batch.present,
+            batch.superpixels,
+            photo=batch.small,
+            n_superpixels=batch.n_superpixels,
+        )
+        best, total = found.scores[0].amax(0), found.scores[0].sum(0)
+        names = tuple(self.classes[index] for index in ids)
+        cam, refined = found.initial.cam[0], min_max(found.refined_cam[0])
+        return RectifiedImage(
+            photo.numpy(),
+            self.classes,
+            _enlarge(found.pseudo_mask[0], photo).numpy(),
+            _enlarge(best / total.clamp(min=1e-12), photo).numpy(),
+            names,
+            {name: _enlarge(each, photo).numpy() for name, each in zip(names, cam, strict=True)},
+            {
+                name: _enlarge(each, photo).numpy()
+                for name, each in zip(names, refined, strict=True)
+            },
+        )
+
+    def segment(
+        self, image: Any, *, crf: bool | None = None
+    ) -> SegmentedImage | list[SegmentedImage]:
+        """Mask of a photograph whose classes are not known, by the trained decoder.
+
+        Args:
+            image: As for :meth:`rectify`; a list gives a list.
+            crf: Refine with a DenseCRF; None = as the settings say.
+
+        Raises:
+            CheckpointError: If there is no decoder.
+            DataError: If an image is none, or smaller than a patch.
+        """
+        if isinstance(image, (list, tuple)):
+            return [self._segment(each, crf) for each in _not_empty(image)]
+        return self._segment(image, crf)
+
+    def _segment(self, image: Any, crf: bool | None) -> SegmentedImage:
+        photo = self._photo(image)
+        ids, confidence = self.segment_photo(photo, crf=crf)
+        return SegmentedImage(photo.numpy(), self.classes, ids.numpy(), confidence.numpy())
+
+    def _photo(self, image: Any) -> UInt8[Tensor, "height width 3"]:
+        photo = as_photo(image)
+        if min(photo.shape[:2]) < self.patch_size:
+            raise DataError(
+                f"The image is {photo.shape[1]} x {photo.shape[0]} pixels, smaller than a patch"
+                f" ({self.patch_size} x {self.patch_size}). Give a larger one."
+            )
+        return photo
+
+    def _label_ids(self, labels: Sequence[str] | str) -> tuple[int, ...]:
+        """Class indices of names, each once."""
+        names = [labels] if isinstance(labels, str) else list(labels)
+        if not names:
+            raise LabelsError(
+                "labels is empty: name the classes that the image shows, or use segment(image),"
+                " which needs no labels."
+            )
+        for name in names:
+            if name not in self.classes:
+                raise LabelsError(
+                    f"{name!r} is no class of this model.{did_you_mean(str(name), self.classes)} It"
+                    f" has {len(self.classes)}: {', '.join(self.classes[:8])}"
+                    f"{', ...' if self.classes[8:] else '.'}"
+                )
+        return tuple(self.classes.index(name) for name in dict.fromkeys(names))
+
+    def _check_labelled(self) -> None:
+        if not len(self.text_features):
+            raise CheckpointError(
+                "This model was loaded with segment_only=True, without texts and DINO. Load it"
+                " without, to rectify images with labels."
+            )
+
+    # ---- facts about the parts
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; class ``classes[i]`` has id i + 1 in masks."""
+        return self.vocabulary.classes
+
+    @property
+    def n_classes(self) -> int:
+        """C, foreground classes."""
+        return len(self.vocabulary.classes)
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.clip.patch_size
 
     @property
     def device(self) -> torch.device:
@@ -96,248 +621,65 @@ class Rectifier:
 
     @property
     def wants_superpixels(self) -> bool:
-        """Whether :meth:`rectify` needs superpixels."""
+        """Whether the settings need superpixels (Eq. 7)."""
         return self.config.affinity.mask in ("slic", "box_and_slic")
 
-    def see(self, image: Float[Tensor, "batch 3 height width"]) -> ClipView:
-        """CLIP's blocks but the last, on RGB in [0, 1]."""
-        tower = clip_tower if self.config.data.norm == "clip" else dino_tower
-        pixels = _normalise(image, tower.PIXEL_MEAN, tower.PIXEL_STD)
-        return self.clip.view(pixels, self.clip_layers)
+    @property
+    def _decoder_gates(self) -> bool:
+        """Whether the decoder weighs CLIP's attention (WeCLIP's RFM)."""
+        return self.decoder is not None and self.config.affinity.rfm_after is not None
 
     @property
     def clip_layers(self) -> int | tuple[int, ...]:
-        """CLIP blocks whose attention :meth:`see` collects; () = none."""
+        """CLIP blocks whose attention :meth:`encode` collects; () = none."""
         wanted = self.config.affinity
         if wanted.kind != "attention" or not wanted.clip_weight:
             return ()
-        return wanted.clip_layers if self.decoder is None else wanted.rfm_layers
+        return wanted.rfm_layers if self._decoder_gates else wanted.clip_layers
 
-    def initial_cam(
-        self,
-        view: ClipView,
-        present: Int[Tensor, "batch slots"],
-        valid: Bool[Tensor, "batch height width"] | None = None,
-        *,
-        with_clip: bool = False,
-    ) -> InitialCam:
-        """CAM of the present classes, in CLIP's or in CMPA's space (spec §5, §6.6).
+    # ---- build, load, save
+
+    def with_config(self, config: Config, **parts: Alignment | Decoder | None) -> SSR:
+        """The same encoders and texts under other settings.
 
         Args:
-            view: From :meth:`see`.
-            present: Class ids, -1 = empty slot.
-            valid: False = padding, where the CAM is 0.
-            with_clip: Compute CLIP's CAM even where the settings ask for CMPA's only.
-        """
-        return initial_cam(
-            view,
-            present,
-            self.clip,
-            self.text_features,
-            self.config,
-            self.alignment,
-            n_classes=self.n_classes,
-            valid=valid,
-            with_clip=with_clip,
-        )
-
-    @torch.no_grad()
-    def affinity(
-        self, image: Float[Tensor, "batch 3 height width"], view: ClipView
-    ) -> Float[Tensor, "batch patches patches"]:
-        """Balanced affinity of the settings (Eq. 9); call after :meth:`initial_cam`."""
-        settings = self.config.affinity
-        if settings.kind == "kernel":
-            attention = colour_position_kernel(image, view.grid)
-        else:
-            clip_attention = self._clip_attention(view) if settings.clip_weight else None
-            dino_attention = None
-            if settings.dino_weight:
-                assert self.dino is not None
-                pixels = _normalise(image, dino_tower.PIXEL_MEAN, dino_tower.PIXEL_STD)
-                dino_attention = self.dino.attention(pixels, settings.dino_layers)
-            attention = fuse_attention(
-                clip_attention,
-                dino_attention,
-                clip_weight=settings.clip_weight,
-                dino_weight=settings.dino_weight,
-            )
-        return balance(attention, rounds=settings.sinkhorn)
-
-    def _clip_attention(self, view: ClipView) -> Float[Tensor, "batch patches patches"]:
-        """Ā_clip, or what the decoder makes of the blocks' attention (WeCLIP's RFM)."""
-        if self.decoder is None:
-            return self.clip.attention(view)
-        was_training = self.decoder.training
-        fused = self.decoder.eval().fusion(view.tokens)
-        self.decoder.train(was_training)
-        blocks = torch.stack([found for found in view.attention.values() if found is not None], 1)
-        return decoder_gate(blocks, feature_affinity(fused))
-
-    def regions(
-        self,
-        image: Float[Tensor, "batch 3 height width"],
-        superpixels: Int[Tensor, "batch superpixel_h superpixel_w"] | None,
-        n_superpixels: int | None = None,
-    ) -> Int[Tensor, "batch superpixel_h superpixel_w"]:
-        """Colour regions of Eq. 8 at the size of the superpixels, connected if the settings ask."""
-        if superpixels is None:
-            raise ValueError(f'affinity.mask = "{self.config.affinity.mask}" needs superpixels')
-        at_size = functional.interpolate(image, superpixels.shape[1:], mode="bilinear")
-        regions = colour_regions(
-            at_size, superpixels, self.config.sgc.k_colour, n_superpixels=n_superpixels
-        )
-        if not self.config.sgc.connected:
-            return regions
-        return connected_regions(regions, superpixels, n_superpixels=n_superpixels)
-
-    def rectify(
-        self,
-        image: Float[Tensor, "batch 3 height width"],
-        present: Int[Tensor, "batch slots"],
-        superpixels: Int[Tensor, "batch superpixel_h superpixel_w"] | None = None,
-        valid: Bool[Tensor, "batch height width"] | None = None,
-        initial: InitialCam | None = None,
-        regions: Int[Tensor, "batch superpixel_h superpixel_w"] | None = None,
-        n_superpixels: int | None = None,
-        affinity: Float[Tensor, "batch patches patches"] | None = None,
-    ) -> Rectified:
-        """Initial CAM, target regions, affinity, corrected CAM.
-
-        Args:
-            image: RGB in [0, 1], sides whole numbers of patches.
-            present: Class ids, -1 = empty slot.
-            superpixels: Ids per pixel of the image, at any resolution, -1 = padding. Needed by
-                masks ``slic`` and ``box_and_slic``.
-            valid: False = padding.
-            initial: If it has been computed already.
-            regions: Colour regions, if they have been computed already.
-            n_superpixels: A bound above every superpixel id, which spares a GPU a question.
-            affinity: If it has been computed already.
+            config: All settings; ``backbones`` has to be that of this model.
+            parts: ``alignment`` or ``decoder`` to use instead of this model's; None = without.
 
         Raises:
-            ValueError: If superpixels are needed and not given.
+            ValueError: If the settings ask for other encoders.
         """
-        settings, sgc = self.config.affinity, self.config.sgc
-        initial = initial or self.initial_cam(self.see(image), present, valid)
-        target = None
-        if self.wants_superpixels:
-            if regions is None:
-                regions = self.regions(image, superpixels, n_superpixels)
-            target = target_patches(
-                initial.cam,
-                regions,
-                (n_superpixels or int(regions.max()) + 1) if sgc.connected else sgc.k_colour,
-                high=sgc.high,
-                min_ratio=sgc.min_ratio,
-                ratio=sgc.ratio,
-                per_class=sgc.per_class,
-            )
-        if settings.mask in ("box", "box_and_slic"):
-            boxes = box_patches(initial.cam, high=sgc.high)
-            both = boxes if target is None else boxes & target
-            # where the two share no patch, SGC's target is better than an empty one
-            target = both if target is None else torch.where(both.any(-1, True), both, target)
-        if settings.kind == "none" or settings.power == 0:
-            refined = corrected_cam(None, initial.cam, target, power=0, axis=sgc.axis)
-        else:
-            affinity = self.affinity(image, initial.view) if affinity is None else affinity
-            if settings.cda_temperature is not None:
-                affinity = class_distribution_affinity(
-                    affinity, initial.patch_features, self.text_features, settings.cda_temperature
-                )
-            power, axis = settings.power, sgc.axis
-            refined = corrected_cam(affinity, initial.cam, target, power=power, axis=axis)
-        return Rectified(present, initial, regions, target, refined)
-
-    @torch.no_grad()
-    def pseudo_mask(
-        self,
-        rectified: Rectified,
-        photo: Float[Tensor, "batch 3 height width"],
-        valid: Bool[Tensor, "batch height width"] | None = None,
-    ) -> UInt8[Tensor, "batch height width"]:
-        """Class ids at the size of ``photo`` (spec §8).
-
-        Args:
-            rectified: From :meth:`rectify`.
-            photo: RGB in [0, 1] at the size of the mask.
-            valid: False = padding, which becomes 255.
-        """
-        settings = self.config.pseudo
-        size = (photo.shape[2], photo.shape[3])
-        maps = class_scores(rectified.refined_cam, size, alpha=settings.alpha)
-        maps = self.refine_scores(maps, photo, rectified.present)
-        return class_ids(maps, rectified.present, valid=valid, min_score=settings.min_score)
-
-    @torch.no_grad()
-    def refine_scores(
-        self,
-        maps: Float[Tensor, "batch channels height width"],
-        photo: Float[Tensor, "batch 3 height width"],
-        present: Int[Tensor, "batch slots"],
-    ) -> Float[Tensor, "batch channels height width"]:
-        """Background and class scores brought to the photograph's edges, by PAR or DenseCRF."""
-        settings = self.config.pseudo
-        if settings.refine == "par" and settings.par_iterations:
-            rounds, dilations = settings.par_iterations, settings.par_dilations
-            return pixel_adaptive_refinement(photo, maps, iterations=rounds, dilations=dilations)
-        if settings.refine == "crf":
-            return crf_scores(maps, photo, present, settings.crf)
-        return maps
+        if config.backbones != self.config.backbones:
+            raise ValueError("with_config shares the encoders; build a new SSR for other ones")
+        return SSR(
+            config,
+            self.clip,
+            self.dino,
+            self.vocabulary,
+            alignment=parts.get("alignment", self.alignment),
+            decoder=parts.get("decoder", self.decoder),
+        )
 
 
-def load_rectifier(
-    config: Config,
-    classes: tuple[str, ...],
-    *,
-    own_prompts: Mapping[str, str] | None = None,
-    alignment: Alignment | None = None,
-    device: str = "cpu",
-) -> Rectifier:
-    """Load the encoders of the settings and embed the prompts.
-
-    Args:
-        config: All settings.
-        classes: Class names of the data.
-        own_prompts: Prompts that come with the data.
-        alignment: CMPA's heads, if there are.
-        device: ``cpu`` or ``cuda``.
-
-    Raises:
-        BackboneError: If an encoder cannot be loaded.
-        ConfigError: If the prompt set cannot be read or the layers do not fit.
-    """
-    backbones = config.backbones
-    vocabulary = build_vocabulary(classes, config.prompts.set, own_prompts)
-    if vocabulary.dropped:
-        pairs = zip(vocabulary.dropped, vocabulary.dropped_for, strict=True)
-        left_out = ", ".join(f'"{word}" (class "{name}")' for word, name in pairs)
-        notice(f"background words left out because they mean a class: {left_out}.")
-    clip = FrozenCLIP.load(
-        backbones.clip,
-        pos_interpolation=backbones.pos_interpolation,
-        precision=backbones.precision,
-        texts=vocabulary.texts,
-    )
-    wanted = config.affinity.kind == "attention" and config.affinity.dino_weight > 0
-    dino = FrozenDINO.load(backbones.dino, precision=backbones.precision) if wanted else None
-    return Rectifier(
-        config,
-        clip.to(device),
-        None if dino is None else dino.to(device),
-        vocabulary,
-        None if alignment is None else alignment.to(device),
-    )
+def _not_empty(images: Sequence[Any]) -> Sequence[Any]:
+    if not images:
+        raise DataError("The list of images is empty. Give at least one image.")
+    return images
 
 
 def _normalise(
-    image: Float[Tensor, "batch 3 height width"],
-    mean: tuple[float, ...],
-    deviation: tuple[float, ...],
+    image: Float[Tensor, "batch 3 height width"], tower: Any
 ) -> Float[Tensor, "batch 3 height width"]:
+    """RGB in [0, 1] with the mean and deviation of an encoder."""
     normalised = torch.empty_like(image)  # channel by channel: a GPU is sent no constants
     for channel in range(3):
-        torch.sub(image[:, channel], mean[channel], out=normalised[:, channel])
-        normalised[:, channel] /= deviation[channel]
+        torch.sub(image[:, channel], tower.PIXEL_MEAN[channel], out=normalised[:, channel])
+        normalised[:, channel] /= tower.PIXEL_STD[channel]
     return normalised
+
+
+def _enlarge(values: Tensor, photo: UInt8[Tensor, "height width 3"]) -> Tensor:
+    """A map at the photograph's size, on the CPU: ids by nearest neighbour, the rest bilinear."""
+    size = (photo.shape[0], photo.shape[1])
+    mode = "nearest" if values.dtype == torch.uint8 else "bilinear"
+    return functional.interpolate(values[None, None], size, mode=mode)[0, 0].cpu()

@@ -7,36 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
-from torch.nn import functional
-
-from ssrseg.checkpoint import load_checkpoint, load_decoder, model_digest
-from ssrseg.config import Config, TestConfig
+from ssrseg.checkpoint import model_digest
+from ssrseg.config import TestConfig
 from ssrseg.console import steps
 from ssrseg.data.files import atomic_write
 from ssrseg.data.images import check_size, fits, list_images, read_image, write_class_ids
-from ssrseg.data.transforms import limit_side, resize, to_unit
 from ssrseg.errors import CheckpointError, DataError
-from ssrseg.method.crf import dense_crf
-from ssrseg.networks import clip as clip_tower
-from ssrseg.networks import dino as dino_tower
-from ssrseg.networks.clip import FrozenCLIP
-from ssrseg.networks.decoder import Decoder
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The mask of one image.
-
-    Attributes:
-        ids: 0 = background, 1 + class index.
-        confidence: Probability of the chosen class, in [0, 1].
-    """
-
-    ids: UInt8[Tensor, "height width"]
-    confidence: Float[Tensor, "height width"]
+from ssrseg.model import SSR
 
 
 @dataclass(frozen=True)
@@ -47,110 +24,6 @@ class PredictResult:
     written: int
     skipped: int
     seconds: float
-
-
-@dataclass(frozen=True)
-class Segmenter:
-    """A trained model, ready to segment; :func:`load_segmenter` loads one."""
-
-    clip: FrozenCLIP
-    decoder: Decoder
-    classes: tuple[str, ...]
-    config: Config
-
-    @torch.no_grad()
-    def probabilities(
-        self, photo: UInt8[Tensor, "height width 3"]
-    ) -> Float[Tensor, "channels height width"]:
-        """Class probabilities at the photograph's size, background first.
-
-        Logits of all scales and of the mirror image are averaged [WeCLIP].
-        """
-        test, patch = self.config.test, self.clip.patch_size
-        size = (photo.shape[0], photo.shape[1])
-        device = next(self.decoder.parameters()).device
-        tower = clip_tower if self.config.data.norm == "clip" else dino_tower
-        mean = torch.tensor(tower.PIXEL_MEAN, device=device).view(3, 1, 1)
-        deviation = torch.tensor(tower.PIXEL_STD, device=device).view(3, 1, 1)
-        total = torch.zeros(len(self.classes) + 1, *size, device=device)
-        for scale in test.scales:
-            factor = test.long_side * scale / max(size)
-            sides = tuple(max(patch, round(side * factor / patch) * patch) for side in size)
-            image = to_unit(resize(photo, (sides[0], sides[1]), bicubic=False)).to(device)
-            image = (image - mean) / deviation
-            batch = torch.stack([image, image.flip(-1)]) if test.flip else image[None]
-            view = self.clip.view(batch)
-            logits = self.decoder(view.tokens, view.grid)
-            if test.flip:
-                logits = (logits[:1] + logits[1:].flip(-1)) / 2
-            total += functional.interpolate(logits, size, mode="bilinear", align_corners=False)[0]
-        return (total / len(test.scales)).softmax(0)
-
-    def predict(
-        self, photo: UInt8[Tensor, "height width 3"], *, crf: bool | None = None
-    ) -> Prediction:
-        """Segment one photograph.
-
-        Args:
-            photo: RGB; one larger than ``data.max_side`` is segmented at that size.
-            crf: Refine with a DenseCRF; None = as the run's settings say.
-        """
-        small = limit_side(photo, max(self.config.data.max_side, self.config.test.long_side))
-        probabilities = self.probabilities(small)
-        if self.config.test.crf if crf is None else crf:
-            probabilities = refine_with_crf(small, probabilities, self.config.test)
-        confidence, ids = probabilities.max(0)
-        size = (photo.shape[0], photo.shape[1])
-        return Prediction(
-            functional.interpolate(ids[None, None].to(torch.uint8), size, mode="nearest")[
-                0, 0
-            ].cpu(),
-            functional.interpolate(confidence[None, None], size, mode="bilinear")[0, 0].cpu(),
-        )
-
-
-def refine_with_crf(
-    photo: UInt8[Tensor, "height width 3"],
-    probabilities: Float[Tensor, "channels height width"],
-    test: TestConfig,
-) -> Float[Tensor, "channels height width"]:
-    """DenseCRF with the settings of test time."""
-    xy, weight, bilateral_xy, bilateral_rgb, bilateral_weight = test.crf_parameters
-    return dense_crf(
-        photo,
-        probabilities.cpu(),
-        iterations=test.crf_iterations,
-        gaussian_xy=xy,
-        gaussian_weight=weight,
-        bilateral_xy=bilateral_xy,
-        bilateral_rgb=bilateral_rgb,
-        bilateral_weight=bilateral_weight,
-    )
-
-
-def load_segmenter(model: Path | str, *, clip: str | None = None, device: str = "cpu") -> Segmenter:
-    """Load a trained model with its encoder.
-
-    Args:
-        model: Run folder or model.safetensors.
-        clip: Hub id or directory of CLIP, if it is not where it was in training.
-        device: ``cpu`` or ``cuda``.
-
-    Raises:
-        CheckpointError: If there is no model, or it does not fit the encoder.
-        BackboneError: If CLIP cannot be loaded.
-    """
-    model = Path(model)
-    checkpoint = load_checkpoint(model)
-    backbones = checkpoint.config.backbones
-    tower = FrozenCLIP.load(
-        clip or backbones.clip,
-        pos_interpolation=backbones.pos_interpolation,
-        precision=backbones.precision,
-        texts=(),  # the decoder knows its classes
-    ).to(device)
-    decoder = load_decoder(checkpoint, tower, model)
-    return Segmenter(tower, decoder, checkpoint.classes, checkpoint.config)
 
 
 def predict(
@@ -183,11 +56,11 @@ def predict(
             of another one.
     """
     start = time.monotonic()
-    segmenter = load_segmenter(model, clip=clip, device=device)
-    own = segmenter.config.test
+    ssr = SSR.from_pretrained(model, clip=clip, segment_only=True, device=device)
+    own = ssr.config.test
     if test is not None:
-        segmenter = replace(segmenter, config=replace(segmenter.config, test=test))
-    wanted = segmenter.config.test.crf if crf is None else crf
+        ssr = ssr.with_config(replace(ssr.config, test=test))
+    wanted = ssr.config.test.crf if crf is None else crf
     paths, names = _named(images)
     targets = _targets(paths, names, out)
     todo = [
@@ -196,8 +69,8 @@ def predict(
         if overwrite or not fits(target, path)
     ]
     made_by = f"model: {model_digest(model)}\ncrf: {wanted}\n"
-    if segmenter.config.test != own:
-        made_by += f"{segmenter.config.test}\n"
+    if ssr.config.test != own:
+        made_by += f"{ssr.config.test}\n"
     settings = out / "settings.txt"
     if len(todo) < len(paths) and not (settings.is_file() and settings.read_text() == made_by):
         raise CheckpointError(
@@ -209,15 +82,16 @@ def predict(
             target.unlink(missing_ok=True)
     for path, text in (
         (settings, made_by),
-        (out / "classes.txt", "\n".join(segmenter.classes) + "\n"),
+        (out / "classes.txt", "\n".join(ssr.classes) + "\n"),
     ):
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     with steps("Prediction", len(paths), done=len(paths) - len(todo)) as progress:
         for path, target in todo:
             photo = read_image(path)
-            check_size(photo, path, segmenter.clip.patch_size)
-            write_class_ids(target, segmenter.predict(photo, crf=wanted).ids)
+            check_size(photo, path, ssr.patch_size)
+            ids, _ = ssr.segment_photo(photo, crf=wanted)
+            write_class_ids(target, ids)
             progress.advance(path.name)
     return PredictResult(out, len(todo), len(paths) - len(todo), time.monotonic() - start)
 

@@ -12,13 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from ssrseg.checkpoint import (
-    check_classes,
-    load_checkpoint,
-    load_decoder,
-    load_part,
-    model_digest,
-)
+from ssrseg.checkpoint import model_digest
 from ssrseg.config import Config
 from ssrseg.console import steps
 from ssrseg.data.files import atomic_write
@@ -27,12 +21,11 @@ from ssrseg.data.photos import Photo, PhotoBatch, join_photos, photo_batches
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import limit_side
-from ssrseg.errors import CheckpointError, ConfigError
-from ssrseg.learner import build_alignment
+from ssrseg.errors import ConfigError
 from ssrseg.manifest import Manifest
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import confusion_matrix, scores
-from ssrseg.model import Rectified, Rectifier, load_rectifier
+from ssrseg.model import SSR, Rectification
 from ssrseg.networks.vocabulary import build_vocabulary
 
 
@@ -45,14 +38,14 @@ class PhotoMask:
         cam: Initial CAMs in [0, 1], one per class.
         refined_cam: Corrected CAMs, min-max normalised.
         pseudo_mask: Class ids at the photograph's own size.
-        rectified: Everything in between, of the whole batch.
+        rectification: Everything in between, of the whole batch.
     """
 
     labels: tuple[int, ...]
     cam: Float[Tensor, "slots grid_h grid_w"]
     refined_cam: Float[Tensor, "slots grid_h grid_w"]
     pseudo_mask: UInt8[Tensor, "height width"]
-    rectified: Rectified
+    rectification: Rectification
 
 
 @dataclass(frozen=True)
@@ -76,7 +69,7 @@ class MasksResult:
 
 
 def rectify_photo(
-    rectifier: Rectifier,
+    model: SSR,
     photo: UInt8[Tensor, "height width 3"],
     labels: tuple[int, ...],
     superpixels: SuperpixelCache,
@@ -85,27 +78,31 @@ def rectify_photo(
     """CAMs and pseudo mask of one photograph.
 
     Args:
-        rectifier: Encoders and settings.
+        model: Encoders and settings.
         photo: RGB.
         labels: Classes in it.
         superpixels: Where superpixels are kept.
         name: Of the cache entry.
     """
-    small = limit_side(photo, rectifier.config.data.max_side)
-    ids = superpixels(small, name) if rectifier.wants_superpixels else None
+    small = limit_side(photo, model.config.data.max_side)
+    ids = superpixels(small, name) if model.wants_superpixels else None
     whole = Photo(0, photo, small, ids)
-    batch = join_photos([whole], [labels], rectifier.clip.patch_size, rectifier.device)
-    return rectify_batch(rectifier, batch)[0]
+    batch = join_photos([whole], [labels], model.patch_size, model.device)
+    return rectify_batch(model, batch)[0]
 
 
-def rectify_batch(rectifier: Rectifier, batch: PhotoBatch) -> list[PhotoMask]:
+def rectify_batch(model: SSR, batch: PhotoBatch) -> list[PhotoMask]:
     """CAMs and pseudo masks of photographs of one size."""
-    rectified = rectifier.rectify(
-        batch.image, batch.present, batch.superpixels, n_superpixels=batch.n_superpixels
+    rectification = model(
+        batch.image,
+        batch.present,
+        batch.superpixels,
+        photo=batch.small,
+        n_superpixels=batch.n_superpixels,
     )
-    ids = rectifier.pseudo_mask(rectified, batch.small).cpu()
-    present, cam = batch.present.cpu(), rectified.initial.cam.cpu()
-    refined = min_max(rectified.refined_cam).cpu()
+    ids, present = rectification.pseudo_mask.cpu(), batch.present.cpu()
+    cam = rectification.initial.cam.cpu()
+    refined = min_max(rectification.refined_cam).cpu()
     found = []
     for row, original in enumerate(batch.originals):
         labels = tuple(index for index in present[row].tolist() if index >= 0)
@@ -116,13 +113,13 @@ def rectify_batch(rectifier: Rectifier, batch: PhotoBatch) -> list[PhotoMask]:
                 cam[row, : len(labels)],
                 refined[row, : len(labels)],
                 enlarged[0, 0],
-                rectified,
+                rectification,
             )
         )
     return found
 
 
-def masks(
+def make_masks(
     data: LabelledImages,
     out: Path,
     config: Config,
@@ -157,7 +154,7 @@ def masks(
     texts = build_vocabulary(data.classes, config.prompts.set, data.prompts).texts
     settings = _settings(config, data.classes, texts, model)
     _same_settings(out, settings)
-    rectifier = load_trained_rectifier(config, data, model, device=device)
+    ssr = SSR.for_data(config, data, model, device=device)
     listed = "".join(f"{name}\n" for name in data.classes)
     for name, text in (("config.yaml", settings), ("classes.txt", listed)):
         with atomic_write(out / name) as temporary:
@@ -171,11 +168,9 @@ def masks(
     todo = [sample for sample in data.samples if not _is_done(sample, out, manifest, save_cams)]
     skipped = len(data) - len(todo)
     with steps("Pseudo masks", len(data), done=skipped) as progress:
-        wanted = superpixels if rectifier.wants_superpixels else None
-        for batch in photo_batches(
-            todo, config.data, rectifier.clip.patch_size, wanted, rectifier.device
-        ):
-            for index, found in zip(batch.index, rectify_batch(rectifier, batch), strict=True):
+        wanted = superpixels if ssr.wants_superpixels else None
+        for batch in photo_batches(todo, config.data, ssr.patch_size, wanted, ssr.device):
+            for index, found in zip(batch.index, rectify_batch(ssr, batch), strict=True):
                 sample = todo[index]
                 if save_cams:
                     _write_cams(out / "cams" / f"{sample.name}.npz", found, data.classes)
@@ -189,68 +184,7 @@ def masks(
     return MasksResult(out, len(todo), skipped, time.monotonic() - start, absent)
 
 
-def load_trained_rectifier(
-    config: Config, data: LabelledImages, model: Path | None, *, device: str = "cpu"
-) -> Rectifier:
-    """Load the encoders for a data set, and what a run has trained where one is given.
-
-    Args:
-        config: All settings.
-        data: For its classes and prompts.
-        model: Run folder or checkpoint; None = training-free.
-        device: ``cpu`` or ``cuda``.
-
-    Raises:
-        CheckpointError: If the model does not fit; see :func:`use_model`.
-    """
-    rectifier = load_rectifier(config, data.classes, own_prompts=data.prompts, device=device)
-    if model is not None:
-        use_model(rectifier, model, data)
-    return rectifier
-
-
-def use_model(rectifier: Rectifier, model: Path, data: LabelledImages) -> None:
-    """Give a rectifier what a finished run has trained: CMPA's heads, and the decoder for RFM.
-
-    Args:
-        rectifier: Its settings say what is used.
-        model: Run folder or checkpoint.
-        data: Images that the model has to fit.
-
-    Raises:
-        CheckpointError: If the model is of other classes or prompts, or the settings use nothing of
-            it.
-    """
-    config, checkpoint = rectifier.config, load_checkpoint(model)
-    check_classes(checkpoint.classes, data.classes, model)
-    has_heads = config.cam.mode == "cmpa" and bool(checkpoint.part("alignment"))
-    if not has_heads and config.affinity.rfm_after is None:
-        raise CheckpointError(
-            f"{model} cannot help here: "
-            + (
-                f"the settings ask for CAMs without CMPA (cam.mode = {config.cam.mode})"
-                if config.cam.mode != "cmpa"
-                else "the run trained no CMPA (another cam.mode, or full supervision)"
-            )
-            + ". Leave --model away for training-free masks, or segment with `ssrseg predict`."
-        )
-    if checkpoint.texts != rectifier.vocabulary.texts:
-        raise CheckpointError(
-            f"{model} was trained with other prompts than {data.root} asks for. Use the"
-            " classes.yaml and --prompts of its training; if they are the same, another version of"
-            " ssrseg left out other background words: train anew."
-        )
-    if has_heads:
-        heads = build_alignment(checkpoint.config, rectifier.text_features, None)
-        load_part(heads, checkpoint, "alignment", model)
-        rectifier.alignment = heads.eval()
-    if config.affinity.rfm_after is not None:
-        rectifier.decoder = load_decoder(checkpoint, rectifier.clip, model)
-
-
-def pseudo_mask_miou(
-    rectifier: Rectifier, data: LabelledImages, superpixels: SuperpixelCache
-) -> float:
+def pseudo_mask_miou(model: SSR, data: LabelledImages, superpixels: SuperpixelCache) -> float:
     """MIoU of the pseudo masks of images whose true masks are known, for monitoring."""
     n_classes = len(data.classes) + 1
     matrix = torch.zeros(n_classes, n_classes, dtype=torch.long)
@@ -258,7 +192,7 @@ def pseudo_mask_miou(
         if sample.truth is None:
             continue
         found = rectify_photo(
-            rectifier, read_image(sample.image), sample.labels, superpixels, sample.name
+            model, read_image(sample.image), sample.labels, superpixels, sample.name
         )
         truth = read_truth(sample.truth)
         decided = found.pseudo_mask != 255

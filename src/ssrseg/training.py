@@ -1,12 +1,14 @@
-"""The loop of Eq. 12: prototypes, L_proto, online pseudo masks, L_seg."""
+"""Training: prototypes, L_proto, online pseudo masks, L_seg, in one loop (Eq. 12)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ssrseg.checkpoint import (
@@ -16,23 +18,27 @@ from ssrseg.checkpoint import (
     check_same_run,
     data_digest,
     load_checkpoint,
+    load_part,
     save_checkpoint,
 )
-from ssrseg.config import Config
+from ssrseg.config import Config, OptimConfig
 from ssrseg.console import Steps, steps
-from ssrseg.data.crops import CropBatch, CropDraws, mix
+from ssrseg.data.crops import CropBatch, CropDraws, derive_seed
 from ssrseg.data.files import atomic_write
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import CheckpointError, DataError
-from ssrseg.foreground import Pairs, collect_pairs
-from ssrseg.learner import Learner, Plan, Supervision, build_alignment, plan
+from ssrseg.foreground import ForegroundFeatures, collect_foreground
+from ssrseg.losses import crop_pairs, draw_pairs, proto_loss, seg_loss
+from ssrseg.method.cmpa import image_prototypes
 from ssrseg.method.objective import ssr_loss
-from ssrseg.model import Rectifier, load_rectifier
-from ssrseg.networks.decoder import Decoder
+from ssrseg.model import SSR, InitialCam
 from ssrseg.networks.vocabulary import build_vocabulary
 from ssrseg.pseudo_masks import pseudo_mask_miou
+from ssrseg.trained_parts import first_seed, new_alignment, new_decoder
 from ssrseg.training_log import Log
+
+Supervision = Literal["labels", "full"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,35 @@ class TrainResult:
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """Iterations in which each loss is active, and those that need crops."""
+
+    align: range
+    segment: range
+    crops: range
+
+    @property
+    def total(self) -> int:
+        """Iterations in all."""
+        return max(self.align.stop, self.segment.stop)
+
+
+def plan(config: Config, supervision: Supervision) -> Schedule:
+    """Staged: L_proto, then L_seg. Joint: both in every iteration, as Eq. 12 has it."""
+    optim = config.optim
+    aligned = supervision == "labels" and config.cam.mode == "cmpa"
+    if not aligned:
+        align, segment = range(0), range(optim.iterations)
+    elif optim.schedule == "joint":
+        align = segment = range(optim.iterations)
+    else:
+        align = range(optim.cmpa_iterations)
+        segment = range(optim.cmpa_iterations, optim.cmpa_iterations + optim.iterations)
+    needs_crops = aligned and config.cmpa.map_order == "project_then_pool"
+    return Schedule(align, segment, range(0 if needs_crops else segment.start, segment.stop))
+
+
+@dataclass(frozen=True)
 class _Run:
     """What stays the same through a run."""
 
@@ -61,7 +96,7 @@ class _Run:
     config: Config
     supervision: Supervision
     superpixels: SuperpixelCache
-    schedule: Plan
+    schedule: Schedule
     texts: tuple[str, ...]
 
     def checkpoint(self, tensors: dict[str, Tensor], iteration: int) -> Checkpoint:
@@ -75,6 +110,58 @@ class _Run:
             iteration,
             self.supervision,
         )
+
+    def foreground_file(self, iteration: int) -> Path:
+        """Where the features of the last refresh before ``iteration`` are kept."""
+        every = self.config.cmpa.update_every
+        return self.out / f"pairs-{max(iteration - 1, 0) // every * every:07d}.safetensors"
+
+
+@dataclass
+class _State:
+    """What training changes: the model's heads and decoder, and what they learn from.
+
+    Attributes:
+        model: SSR with heads (if any) and decoder.
+        plain: The same without WeCLIP's RFM.
+        optimizer: Of both parts; each group remembers its own learning rate as ``base``.
+        foreground: Features that pairs are drawn from.
+        prototypes: P_I.
+        purity: How well its clusters agree with the classes.
+    """
+
+    model: SSR
+    plain: SSR
+    optimizer: torch.optim.Optimizer
+    foreground: ForegroundFeatures | None = None
+    prototypes: Float[Tensor, "classes dim2"] | None = None
+    purity: float = field(default=float("nan"))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a resumed run needs."""
+        named = self.model.trained_tensors()
+        if self.prototypes is not None:
+            named["prototypes.image"] = self.prototypes
+            named["prototypes.purity"] = torch.tensor(self.purity, dtype=torch.float64)
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            named |= {f"optimizer.{index}.{key}": value for key, value in moments.items()}
+        return named
+
+    def restore(self, checkpoint: Checkpoint, origin: Path) -> None:
+        """Take over a training checkpoint."""
+        parts = {"decoder": self.model.decoder, "alignment": self.model.alignment}
+        for name, part in parts.items():
+            if part is not None:
+                load_part(part, checkpoint, name, origin)
+        prototypes = checkpoint.part("prototypes")
+        if prototypes:
+            self.prototypes = prototypes["image"].to(self.model.device)
+            self.purity = float(prototypes["purity"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in checkpoint.part("optimizer").items():
+            index, name = key.split(".")
+            moments.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
 
 
 def train(
@@ -118,97 +205,246 @@ def train(
     run = _Run(data, out, config, supervision, superpixels, plan(config, supervision), texts)
     earlier = _earlier_run(run)
     with torch.random.fork_rng():
-        rectifier = load_rectifier(config, data.classes, own_prompts=data.prompts, device=device)
-        learner = _build_learner(run, rectifier, earlier)
+        state = _start(run, earlier, device)
         first = 0 if earlier is None else earlier.iteration
         stop = run.schedule.total if stop_after is None else min(stop_after, run.schedule.total)
         with atomic_write(out / "config.yaml") as temporary:
             temporary.write_text(config.to_yaml(), encoding="utf-8")
-        last = _loop(run, learner, first, stop, monitor)
+        last = _loop(run, state, first, stop, monitor)
     finished = max(first, stop) == run.schedule.total
     if finished:
-        save_checkpoint(out / MODEL_FILE, run.checkpoint(learner.tensors(), run.schedule.total))
+        tensors = state.model.trained_tensors()
+        save_checkpoint(out / MODEL_FILE, run.checkpoint(tensors, run.schedule.total))
     return TrainResult(out, max(first, stop), finished, last)
 
 
-def _build_learner(run: _Run, rectifier: Rectifier, earlier: Checkpoint | None) -> Learner:
-    """Heads, decoder and optimiser, new or as an earlier run left them."""
-    config = run.config
-    pairs = None
-    torch.manual_seed(mix(config.optim.seed, 0, 3))
-    if len(run.schedule.align):
-        # a random head that sees patches first needs no pooled features before its first refresh
-        literal = config.cmpa.init == "random" and config.cmpa.map_order == "project_then_pool"
-        if earlier is None and not literal:
-            pairs = collect_pairs(rectifier, run.data, run.superpixels, aligned=False)
-            if not len(pairs.classes):
-                raise DataError(
-                    f"CMPA found no usable (image, class) pair in {run.data.root}: every CAM is"
-                    f" empty, smaller than cmpa.min_patches = {config.cmpa.min_patches} patches, or"
-                    f" less sure than cmpa.min_confidence = {config.cmpa.min_confidence}. Lower"
-                    " them (--set cmpa.min_patches=1 --set cmpa.min_confidence=0), or train without"
-                    " CMPA (--set cam.mode=clip)."
-                )
-        rectifier.alignment = build_alignment(config, rectifier.text_features, pairs)
-    decoder = Decoder(
-        rectifier.clip.depth - 1,
-        rectifier.clip.width,
-        rectifier.n_classes,
-        layers=config.decoder.layers,
-        dropout=config.decoder.dropout,
-    ).to(rectifier.device)
-    learner = Learner(rectifier, decoder, run.data.labels)
-    learner.pairs = pairs
-    if earlier is not None:
-        learner.restore(earlier, run.out / STATE_FILE)
-        pooled = _pairs_file(run, _last_refresh(run, earlier.iteration))
-        if len(run.schedule.align) and earlier.iteration < run.schedule.align.stop:
-            if pooled.is_file():
-                learner.pairs = Pairs.load(pooled)
-            elif config.cmpa.cam_source == "cmpa":
-                raise CheckpointError(
-                    f"{pooled} is missing, and its features cannot be pooled again: they are those"
-                    " of an earlier model. Begin anew in another --out."
-                )
-            else:
-                literal = config.cmpa.map_order == "project_then_pool"
-                learner.pairs = collect_pairs(rectifier, run.data, run.superpixels, aligned=literal)
-    return learner
-
-
 def _loop(
-    run: _Run, learner: Learner, first: int, stop: int, monitor: LabelledImages | None
+    run: _Run, state: _State, first: int, stop: int, monitor: LabelledImages | None
 ) -> dict[str, float]:
     """Iterations ``first`` .. ``stop``; returns the last row of the log."""
     schedule, optim = run.schedule, run.config.optim
-    batches = _batches(run, first, stop, learner.rectifier)
-    log = Log(run.out / "log.csv", first)
-    with log:
+    batches = _batches(run, state.model, first, stop)
+    with Log(run.out / "log.csv", first) as log:
         for iteration, progress in _counted(schedule, first, stop):
+            # prototypes P_I of the whole training set, now and then
             if iteration in schedule.align and iteration % run.config.cmpa.update_every == 0:
-                _refresh(run, learner, iteration)
-            learner.begin(iteration, schedule)
-            batch = next(batches) if iteration in schedule.crops else None
+                _refresh_prototypes(run, state, iteration)
+            _set_learning_rates(state.optimizer, optim, schedule, iteration)
+            crops = next(batches) if iteration in schedule.crops else None
             # dropout; after the batch, as a loader draws a seed of its own when it starts
-            torch.manual_seed(mix(optim.seed, iteration, 4))
-            row = _iteration(run, learner, batch, iteration)
+            torch.manual_seed(derive_seed(optim.seed, iteration, 4))
+            # one step on L_proto + γ·L_seg (Eq. 12)
+            model = _model_of(run, state, iteration)
+            state.optimizer.zero_grad(set_to_none=True)
+            proto, seg = _backward(run, state, model, crops, iteration)
+            state.optimizer.step()
+            if model.alignment is not None:
+                model.alignment.keep_temperature()
+            # what is logged stays on the device until it is written
+            align, purity = iteration in schedule.align, state.purity
+            row = _log_row(model, state.optimizer, iteration, proto, seg, align, purity)
             finished = iteration + 1
             if finished % optim.save_every == 0 or finished == stop:
                 if monitor is not None:
-                    row["pseudo_miou"] = pseudo_mask_miou(
-                        learner.rectifier, monitor, run.superpixels
-                    )
+                    row["pseudo_miou"] = pseudo_mask_miou(model, monitor, run.superpixels)
                 log.add(row)
                 log.flush()  # first, so that no checkpoint is ahead of its log
-                save_checkpoint(run.out / STATE_FILE, run.checkpoint(learner.state(), finished))
-                _drop_old_pairs(run, finished)
+                save_checkpoint(run.out / STATE_FILE, run.checkpoint(state.tensors(), finished))
+                _drop_old_foreground(run, finished)
             else:
                 log.add(row)
             progress.advance(f"loss {log.last['loss']:.3f}" if log.last else "")
     return log.last
 
 
-def _counted(schedule: Plan, first: int, stop: int) -> Iterator[tuple[int, Steps]]:
+def _backward(
+    run: _Run, state: _State, model: SSR, crops: CropBatch | None, iteration: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients of L_proto + γ·L_seg (Eq. 12), added up over micro-batches; the two losses."""
+    optim, device = run.config.optim, model.device
+    align, segment = iteration in run.schedule.align, iteration in run.schedule.segment
+    pooled = align and run.config.cmpa.map_order == "pool_then_project"
+    proto_sum = seg_sum = torch.zeros((), device=device)
+    if pooled:  # pairs of the whole training set
+        assert state.foreground is not None and state.prototypes is not None
+        seed = derive_seed(optim.seed, iteration, 2)
+        pairs = draw_pairs(model, state.foreground, run.data.labels, seed)
+        proto_sum = proto_loss(model, pairs, state.prototypes)
+        proto_sum.backward()
+        proto_sum = proto_sum.detach()
+    if crops is None:
+        return proto_sum, seg_sum
+    parts = list(crops.split(optim.micro_batch or optim.batch))
+    for part in (each.to(device) for each in parts):
+        features = model.encode(part.image)
+        proto = seg = torch.zeros((), device=device)
+        if run.supervision == "full":
+            masks = part.ids.to(torch.uint8)
+        else:
+            literal = align and not pooled
+            initial = model.initial_cam(features, part.present, part.valid, with_clip=literal)
+            if literal and (found := crop_pairs(model, initial, part)) is not None:
+                assert state.prototypes is not None
+                proto = proto_loss(model, found, state.prototypes)
+            masks = online_pseudo_masks(model, part, initial) if segment else None
+        if masks is not None and segment:
+            seg = seg_loss(model, features, masks)
+        loss = ssr_loss(proto, seg, seg_weight=optim.seg_weight) / len(parts)
+        if loss.requires_grad:
+            loss.backward()
+        proto_sum = proto_sum + proto.detach() / len(parts)
+        seg_sum = seg_sum + seg.detach() / len(parts)
+    return proto_sum, seg_sum
+
+
+@torch.no_grad()
+def online_pseudo_masks(
+    model: SSR, crops: CropBatch, initial: InitialCam
+) -> UInt8[Tensor, "batch size size"]:
+    """Class ids of a batch of crops, 255 where padded: what the decoder learns from."""
+    regions = model.colour_regions(crops.image, crops.ids, crops.n_ids)
+    target = model.target_regions(initial.cam, regions)
+    refined_cam = model.refine(initial.cam, model.affinity(crops.image, initial), target)
+    scores = model.mask_scores(refined_cam, crops.present, crops.image)
+    return model.pseudo_mask(scores, crops.present, crops.valid)
+
+
+def learning_rate(base: float, step: int, total: int, warmup: int, power: float) -> float:
+    """Linear warm-up from near 0, then polynomial decay to 0 [WeCLIP].
+
+    Args:
+        base: Rate at the top.
+        step: Finished steps, from 0.
+        total: Steps in all.
+        warmup: Steps of the warm-up.
+        power: Exponent of the decay.
+    """
+    if step < warmup:
+        return base * max(1e-6, step / warmup)
+    return float(base * (1 - step / max(total, 1)) ** power)
+
+
+def _set_learning_rates(
+    optimizer: torch.optim.Optimizer, optim: OptimConfig, schedule: Schedule, iteration: int
+) -> None:
+    """Each group by the schedule of its own stage: the decoder's is the first."""
+    for index, group in enumerate(optimizer.param_groups):
+        active = schedule.segment if index == 0 else schedule.align
+        step = min(max(iteration - active.start, 0), max(len(active) - 1, 0))
+        group["lr"] = learning_rate(group["base"], step, len(active), optim.warmup, optim.power)
+
+
+def _optimizer(model: SSR) -> torch.optim.Optimizer:
+    """AdamW over decoder and heads; τ does not decay."""
+    assert model.decoder is not None
+    optim = model.config.optim
+    groups: list[dict[str, object]] = [
+        {"params": list(model.decoder.parameters()), "base": optim.decoder_lr}
+    ]
+    if model.alignment is not None:
+        named = dict(model.alignment.named_parameters())
+        temperature = named.pop("log_temperature", None)
+        groups.append({"params": list(named.values()), "base": optim.cmpa_lr})
+        if temperature is not None:
+            groups.append({"params": [temperature], "base": optim.cmpa_lr, "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, lr=0.0, weight_decay=optim.weight_decay, fused=True)
+
+
+def _start(run: _Run, earlier: Checkpoint | None, device: str) -> _State:
+    """Heads, decoder and optimiser, new or as an earlier run left them."""
+    config, data = run.config, run.data
+    plain = replace(config, affinity=replace(config.affinity, rfm_after=None))
+    model = SSR.from_config(config, data.classes, prompts=data.prompts, device=device)
+    torch.manual_seed(first_seed(config.optim.seed))
+    foreground = alignment = None
+    literal = config.cmpa.map_order == "project_then_pool"
+    if len(run.schedule.align):
+        # random heads that see patches first need no pooled features before the first refresh
+        if earlier is None and not (literal and config.cmpa.init == "random"):
+            foreground = collect_foreground(model, data, run.superpixels, aligned=False)
+            _refuse_no_pairs(run, foreground)
+        mean = None if foreground is None else foreground.mean
+        alignment = new_alignment(config.cmpa, model.text_features, mean)
+    decoder = new_decoder(config.decoder, model.clip, model.n_classes)
+    model = model.with_config(config, alignment=alignment, decoder=decoder)
+    state = _State(model, model.with_config(plain), _optimizer(model), foreground)
+    if earlier is not None:
+        state.restore(earlier, run.out / STATE_FILE)
+        if earlier.iteration < run.schedule.align.stop:
+            state.foreground = _earlier_foreground(run, state, earlier.iteration)
+    return state
+
+
+def _refuse_no_pairs(run: _Run, foreground: ForegroundFeatures) -> None:
+    if not len(foreground.classes):
+        raise DataError(
+            f"CMPA found no usable (image, class) pair in {run.data.root}: every CAM is empty or"
+            f" smaller than cmpa.min_patches = {run.config.cmpa.min_patches} patches. Lower it"
+            " (--set cmpa.min_patches=1), or train without CMPA (--set cam.mode=clip)."
+        )
+
+
+def _earlier_foreground(run: _Run, state: _State, iteration: int) -> ForegroundFeatures:
+    """The features that an earlier run drew its pairs from."""
+    file = run.foreground_file(iteration)
+    if file.is_file():
+        return ForegroundFeatures.load(file)
+    if run.config.cmpa.cam_source == "cmpa":
+        raise CheckpointError(
+            f"{file} is missing, and its features cannot be pooled again: they are those of an"
+            " earlier model. Begin anew in another --out."
+        )
+    literal = run.config.cmpa.map_order == "project_then_pool"
+    return collect_foreground(state.plain, run.data, run.superpixels, aligned=literal)
+
+
+@torch.no_grad()
+def _refresh_prototypes(run: _Run, state: _State, iteration: int) -> None:
+    """K-means over the whole training set; features are pooled anew where they change."""
+    config, model = run.config.cmpa, state.plain
+    assert model.alignment is not None
+    literal = config.map_order == "project_then_pool"
+    found = state.foreground
+    if found is None or literal or (config.cam_source == "cmpa" and iteration > 0):
+        found = collect_foreground(model, run.data, run.superpixels, aligned=literal)
+    found.save(run.foreground_file(iteration + 1))
+    pooled = found.pooled.to(model.device)
+    aligned = pooled if literal else model.alignment.isa(pooled)
+    text = model.alignment.tsa(model.text_features)[: model.n_classes]
+    made = image_prototypes(aligned, found.classes.to(model.device), text, method=config.proto)
+    state.foreground, state.prototypes, state.purity = found, made.image, made.purity
+
+
+def _model_of(run: _Run, state: _State, iteration: int) -> SSR:
+    """WeCLIP's RFM, where it is used, begins after some iterations with L_seg."""
+    after = run.config.affinity.rfm_after
+    begins = after is not None and iteration - run.schedule.segment.start >= after
+    return state.model if begins else state.plain
+
+
+def _log_row(
+    model: SSR,
+    optimizer: torch.optim.Optimizer,
+    iteration: int,
+    proto: Tensor,
+    seg: Tensor,
+    align: bool,
+    purity: float,
+) -> dict[str, float | Tensor]:
+    temperature = None if model.alignment is None else model.alignment.temperature.detach()
+    return {
+        "iteration": float(iteration + 1),
+        "loss": proto + model.config.optim.seg_weight * seg if align else seg,
+        "proto": proto,
+        "seg": seg,
+        "temperature": float("nan") if temperature is None else temperature,
+        "purity": purity,
+        "lr": max(group["lr"] for group in optimizer.param_groups),
+        "pseudo_miou": float("nan"),
+    }
+
+
+def _counted(schedule: Schedule, first: int, stop: int) -> Iterator[tuple[int, Steps]]:
     """Iterations with a bar for each stage: those of CMPA alone are many times faster."""
     turn = schedule.segment.start if schedule.segment else schedule.total
     for name, begin, end in (("Aligning", 0, turn), ("Training", turn, schedule.total)):
@@ -218,121 +454,28 @@ def _counted(schedule: Plan, first: int, stop: int) -> Iterator[tuple[int, Steps
                     yield iteration, progress
 
 
-def _iteration(
-    run: _Run, learner: Learner, batch: CropBatch | None, iteration: int
-) -> dict[str, float | Tensor]:
-    """One step of the optimiser on L_proto + γ·L_seg (Eq. 12); values stay on the device."""
-    optim, device = run.config.optim, learner.rectifier.device
-    align, segment = iteration in run.schedule.align, iteration in run.schedule.segment
-    from_cache = align and run.config.cmpa.map_order == "pool_then_project"
-    learner.optimizer.zero_grad(set_to_none=True)
-    proto_sum = seg_sum = torch.zeros((), device=device)
-    if from_cache:
-        proto = learner.cached_proto_loss(iteration)
-        proto.backward()
-        proto_sum = proto.detach()
-    if batch is not None:
-        parts = list(batch.split(optim.micro_batch or optim.batch))
-        for part in parts:
-            proto, seg = _crop_losses(
-                learner, part.to(device), align and not from_cache, segment, run.supervision
-            )
-            loss = ssr_loss(proto, seg, seg_weight=optim.seg_weight) / len(parts)
-            if loss.requires_grad:
-                loss.backward()
-            proto_sum = proto_sum + proto.detach() / len(parts)
-            seg_sum = seg_sum + seg.detach() / len(parts)
-    learner.optimizer.step()
-    if learner.alignment is not None:
-        learner.alignment.keep_temperature()
-    temperature = (
-        float("nan") if learner.alignment is None else learner.alignment.temperature.detach()
-    )
-    return {
-        "iteration": float(iteration + 1),
-        "loss": proto_sum + optim.seg_weight * seg_sum if align else seg_sum,
-        "proto": proto_sum,
-        "seg": seg_sum,
-        "temperature": temperature,
-        "purity": learner.purity,
-        "lr": max(group["lr"] for group in learner.optimizer.param_groups),
-        "pseudo_miou": float("nan"),
-    }
-
-
-def _crop_losses(
-    learner: Learner, batch: CropBatch, align: bool, segment: bool, supervision: Supervision
-) -> tuple[Tensor, Tensor]:
-    """L_proto, and L_seg with L_aff, of one micro-batch; 0 where a loss is not active."""
-    rectifier = learner.rectifier
-    proto = seg = torch.zeros((), device=batch.image.device)
-    view = rectifier.see(batch.image)
-    if supervision == "full":
-        truth = batch.ids.to(torch.uint8)
-    else:
-        initial = rectifier.initial_cam(view, batch.present, batch.valid, with_clip=align)
-        if align:
-            found = learner.crop_proto_loss(initial, batch)
-            proto = proto if found is None else found
-        if segment:
-            with torch.no_grad():
-                rectified = rectifier.rectify(
-                    batch.image,
-                    batch.present,
-                    batch.ids,
-                    batch.valid,
-                    initial,
-                    n_superpixels=batch.n_ids,
-                )
-                truth = rectifier.pseudo_mask(rectified, batch.image, batch.valid)
-    if segment:
-        seg = learner.seg_loss(view, truth)
-    return proto, seg
-
-
-def _refresh(run: _Run, learner: Learner, iteration: int) -> None:
-    """New prototypes; features are pooled anew where the settings make them change."""
-    config = run.config.cmpa
-    literal = config.map_order == "project_then_pool"
-    learner.rectifier.decoder = None  # what the heads learn from does not depend on it
-    pairs = learner.pairs
-    if pairs is None or literal or (config.cam_source == "cmpa" and iteration > 0):
-        pairs = collect_pairs(learner.rectifier, run.data, run.superpixels, aligned=literal)
-    pairs.save(_pairs_file(run, iteration))
-    learner.refresh_prototypes(pairs)
-
-
-def _drop_old_pairs(run: _Run, iteration: int) -> None:
-    """Remove the pairs of refreshes before the one that this checkpoint resumes from."""
-    needed = _pairs_file(run, _last_refresh(run, iteration))
-    for file in run.out.glob("pairs-*.safetensors"):
-        if file.name < needed.name:
-            file.unlink()
-
-
-def _last_refresh(run: _Run, iteration: int) -> int:
-    every = run.config.cmpa.update_every
-    return max(iteration - 1, 0) // every * every
-
-
-def _pairs_file(run: _Run, iteration: int) -> Path:
-    return run.out / f"pairs-{iteration:07d}.safetensors"
-
-
-def _batches(run: _Run, first: int, stop: int, rectifier: Rectifier) -> Iterator[CropBatch]:
+def _batches(run: _Run, model: SSR, first: int, stop: int) -> Iterator[CropBatch]:
     """Crops of the iterations that need some, from the first one still to do."""
     draws = CropDraws(
         run.data,
         run.config.data,
         run.superpixels if run.supervision == "labels" else None,
         run.config.optim.seed,
-        min_side=rectifier.clip.patch_size,
+        min_side=model.patch_size,
     )
     size, offset = run.config.optim.batch, run.schedule.crops.start
     first = max(first, offset)
     if stop > first:
-        pin = rectifier.device.type == "cuda"
+        pin = model.device.type == "cuda"
         yield from draws.loader((first - offset) * size, (stop - offset) * size, size, pin=pin)
+
+
+def _drop_old_foreground(run: _Run, iteration: int) -> None:
+    """Remove the features of refreshes before the one that this checkpoint resumes from."""
+    needed = run.foreground_file(iteration)
+    for file in run.out.glob("pairs-*.safetensors"):
+        if file.name < needed.name:
+            file.unlink()
 
 
 def _earlier_run(run: _Run) -> Checkpoint | None:

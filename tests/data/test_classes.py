@@ -55,13 +55,14 @@ def test_all_faults_of_a_list_at_once(tmp_path):
     (tmp_path / "classes.txt").write_text("background\ncat\ncat\nCat\ndog;cow\nnone\n")
     assert error_of(tmp_path).splitlines() == [
         f"{tmp_path}/classes.txt has 5 faults:",
-        '  line 1: "background" is no class here; it is always there, with id 0. Remove the line.',
-        '  line 3: class "cat" is already on line 2, as "cat". Remove one of the two.',
-        '  line 4: class "Cat" is already on line 2, as "cat". Remove one of the two.',
-        '  line 5: "dog;cow" cannot be a class name; ";" stands between labels. One name per line,'
-        " please.",
-        '  line 6: "none" cannot be a class; in labels.csv it marks an image that shows no class.'
-        " Rename it.",
+        '  line 1: "background" is no class; it is always there, with id 0. Remove it.',
+        '  line 3: class "cat" is already there, as "cat" (line 2). Name each class in one'
+        " spelling, and once in a list.",
+        '  line 4: class "Cat" is already there, as "cat" (line 2). Name each class in one'
+        " spelling, and once in a list.",
+        '  line 5: "dog;cow" cannot be a class name; ";" stands between labels. Rename it.',
+        '  line 6: "none" cannot be a class; in labels.csv, "none" marks an image that shows no'
+        " class. Rename or respell it.",
     ]
 
 
@@ -79,7 +80,10 @@ def test_more_classes_than_8_bits_hold(tmp_path):
     names, _ = read_classes(tmp_path)
     assert len(names) == 254
     path.write_text("\n".join(f"class {n}" for n in range(255)))
-    assert "names 255 classes; maps of class ids have 8 bits and hold 254" in error_of(tmp_path)
+    assert (
+        "line 255: there are 255 classes; maps of class ids have 8 bits and hold 254, which end"
+        " before this one"
+    ) in error_of(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "- cat\n- dog\n", "cat, dog\n"])
@@ -97,7 +101,8 @@ def test_faults_in_yaml_name_their_line(tmp_path):
     assert error_of(tmp_path).startswith(f"{path} line 2: no class with its prompt. Write one")
     path.write_text("cat: kitten\ndog: puppy\ncat: tiger\n")
     assert error_of(tmp_path) == (
-        f'{path} line 3: class "cat" is already on line 1, as "cat". Remove one of the two.'
+        f'{path} line 3: class "cat" is already there, as "cat" (line 1). Name each class in one'
+        " spelling, and once in a list."
     )
     path.write_text("cat: [kitten\n")
     assert error_of(tmp_path).startswith(f"{path} is not valid YAML (while parsing")

@@ -157,6 +157,26 @@ def test_other_data_in_cocos_format_keep_their_names(tree: Path) -> None:
     assert [sample.labels for sample in data.samples] == [(1,), (1,), (1,)]
 
 
+def test_categories_that_can_be_no_classes(tree: Path) -> None:
+    def rename(table: dict[str, Any]) -> None:
+        names = ("cat", "Cat", "background", "none", "a;b")
+        table["categories"] = [{"id": 10 * k, "name": name} for k, name in enumerate(names)]
+
+    change(tree, "train", rename)
+    with pytest.raises(LabelsError) as caught:
+        open_labelled(tree, split="train")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"{instances_file(tree, 'train')} has 4 faults:"
+    assert lines[1].startswith(
+        '  category 10: class "Cat" is already there, as "cat" (category 0).'
+    )
+    assert [line.split(":")[0].strip() for line in lines[2:]] == [
+        "category 20",
+        "category 30",
+        "category 40",
+    ]
+
+
 def test_splits_of_different_categories(tree: Path) -> None:
     change(tree, "val", lambda table: table["categories"].pop(0))
     change(tree, "val", lambda table: table["annotations"].clear())

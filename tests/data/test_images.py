@@ -377,7 +377,7 @@ VALUES = "uint8 from 0 to 255 or floats from 0 to 1 are expected"
     [
         (
             np.zeros((2, 3, 8, 9), np.uint8),
-            f"the array of shape (2, 3, 8, 9) is a batch, but one image is expected: {SHAPES}."
+            f"the array of shape (2, 3, 8, 9) is a batch, but {SHAPES}."
             " Pass a list of images: list(batch).",
         ),
         (
@@ -402,8 +402,8 @@ VALUES = "uint8 from 0 to 255 or floats from 0 to 1 are expected"
         ),
         (
             np.zeros((8, 9), bool),
-            f"the array of shape (8, 9) is bool, like a mask, but {VALUES}. Give the photograph; if"
-            " it is truly black and white, give floats.",
+            f"the array of shape (8, 9) holds bool, but {VALUES}. If it is no mask but truly black"
+            " and white, give floats.",
         ),
         (
             np.zeros((8, 9), complex),

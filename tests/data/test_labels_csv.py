@@ -119,11 +119,20 @@ def test_slips_that_would_make_classes_of_their_own(folder):
     text = "image,labels\na.jpg,cat\nb.jpg,Cat;background\nc.jpg,NONE\n"
     assert error_of(folder, text, None).splitlines() == [
         "F has 3 faults:",
-        '  line 3: class "Cat" is "cat" on line 2. Spell it the same way everywhere.',
-        '  line 3: "background" is in every image and is no label. Remove it, or write "none" if'
-        " the image shows nothing else.",
-        '  line 4: "NONE" is no label. Did you mean "none"?',
+        '  line 3: class "Cat" is already there, as "cat" (line 2). Name each class in one'
+        " spelling, and once in a list.",
+        '  line 3: "background" is no class; it is always there, with id 0. Remove it.',
+        '  line 4: "NONE" cannot be a class; in labels.csv, "none" marks an image that shows no'
+        " class. Rename or respell it.",
     ]
+
+
+def test_more_classes_than_8_bits_hold(folder):
+    labels = [";".join(f"class {n}" for n in range(k, k + 85)) for k in (0, 85, 170)]
+    rows = [f"{name}.jpg,{cell}" for name, cell in zip("abc", labels, strict=True)]
+    message = error_of(folder, "\n".join(["image,labels", *rows]), None)
+    assert message.startswith("F line 4: there are 255 classes; maps of class ids have 8 bits")
+    assert len(read(folder, "\n".join(["image,labels", *rows])[:-10], None)[0]) == 254
 
 
 def test_missing_image(folder):

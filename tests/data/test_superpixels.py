@@ -6,7 +6,7 @@ import torch
 
 from ssrseg.data import superpixels as cache_module
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.method.superpixels import slic_labels
+from ssrseg.method.sgc import slic_labels
 
 
 @pytest.fixture

@@ -1,20 +1,12 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ssrseg.method.affinity import (
-    balance,
-    colour_position_kernel,
-    decoder_gate,
-    feature_affinity,
-    fuse_attention,
-)
+from ssrseg.method.affinity import balance, fuse_attention
 
 
 def attention(seed: int, n: int = 6, batch: int = 2) -> Tensor:
@@ -104,78 +96,3 @@ def test_a_patch_that_nobody_looks_at_stays_finite():
     raw[:, :, 3] = 0
     raw[:, 4] = 0
     assert balance(raw).isfinite().all()
-
-
-@settings(max_examples=10, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 10_000), grid=st.sampled_from([(2, 2), (3, 5), (8, 8)]))
-def test_kernel_is_symmetric_with_ones_on_the_diagonal(seed, grid):
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.rand(2, 3, grid[0] * 4, grid[1] * 4, generator=generator)
-    kernel = colour_position_kernel(image, grid)
-    n = grid[0] * grid[1]
-    assert kernel.shape == (2, n, n)
-    assert torch.equal(kernel, kernel.mT)
-    torch.testing.assert_close(kernel.diagonal(dim1=1, dim2=2), torch.ones(2, n))
-    assert (kernel >= 0).all()
-    assert (kernel <= 1).all()
-
-
-def test_kernel_of_two_flat_patches_by_hand():
-    image = torch.zeros(1, 3, 2, 4)
-    image[0, 0, :, 2:] = 0.1
-    kernel = colour_position_kernel(image, (1, 2), sigma_colour=0.1, sigma_position=0.5)
-    wanted = torch.tensor(-(0.1**2) / (2 * 0.1**2) - 0.5**2 / (2 * 0.5**2)).exp()
-    torch.testing.assert_close(kernel[0, 0, 1], wanted)
-
-
-def randn(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def test_feature_affinity_by_a_loop():
-    features = randn(0, 2, 5, 3)
-    found = feature_affinity(features)
-    for b in range(2):
-        for i in range(5):
-            for j in range(5):
-                dot = sum(float(features[b, i, k] * features[b, j, k]) for k in range(3))
-                assert float(found[b, i, j]) == pytest.approx(1 / (1 + math.exp(-dot)), abs=1e-6)
-
-
-def literal_gate(attention: Tensor, decoder_affinity: Tensor) -> Tensor:
-    """WeCLIP's rule for one image, number by number, in double precision."""
-    layers, n = attention.shape[:2]
-    doubt = [
-        sum(float(decoder_affinity[i, j]) - float(a[i, j]) for i in range(n) for j in range(n))
-        for a in attention
-    ]
-    kept = [a for a, d in zip(attention, doubt, strict=True) if d <= sum(doubt) / layers]
-    assert 0 < len(kept) < layers
-    return sum(kept) / len(kept) * decoder_affinity
-
-
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 10_000))
-def test_gate_by_a_loop(seed):
-    blocks = torch.stack([attention(seed + k, 4) for k in range(5)], 1)
-    alike = feature_affinity(randn(seed, 2, 4, 3))
-    found = decoder_gate(blocks, alike)
-    for b in range(2):
-        torch.testing.assert_close(found[b], literal_gate(blocks[b], alike[b]))
-
-
-def test_each_image_keeps_blocks_of_its_own():
-    much, little = torch.full((3, 3), 0.3), torch.full((3, 3), 0.1)
-    blocks = torch.stack([torch.stack([much, little]), torch.stack([little, much])])
-    alike = torch.tensor([0.5, 0.25])[:, None, None].expand(2, 3, 3)
-    found = decoder_gate(blocks, alike)
-    torch.testing.assert_close(found[0], torch.full((3, 3), 0.15))
-    torch.testing.assert_close(found[1], torch.full((3, 3), 0.075))
-
-
-def test_equal_blocks_all_stay():
-    for seed in range(12):  # the mean of seven equal sums is rounded up in every fourth case
-        one = attention(seed, 5, batch=1).double() / 3
-        blocks = one[:, None].repeat(1, 7, 1, 1)
-        found = decoder_gate(blocks, torch.ones(1, 5, 5, dtype=torch.float64))
-        torch.testing.assert_close(found, one)

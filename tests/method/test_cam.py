@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from ssrseg.method.cam import (
     allowed_words,
-    centre_prior,
     gradcam,
     min_max,
     patch_cam,
@@ -227,16 +226,3 @@ def test_patch_cam_reads_each_patch_by_a_loop():
         literal = (literal - literal.min()) / (literal.max() - literal.min() + 1e-7)
         torch.testing.assert_close(cams[image, slot], literal)
     assert cams[1, 1].abs().max() == 0
-
-
-def test_the_centre_prior_is_one_minus_the_share_of_the_way_to_the_corner():
-    rows, columns = 5, 8
-    cam = centre_prior(torch.tensor([[2, 0, -1]]), (rows, columns))
-    for y in range(rows):
-        for x in range(columns):
-            down, right = (y + 0.5) / rows - 0.5, (x + 0.5) / columns - 0.5
-            way = (down**2 + right**2) ** 0.5 / 0.5**0.5
-            assert cam[0, 0, y, x] == pytest.approx(1 - way, abs=1e-6)
-    assert torch.equal(cam[0, 0], cam[0, 1])
-    assert not cam[0, 2].any()
-    torch.testing.assert_close(cam, cam.flip(-1).flip(-2))

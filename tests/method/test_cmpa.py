@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 
 import pytest
 import torch
@@ -12,13 +13,17 @@ from torch.nn import functional
 from ssrseg.method.cmpa import (
     Alignment,
     Projector,
+    alignment_loss,
+    background_loss,
+    image_prototypes,
     masked_average_pool,
+    pool_foreground,
+    positive_index,
     prototype_loss,
     prototype_similarity,
     shared_basis,
     usable_pairs,
 )
-from ssrseg.method.objective import alignment_loss, background_loss
 
 DIM, OUT, CLASSES, WORDS, PAIRS = 10, 6, 3, 5, 7
 TAU = 0.2
@@ -52,11 +57,11 @@ def test_a_random_head_is_linear_batchnorm_relu_linear_batchnorm():
     torch.testing.assert_close(head(x), out, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("depth", "final_relu"), [(1, False), (2, True), (3, False)])
-def test_depth_and_final_relu(depth, final_relu):
-    head = Projector(DIM, OUT, hidden=8, depth=depth, final_relu=final_relu)
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_depth_counts_the_linear_layers_and_the_last_has_no_relu(depth):
+    head = Projector(DIM, OUT, hidden=8, depth=depth)
     assert sum(isinstance(layer, torch.nn.Linear) for layer in head.mlp) == depth
-    assert bool((head(randn(1, 30, DIM)) >= 0).all()) == final_relu
+    assert (head(randn(1, 30, DIM)) < 0).any()
 
 
 def test_parameters_of_the_heads():
@@ -204,12 +209,194 @@ def test_pooling_with_an_empty_cam_is_zero():
     assert masked_average_pool(torch.zeros(1, 1, 4), randn(0, 1, 4, 3)).tolist() == [[[0, 0, 0]]]
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_foreground_and_background_by_a_loop(padded):
+    cam = torch.rand(2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    features = randn(1, 2, 4, 5)
+    inside = torch.tensor([[True, False, True, True], [True, True, False, True]])
+    foreground, background = pool_foreground(features, cam, inside if padded else None)
+    for b in range(2):
+        counted = [p for p in range(4) if not padded or inside[b, p]]
+        for c in range(3):
+            weight = {p: cam[b, c, p // 2, p % 2] for p in counted}
+            wanted = sum(w * features[b, p] for p, w in weight.items()) / sum(weight.values())
+            torch.testing.assert_close(foreground[b, c], wanted)
+        weight = {p: 1 - max(cam[b, c, p // 2, p % 2] for c in range(3)) for p in counted}
+        wanted = sum(w * features[b, p] for p, w in weight.items()) / sum(weight.values())
+        torch.testing.assert_close(background[b], wanted)
+
+
 def test_a_usable_pair_has_a_class_and_enough_strong_patches():
     cam = torch.tensor([[[0.9] * 4, [0.9] * 3 + [0.4], [0.9] * 4, [0.0] * 4]])
     present = torch.tensor([[0, 1, -1, 2]])
     assert usable_pairs(cam, present).tolist() == [[True, False, False, False]]
     assert usable_pairs(cam, present, min_patches=3).tolist() == [[True, True, False, False]]
     assert usable_pairs(cam, present, min_patches=0).tolist() == [[True, True, False, False]]
+
+
+# --- prototypes
+
+
+def blobs(classes: Tensor, noise: float = 0.05) -> Tensor:
+    """Features of each class around its own axis."""
+    return torch.eye(6)[classes] + noise * randn(0, len(classes), 6)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10_000), repeats=st.integers(1, 4))
+def test_kmeans_of_text_rows_gives_the_rows(seed, repeats):
+    """Why P_T needs no K-means: C distinct rows in C clusters."""
+    text = randn(seed, 5, 8)
+    classes = torch.arange(5).repeat(repeats)
+    found = image_prototypes(text[classes], classes, randn(seed + 1, 5, 8))
+    torch.testing.assert_close(found.image, unit(text))
+    assert found.purity == 1.0
+
+
+def test_class_means_by_a_loop():
+    classes = torch.tensor([0, 2, 2, 0, 2, 1])
+    features = randn(3, 6, 4) * torch.rand(6, 1, generator=torch.Generator().manual_seed(1))
+    found = image_prototypes(features, classes, randn(4, 3, 4), method="class_mean")
+    for c in range(3):
+        mean = sum(features[i] / features[i].norm() for i in range(6) if classes[i] == c)
+        torch.testing.assert_close(found.image[c], mean / mean.norm())
+
+
+def test_clean_blobs_keep_their_class():
+    classes = torch.arange(24) % 4
+    found = image_prototypes(blobs(classes), classes, randn(1, 4, 6))
+    assert found.purity == 1.0
+    assert (found.image @ torch.eye(6)[:4].T).argmax(1).tolist() == [0, 1, 2, 3]
+    torch.testing.assert_close(found.image.norm(dim=1), torch.ones(4))
+
+
+def on_circle(*degrees: float) -> Tensor:
+    radians = torch.tensor(degrees).deg2rad()
+    return torch.stack([radians.cos(), radians.sin()], 1)
+
+
+def test_hungarian_matching_where_the_clusters_changed_places():
+    """Class 0's mean wins class 1's pairs and the reverse; the counts put the rows right."""
+    features = on_circle(80, 100, 100, 220, 40, 120, 120)
+    classes = torch.tensor([0, 0, 0, 0, 1, 1, 1])
+    found = image_prototypes(features, classes, torch.eye(2))
+    wanted = torch.stack([on_circle(80, 100, 100, 40).sum(0), on_circle(220, 120, 120).sum(0)])
+    torch.testing.assert_close(found.image, unit(wanted))
+    assert found.purity == pytest.approx(5 / 7)  # without matching it would be 2 / 7
+
+
+def test_renamed_classes_give_renamed_prototypes():
+    features = on_circle(80, 100, 100, 220, 40, 120, 120)
+    classes = torch.tensor([0, 0, 0, 0, 1, 1, 1])
+    straight = image_prototypes(features, classes, torch.eye(2))
+    renamed = image_prototypes(features, 1 - classes, torch.eye(2))
+    torch.testing.assert_close(renamed.image, straight.image.flip(0))
+    assert renamed.purity == straight.purity
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10_000))
+def test_no_other_matching_is_purer(seed):
+    """Purity equals the best over all permutations, for hard, overlapping classes."""
+    generator = torch.Generator().manual_seed(seed)
+    classes = torch.cat([torch.arange(3), torch.randint(0, 3, (15,), generator=generator)])
+    features = unit(randn(seed, 18, 3))
+    found = image_prototypes(features, classes, randn(seed + 1, 3, 3))
+    means = torch.stack([unit(features[classes == c].sum(0)) for c in range(3)])
+    centroids, assignment = means.clone(), None
+    for _ in range(50):
+        nearest = torch.cdist(features, centroids).argmin(1)
+        if assignment is not None and torch.equal(nearest, assignment):
+            break
+        assignment = nearest
+        for k in nearest.unique():
+            centroids[k] = features[nearest == k].mean(0)
+    best = max(
+        sum(int(((assignment == k) & (classes == c)).sum()) for c, k in enumerate(order))
+        for order in permutations(range(3))
+    )
+    assert found.purity == pytest.approx(best / 18)
+    agreed = sum(
+        int(((assignment == k) & (classes == c)).sum())
+        for c in range(3)
+        for k in range(3)
+        if torch.allclose(unit(centroids[k]), found.image[c], atol=1e-5)
+    )
+    assert agreed == best
+
+
+@pytest.mark.parametrize("method", ["kmeans", "class_mean"])
+def test_classes_without_pairs_keep_their_text(method):
+    classes = torch.tensor([1, 3, 1, 3, 3, 1])
+    text = torch.eye(6)[[4, 1, 5, 3, 2]] * 7
+    found = image_prototypes(blobs(classes), classes, text, method=method)
+    for c in (0, 2, 4):
+        torch.testing.assert_close(found.image[c], unit(text[c]))
+    assert (found.image[[1, 3]] @ torch.eye(6).T).argmax(1).tolist() == [1, 3]
+
+
+def test_a_class_without_pairs_keeps_its_text_even_if_its_cluster_draws_pairs():
+    """Two blobs of class 0; class 1's text lies in one of them and takes it over."""
+    features = torch.cat([torch.eye(6)[[0] * 5], torch.eye(6)[[1] * 4]])
+    classes = torch.zeros(9, dtype=torch.long)
+    text = torch.stack([torch.eye(6)[0], unit(torch.eye(6)[1] + 0.3 * torch.eye(6)[2])])
+    found = image_prototypes(features, classes, text)
+    torch.testing.assert_close(found.image[0], torch.eye(6)[0])
+    torch.testing.assert_close(found.image[1], text[1])
+    assert found.purity == pytest.approx(5 / 9)
+
+
+def test_no_pair_at_all_leaves_the_texts():
+    text = randn(0, 3, 4)
+    found = image_prototypes(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), text)
+    torch.testing.assert_close(found.image, unit(text))
+
+
+def test_prototypes_carry_no_gradient():
+    classes = torch.arange(12) % 3
+    features = blobs(classes).requires_grad_()
+    for method in ("kmeans", "class_mean"):
+        assert not image_prototypes(
+            features, classes, randn(0, 3, 6), method=method
+        ).image.requires_grad
+
+
+def test_norms_do_not_matter():
+    classes = torch.arange(20) % 4
+    features = blobs(classes, 0.4)
+    sizes = 0.1 + torch.rand(20, 1, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        image_prototypes(features * sizes, classes, randn(0, 4, 6)).image,
+        image_prototypes(features, classes, randn(0, 4, 6)).image,
+    )
+
+
+POINTS = torch.tensor([[1.0, 0.1, 0.0], [0.1, 1.0, 0.2], [0.0, 0.6, 0.5]])
+OWN = torch.tensor([0, 0, 2])
+LABELS = torch.tensor([[True, False, False], [True, False, True], [False, True, True]])
+
+
+@pytest.mark.parametrize(
+    ("rule", "wanted"),
+    [("class", [0, 0, 2]), ("cluster", [0, 1, 1]), ("cluster_present", [0, 2, 1])],
+)
+def test_positive_index_rules(rule, wanted):
+    assert positive_index(POINTS, 5 * torch.eye(3), OWN, LABELS, rule).tolist() == wanted
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10_000))
+def test_cluster_present_never_contradicts_the_labels(seed):
+    generator = torch.Generator().manual_seed(seed)
+    classes = torch.randint(0, 4, (9,), generator=generator)
+    labels = torch.rand(9, 4, generator=generator) > 0.6
+    labels[torch.arange(9), classes] = True
+    prototypes = randn(seed, 4, 5)
+    features = randn(seed + 1, 9, 5)
+    index = positive_index(features, prototypes, classes, labels, "cluster_present")
+    assert labels[torch.arange(9), index].all()
+    scaled = positive_index(3 * features, 2 * prototypes, classes, labels, "cluster_present")
+    assert torch.equal(scaled, index)
 
 
 # --- Eq. 3-6 and Table 4
@@ -274,18 +461,6 @@ def test_feature_loss_by_hand():
     torch.testing.assert_close(ours, wanted / PAIRS)
 
 
-def test_feature_infonce_by_hand():
-    """The other pairs of the batch are negatives, unless they are of the same class."""
-    image, classes, positive, text, proto = batch()
-    ours = alignment_loss("feature_infonce", image, classes, positive, text, proto, TAU)
-    wanted = 0.0
-    for i in range(PAIRS):
-        rivals = [i] + [j for j in range(PAIRS) if classes[j] != classes[i]]
-        wanted += slow_cross_entropy(image[i], text[classes[rivals]], 0, TAU)
-        wanted += slow_cross_entropy(text[classes[i]], image[rivals], 0, TAU)
-    torch.testing.assert_close(ours, wanted / (2 * PAIRS))
-
-
 def test_background_loss_by_hand():
     image, _, _, text, _ = batch()
     word = torch.tensor([3, 4, 3, 3, 4, 4, 3])
@@ -318,12 +493,11 @@ def test_the_first_term_reaches_isa_and_the_second_tsa(loss):
     assert gradients(loss, symmetric=True)["text"] > 1e-3
 
 
-@pytest.mark.parametrize("loss", ["feature", "feature_infonce"])
-def test_feature_losses_reach_both_heads(loss):
-    found = gradients(loss)
+def test_the_feature_loss_reaches_both_heads_and_no_temperature():
+    found = gradients("feature")
     assert found["image"] > 1e-3
     assert found["text"] > 1e-3
-    assert (found["tau"] > 0) == (loss == "feature_infonce")
+    assert found["tau"] == 0
 
 
 def test_background_texts_are_never_moved():
@@ -346,7 +520,7 @@ def slope(value, x: Tensor, at: tuple[int, ...], step: float = 1e-6) -> float:
         return ((value(x + moved) - value(x - moved)) / (2 * step)).item()
 
 
-@pytest.mark.parametrize("loss", ["crossmodal", "in_modal", "feature", "feature_infonce"])
+@pytest.mark.parametrize("loss", ["crossmodal", "in_modal", "feature"])
 def test_gradients_equal_finite_differences(loss):
     image, classes, positive, text, proto = batch()
     image, text, proto = image.double(), text.double(), proto.double()
@@ -360,11 +534,11 @@ def test_gradients_equal_finite_differences(loss):
     for at in [(0, 0), (3, 2), (6, 5)]:
         wanted = slope(lambda x: value(image=x), image, at)
         assert leaves[0].grad[at].item() == pytest.approx(wanted, abs=1e-7)
-    if loss.startswith("feature"):  # no prototypes, so nothing of T' is held
+    if loss == "feature":  # no prototypes, so nothing of T' is held
         for at in [(0, 0), (2, 5)]:
             wanted = slope(lambda x: value(text=x), text, at)
             assert leaves[1].grad[at].item() == pytest.approx(wanted, abs=1e-7)
-    if loss != "feature":
+    else:
         wanted = slope(lambda x: value(tau=x), tau, ())
         assert leaves[2].grad.item() == pytest.approx(wanted, abs=1e-7)
 

@@ -19,8 +19,14 @@ from ssrseg.method.cmpa import (
     prototype_similarity,
 )
 from ssrseg.method.objective import segmentation_loss, ssr_loss
-from ssrseg.method.sgc import activation_ratio, corrected_cam, correction_mask, target_patches
-from ssrseg.method.superpixels import colour_regions, slic_labels
+from ssrseg.method.sgc import (
+    activation_ratio,
+    colour_regions,
+    corrected_cam,
+    correction_mask,
+    slic_labels,
+    target_patches,
+)
 
 
 def generator(seed: int) -> torch.Generator:

@@ -5,16 +5,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage.color import rgb2lab
+from skimage.segmentation import slic
 from torch import Tensor
 from torch.nn import functional
 
 from ssrseg.method.cam import min_max
 from ssrseg.method.sgc import (
     activation_ratio,
-    box_patches,
+    colour_regions,
     corrected_cam,
     correction_mask,
     region_occupancy,
+    rgb_to_lab,
+    slic_labels,
     target_patches,
 )
 
@@ -32,70 +36,164 @@ def quarters(side: int = 16) -> Tensor:
     return (2 * half[:, None] + half[None])[None]
 
 
-# --- Eq. 10-11
+# --- Eq. 7
 
 
-@pytest.mark.parametrize("power", [1, 2, 3])
-def test_corrected_cam_is_the_masked_affinity_times_the_cam(power):
-    affinity, cam = rand(0, 2, 9, 9), rand(1, 2, 4, *GRID)
-    target = rand(2, 2, 4, 9) > 0.5
-    whole = torch.linalg.matrix_power(affinity, power)
-    masked = whole[:, None] * correction_mask(target)
-    literal = (masked @ cam.flatten(2)[..., None])[..., 0].view(cam.shape)
-    ours = corrected_cam(affinity, cam, target, power=power)
-    torch.testing.assert_close(ours, literal)
-    rows = whole[:, None] * correction_mask(target).mT
-    row_reading = (rows @ cam.flatten(2)[..., None])[..., 0].view(cam.shape)
-    assert (ours - row_reading).abs().max() > 0.1
-    torch.testing.assert_close(
-        corrected_cam(affinity, cam, target, power=power, axis="row"), row_reading
-    )
-    both = (masked * correction_mask(target).mT) @ cam.flatten(2)[..., None]
-    torch.testing.assert_close(
-        corrected_cam(affinity, cam, target, power=power, axis="both"),
-        both[..., 0].view(cam.shape),
-    )
+FLAT = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.7, 0.2], [0.2, 0.2, 0.9], [0.95, 0.95, 0.9]])
 
 
-def test_correction_mask_is_true_in_target_columns():
-    mask = correction_mask(torch.tensor([[[True, False, True]]]))
-    assert mask.tolist() == [[[[True, False, True]] * 3]]
+def cells(side: int = 32, cell: int = 4) -> Tensor:
+    """Square superpixels, ids row by row."""
+    n = side // cell
+    at = torch.arange(side) // cell
+    return (n * at[:, None] + at[None])[None]
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(seed=seeds, power=st.integers(0, 3), axis=st.sampled_from(["col", "row", "both"]))
-def test_no_target_and_an_all_true_target_change_nothing(seed, power, axis):
-    affinity, cam = rand(seed, 1, 9, 9), rand(seed + 1, 1, 2, *GRID)
-    everywhere = torch.ones(1, 2, 9, dtype=torch.bool)
-    free = corrected_cam(affinity, cam, None, power=power, axis=axis)
-    torch.testing.assert_close(
-        free, corrected_cam(affinity, cam, everywhere, power=power, axis=axis)
-    )
-    literal = torch.linalg.matrix_power(affinity, power) @ cam.flatten(2).mT
-    torch.testing.assert_close(free, literal.mT.reshape(cam.shape))
+def flat_quarters(side: int = 32) -> tuple[Tensor, Tensor]:
+    """Image of four flat colours, and which colour each pixel has."""
+    half = torch.arange(side) // (side // 2)
+    which = 2 * half[:, None] + half[None]
+    return FLAT[which].permute(2, 0, 1)[None], which
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(seed=seeds)
-def test_patches_outside_the_target_send_nothing(seed):
-    affinity, cam = rand(seed, 1, 9, 9), rand(seed + 1, 1, 1, *GRID)
-    target = rand(seed + 2, 1, 1, 9) > 0.5
-    louder = torch.where(target.view(cam.shape), cam, cam + 5)
-    torch.testing.assert_close(
-        corrected_cam(affinity, louder, target), corrected_cam(affinity, cam, target)
-    )
+def test_slic_is_the_librarys_with_the_papers_settings():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (40, 56, 3), dtype=torch.uint8, generator=generator)
+    labels = slic_labels(image, 30, 10.0)
+    wanted = slic(image.numpy(), n_segments=30, compactness=10, sigma=0, start_label=0)
+    assert labels.shape == (40, 56)
+    assert labels.min() == 0
+    assert np.array_equal(labels.numpy(), wanted)
 
 
-def test_a_single_sender_by_hand():
-    """Only patch 1 sends: each row i receives A_i1 · CAM_1."""
-    affinity = torch.tensor([[[0.5, 0.2, 0.3], [0.1, 0.6, 0.3], [0.0, 0.4, 0.6]]])
-    cam = torch.tensor([[[[1.0, 0.5, 0.8]]]])
-    target = torch.tensor([[[False, True, False]]])
-    refined = corrected_cam(affinity, cam, target, power=1)
-    torch.testing.assert_close(refined, torch.tensor([[[[0.1, 0.3, 0.2]]]]))
+def test_slic_follows_the_edges_of_flat_colours():
+    image, which = flat_quarters(64)
+    pixels = (image[0] * 255).round().to(torch.uint8).permute(1, 2, 0)
+    labels = slic_labels(pixels, 32, 10.0)
+    assert 8 <= len(labels.unique()) <= 40
+    for k in labels.unique():
+        assert len(which[labels == k].unique()) == 1
 
 
-# --- Eq. 8
+# --- Eq. 8: colour regions
+
+
+def test_lab_equals_the_librarys():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 16, 16, generator=generator)
+    image[0, :, 0] = torch.linspace(0, 0.08, 16)  # both sides of the two thresholds
+    image[1, :, 0, :3] = torch.eye(3)
+    wanted = rgb2lab(image.double().permute(0, 2, 3, 1).numpy())
+    ours = rgb_to_lab(image).permute(0, 2, 3, 1).double()
+    assert np.abs(ours.numpy() - wanted).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("rgb", "lab"),
+    [((1, 1, 1), (100, 0, 0)), ((0, 0, 0), (0, 0, 0)), ((1, 0, 0), (53.24, 80.09, 67.2))],
+)
+def test_lab_of_known_colours(rgb, lab):
+    ours = rgb_to_lab(torch.tensor(rgb, dtype=torch.float32).view(1, 3, 1, 1)).flatten()
+    assert (ours - torch.tensor(lab)).abs().max() < 0.02
+
+
+def test_flat_colours_are_separated():
+    image, which = flat_quarters()
+    regions = colour_regions(image, cells(), 4)[0]
+    found = {(int(a), int(b)) for a, b in zip(which.flatten(), regions.flatten(), strict=True)}
+    assert len(found) == 4
+    assert {b for _, b in found} == {0, 1, 2, 3}
+
+
+def test_like_colours_share_a_region_wherever_they_are():
+    image, _ = flat_quarters()
+    image[..., 16:, 16:] = image[..., :16, :16]
+    regions = colour_regions(image, cells(), 3)[0]
+    assert regions[0, 0] == regions[31, 31]
+    assert len(regions.unique()) == 3
+
+
+def test_a_superpixel_is_never_split():
+    generator = torch.Generator().manual_seed(3)
+    image = torch.rand(2, 3, 32, 32, generator=generator)
+    regions = colour_regions(image, cells().expand(2, -1, -1), 5)
+    for b in range(2):
+        for k in range(64):
+            assert len(regions[b][cells()[0] == k].unique()) == 1
+
+
+def test_regions_are_the_nearest_clusters_of_mean_colours():
+    """A fixed point of Lloyd's algorithm in mean CIELAB, computed superpixel by superpixel."""
+    generator = torch.Generator().manual_seed(4)
+    image = torch.rand(1, 3, 32, 32, generator=generator)
+    regions = colour_regions(image, cells(), 4)[0]
+    lab = rgb_to_lab(image)[0]
+    mean = torch.stack([lab[:, cells()[0] == k].mean(1) for k in range(64)])
+    region = torch.stack([regions[cells()[0] == k][0] for k in range(64)])
+    centre = torch.stack([mean[region == r].mean(0) for r in range(4)])
+    assert torch.equal(torch.cdist(mean, centre).argmin(1), region)
+
+
+def test_more_starts_never_end_worse_and_sometimes_better():
+    def inertia(image: Tensor, restarts: int) -> float:
+        regions = colour_regions(image, cells(), 6, restarts=restarts)[0]
+        lab = rgb_to_lab(image)[0]
+        mean = torch.stack([lab[:, cells()[0] == k].mean(1) for k in range(64)])
+        region = torch.stack([regions[cells()[0] == k][0] for k in range(64)])
+        parts = [mean[region == r] for r in region.unique()]
+        return sum(float((part - part.mean(0)).square().sum()) for part in parts)
+
+    gains = []
+    for seed in range(4):
+        small = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+        image = small.repeat_interleave(4, 2).repeat_interleave(4, 3)
+        gains.append(inertia(image, 1) - inertia(image, 8))
+    assert min(gains) > -1e-2
+    assert max(gains) > 1
+
+
+def test_padding_is_minus_one_and_has_no_influence():
+    image, _ = flat_quarters()
+    superpixels = cells().clone()
+    superpixels[..., 24:] = -1
+    regions = colour_regions(image, superpixels, 4)
+    assert torch.equal(regions == -1, superpixels == -1)
+    louder = image.clone()
+    louder[..., 24:] = torch.rand(1, 3, 32, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(colour_regions(louder, superpixels, 4), regions)
+    assert (colour_regions(image, torch.full_like(superpixels, -1), 4) == -1).all()
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10_000), k=st.integers(1, 8))
+def test_the_result_is_deterministic_in_range_and_independent_of_the_batch(seed, k):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand(3, 3, 16, 16, generator=generator)
+    superpixels = cells(16).expand(3, -1, -1).clone()
+    superpixels[1] = cells(16, 8)[0]
+    superpixels[2, :, 9:] = -1
+    torch.manual_seed(seed)
+    together = colour_regions(image, superpixels, k)
+    torch.rand(7)
+    assert torch.equal(colour_regions(image, superpixels, k), together)
+    assert together.max() < k
+    for b in range(3):
+        alone = colour_regions(image[b : b + 1], superpixels[b : b + 1], k)
+        assert torch.equal(alone[0], together[b])
+
+
+def test_gaps_between_superpixel_ids_are_allowed():
+    image, _ = flat_quarters()
+    assert torch.equal(colour_regions(image, cells() * 7 + 5, 4), colour_regions(image, cells(), 4))
+
+
+def test_fewer_superpixels_than_regions():
+    image, which = flat_quarters()
+    regions = colour_regions(image, which[None], 8)[0]
+    assert len(regions.unique()) == 4
+
+
+# --- Eq. 8: targets
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
@@ -258,66 +356,6 @@ def test_a_batch_equals_its_images():
         assert torch.equal(alone[0], together[b])
 
 
-# --- CLIP-ES's boxes
-
-
-def slow_boxes(cam: np.ndarray, high: float) -> np.ndarray:
-    height, width = cam.shape
-    grey = [[int(np.float32(value) * np.float32(255)) for value in row] for row in cam]
-    threshold = int(high * max(max(row) for row in grey))
-    inside = np.zeros((height, width), dtype=bool)
-    seen: set[tuple[int, int]] = set()
-    for start in np.ndindex(height, width):
-        if start in seen or grey[start[0]][start[1]] <= threshold:
-            continue
-        area, queue = [], [start]
-        seen.add(start)
-        while queue:
-            y, x = queue.pop()
-            area.append((y, x))
-            for near in [(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]:
-                in_grid = 0 <= near[0] < height and 0 <= near[1] < width
-                if in_grid and near not in seen and grey[near[0]][near[1]] > threshold:
-                    seen.add(near)
-                    queue.append(near)
-        rows, columns = [y for y, _ in area], [x for _, x in area]
-        for y in range(min(rows), min(max(rows) + 1, height - 1)):
-            for x in range(min(columns), min(max(columns) + 1, width - 1)):
-                inside[y, x] = True
-    return inside
-
-
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(seed=seeds, high=st.sampled_from([0.4, 0.7, 0.9]), size=st.sampled_from([(6, 7), (9, 4)]))
-def test_boxes_by_flood_fill(seed, high, size):
-    cam = min_max(rand(seed, 2, 2, *size) ** 3)
-    ours = box_patches(cam, high=high).view(cam.shape)
-    for b, c in np.ndindex(2, 2):
-        assert np.array_equal(ours[b, c].numpy(), slow_boxes(cam[b, c].numpy(), high))
-
-
-def test_boxes_never_cover_the_last_row_and_column():
-    cam = torch.ones(1, 1, 4, 5)
-    boxes = box_patches(cam).view(4, 5)
-    assert boxes[:3, :4].all()
-    assert not boxes[3].any()
-    assert not boxes[:, 4].any()
-
-
-def test_two_areas_give_two_boxes_and_corners_connect():
-    cam = torch.zeros(1, 1, 6, 7)
-    cam[0, 0, 0, 0] = cam[0, 0, 1, 1] = cam[0, 0, 3, 4] = 1.0
-    boxes = box_patches(cam).view(6, 7)
-    wanted = torch.zeros(6, 7, dtype=torch.bool)
-    wanted[:2, :2] = True
-    wanted[3, 4] = True
-    assert torch.equal(boxes, wanted)
-
-
-def test_an_empty_cam_has_no_box():
-    assert not box_patches(torch.zeros(1, 2, 3, 3)).any()
-
-
 @pytest.mark.parametrize("n_regions", [5, 16, 17, 40])
 def test_occupancy_of_many_regions(n_regions):
     generator = torch.Generator().manual_seed(0)
@@ -327,3 +365,66 @@ def test_occupancy_of_many_regions(n_regions):
     for k in range(n_regions):
         share = functional.adaptive_avg_pool2d((regions == k).float()[:, None], (4, 5))
         torch.testing.assert_close(found[:, k], share.flatten(1))
+
+
+# --- Eq. 10-11
+
+
+@pytest.mark.parametrize("power", [1, 2, 3])
+def test_corrected_cam_is_the_masked_affinity_times_the_cam(power):
+    affinity, cam = rand(0, 2, 9, 9), rand(1, 2, 4, *GRID)
+    target = rand(2, 2, 4, 9) > 0.5
+    whole = torch.linalg.matrix_power(affinity, power)
+    masked = whole[:, None] * correction_mask(target)
+    literal = (masked @ cam.flatten(2)[..., None])[..., 0].view(cam.shape)
+    ours = corrected_cam(affinity, cam, target, power=power)
+    torch.testing.assert_close(ours, literal)
+    rows = whole[:, None] * correction_mask(target).mT
+    row_reading = (rows @ cam.flatten(2)[..., None])[..., 0].view(cam.shape)
+    assert (ours - row_reading).abs().max() > 0.1
+    torch.testing.assert_close(
+        corrected_cam(affinity, cam, target, power=power, axis="row"), row_reading
+    )
+    both = (masked * correction_mask(target).mT) @ cam.flatten(2)[..., None]
+    torch.testing.assert_close(
+        corrected_cam(affinity, cam, target, power=power, axis="both"),
+        both[..., 0].view(cam.shape),
+    )
+
+
+def test_correction_mask_is_true_in_target_columns():
+    mask = correction_mask(torch.tensor([[[True, False, True]]]))
+    assert mask.tolist() == [[[[True, False, True]] * 3]]
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(seed=seeds, power=st.integers(0, 3), axis=st.sampled_from(["col", "row", "both"]))
+def test_no_target_and_an_all_true_target_change_nothing(seed, power, axis):
+    affinity, cam = rand(seed, 1, 9, 9), rand(seed + 1, 1, 2, *GRID)
+    everywhere = torch.ones(1, 2, 9, dtype=torch.bool)
+    free = corrected_cam(affinity, cam, None, power=power, axis=axis)
+    torch.testing.assert_close(
+        free, corrected_cam(affinity, cam, everywhere, power=power, axis=axis)
+    )
+    literal = torch.linalg.matrix_power(affinity, power) @ cam.flatten(2).mT
+    torch.testing.assert_close(free, literal.mT.reshape(cam.shape))
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(seed=seeds)
+def test_patches_outside_the_target_send_nothing(seed):
+    affinity, cam = rand(seed, 1, 9, 9), rand(seed + 1, 1, 1, *GRID)
+    target = rand(seed + 2, 1, 1, 9) > 0.5
+    louder = torch.where(target.view(cam.shape), cam, cam + 5)
+    torch.testing.assert_close(
+        corrected_cam(affinity, louder, target), corrected_cam(affinity, cam, target)
+    )
+
+
+def test_a_single_sender_by_hand():
+    """Only patch 1 sends: each row i receives A_i1 · CAM_1."""
+    affinity = torch.tensor([[[0.5, 0.2, 0.3], [0.1, 0.6, 0.3], [0.0, 0.4, 0.6]]])
+    cam = torch.tensor([[[[1.0, 0.5, 0.8]]]])
+    target = torch.tensor([[[False, True, False]]])
+    refined = corrected_cam(affinity, cam, target, power=1)
+    torch.testing.assert_close(refined, torch.tensor([[[[0.1, 0.3, 0.2]]]]))

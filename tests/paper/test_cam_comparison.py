@@ -20,7 +20,7 @@ from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import DataError
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import confusion_matrix, error_kinds
-from ssrseg.method.sgc import box_patches
+from ssrseg.method.peers import box_patches
 from ssrseg.model import Rectifier, load_rectifier
 from ssrseg.paper.cam_comparison import (
     CLIP_CAM,

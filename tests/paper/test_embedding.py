@@ -18,9 +18,9 @@ from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import DataError
 from ssrseg.foreground import collect_pairs
 from ssrseg.learner import build_alignment, untrained_heads
-from ssrseg.method.separation import separation
 from ssrseg.model import Rectifier, load_rectifier
 from ssrseg.paper.embedding import CLIP, CMPA, UNTRAINED, embed
+from ssrseg.paper.separation import separation
 
 CLASSES = ("cat", "dog", "red car")
 NO_CACHE = SuperpixelCache(None, n_segments=20, compactness=10.0)

@@ -22,7 +22,6 @@ from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import CheckpointError, ConfigError, DataError
 from ssrseg.method.metrics import ActivationShares, ErrorKinds
-from ssrseg.method.separation import separation, silhouette
 from ssrseg.overlay import error_overlay, heat_overlay, ids_overlay, outlined, target_overlay
 from ssrseg.paper.cam_comparison import CLIP_CAM, CMPA_CAM, PRIOR, SSR, UNMASKED, Closeup
 from ssrseg.paper.embedding import CLIP, CMPA, UNTRAINED, Embedding, Space
@@ -32,6 +31,7 @@ from ssrseg.paper.method_comparison import Compared
 from ssrseg.paper.motivation import motivation_figure
 from ssrseg.paper.panels import BLANK, cam_figure, qualitative_figure, refinement_figure
 from ssrseg.paper.scatter import COLOURS, Cloud, cloud, draw_cloud, tsne_figure
+from ssrseg.paper.separation import separation, silhouette
 from ssrseg.training import train
 
 CLASSES = ("cat", "dog", "red car")

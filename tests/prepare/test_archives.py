@@ -45,7 +45,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_what_is_wanted_below_the_top(tmp_path: Path, name: str) -> None:
     path = packed(tmp_path / name, FILES)
     told: list[int] = []
-    assert unpack(path, tmp_path / "all", top="top", at=told.append) == 3
+    assert unpack(path, tmp_path / "all", top="top", progress=told.append) == 3
     assert contents(tmp_path / "all") == {
         "a.txt": FILES["top/a.txt"],
         "deep/b.txt": FILES["top/deep/b.txt"],

@@ -103,7 +103,7 @@ def refusal(server: Server, path: Path, **options: object) -> str:
 def test_a_file_arrives_whole_and_its_progress_is_told(server: Server, tmp_path: Path) -> None:
     told: list[int] = []
     path = tmp_path / "deep" / "big.tar"
-    fetch(server, path, at=told.append)
+    fetch(server, path, progress=told.append)
     assert path.read_bytes() == CONTENT
     assert told == sorted(told)
     assert told[-1] == len(CONTENT)
@@ -199,7 +199,7 @@ def test_an_interrupted_call_is_gone_on_with(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fetch(server, tmp_path / "big.tar", at=interrupt)
+        fetch(server, tmp_path / "big.tar", progress=interrupt)
     part = tmp_path / "big.tar.part"
     assert part.read_bytes() == CONTENT[:7000]
     assert not (tmp_path / "big.tar").exists()
@@ -307,7 +307,7 @@ def test_check_file(tmp_path: Path) -> None:
     path.write_bytes(b"abc")
     good = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
     told: list[int] = []
-    check_file(path, size=3, sha256=good, at=told.append)
+    check_file(path, size=3, sha256=good, progress=told.append)
     assert told == [3]
     with pytest.raises(DataError, match="has 3 bytes, the official file 4"):
         check_file(path, size=4, sha256=good)

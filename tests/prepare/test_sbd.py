@@ -8,7 +8,7 @@ from make_tiny import tiny_voc_sbd, write_sbd_mask
 from scipy.io import loadmat, savemat
 
 from ssrseg.errors import DataError
-from ssrseg.prepare.sbd import HOMES, find_sbd, read_sbd, train_aug
+from ssrseg.prepare.sbd import SBD_FOLDERS, find_sbd, read_sbd, train_aug
 
 
 def test_the_list_is_the_union_without_val() -> None:
@@ -59,7 +59,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         read_sbd(tmp_path / "absent.mat")
 
 
-@pytest.mark.parametrize("home", HOMES)
+@pytest.mark.parametrize("home", SBD_FOLDERS)
 def test_it_is_found_where_people_unpack_it(tmp_path: Path, home: str) -> None:
     root = tmp_path / "VOC2012"
     (root / "JPEGImages").mkdir(parents=True)

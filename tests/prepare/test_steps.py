@@ -271,8 +271,7 @@ def sent_away(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         for item in items:
             yield pickle.loads(pickle.dumps(function))(pickle.loads(pickle.dumps(item)))
 
-    for each in (module, voc_module, coco_module):
-        monkeypatch.setattr(each, "in_processes", pickled)
+    monkeypatch.setattr("ssrseg.prepare.workers.in_processes", pickled)
     return asked
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import yaml
@@ -38,6 +39,58 @@ COCO_CLASSES = (
 _MOST = 254  # ids 1 .. 254 of an 8-bit map; 0 is background and 255 is ignore
 
 
+def class_faults(
+    named: Iterable[tuple[int, str]], *, unit: str = "line", repeats: bool = False
+) -> list[tuple[int, str]]:
+    """What is wrong with class names, wherever they come from; each fault with its number.
+
+    Args:
+        named: Each name with the number of its line (or category).
+        unit: What the numbers count.
+        repeats: Whether the same name may come again, as labels do.
+    """
+    faults = []
+    first: dict[str, tuple[int, str]] = {}
+    for number, name in named:
+        at, spelling = first.setdefault(name.casefold(), (number, name))
+        if name != spelling or (at != number and not repeats):
+            text = (
+                f'class "{name}" is already there, as "{spelling}" ({unit} {at}). Name each class'
+                " in one spelling, and once in a list."
+            )
+        elif name.casefold() == "background":
+            text = f'"{name}" is no class; it is always there, with id 0. Remove it.'
+        elif name.casefold() == NO_CLASS:
+            text = (
+                f'"{name}" cannot be a class; in labels.csv, "{NO_CLASS}" marks an image that shows'
+                " no class. Rename or respell it."
+            )
+        elif not name or ";" in name:
+            text = f'"{name}" cannot be a class name; ";" stands between labels. Rename it.'
+        else:
+            continue
+        faults.append((number, text))
+    if len(first) > _MOST:
+        text = (
+            f"there are {len(first)} classes; maps of class ids have 8 bits and hold {_MOST}, which"
+            " end before this one. Merge or split the classes."
+        )
+        faults.append(([*first.values()][_MOST][0], text))
+    return faults
+
+
+def check_classes(
+    path: Path, named: list[tuple[int, str]], *, unit: str = "line"
+) -> tuple[str, ...]:
+    """The names of a class list, if :func:`class_faults` finds nothing; LabelsError otherwise."""
+    if faults := class_faults(named, unit=unit):
+        lines = [f"{unit} {number}: {text}" for number, text in faults]
+        raise LabelsError(fault_report(path, lines))
+    if not named:
+        raise LabelsError(f"{path} names no class. Write one name per {unit}.")
+    return tuple(name for _, name in named)
+
+
 def read_classes(root: Path) -> tuple[tuple[str, ...], dict[str, str]] | None:
     """Class names in order, and the prompts that come with them.
 
@@ -50,7 +103,7 @@ def read_classes(root: Path) -> tuple[tuple[str, ...], dict[str, str]] | None:
         None if there is neither file.
 
     Raises:
-        LabelsError: If both files are there, or one is empty or names a class twice.
+        LabelsError: If both files are there, or one is empty or has faults; all of them at once.
     """
     text_file, yaml_file = root / "classes.txt", root / "classes.yaml"
     if text_file.exists() and yaml_file.exists():
@@ -59,7 +112,7 @@ def read_classes(root: Path) -> tuple[tuple[str, ...], dict[str, str]] | None:
         )
     if text_file.exists():
         lines = [(line, text.split("#")[0].strip()) for line, text in read_lines(text_file)]
-        return _checked(text_file, [(line, name) for line, name in lines if name]), {}
+        return check_classes(text_file, [(line, name) for line, name in lines if name]), {}
     if yaml_file.exists():
         return _read_yaml(yaml_file)
     return None
@@ -85,51 +138,24 @@ def _read_yaml(path: Path) -> tuple[tuple[str, ...], dict[str, str]]:
         numbered.append((line, name))
         if prompt and value.tag != "tag:yaml.org,2002:null":
             prompts[name] = prompt
-    return _checked(path, numbered), prompts
+    return check_classes(path, numbered), prompts
 
 
-def _checked(path: Path, numbered: list[tuple[int, str]]) -> tuple[str, ...]:
-    faults: list[str] = []
-    seen: dict[str, tuple[int, str]] = {}
-    for line, name in numbered:
-        first, spelling = seen.setdefault(name.casefold(), (line, name))
-        if first != line:
-            faults.append(
-                f'line {line}: class "{name}" is already on line {first}, as "{spelling}".'
-                " Remove one of the two."
-            )
-        elif name.casefold() == "background":
-            faults.append(
-                f'line {line}: "{name}" is no class here; it is always there, with id 0.'
-                " Remove the line."
-            )
-        elif name.casefold() == NO_CLASS:
-            faults.append(
-                f'line {line}: "{name}" cannot be a class; in labels.csv it marks an image that'
-                " shows no class. Rename it."
-            )
-        elif not name or ";" in name:
-            faults.append(
-                f'line {line}: "{name}" cannot be a class name; ";" stands between labels. One'
-                " name per line, please."
-            )
-    if faults:
-        raise LabelsError(fault_report(path, faults))
-    if not numbered:
-        raise LabelsError(f"{path} names no class. Write one name per line.")
-    if len(numbered) > _MOST:
-        raise LabelsError(
-            f"{path} names {len(numbered)} classes; maps of class ids have 8 bits and hold {_MOST}."
-            " Merge or split the classes."
-        )
-    return tuple(name for _, name in numbered)
+def check_class_names(classes: Sequence[str]) -> tuple[str, ...]:
+    """Names that can be the classes of a model.
+
+    Raises:
+        LabelsError: If there is none, or one is empty, twice there or reserved.
+    """
+    if isinstance(classes, str):
+        raise LabelsError(f'classes = "{classes}" is one text; give a list: ["{classes}"].')
+    return check_classes(Path("classes"), list(enumerate(classes, 1)), unit="name")
 
 
 def describe_labels(data: LabelledImages) -> list[str]:
     """How many images show each class, listed ones that none shows, labels that look like slips.
 
-    Args:
-        data: Opened images. Where no file lists the classes, a misspelt label has become one.
+    Where no file lists the classes, a misspelt label has become one.
     """
     counts = dict.fromkeys(data.classes, 0)
     for sample in data.samples:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from ssrseg.data.classes import COCO_CLASSES
+from ssrseg.data.classes import COCO_CLASSES, check_classes
 from ssrseg.data.files import atomic_write
 from ssrseg.data.images import SUFFIXES
 from ssrseg.errors import DataError, LabelsError
@@ -67,11 +67,8 @@ def read_label_table(path: Path) -> LabelTable:
     The file has hundreds of megabytes, so the table is kept beside it as ``<name>.labels.csv``,
     under the file's hash: a changed file is read anew.
 
-    Args:
-        path: ``instances_train2014.json`` or ``instances_val2014.json``.
-
     Raises:
-        LabelsError: If it is missing or no instances file.
+        LabelsError: If it is missing or no instances file, or its categories can be no classes.
     """
     try:
         with path.open("rb") as file:
@@ -94,8 +91,7 @@ def read_label_table(path: Path) -> LabelTable:
 def read_instances(path: Path) -> dict[str, Any]:
     """The whole instances file; 448 MB of text become about 3 GB of memory.
 
-    Args:
-        path: The file.
+    The JSON is read without pycocotools, an optional package that only masks need.
 
     Raises:
         LabelsError: If it is missing, cut short, or no instances file.
@@ -121,10 +117,7 @@ def read_instances(path: Path) -> dict[str, Any]:
 def find_images(root: Path, split: str, names: Iterable[str]) -> dict[str, Path]:
     """Paths by file name, of those images that are there; one listing, no look at each image.
 
-    Args:
-        root: COCO tree in any of the layouts of ``IMAGE_FOLDERS``.
-        split: ``train`` or ``val``.
-        names: File names as the annotations have them; on disk, the twelve digits are enough.
+    ``names`` are file names as the annotations have them; on disk, the twelve digits are enough.
     """
     folder = image_folder(root, split)
     if folder is None:
@@ -140,11 +133,7 @@ def find_images(root: Path, split: str, names: Iterable[str]) -> dict[str, Path]
 
 
 def find_masks(folder: Path) -> dict[str, Path]:
-    """Masks below a folder by :func:`image_key`, from directory listings alone.
-
-    Args:
-        folder: Such as ``SegmentationClass``; need not exist.
-    """
+    """Masks below a folder (which need not exist) by :func:`image_key`, from listings alone."""
     paths = sorted(folder.rglob("*.png"))
     return {image_key(path.stem): path for path in paths if not path.name.startswith(".")}
 
@@ -177,12 +166,9 @@ class ImageInstances:
 
 
 def instances_by_image(found: dict[str, Any]) -> Iterator[ImageInstances]:
-    """Annotated images, by ascending file name.
-
-    Args:
-        found: What :func:`read_instances` returns.
-    """
-    index = {category: number + 1 for number, category in enumerate(_category_ids(found))}
+    """Annotated images of what :func:`read_instances` returns, by ascending file name."""
+    ids = sorted(category["id"] for category in found["categories"])
+    index = {category: number for number, category in enumerate(ids, 1)}
     grouped = defaultdict(list)
     for entry in found["annotations"]:
         instance = (float(entry["area"]), index[entry["category_id"]], entry["segmentation"])
@@ -199,12 +185,6 @@ def semantic_mask(image: ImageInstances) -> UInt8[Tensor, "height width"]:
     Overlaps are settled as in coco2voc, the tool that CLIP-ES's successors point to: by the
     annotation's own ``area``, and the earlier of two equal ones is on top. A crowd is its class,
     not ignored. [decisions/0020]
-
-    Args:
-        image: Size and instances.
-
-    Returns:
-        0 background, 1 + class index.
 
     Raises:
         DataError: If pycocotools is not installed or cannot read a segmentation.
@@ -228,7 +208,11 @@ def semantic_mask(image: ImageInstances) -> UInt8[Tensor, "height width"]:
 
 
 def _decode(coder: Any, segmentation: Any, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """Polygons (the parts of one object) or run lengths as a map of the image's size."""
+    """Polygons (the parts of one object) or run lengths as a map of the image's size.
+
+    Unlike pycocotools' ``annToMask``, which takes a polygon of four numbers for a box and run
+    lengths of another size for those of the image.
+    """
     if isinstance(segmentation, list):
         # fewer than three points have no area, and pycocotools takes four numbers for a box
         parts = [part for part in segmentation if len(part) >= 6]
@@ -248,18 +232,14 @@ def _decode(coder: Any, segmentation: Any, size: tuple[int, int]) -> Bool[np.nda
         return np.asarray(coder.decode(code), bool)
 
 
-def _category_ids(found: dict[str, Any]) -> list[int]:
-    return sorted(category["id"] for category in found["categories"])
-
-
 def _derive(found: dict[str, Any], path: Path) -> LabelTable:
     """Labels by file name, from image and category ids."""
-    named = {category["id"]: category["name"] for category in found["categories"]}
-    names = [named[category] for category in sorted(named)]
+    categories = sorted((entry["id"], str(entry["name"])) for entry in found["categories"])
+    names = check_classes(path, categories, unit="category")
     spelled = tuple(_SPELLED.get(name, name) for name in names)
     # other data in COCO's format keep their own names
-    classes = spelled if spelled == COCO_CLASSES else tuple(names)
-    index = {category: number for number, category in enumerate(sorted(named))}
+    classes = spelled if spelled == COCO_CLASSES else names
+    index = {category: number for number, (category, _) in enumerate(categories)}
     files = {image["id"]: image["file_name"] for image in found["images"]}
     present: dict[str, set[int]] = defaultdict(set)
     for entry in found["annotations"]:

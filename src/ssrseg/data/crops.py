@@ -58,7 +58,7 @@ class CropBatch:
         return CropBatch(*map(change, tensors), self.n_ids)
 
 
-def mix(seed: int, number: int, stream: int) -> int:
+def derive_seed(seed: int, number: int, stream: int) -> int:
     """A seed of its own for each number of each stream of random draws."""
     return int(np.random.SeedSequence([seed, number, stream]).generate_state(1)[0])
 
@@ -101,7 +101,7 @@ class CropDraws(Dataset[tuple[Crop, tuple[int, ...]]]):
         """Crop and image-level labels."""
         epoch, position = divmod(draw, len(self.data))
         sample = self.data.samples[
-            int(_shuffled(len(self.data), mix(self.seed, epoch, 0))[position])
+            int(_shuffled(len(self.data), derive_seed(self.seed, epoch, 0))[position])
         ]
         photo = read_image(sample.image)
         check_size(photo, sample.image, self.min_side)
@@ -125,7 +125,7 @@ class CropDraws(Dataset[tuple[Crop, tuple[int, ...]]]):
             scale=self.settings.scale,
             flip=self.settings.flip,
             fill=fill,
-            generator=torch.Generator().manual_seed(mix(self.seed, draw, 1)),
+            generator=torch.Generator().manual_seed(derive_seed(self.seed, draw, 1)),
         )
         return crop, sample.labels
 

@@ -45,9 +45,6 @@ def read_image(path: Path | str) -> UInt8[Tensor, "height width 3"]:
     The EXIF orientation is applied, transparent pixels are laid on white, 16-bit greys are scaled
     (not clipped) to 8 bits, and of several frames the first is taken. Damaged EXIF data is ignored.
 
-    Args:
-        path: Any format that Pillow reads.
-
     Raises:
         DataError: If the file is missing, empty, truncated, or no image.
     """
@@ -102,70 +99,57 @@ def _photo_of_pil(image: Image.Image) -> UInt8[Tensor, "height width 3"]:
 def _photo_of_array(array: np.ndarray, what: str) -> UInt8[Tensor, "height width 3"]:
     """Check shape, dtype and range in this order; ``what`` names the array in messages."""
     expected = "height x width x 3 or 3 x height x width (or height x width, grey) is expected"
+    last, first = (array.ndim == 3 and array.shape[axis] in (1, 3, 4) for axis in (-1, 0))
+    problem = ""
     if array.ndim == 4:
-        raise DataError(
-            f"{what} is a batch, but one image is expected: {expected}. Pass a list of images:"
-            " list(batch)."
+        problem = f"is a batch, but {expected}. Pass a list of images: list(batch)."
+    elif array.ndim not in (2, 3):
+        problem = f"has {array.ndim} axes, but {expected}. Reshape it, or give one image of it."
+    elif array.size == 0:
+        problem = f"is empty, but {expected}. Give a photograph."
+    elif last and first:
+        problem = (
+            "can be read as height x width x channels and as channels x height x width. Give it as"
+            " a PIL image, whose axes are certain: PIL.Image.fromarray(array)."
         )
-    if array.ndim not in (2, 3):
-        raise DataError(
-            f"{what} has {array.ndim} axes, but {expected}. Reshape it, or give one image of it."
+    elif array.ndim == 3 and not last and not first:
+        problem = (
+            "has its 3 channels (RGB; or 4, RGBA; or 1, grey) neither as first nor as last axis:"
+            f" {expected}. Reorder its axes, or choose three channels."
         )
-    if array.size == 0:
-        raise DataError(f"{what} is empty, but {expected}. Give a photograph.")
-    if array.ndim == 3:
-        last, first = (array.shape[axis] in (1, 3, 4) for axis in (-1, 0))
-        if last and first:
-            raise DataError(
-                f"{what} can be read as height x width x channels and as channels x height x width."
-                " Give it as a PIL image, whose axes are certain: PIL.Image.fromarray(array)."
-            )
-        if not last and not first:
-            raise DataError(
-                f"{what} has its 3 channels (RGB; or 4, RGBA; or 1, grey) neither as first nor as"
-                f" last axis: {expected}. Reorder its axes, or choose three channels."
-            )
-        array = array if last else array.transpose(1, 2, 0)
-    levels = _levels(array, what)
-    if levels.ndim == 3 and levels.shape[2] == 4:
-        return torch.from_numpy(np.array(_to_rgb(Image.fromarray(levels), what)))
-    levels = levels if levels.ndim == 3 else levels[..., None]
-    return torch.from_numpy(np.array(np.broadcast_to(levels, (*levels.shape[:2], 3)), order="C"))
+    if problem:
+        raise DataError(f"{what} {problem}")
+    levels = _levels(array.transpose(1, 2, 0) if first else array, what)
+    pil = Image.fromarray(levels[..., 0] if levels.shape[2:] == (1,) else levels)
+    return torch.from_numpy(np.array(_to_rgb(pil, what)))
 
 
 def _levels(array: np.ndarray, what: str) -> np.ndarray:
     """The values as uint8, or in one sentence why they are none."""
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
+    kind, found = array.dtype.kind, str(array.dtype)
+    if kind == "b":
+        cure = "If it is no mask but truly black and white, give floats."
+    elif kind not in "iuf":
+        cure = "Convert it."
+    elif not np.isfinite(array).all():
+        found = "nan or infinity"
+        cure = "Give the photograph from before the calculation that made them."
+    else:
+        levels = np.rint(array * np.float64(255))
+        if kind == "f" and levels.min() >= 0 and levels.max() <= 255:  # 1.0000001 is 1
+            return levels.astype(np.uint8)
+        low, high = array.min(), array.max()
+        found += f" from {low:.6g} to {high:.6g}"
+        if kind == "f":
+            cure = "Undo its normalisation (image * std + mean) and clip it to 0 .. 1."
+            cure = "Divide it by 255." if low >= 0 and high <= 255 else cure
+        else:
+            cure = "Divide it by the value of white, such as 65535 for 16 bits."
+            cure = "If 255 is white, convert it to uint8." if low >= 0 and high <= 255 else cure
     expected = "uint8 from 0 to 255 or floats from 0 to 1 are expected"
-    if array.dtype.kind == "b":
-        raise DataError(
-            f"{what} is bool, like a mask, but {expected}. Give the photograph; if it is truly"
-            " black and white, give floats."
-        )
-    if array.dtype.kind not in "iuf":
-        raise DataError(f"{what} holds {array.dtype}, but {expected}. Convert it.")
-    if not np.isfinite(array).all():
-        raise DataError(
-            f"{what} holds nan or infinity, but {expected}. Give the photograph from before the"
-            " calculation that made them."
-        )
-    low, high = array.min(), array.max()
-    found = f"{what} holds {array.dtype} from {low:.6g} to {high:.6g}, but {expected}."
-    if array.dtype.kind in "iu":
-        raise DataError(
-            f"{found} If 255 is white, convert it to uint8."
-            if low >= 0 and high <= 255
-            else f"{found} Divide it by the value of white, such as 65535 for 16 bits."
-        )
-    levels = np.rint(array * np.float64(255))
-    if levels.min() < 0 or levels.max() > 255:  # 1.0000001 is 1
-        raise DataError(
-            f"{found} Divide it by 255."
-            if low >= 0 and high <= 255
-            else f"{found} Undo its normalisation (image * std + mean) and clip it to 0 .. 1."
-        )
-    return levels.astype(np.uint8)
+    raise DataError(f"{what} holds {found}, but {expected}. {cure}")
 
 
 def _upright_rgb(image: Image.Image, name: Path | str) -> UInt8[Tensor, "height width 3"]:
@@ -204,16 +188,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def check_size(image: UInt8[Tensor, "height width 3"], path: Path, min_side: int) -> None:
-    """Refuse an image that is smaller than one patch.
-
-    Args:
-        image: RGB.
-        path: Where it came from, for the message.
-        min_side: Least height and width in pixels.
-
-    Raises:
-        DataError: If a side is shorter.
-    """
+    """Refuse an image with a side of less than one patch; ``path`` is for the message."""
     height, width = image.shape[:2]
     if min(height, width) < min_side:
         raise DataError(
@@ -223,12 +198,10 @@ def check_size(image: UInt8[Tensor, "height width 3"], path: Path, min_side: int
 
 
 def list_images(path: Path) -> list[Path]:
-    """Images at ``path``: the file itself, or all in the folder and its subfolders, sorted.
+    """Images at ``path``: the file itself whatever its suffix, or all in the folder, sorted.
 
-    Hidden files and folders are passed over (macOS leaves ``._photo.jpg`` beside ``photo.jpg``).
-
-    Args:
-        path: A file, taken whatever its suffix, or a folder, searched for known suffixes.
+    Subfolders are searched too; hidden files and folders are passed over (macOS leaves
+    ``._photo.jpg`` beside ``photo.jpg``).
 
     Raises:
         DataError: If nothing is there or the folder holds no image.
@@ -239,16 +212,14 @@ def list_images(path: Path) -> list[Path]:
         raise DataError(
             f"{path} does not exist.{_nearest_sibling(path)} Give an image or a folder of images."
         )
-    found, others = [], 0
+    found: list[Path] = []
+    others = 0
     for folder, subfolders, names in os.walk(path):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in names:
-            if name.startswith("."):
-                continue
-            if name.lower().endswith(SUFFIXES):
-                found.append(Path(folder, name))
-            else:
-                others += 1
+        names = [name for name in names if not name.startswith(".")]
+        images = [name for name in names if name.lower().endswith(SUFFIXES)]
+        found += [Path(folder, name) for name in images]
+        others += len(names) - len(images)
     if not found:
         raise DataError(
             f"{path} holds no image ({others} other files). Images are known by their suffix:"
@@ -260,8 +231,7 @@ def list_images(path: Path) -> list[Path]:
 def read_truth(path: Path) -> UInt8[Tensor, "height width"]:
     """Read a map of class ids: 0 background, 1 + class index, 255 ignore.
 
-    Args:
-        path: Indexed or grey PNG (any lossless format) whose pixel values are the ids.
+    It is an indexed or grey PNG (or any lossless format) whose pixel values are the ids.
 
     Raises:
         DataError: If the file is unreadable, lossy, colour-coded, or has values above 255.
@@ -290,22 +260,13 @@ def read_truth(path: Path) -> UInt8[Tensor, "height width"]:
 
 
 def write_class_ids(path: Path, ids: UInt8[Tensor, "height width"]) -> None:
-    """Write class ids as an indexed PNG in VOC's colours; it appears whole or not at all.
-
-    Args:
-        path: Ends with ``.png``; its folder is made.
-        ids: 0 background, 1 + class index, 255 ignore.
-    """
+    """Write class ids as an indexed PNG in VOC's colours; it appears whole or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(class_ids_png(ids))
 
 
 def class_ids_png(ids: UInt8[Tensor, "height width"]) -> bytes:
-    """Class ids as an indexed PNG in VOC's colours, encoded.
-
-    Args:
-        ids: 0 background, 1 + class index, 255 ignore.
-    """
+    """Class ids as an indexed PNG in VOC's colours, encoded."""
     image = Image.fromarray(ids.cpu().numpy())
     image.putpalette(voc_palette().tobytes())
     encoded = io.BytesIO()
@@ -328,9 +289,9 @@ def _load(path: Path) -> Image.Image:
     """Open and decode, or say in one sentence why not."""
     try:
         if not path.exists():
+            near = _nearest_sibling(path)
             raise DataError(
-                f"image {path} does not exist.{_nearest_sibling(path)} Check the path, or copy the"
-                " file there."
+                f"image {path} does not exist.{near} Check the path, or copy the file there."
             )
         if path.is_dir():
             raise DataError(
@@ -397,12 +358,7 @@ def _nearest_sibling(path: Path) -> str:
 
 
 def read_mask(file: Path, size: tuple[int, int], n_classes: int) -> UInt8[Tensor, "height width"]:
-    """A mask, checked against the image and the classes it belongs to.
-
-    Args:
-        file: Indexed PNG.
-        size: Height and width of its image.
-        n_classes: Foreground classes.
+    """A mask, checked against the size (height and width) and the classes of its image.
 
     Raises:
         DataError: If its size is not the image's, or it holds unknown class ids.

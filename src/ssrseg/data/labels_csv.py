@@ -17,8 +17,9 @@ import os
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NamedTuple
 
-from ssrseg.data.classes import NO_CLASS
+from ssrseg.data.classes import NO_CLASS, class_faults
 from ssrseg.data.images import SUFFIXES
 from ssrseg.data.text import fault_report, nearest, read_text
 from ssrseg.errors import LabelsError
@@ -68,14 +69,15 @@ def read_labels_csv(
             " header image,labels and one line per image. SSR learns from class names only, never"
             " from masks."
         )
-    entries, broken = _entries(path)
-    names, mislabelled = _check_classes(entries, classes, source)
+    entries, faults = _entries(path)
+    faults += _label_faults(entries, classes, source)
     images, misplaced = _find_images(path.parent, entries)
-    faults = sorted([*broken, *mislabelled, *misplaced], key=lambda fault: fault.line)
+    faults = sorted(faults + misplaced, key=lambda fault: fault[0])
     if faults:
-        raise LabelsError(fault_report(path, [f"line {f.line}: {f.text}" for f in faults]))
+        raise LabelsError(fault_report(path, [f"line {line}: {text}" for line, text in faults]))
     if not entries:
         raise LabelsError(f'{path} names no image. Add lines such as "images/a.jpg,cat;dog".')
+    names = classes or tuple(sorted({w for entry in entries for w in entry.words} - {NO_CLASS}))
     if not names:
         raise LabelsError(
             f'{path} names no class: every label is "{NO_CLASS}". Name the classes of some images.'
@@ -88,17 +90,13 @@ def read_labels_csv(
     return names, rows
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     line: int
     image: str
     words: list[str]
 
 
-@dataclass(frozen=True)
-class _Fault:
-    line: int
-    text: str
+_Fault = tuple[int, str]  # line, and what is wrong there
 
 
 def _entries(path: Path) -> tuple[list[_Entry], list[_Fault]]:
@@ -125,17 +123,12 @@ def _entries(path: Path) -> tuple[list[_Entry], list[_Fault]]:
             row = next(csv.reader([text], delimiter=delimiter, strict=True), [])
         except csv.Error as error:
             cure = "Check the quotation marks: a cell has none, or one at either end."
-            faults.append(_Fault(line, f"{error} in {text.strip()[:80]}. {cure}"))
+            faults.append((line, f"{error} in {text.strip()[:80]}. {cure}"))
             continue
         cells = [cell.strip() for cell in row]
         if delimiter == "," and any(cells[2:]):
-            faults.append(
-                _Fault(
-                    line,
-                    f'"{",".join(cells)}" has {len(cells)} columns instead of 2. Separate labels'
-                    ' by ";".',
-                )
-            )
+            found = f'"{",".join(cells)}" has {len(cells)} columns instead of 2.'
+            faults.append((line, f'{found} Separate labels by ";".'))
         elif any(cells):
             words = [word.strip() for cell in cells[1:] for word in cell.split(";")]
             entries.append(_Entry(line, cells[0], [word for word in words if word]))
@@ -148,50 +141,33 @@ def _is_header(line: str, delimiter: str) -> bool:
     return [cell.strip(' "').casefold() for cell in cells] == ["image", "labels"]
 
 
-def _check_classes(
+def _label_faults(
     entries: list[_Entry], classes: tuple[str, ...] | None, source: str
-) -> tuple[tuple[str, ...], list[_Fault]]:
-    """The class names; unknown, missing and contradictory labels are faults."""
+) -> list[_Fault]:
+    """Unknown, missing and contradictory labels; without a list, labels that can be no classes."""
     faults: list[_Fault] = []
-    first: dict[str, tuple[str, int]] = {}
-    for entry in entries:
-        problems = []
-        if not entry.words:
-            problems.append(
-                f'"{entry.image}" has no label. Name its classes, remove the line, or write'
-                f' "{NO_CLASS}" if the image shows none of the classes.'
+    named: list[_Fault] = []
+    for line, image, words in entries:
+        if not words:
+            text = (
+                f'"{image}" has no label. Name its classes, remove the line, or write "{NO_CLASS}"'
+                " if the image shows none of the classes."
             )
-        if NO_CLASS in entry.words and set(entry.words) != {NO_CLASS}:
-            problems.append(
-                f'"{NO_CLASS}" stands beside other labels ({";".join(entry.words)}). Remove one or'
-                " the other."
-            )
-        for word in entry.words:
+            faults.append((line, text))
+        if NO_CLASS in words and set(words) != {NO_CLASS}:
+            text = f'"{NO_CLASS}" stands beside other labels ({";".join(words)}).'
+            faults.append((line, f"{text} Remove one or the other."))
+        for word in words:
             if word == NO_CLASS or word in (classes or ()):
                 continue
             if "," in word:
-                problems.append(f'the label "{word}" contains ",". Separate labels by ";".')
+                faults.append((line, f'the label "{word}" contains ",". Separate labels by ";".'))
             elif classes is not None:
-                problems.append(
-                    f'class "{word}" is not in {source} ({len(classes)} names).'
-                    f"{nearest(word, (*classes, NO_CLASS), faults)}"
-                )
-            elif word.casefold() == "background":
-                problems.append(
-                    f'"{word}" is in every image and is no label. Remove it, or write "{NO_CLASS}"'
-                    " if the image shows nothing else."
-                )
-            elif word.casefold() == NO_CLASS:
-                problems.append(f'"{word}" is no label. Did you mean "{NO_CLASS}"?')
+                text = f'class "{word}" is not in {source} ({len(classes)} names).'
+                faults.append((line, text + nearest(word, (*classes, NO_CLASS), faults)))
             else:
-                spelling, line = first.setdefault(word.casefold(), (word, entry.line))
-                if spelling != word:
-                    problems.append(
-                        f'class "{word}" is "{spelling}" on line {line}. Spell it the same way'
-                        " everywhere."
-                    )
-        faults += [_Fault(entry.line, problem) for problem in problems]
-    return classes or tuple(sorted(spelling for spelling, _ in first.values())), faults
+                named.append((line, word))
+    return faults + class_faults(named, repeats=True)
 
 
 def _find_images(root: Path, entries: list[_Entry]) -> tuple[list[str], list[_Fault]]:
@@ -219,7 +195,7 @@ def _find_images(root: Path, entries: list[_Entry]) -> tuple[list[str], list[_Fa
             elif twin is not entry:
                 problem = f"is already on line {twin.line}. Keep one line with all its classes."
         if problem:
-            faults.append(_Fault(entry.line, f'image "{entry.image}" {problem}'))
+            faults.append((entry.line, f'image "{entry.image}" {problem}'))
     return found, faults
 
 

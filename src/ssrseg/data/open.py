@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from ssrseg.data.classes import VOC_CLASSES, read_classes
 from ssrseg.data.coco import (
@@ -56,18 +56,17 @@ def open_labelled(root: Path | str, *, split: str | None = None) -> LabelledImag
     """
     root = Path(root)
     _check_folder(root)
-    listed = read_classes(root)
-    classes = listed[0] if listed else None
+    classes, prompts = read_classes(root) or (None, {})
     source = "classes.txt" if (root / "classes.txt").is_file() else "classes.yaml"
     if classes is None and _is_voc(root):
         classes, source = VOC_CLASSES, "VOC's class list"
     csv_path = root / "labels.csv"
     if not csv_path.exists() and is_coco(root):
-        return _open_coco(root, split, listed)
+        return _open_coco(root, split, classes, prompts)
     if csv_path.exists():
         classes, rows = read_labels_csv(csv_path, classes=classes, source=source)
         base = _image_folder([row.image for row in rows])
-        names = [_name(PurePosixPath(row.image).relative_to(base)) for row in rows]
+        names = [_name(PurePosixPath(row.image), base) for row in rows]
         images = {name: root / row.image for name, row in zip(names, rows, strict=True)}
         labels = {name: row.labels for name, row in zip(names, rows, strict=True)}
         chosen = _choose(root, split, images, "labels.csv")
@@ -77,20 +76,16 @@ def open_labelled(root: Path | str, *, split: str | None = None) -> LabelledImag
         chosen = _choose(root, split, images, "JPEGImages")
         found = read_annotations(root / "Annotations", chosen, classes, source=source)
         labels = dict(zip(chosen, found, strict=True))
-    truths = _truths(root)
+    folders = (root / name for name in _TRUTHS)
+    truths = {_name(path, folder): path for folder in folders for path in folder.rglob("*.png")}
     samples = (Sample(name, images[name], labels[name], truths.get(name)) for name in chosen)
-    return LabelledImages(root, classes, tuple(samples), listed[1] if listed else {})
+    return LabelledImages(root, classes, tuple(samples), prompts)
 
 
 def open_images(root: Path, *, split: str | None = None) -> dict[str, Path]:
-    """Images of a data set or of one of its lists, for prediction: no labels are needed.
+    """Images by name of the sample, in the order of a list, for prediction: no labels are needed.
 
-    Args:
-        root: A folder that :func:`open_labelled` opens, or VOC's images and lists alone.
-        split: As there; None = all images.
-
-    Returns:
-        Path by name of the sample, in the order of the list.
+    The folder is one that :func:`open_labelled` opens, or it has VOC's images and lists alone.
 
     Raises:
         DataError: If there are no such images, or the split does not fit them.
@@ -102,7 +97,7 @@ def open_images(root: Path, *, split: str | None = None) -> dict[str, Path]:
 
 
 def _open_coco(
-    root: Path, split: str | None, listed: tuple[tuple[str, ...], dict[str, str]] | None
+    root: Path, split: str | None, listed: tuple[str, ...] | None, prompts: dict[str, str]
 ) -> LabelledImages:
     """Samples named like their images, which need not lie in COCO's own folders."""
     known = {part for part in SPLITS if instances_file(root, part).is_file()}
@@ -129,9 +124,9 @@ def _open_coco(
         for name, path in found.items():
             images[Path(name).stem] = path
             labels[Path(name).stem] = table.labels[name]
-    if listed is not None and listed[0] != classes:
+    if listed is not None and listed != classes:
         raise LabelsError(
-            f"{root} has a class list of its own ({len(listed[0])} names), which is not that of its"
+            f"{root} has a class list of its own ({len(listed)} names), which is not that of its"
             f" annotations ({len(classes)} names, by category id). Remove it; a classes.yaml with"
             " exactly those names in that order may give prompts."
         )
@@ -140,11 +135,17 @@ def _open_coco(
     samples = (
         Sample(name, images[name], labels[name], truths.get(image_key(name))) for name in chosen
     )
-    return LabelledImages(root, classes, tuple(samples), listed[1] if listed else {})
+    return LabelledImages(root, classes, tuple(samples), prompts)
 
 
 def _is_voc(root: Path) -> bool:
     return (root / "JPEGImages").is_dir() and (root / "ImageSets").is_dir()
+
+
+def _is_labelled(root: Path) -> bool:
+    if (root / "labels.csv").exists() or is_coco(root):
+        return True
+    return _is_voc(root) and (root / "Annotations").is_dir()
 
 
 def _check_folder(root: Path) -> None:
@@ -157,9 +158,7 @@ def _check_folder(root: Path) -> None:
         )
     if not root.is_dir():
         raise DataError(f"{root} is a file, but a data folder is expected. Give {root.parent}.")
-    if (root / "labels.csv").exists() or (_is_voc(root) and (root / "Annotations").is_dir()):
-        return
-    if is_coco(root):
+    if _is_labelled(root):
         return
     if _is_voc(root) and (root / "cls_labels_onehot.npy").exists():
         raise DataError(
@@ -173,12 +172,8 @@ def _check_folder(root: Path) -> None:
             " folder Annotations is there. Copy Annotations from VOC 2012, or write labels.csv"
             ' (header "image,labels", then lines such as "JPEGImages/2007_000063.jpg,chair;dog").'
         )
-    near = [
-        folder
-        for folder in (root.parent, *sorted(root.iterdir()), root / "VOCdevkit" / "VOC2012")
-        if folder.is_dir()
-        and ((folder / "labels.csv").exists() or _is_voc(folder) or is_coco(folder))
-    ]
+    places = (root.parent, *sorted(root.iterdir()), root / "VOCdevkit" / "VOC2012")
+    near = [folder for folder in places if _is_labelled(folder) or _is_voc(folder)]
     names = sorted(os.listdir(root))
     there = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
     raise DataError(
@@ -201,14 +196,14 @@ def _image_folder(images: Sequence[str]) -> PurePosixPath:
     return PurePosixPath(top if top in IMAGE_FOLDERS else common)
 
 
-def _name(image: PurePosixPath) -> str:
-    return image.with_suffix("").as_posix()
+def _name(file: PurePath, folder: PurePath) -> str:
+    return file.relative_to(folder).with_suffix("").as_posix()
 
 
 def _images_by_name(folder: Path) -> dict[str, Path]:
     images: dict[str, Path] = {}
     for image in list_images(folder):
-        name = _name(PurePosixPath(image.relative_to(folder)))
+        name = _name(image, folder)
         if name in images:
             raise DataError(
                 f"{folder} holds both {images[name].name} and {image.name}, which have the same"
@@ -248,15 +243,3 @@ def _choose(root: Path, split: str | None, images: Iterable[str], where: str) ->
     if not first:
         raise DataError(f"{path} names no image. Write one image name per line, without suffix.")
     return list(first)
-
-
-def _truths(root: Path) -> dict[str, Path]:
-    """Maps of class ids by image name, from directory listings alone."""
-    truths = {}
-    for folder in (root / name for name in _TRUTHS):
-        for place, _, files in os.walk(folder):
-            for file in files:
-                path = Path(place, file)
-                if path.suffix == ".png":
-                    truths[_name(PurePosixPath(path.relative_to(folder)))] = path
-    return truths

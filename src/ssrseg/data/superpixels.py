@@ -13,7 +13,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from ssrseg.data.files import atomic_write
-from ssrseg.method.superpixels import slic_labels
+from ssrseg.method.sgc import slic_labels
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,7 @@ _NEIGHBOURS = 200  # in alphabetical order; among thousands of file names the se
 
 
 def read_text(path: Path) -> str:
-    """Text of a file in UTF-8, with or without a byte order mark.
-
-    Args:
-        path: The file.
-
-    Raises:
-        LabelsError: If it cannot be read or is not UTF-8.
-    """
+    """Text of a file in UTF-8, with or without a byte order mark; LabelsError if it is none."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -34,22 +27,13 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
-    """Stripped lines of a text file that are not blank, numbered from 1.
-
-    Args:
-        path: The file, in UTF-8.
-    """
+    """Stripped lines of a text file that are not blank, numbered from 1."""
     lines = enumerate(read_text(path).splitlines(), 1)
     return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
 def fault_report(path: Path, faults: list[str]) -> str:
-    """One message for all that is wrong with a file: the first ten faults, and how many more.
-
-    Args:
-        path: The file.
-        faults: Each begins with its place, as ``line 7: ...``.
-    """
+    """One message for all that is wrong with a file: the first ten faults, and how many more."""
     if len(faults) == 1:
         return f"{path} {faults[0]}"
     hidden = len(faults) - _SHOWN
@@ -58,12 +42,9 @@ def fault_report(path: Path, faults: list[str]) -> str:
 
 
 def nearest(word: str, known: Collection[str], faults: Collection[object] = ()) -> str:
-    """``did_you_mean`` that sees through upper and lower case, and takes no number for another.
+    """``did_you_mean`` that ignores upper and lower case, and takes no number for another.
 
-    Args:
-        word: What the user wrote.
-        known: What would have been accepted.
-        faults: Found before this one; nothing is searched for if this one will not be shown.
+    Nothing is searched for where so many ``faults`` came before that this one is not shown.
     """
     if len(faults) >= _SHOWN:
         return ""

@@ -21,9 +21,6 @@ def read_annotations(
         classes: Names in order.
         source: Where ``classes`` come from, for messages.
 
-    Returns:
-        Indices, ascending, per image; empty if its file lists no object.
-
     Raises:
         LabelsError: With all missing or damaged files and unknown classes at once.
     """

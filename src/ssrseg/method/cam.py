@@ -13,8 +13,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from ssrseg.method.last_block import BlockTrace, BlockWeights, mean_gradient
-
 EPS = 1e-7
 
 
@@ -22,27 +20,6 @@ def min_max(maps: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch
     """Each map to [0, 1]: (x - min) / (max - min + 1e-7). A constant map becomes 0."""
     low = maps.amin((-2, -1), keepdim=True)
     return (maps - low) / ((maps - low).amax((-2, -1), keepdim=True) + EPS)
-
-
-def centre_prior(
-    present: Int[Tensor, "batch slots"], grid: tuple[int, int]
-) -> Float[Tensor, "batch slots grid_h grid_w"]:
-    """The CAM of somebody who never opens the photograph: things lie in the middle.
-
-    1 in the centre, falling to 0 in the corners along ellipses that fit the image; at a background
-    exponent of 1 the seed is the ellipse that touches no side by 0.7 of the way. All classes of an
-    image get the same map, so the first of them takes it.
-
-    Args:
-        present: Class ids, -1 for an empty slot (its CAM is 0).
-        grid: Patch rows and columns.
-
-    Source: our control; a CAM that does not beat it has located nothing.
-    """
-    rows, columns = ((torch.arange(n, device=present.device) + 0.5) * (2 / n) - 1 for n in grid)
-    distance = (rows[:, None] ** 2 + columns[None] ** 2).sqrt()
-    cam = 1 - distance / 2**0.5
-    return cam * (present >= 0)[:, :, None, None]
 
 
 def allowed_words(
@@ -70,14 +47,13 @@ def word_probability(
     """Softmax of scaled cosines over the texts that an image allows.
 
     The softmax makes classes compete: without it, images with several classes collapse onto one.
+    As in CLIP-ES.
 
     Args:
         features: Image features (v or V, before or after ISA), any norm.
         text: Text features, any norm.
         scale: 1 / temperature: CLIP's own exp(logit_scale), or 1 / τ in CMPA mode.
         allowed: Which texts compete.
-
-    Source: CLIP-ES; spec §5.3.
     """
     cosine = functional.normalize(features, dim=-1) @ functional.normalize(text, dim=-1).T
     shape = (len(allowed),) + (1,) * (features.ndim - 2) + (allowed.shape[1],)
@@ -95,7 +71,7 @@ def gradcam(
 
     CAM_c = ReLU(Σ_k α_ck a_k), α_ck = mean over patches of ∂p_c / ∂a_k, where a = ``normed`` and
     p_c is the probability of class c. Images do not interact, so one backward pass serves the same
-    slot of all images.
+    slot of all images. The layer and the softmax are CLIP-ES's: the paper says GradCAM only.
 
     Args:
         last_block: ln_1 output (batch, tokens, dim) -> patch features (batch, patches, dim1).
@@ -106,46 +82,19 @@ def gradcam(
 
     Returns:
         CAMs in [0, 1], each class by itself.
-
-    Source: CLIP-ES; spec §5.
     """
     with torch.enable_grad():
         normed = normed.detach().requires_grad_()
+        # p of each text from the mean patch feature v: (batch, words)
         probabilities = probability(last_block(normed).mean(1))
         weights = []
+        # α of each slot: (batch, slots, dim)
         for slot in range(present.shape[1]):
             chosen = probabilities.gather(1, present[:, slot : slot + 1].clamp(min=0)).sum()
             last = slot == present.shape[1] - 1
             (gradient,) = torch.autograd.grad(chosen, normed, retain_graph=not last)
             weights.append(gradient[:, 1:].mean(1))
     return weighted_cam(normed.detach(), torch.stack(weights, 1), present, grid)
-
-
-def fast_gradcam(
-    block: BlockWeights,
-    trace: BlockTrace,
-    normed: Float[Tensor, "batch tokens dim"],
-    probability: Callable[[Tensor], Tensor],
-    present: Int[Tensor, "batch slots"],
-    grid: tuple[int, int],
-) -> Float[Tensor, "batch slots grid_h grid_w"]:
-    """:func:`gradcam` with the block's gradient in closed form.
-
-    Args:
-        block: Weights of the last block.
-        trace: Its forward pass.
-        normed: Output of its ln_1, CLS first.
-        probability: Mean patch feature (batch, dim1) -> probability of each text (batch, words).
-        present: Class ids, -1 for an empty slot (its CAM is 0).
-        grid: Patch rows and columns.
-    """
-    with torch.enable_grad():
-        image_feature = trace.patch_features.mean(1).requires_grad_()
-        chosen = probability(image_feature).gather(1, present.clamp(min=0)).sum(0)
-        cotangent = torch.stack(
-            [torch.autograd.grad(p, image_feature, retain_graph=True)[0] for p in chosen], 1
-        )
-    return weighted_cam(normed, mean_gradient(block, trace, cotangent), present, grid)
 
 
 def weighted_cam(
@@ -171,14 +120,14 @@ def patch_cam(
     present: Int[Tensor, "batch slots"],
     grid: tuple[int, int],
 ) -> Float[Tensor, "batch slots grid_h grid_w"]:
-    """The probability of each present class at every patch, no gradient: the ``patch`` read-out.
+    """The probability of each present class at every patch: the ``patch`` read-out, our choice.
+
+    CMPA is trained on pooled patches, and this reads patches.
 
     Returns:
         Maps in [0, 1], each class by itself; 0 for an empty slot.
-
-    Source: our choice, spec §6.6: CMPA is trained on pooled patches, and this reads patches.
     """
-    probability = word_probability(patch_features, text, scale, allowed)
+    probability = word_probability(patch_features, text, scale, allowed)  # (batch, patches, words)
     index = present.clamp(min=0)[:, None].expand(-1, probability.shape[1], -1)
     cam = probability.gather(2, index).mT.reshape(*present.shape, *grid)
     return _empty_slots_to_zero(min_max(cam), present)

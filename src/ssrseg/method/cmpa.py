@@ -1,4 +1,4 @@
-"""Cross-modal prototype alignment: projection heads (Eq. 1), pooling (Eq. 2), losses (Eq. 3-6).
+"""Cross-modal prototype alignment, Eq. 1-6: heads, pooling, prototypes, losses.
 
 Two small heads, ISA for images and TSA for texts, are trained so that what CLIP sees *inside* a
 class's CAM lies next to that class's text and away from the others.
@@ -7,14 +7,23 @@ class's CAM lies next to that class's text and away from the others.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ssrseg.method.kmeans import kmeans
+
 TEMPERATURES = (0.01, 0.5)
-"""Range of τ (our choice, spec §6.4)."""
+"""Range of τ (our choice)."""
+
+AlignmentLoss = Literal["crossmodal", "in_modal", "feature"]
+
+# --- Eq. 1: heads
 
 
 class Projector(nn.Module):
@@ -32,7 +41,6 @@ class Projector(nn.Module):
         hidden: int = 512,
         depth: int = 2,
         basis: Float[Tensor, "out dim"] | None = None,
-        final_relu: bool = False,
     ) -> None:
         """Build the head.
 
@@ -42,7 +50,6 @@ class Projector(nn.Module):
             hidden: Width between the linear layers.
             depth: Linear layers.
             basis: W0, orthonormal rows; None starts at random (the paper's words, taken literally).
-            final_relu: End with a ReLU (forces cosines >= 0).
         """
         super().__init__()
         layers: list[nn.Module] = []
@@ -50,7 +57,7 @@ class Projector(nn.Module):
         for index in range(depth):
             wide, next_wide = widths[index], widths[index + 1]
             layers += [nn.Linear(wide, next_wide), nn.BatchNorm1d(next_wide)]
-            if index < depth - 1 or final_relu:
+            if index < depth - 1:
                 layers.append(nn.ReLU())
         self.mlp = nn.Sequential(*layers)
         self.basis: Tensor | None
@@ -60,6 +67,7 @@ class Projector(nn.Module):
     def forward(self, features: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows out"]:
         """Align features; any leading axes."""
         unit = functional.normalize(features, dim=-1)
+        # BatchNorm1d wants (rows, dim)
         moved: Tensor = self.mlp(unit.flatten(0, -2)).view(*features.shape[:-1], -1)
         if self.basis is None or self.gain is None:
             return moved
@@ -74,7 +82,7 @@ def shared_basis(
     """W0: an orthonormal basis of the texts' span, completed by principal directions of images.
 
     Every dot product with a text survives the projection unchanged, so an untrained head differs
-    from CLIP by a rescaling only; a random W0 moves the CAM by itself.
+    from CLIP by a rescaling only; a random W0 moves the CAM by itself. Our choice.
 
     Args:
         text_features: All texts, backgrounds included.
@@ -83,8 +91,6 @@ def shared_basis(
 
     Raises:
         ValueError: If ``out`` exceeds the length of the features.
-
-    Source: our choice, spec §6.1.
     """
     dim = text_features.shape[1]
     if out > dim:
@@ -95,10 +101,13 @@ def shared_basis(
         leading: Tensor = basis[: int((size > 1e-6 * size_of.norm()).sum())]
         return leading
 
+    # rows 1: what the texts span
     spanned = directions(text_features, text_features)[:out]
+    # rows 2: leading directions of the images in what is left
     centred = (image_features - image_features.mean(0)).double()
     rest = centred - centred @ spanned.T @ spanned
     extra = directions(rest, image_features)  # not the rounding errors of an empty rest
+    # rows 3: any orthonormal rest
     complement = torch.linalg.svd(torch.cat([spanned, extra]), full_matrices=True)[2]
     free = complement[len(spanned) + len(extra) :]
     return torch.cat([spanned, extra, free])[:out].to(text_features)
@@ -151,11 +160,38 @@ def no_heads(dim: int, temperature: float) -> Alignment:
     return Alignment(*heads, temperature=temperature, learnable=False).eval()
 
 
+# --- Eq. 2: foreground features
+
+
 def masked_average_pool(
     cam: Float[Tensor, "batch slots patches"], patch_features: Float[Tensor, "batch patches dim"]
 ) -> Float[Tensor, "batch slots dim"]:
     """Foreground feature of each class: Σ_p CAM(p)·V(p) / Σ_p CAM(p) (Eq. 2)."""
     return cam @ patch_features / cam.sum(-1, keepdim=True).clamp(min=1e-6)
+
+
+def pool_foreground(
+    patch_features: Float[Tensor, "batch patches dim"],
+    cam: Float[Tensor, "batch slots grid_h grid_w"],
+    inside: Bool[Tensor, "batch patches"] | None = None,
+) -> tuple[Float[Tensor, "batch slots dim"], Float[Tensor, "batch dim"]]:
+    """Foreground feature of every slot and background feature of every image (Eq. 2).
+
+    The background is pooled by 1 - max_c CAM_c.
+
+    Args:
+        patch_features: V, or ISA(V).
+        cam: CAMs in [0, 1].
+        inside: False = padding, which belongs to neither.
+    """
+    foreground = cam.flatten(2)  # (batch, slots, patches)
+    background = 1 - foreground.amax(1, keepdim=True)  # (batch, 1, patches)
+    if inside is not None:
+        foreground, background = foreground * inside[:, None], background * inside[:, None]
+    return (
+        masked_average_pool(foreground, patch_features),
+        masked_average_pool(background, patch_features)[:, 0],
+    )
 
 
 def usable_pairs(
@@ -164,16 +200,101 @@ def usable_pairs(
     *,
     min_patches: int = 4,
 ) -> Bool[Tensor, "batch slots"]:
-    """Pairs (image, class) whose CAM is large enough to pool from.
+    """Pairs (image, class) whose CAM is large enough to pool from (our choice).
 
     Args:
         cam: CAMs in [0, 1].
         present: Class ids, -1 = empty slot.
         min_patches: Patches that must have a CAM above 0.4.
-
-    Source: our choice, spec §6.2.
     """
     return (present >= 0) & (cam.sum(-1) > 1e-3) & ((cam > 0.4).sum(-1) >= min_patches)
+
+
+# --- Prototypes
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """P_I and how well its clusters agree with the classes.
+
+    Attributes:
+        image: P_I, unit norm; row c belongs to class c.
+        purity: Share of pairs in [0, 1] whose cluster is matched to their class.
+    """
+
+    image: Float[Tensor, "proto dim"]
+    purity: float
+
+
+@torch.no_grad()
+def image_prototypes(
+    features: Float[Tensor, "pairs dim"],
+    classes: Int[Tensor, " pairs"],
+    fallback: Float[Tensor, "proto dim"],
+    *,
+    method: Literal["kmeans", "class_mean"] = "kmeans",
+) -> Prototypes:
+    """K-means with K = C over the foreground features of the training set (paper).
+
+    The paper leaves open where it starts and which cluster belongs to which class. Our choice: it
+    starts from the class means, and the Hungarian method matches clusters to classes on the counts
+    of (cluster, class), so that row c of P_I and row c of P_T speak of the same class.
+
+    Args:
+        features: f_image of the whole training set, aligned, any norm.
+        classes: Class of each pair.
+        fallback: Row c stands in for a class without a single pair (its aligned text).
+        method: ``class_mean`` skips K-means.
+    """
+    unit = functional.normalize(features, dim=-1)
+    n_classes = len(fallback)
+    # start: the mean of each class, (classes, dim)
+    member = functional.one_hot(classes, n_classes).to(unit)  # (pairs, classes)
+    count = member.sum(0)
+    start = functional.normalize(member.T @ unit, dim=-1)
+    start = torch.where(count[:, None] > 0, start, functional.normalize(fallback, dim=-1))
+    if method == "class_mean":
+        return Prototypes(start, 1.0)
+    # K-means over all pairs
+    valid = torch.ones(1, len(unit), dtype=torch.bool, device=unit.device)
+    assignment, centroids = kmeans(unit[None], start[None], valid)
+    # match clusters to classes on the counts, (clusters, classes)
+    counts = functional.one_hot(assignment[0], n_classes).to(unit).T @ member
+    own = torch.eye(n_classes, device=unit.device) / (n_classes + 1)  # among equals, c stays c
+    cluster, matched = linear_sum_assignment(-(counts + own).cpu().numpy())
+    order = torch.empty(n_classes, dtype=torch.long)
+    order[torch.from_numpy(matched)] = torch.from_numpy(cluster)
+    purity = float(counts[cluster, matched].sum() / counts.sum().clamp(min=1))
+    rows = functional.normalize(centroids[0][order.to(unit.device)], dim=-1)
+    return Prototypes(torch.where(count[:, None] > 0, rows, start), purity)
+
+
+def positive_index(
+    features: Float[Tensor, "pairs dim"],
+    prototypes: Float[Tensor, "proto dim"],
+    classes: Int[Tensor, " pairs"],
+    labels: Bool[Tensor, "pairs proto"],
+    rule: Literal["cluster", "class", "cluster_present"],
+) -> Int[Tensor, " pairs"]:
+    """Which prototype is a pair's positive (``pos`` of Eq. 4).
+
+    Args:
+        features: f_image of each pair, aligned.
+        prototypes: P_I.
+        classes: Class of each pair.
+        labels: Classes present in each pair's image.
+        rule: ``cluster``: the nearest prototype, the paper's "cluster-generated pseudo label".
+            ``cluster_present``: the nearest among the image's classes. ``class``: the pair's class.
+    """
+    if rule == "class":
+        return classes
+    near = functional.normalize(features, dim=-1) @ functional.normalize(prototypes, dim=-1).T
+    if rule == "cluster_present":
+        near = near.masked_fill(~labels, -torch.inf)
+    return near.argmax(-1)
+
+
+# --- Eq. 3-6: losses
 
 
 def prototype_similarity(
@@ -195,3 +316,69 @@ def prototype_loss(
     This is cross-entropy over the prototypes with the positive prototype as the target.
     """
     return functional.cross_entropy(similarity, positive)
+
+
+def alignment_loss(
+    loss: AlignmentLoss,
+    image: Float[Tensor, "pairs dim"],
+    classes: Int[Tensor, " pairs"],
+    positive: Int[Tensor, " pairs"],
+    text: Float[Tensor, "words dim"],
+    image_prototypes: Float[Tensor, "proto dim"],
+    temperature: float | Float[Tensor, ""],
+    *,
+    symmetric: bool = True,
+    bg_negatives: bool = True,
+) -> Float[Tensor, ""]:
+    """L_proto (Eq. 3-6) and the other rows of Table 4.
+
+    ``crossmodal`` is the paper's: images against text prototypes and texts against image
+    prototypes. ``in_modal``: images against image prototypes, texts against text prototypes.
+    ``feature``: pull each pair together, without prototypes and negatives. The symmetric form and
+    what the rows of Table 4 mean are our choice.
+
+    Args:
+        loss: Row of Table 4.
+        image: f_image of each pair, aligned (with gradient).
+        classes: Class of each pair.
+        positive: Prototype of each image feature (``pos`` of Eq. 4).
+        text: T', all aligned texts, the classes first (with gradient). As K-means of C distinct
+            rows into C clusters gives back the rows, the text prototypes P_T are T'[:C].
+        image_prototypes: P_I, one row per class (no gradient).
+        temperature: τ.
+        symmetric: Also texts to prototypes; without it TSA has no gradient (Eq. 6, literally).
+        bg_negatives: Background texts join P_T as further negatives.
+    """
+    pair_text = text[classes]  # f_text of each pair
+    if loss == "feature":
+        return (1 - functional.cosine_similarity(image, pair_text, dim=-1)).mean()
+    text_prototypes = (text if bg_negatives else text[: len(image_prototypes)]).detach()
+    facing_image, facing_text = text_prototypes, image_prototypes
+    if loss == "in_modal":
+        facing_image, facing_text = facing_text, facing_image
+    similarity = prototype_similarity(image, facing_image, temperature)  # Eq. 3
+    value = prototype_loss(similarity, positive)  # Eq. 4-6
+    if symmetric:
+        similarity = prototype_similarity(pair_text, facing_text, temperature)
+        value = (value + prototype_loss(similarity, classes)) / 2
+    return value
+
+
+def background_loss(
+    background: Float[Tensor, "pairs dim"],
+    word: Int[Tensor, " pairs"],
+    text: Float[Tensor, "words dim"],
+    temperature: float | Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """Background features against all texts, a background text as positive (our choice).
+
+    Without it background texts are negatives only, drift away from everything and stop competing
+    in the CAM's softmax.
+
+    Args:
+        background: Aligned MAP(1 - max CAM, V), one per image.
+        word: Row of ``text`` that is the positive.
+        text: T' (no gradient flows into it).
+        temperature: τ.
+    """
+    return prototype_loss(prototype_similarity(background, text.detach(), temperature), word)

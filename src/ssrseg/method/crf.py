@@ -1,4 +1,4 @@
-"""Dense CRF: mean field with Gaussian filtering on the permutohedral lattice (spec §11)."""
+"""Dense CRF: mean field with Gaussian filtering on the permutohedral lattice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Confusion matrix -> mIoU, precision, recall and confusion ratio (spec §11)."""
+"""Confusion matrix -> mIoU, precision, recall and confusion ratio."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def confusion_matrix(
 def scores(matrix: Int[Tensor, "classes classes"]) -> Scores:
     """All measures of a confusion matrix (rows = truth).
 
-    Source: spec §11; confusion ratio as in SeCo. Precision 0 for a class never predicted, and nan
-    for one without truth, are our choice: SeCo divides by zero there.
+    The confusion ratio is SeCo's. Precision 0 for a class never predicted, and nan for one without
+    truth, are our choice: SeCo divides by zero there.
     """
     counts = matrix.double()
     hits, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)

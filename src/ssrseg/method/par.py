@@ -1,4 +1,4 @@
-"""Pixel-adaptive refinement (PAR): class scores flow between pixels of similar colour (spec §8)."""
+"""Pixel-adaptive refinement (PAR): class scores flow between pixels of similar colour."""
 
 from __future__ import annotations
 

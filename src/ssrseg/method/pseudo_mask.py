@@ -1,4 +1,4 @@
-"""From refined CAMs to a mask of class ids: background score, argmax, ignore (spec §8)."""
+"""From refined CAMs to a mask of class ids: background score, argmax, ignore."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def class_scores(
     *,
     alpha: float = 1.0,
 ) -> Float[Tensor, "batch channels height width"]:
-    """Background score first, then one score per slot, at image size.
+    """Background score first, then one score per slot, at image size, as in WeCLIP and CLIP-ES.
 
     bg = (1 - max_c CAM_c)^α.
 
@@ -30,9 +30,8 @@ def class_scores(
 
     Returns:
         Scores in [0, 1].
-
-    Source: WeCLIP, CLIP-ES.
     """
+    # to image size: (batch, slots, height, width)
     cam = functional.interpolate(min_max(refined_cam), size, mode="bilinear", align_corners=False)
     cam = cam.clamp(max=1)  # interpolation may round beyond 1, and (1 - cam)^α would be nan
     background = (1 - cam.amax(1, keepdim=True)) ** alpha
@@ -45,15 +44,13 @@ def crf_scores(
     present: Int[Tensor, "batch slots"],
     parameters: tuple[float, float, float, float, float],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Scores refined by a DenseCRF over the classes that an image shows.
+    """Scores refined by a DenseCRF over the classes that an image shows, as in CLIP-ES.
 
     Args:
         scores: Background first, then the slots of ``present``.
         photo: RGB in [0, 1].
         present: Class ids, -1 = empty slot (its scores become 0).
         parameters: Gaussian reach and weight, bilateral reach, colour reach, weight.
-
-    Source: CLIP-ES.
     """
     xy, weight, bilateral_xy, bilateral_rgb, bilateral_weight = parameters
     refined = torch.zeros_like(scores)
@@ -86,6 +83,7 @@ def class_ids(
         valid: False = padding, ignored.
         min_score: Pixels whose best score is below it are ignored (CLIP-ES: 0.95 after the CRF).
     """
+    # best channel of each pixel, then its class id: (batch, height, width)
     empty = functional.pad(present < 0, (1, 0))
     best, slot = scores.masked_fill(empty[:, :, None, None], -torch.inf).max(1)
     ids = functional.pad(present + 1, (1, 0)).gather(1, slot.flatten(1)).view_as(slot)

@@ -1,4 +1,4 @@
-"""Superpixel-guided correction: targets (Eq. 8), column mask (Eq. 10), corrected CAM (Eq. 11).
+"""Superpixel-guided correction: superpixels (Eq. 7), targets (Eq. 8), correction (Eq. 10-11).
 
 A region is one of the colour clusters of superpixels; a *target* region of a class is one that the
 class's CAM activates strongly. Only patches in target regions may send activation along the
@@ -11,16 +11,107 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from scipy import ndimage
+from jaxtyping import Bool, Float, Int, UInt8
+from skimage.segmentation import slic
 from torch import Tensor
 from torch.nn import functional
 
 from ssrseg.method.cam import min_max
+from ssrseg.method.kmeans import kmeans, spread_seeds
 
 TINY = 1e-12
-REGIONS_AT_ONCE = 16  # connected regions are many, and each is a map of the image's size
 HALF = 0.5 - 1e-4  # shares of several regions, added in float32, may miss an exact half
+
+# --- Eq. 7: superpixels
+
+
+def slic_labels(
+    image: UInt8[Tensor, "height width 3"], n_segments: int = 200, compactness: float = 10.0
+) -> Int[Tensor, "height width"]:
+    """SLIC superpixels of one image (Eq. 7), ids from 0.
+
+    Args:
+        image: RGB, 0 .. 255, not normalised.
+        n_segments: Wanted number; the library merges small ones, so about 2/3 of it comes out.
+        compactness: Weight of position against colour.
+    """
+    labels = slic(
+        image.cpu().numpy(),
+        n_segments=n_segments,
+        compactness=compactness,
+        sigma=0,
+        convert2lab=True,
+        enforce_connectivity=True,
+        start_label=0,
+    )
+    return torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64))
+
+
+# --- Eq. 8: colour regions and which of them are targets
+
+
+def rgb_to_lab(
+    image: Float[Tensor, "batch 3 height width"],
+) -> Float[Tensor, "batch 3 height width"]:
+    """CIELAB (D65, 2°; L in [0, 100]) of sRGB in [0, 1]."""
+    linear = torch.where(image > 0.04045, ((image + 0.055) / 1.055) ** 2.4, image / 12.92)
+    red, green, blue = linear.unbind(1)
+    x = (0.412453 * red + 0.357580 * green + 0.180423 * blue) / 0.95047
+    y = 0.212671 * red + 0.715160 * green + 0.072169 * blue
+    z = (0.019334 * red + 0.119193 * green + 0.950227 * blue) / 1.08883
+    xyz = torch.stack([x, y, z], 1)
+    f = torch.where(xyz > 0.008856, xyz.clamp(min=1e-8) ** (1 / 3), 7.787 * xyz + 16 / 116)
+    x, y, z = f.unbind(1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
+
+
+def colour_regions(
+    image: Float[Tensor, "batch 3 height width"],
+    superpixels: Int[Tensor, "batch height width"],
+    k: int = 8,
+    *,
+    n_superpixels: int | None = None,
+    restarts: int = 3,
+    seed: int = 0,
+) -> Int[Tensor, "batch height width"]:
+    """Cluster superpixels by mean colour: the regions R_1 .. R_K of Eq. 8.
+
+    A region is a set of superpixels of like colour anywhere in the image; it need not be
+    connected. CIELAB and the number of regions are our choice.
+
+    Args:
+        image: RGB in [0, 1].
+        superpixels: Ids per pixel, gaps allowed; -1 = padding.
+        k: Regions per image (K of Eq. 8).
+        n_superpixels: A bound above every id; None reads the largest one from the device.
+        restarts: K-means starts; the one with the least inertia is kept.
+        seed: Of the starts.
+
+    Returns:
+        Region ids 0 .. k - 1 per pixel; -1 = padding.
+    """
+    # mean colour of each superpixel: (batch, superpixels, 3); slot 0 is the padding
+    index = superpixels.flatten(1).long() + 1  # (batch, pixels)
+    n = int(index.max()) + 1 if n_superpixels is None else n_superpixels + 1
+    colour = rgb_to_lab(image).flatten(2)  # (batch, 3, pixels)
+    count = colour.new_zeros(len(image), n).scatter_add(1, index, torch.ones_like(colour[:, 0]))
+    total = colour.new_zeros(len(image), 3, n)
+    total = total.scatter_add(2, index[:, None].expand_as(colour), colour)
+    mean = (total / count[:, None].clamp(min=1)).mT
+    valid = count > 0
+    valid[:, 0] = False
+    # K-means from several starts, all of them in one batch: (restarts * batch, superpixels)
+    generator = torch.Generator().manual_seed(seed)
+    seeds = torch.cat([spread_seeds(mean, valid, k, generator) for _ in range(restarts)])
+    points, counted = mean.repeat(restarts, 1, 1), valid.repeat(restarts, 1)
+    cluster, centroids = kmeans(points, seeds, counted)
+    # keep the start with the least inertia: (batch, superpixels)
+    nearest = centroids.gather(1, cluster[..., None].expand_as(points))
+    inertia = ((points - nearest).square().sum(-1) * counted).sum(-1)
+    best = inertia.view(restarts, -1).argmin(0)
+    region = cluster.view(restarts, *count.shape)[best, torch.arange(len(best), device=best.device)]
+    # back to pixels
+    return region.masked_fill(~valid, -1).gather(1, index).view_as(superpixels)
 
 
 def region_occupancy(
@@ -34,12 +125,9 @@ def region_occupancy(
     size = (regions.shape[1], regions.shape[2])
     if size[0] % grid[0] or size[1] % grid[1]:
         ids = torch.arange(n_regions, device=regions.device)[:, None, None]
-        shares = []
-        for first in range(0, n_regions, REGIONS_AT_ONCE):
-            inside = regions[:, None] == ids[first : first + REGIONS_AT_ONCE]
-            shares.append(functional.adaptive_avg_pool2d(inside.float(), grid))
-        return torch.cat(shares, 1).flatten(2)
-    # counting pixels is the same without the (batch, regions, height, width) map
+        inside = (regions[:, None] == ids).float()  # (batch, regions, height, width)
+        return functional.adaptive_avg_pool2d(inside, grid).flatten(2)
+    # counting pixels by (region, patch) is the same, three times faster
     rows = torch.arange(size[0], device=regions.device) // (size[0] // grid[0])
     columns = torch.arange(size[1], device=regions.device) // (size[1] // grid[1])
     patch = rows[:, None] * grid[1] + columns
@@ -93,9 +181,9 @@ def target_patches(
 ) -> Bool[Tensor, "batch slots patches"]:
     """Patches of the target regions of each class: R_k is a target iff r_k > ρ (Eq. 8).
 
-    A patch is a target if at least half of it lies in target regions. Without any target region
-    the one with the largest r_k is taken; without any patch, the patch where the CAM is largest
-    together with the patches of its region.
+    Our choice where the paper is silent: a patch is a target if at least half of it lies in target
+    regions. Without any target region the one with the largest r_k is taken; without any patch, the
+    patch where the CAM is largest together with the patches of its region.
 
     Args:
         cam: Initial CAMs in [0, 1].
@@ -105,18 +193,20 @@ def target_patches(
         min_ratio: ρ.
         ratio: See :func:`activation_ratio`.
         per_class: Targets for each class; else one set from the largest CAM of the image.
-
-    Source: Eq. 8; fallbacks and the half-a-patch rule are our choice, spec §7.1.
     """
+    # r_k of every region, from CAMs at the size of the regions: (batch, slots, regions)
     source = cam if per_class else cam.amax(1, keepdim=True)
     full = min_max(
         functional.interpolate(source, regions.shape[1:], mode="bilinear", align_corners=False)
     )
     r = activation_ratio(full, regions, n_regions, high=high, ratio=ratio)
+    # target regions: r_k > ρ, or the best one: (batch, slots, regions)
     best = functional.one_hot(r.argmax(-1), n_regions).bool()
     chosen = torch.where((r > min_ratio).any(-1, keepdim=True), r > min_ratio, best)
+    # target patches: at least half inside target regions: (batch, slots, patches)
     occupancy = region_occupancy(regions, n_regions, (cam.shape[2], cam.shape[3]))
     target = chosen.to(occupancy) @ occupancy >= HALF
+    # without any: the peak of the CAM and the patches of its region
     peak = source.flatten(2).argmax(-1)
     region_of_patch = occupancy.argmax(1)
     same_region = region_of_patch[:, None] == region_of_patch.gather(1, peak)[..., None]
@@ -126,29 +216,7 @@ def target_patches(
     return target.expand(-1, cam.shape[1], -1)
 
 
-def box_patches(
-    cam: Float[Tensor, "batch slots grid_h grid_w"], *, high: float = 0.4
-) -> Bool[Tensor, "batch slots patches"]:
-    """CLIP-ES's mask: bounding boxes of the connected areas where the CAM is high.
-
-    Works on the CAM in 256 grey levels, as the original does. There a box's last row and column are
-    clipped to the grid's last index, which is exclusive: the last row and column of the grid are
-    never inside a box. Kept, because the published figures were made with it.
-
-    Args:
-        cam: CAMs in [0, 1].
-        high: Share of the maximum that counts as high (0.4 for VOC, 0.7 for COCO).
-    """
-    height, width = cam.shape[2:]
-    grey = (cam * 255).to(torch.uint8).cpu().numpy()
-    boxes = np.zeros(grey.shape, dtype=bool)
-    for index in np.ndindex(grey.shape[:2]):
-        above = grey[index] > int(high * grey[index].max())
-        areas, _ = ndimage.label(above, structure=np.ones((3, 3)))
-        for rows, columns in ndimage.find_objects(areas):
-            bottom, right = min(rows.stop, height - 1), min(columns.stop, width - 1)
-            boxes[index][rows.start : bottom, columns.start : right] = True
-    return torch.from_numpy(boxes).flatten(2).to(cam.device)
+# --- Eq. 10-11: correction
 
 
 def correction_mask(
@@ -183,10 +251,8 @@ def corrected_cam(
 
     Returns:
         Refined CAM, >= 0, not normalised.
-
-    Source: Eq. 10-11; column reading in docs/decisions/0010.
     """
-    moving = cam.flatten(2)
+    moving = cam.flatten(2)  # (batch, slots, patches)
     if target is not None and axis != "row":
         moving = moving * target
     for _ in range(power):

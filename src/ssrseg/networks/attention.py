@@ -1,11 +1,12 @@
-"""Head-averaged attention of chosen blocks, without keeping the per-head maps of all of them.
+"""Head-averaged attention of a block, without keeping the maps of its single heads.
 
-transformers hands every keyword argument of a block on to its attention function, so the caller's
-own dictionary can collect the maps: nothing global, nothing kept between calls.
+transformers hands every keyword argument of a block on to its attention function. So one call of a
+block can carry a list that receives its map: nothing global, nothing kept between calls.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,24 +29,23 @@ def _attend(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    attention_sink: dict[int, Tensor | None] | None = None,
+    kept_attention: list[Tensor] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    block = getattr(module, "ssrseg_block", None)
-    if attention_sink is None or block not in attention_sink:
+    if kept_attention is None:
         attended, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
         return attended, None
     heads, total = [], None
-    for head in range(query.shape[1]):  # one patches x patches map alive at a time
+    for head in range(query.shape[1]):  # one tokens x tokens map alive at a time
         logits = query[:, head] @ key[:, head].mT * scaling
         attention = logits.float().softmax(-1)
         heads.append(attention.to(value.dtype) @ value[:, head])
         seen = attention.detach()
         total = seen.clone() if total is None else total.add_(seen)
     assert total is not None
-    attention_sink[block] = (total / query.shape[1])[:, 1:, 1:]  # CLS is no patch
+    kept_attention.append((total / query.shape[1])[:, 1:, 1:])  # CLS is no patch
     return torch.stack(heads, dim=2), None
 
 
@@ -53,10 +53,22 @@ AttentionInterface.register(NAME, _attend)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-def tag_blocks(attentions: list[nn.Module]) -> None:
-    """Number the attention modules of an encoder, first block 0, so that a sink can name them."""
-    for index, attention in enumerate(attentions):
-        attention.ssrseg_block = index  # type: ignore[assignment]
+def run_block(
+    block: nn.Module, hidden: Tensor, *, keep: bool
+) -> tuple[Any, Float[Tensor, "batch patches patches"] | None]:
+    """Run a transformer block, or its attention alone.
+
+    Args:
+        block: A module of an encoder whose attention implementation is ``NAME``.
+        hidden: Its input, CLS first.
+        keep: Whether its attention is wanted.
+
+    Returns:
+        Its output, and its attention averaged over heads without CLS (None if not wanted).
+    """
+    kept: list[Tensor] | None = [] if keep else None
+    output = block(hidden, None, kept_attention=kept)
+    return output, kept[0] if kept else None
 
 
 def resolve_layers(layers: int | tuple[int, ...], depth: int, key: str) -> tuple[int, ...]:
@@ -87,10 +99,11 @@ def resolve_layers(layers: int | tuple[int, ...], depth: int, key: str) -> tuple
     return chosen
 
 
-def mean_attention(sink: dict[int, Tensor | None]) -> Float[Tensor, "batch patches patches"]:
-    """Mean of the collected maps over blocks. Rows sum to less than 1: CLS has taken its share."""
-    maps = [sink[block] for block in sorted(sink)]
-    mean = maps[0].clone()  # type: ignore[union-attr]
+def mean_attention(
+    maps: Sequence[Float[Tensor, "batch patches patches"]],
+) -> Float[Tensor, "batch patches patches"]:
+    """Mean of the maps of several blocks. Rows sum to less than 1: CLS has taken its share."""
+    mean = maps[0].clone()
     for other in maps[1:]:
-        mean += other  # type: ignore[operator]
+        mean += other
     return mean / len(maps)

@@ -18,14 +18,9 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.activations import QuickGELUActivation
 
 from ssrseg.errors import BackboneError
-from ssrseg.method.last_block import (
-    BlockTrace,
-    BlockWeights,
-    quick_gelu,
-    run_block,
-    with_slope,
-)
-from ssrseg.networks.attention import NAME, mean_attention, resolve_layers, tag_blocks
+from ssrseg.method.gradcam_closed_form import BlockTrace, BlockWeights, quick_gelu, with_slope
+from ssrseg.method.gradcam_closed_form import run_block as run_last_block
+from ssrseg.networks.attention import NAME, resolve_layers, run_block
 from ssrseg.networks.frozen import Frozen, Precision, load_pretrained
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -34,18 +29,20 @@ PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
-class ClipView:
-    """What the frozen image tower sees before its last block.
+class ClipFeatures:
+    """What the frozen image tower computes before its last block.
 
     Attributes:
         tokens: Output of blocks 1 .. L-1, CLS first, one tensor per block.
         grid: Patch rows and columns.
-        attention: Maps of the chosen blocks among 1 .. L-1, by 0-based index.
+        layers: 0-based blocks whose attention was asked for.
+        attention: Maps of those of them that are not the last block, in their order.
     """
 
     tokens: tuple[Float[Tensor, "batch tokens dim"], ...]
     grid: tuple[int, int]
-    attention: dict[int, Tensor | None]
+    layers: tuple[int, ...]
+    attention: tuple[Float[Tensor, "batch patches patches"], ...]
 
 
 class FrozenCLIP(Frozen):
@@ -81,7 +78,6 @@ class FrozenCLIP(Frozen):
         self.pos_interpolation = pos_interpolation
         self.logit_scale = float(model.logit_scale.detach().exp())
         self._known_texts: dict[tuple[str, ...], Tensor] = {}
-        tag_blocks([block.self_attn for block in self._blocks])
         self.freeze()
         self.keep(self._blocks[:-1], precision)
 
@@ -138,6 +134,11 @@ class FrozenCLIP(Frozen):
         return self.model.vision_model.encoder.layers
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.logit_scale.device
+
+    @property
     def patch_size(self) -> int:
         """Side of a patch in pixels."""
         return self.model.config.vision_config.patch_size
@@ -169,54 +170,54 @@ class FrozenCLIP(Frozen):
         return torch.cat([table[:1], resized.flatten(2)[0].T])
 
     @torch.no_grad()
-    def view(
+    def encode(
         self,
         pixels: Float[Tensor, "batch 3 height width"],
         attention_layers: int | tuple[int, ...] = (),
-    ) -> ClipView:
+    ) -> ClipFeatures:
         """Run all blocks but the last.
 
         Args:
             pixels: Normalised by ``PIXEL_MEAN`` and ``PIXEL_STD``; sides at least one patch (what
                 exceeds a whole number of patches is cut off at the right and bottom).
-            attention_layers: Blocks whose attention is wanted; the last block's map is collected
-                by :meth:`last_block`.
+            attention_layers: Blocks whose attention is wanted: ``-8`` for the last eight, or
+                0-based indices. That of the last block comes from :meth:`attention`.
         """
         vision = self.model.vision_model
+        layers: tuple[int, ...] = ()
+        if attention_layers != ():
+            layers = resolve_layers(attention_layers, self.depth, "affinity.clip_layers")
+        # patches -> tokens (batch, 1 + grid_h * grid_w, dim), CLS first
         embedded = vision.embeddings.patch_embedding(pixels)
         grid = (embedded.shape[2], embedded.shape[3])
         cls = vision.embeddings.class_embedding.expand(len(pixels), 1, -1)
         hidden = torch.cat([cls, embedded.flatten(2).mT], dim=1) + self._positions(grid)
         hidden = vision.pre_layrnorm(hidden)
-        sink: dict[int, Tensor | None] = {}
-        if attention_layers != ():
-            sink = dict.fromkeys(
-                resolve_layers(attention_layers, self.depth, "affinity.clip_layers")
-            )
-        tokens = []
+        # blocks 1 .. L-1
+        tokens, maps = [], []
         with self.reduced(hidden.device):
-            for block in self._blocks[:-1]:
-                hidden = block(hidden, None, attention_sink=sink)
+            for index, block in enumerate(self._blocks[:-1]):
+                hidden, attention = run_block(block, hidden, keep=index in layers)
                 tokens.append(hidden)
-        return ClipView(tuple(tokens), grid, sink)
+                if attention is not None:
+                    maps.append(attention)
+        return ClipFeatures(tuple(tokens), grid, layers, tuple(maps))
 
-    def normed(self, view: ClipView) -> Float[Tensor, "batch tokens dim"]:
-        """ln_1 of the last block: the activations that GradCAM looks at (spec §5)."""
-        return self._blocks[-1].layer_norm1(view.tokens[-1])
+    def last_norm(self, features: ClipFeatures) -> Float[Tensor, "batch tokens dim"]:
+        """ln_1 of the last block: the activations that GradCAM looks at."""
+        return self._blocks[-1].layer_norm1(features.tokens[-1])
 
     def last_block(
-        self, view: ClipView, normed: Float[Tensor, "batch tokens dim"]
+        self, features: ClipFeatures, normed: Float[Tensor, "batch tokens dim"]
     ) -> Float[Tensor, "batch patches dim1"]:
         """Last block, final LayerNorm and projection: the patch features V, not normalised.
 
-        Their mean over patches is the image feature v. Differentiable in ``normed``. If the view
-        asks for the last block's attention, its map is put there.
+        Their mean over patches is the image feature v. Differentiable in ``normed``, the output of
+        :meth:`last_norm`.
         """
         block, vision = self._blocks[-1], self.model.vision_model
-        attended, _ = block.self_attn(
-            hidden_states=normed, attention_mask=None, attention_sink=view.attention
-        )
-        hidden = view.tokens[-1] + attended
+        attended, _ = block.self_attn(hidden_states=normed, attention_mask=None)
+        hidden = features.tokens[-1] + attended
         hidden = hidden + block.mlp(block.layer_norm2(hidden))
         return self.model.visual_projection(vision.post_layernorm(hidden[:, 1:]))
 
@@ -249,16 +250,24 @@ class FrozenCLIP(Frozen):
             ),
         )
 
-    def trace_last_block(self, view: ClipView) -> BlockTrace:
-        """:meth:`last_block` with what GradCAM's closed form needs; collects attention likewise."""
-        trace = run_block(self.last_block_weights, view.tokens[-1], self.normed(view))
-        if self.depth - 1 in view.attention:
-            view.attention[self.depth - 1] = trace.attention.mean(1)[:, :, 1:]
-        return trace
+    def trace_last_block(self, features: ClipFeatures) -> BlockTrace:
+        """:meth:`last_block` with all that GradCAM's closed form needs."""
+        return run_last_block(
+            self.last_block_weights, features.tokens[-1], self.last_norm(features)
+        )
 
-    def attention(self, view: ClipView) -> Float[Tensor, "batch patches patches"]:
-        """Attention of the chosen blocks, averaged over heads and blocks (Ā_clip of Eq. 9)."""
-        return mean_attention(view.attention)
+    def attention(
+        self, features: ClipFeatures, trace: BlockTrace
+    ) -> tuple[Float[Tensor, "batch patches patches"], ...]:
+        """Attention of every block that :meth:`encode` was asked for, averaged over heads.
+
+        Args:
+            features: From :meth:`encode`.
+            trace: The last block's, from :meth:`trace_last_block`.
+        """
+        if self.depth - 1 not in features.layers:
+            return features.attention
+        return (*features.attention, trace.attention.mean(1)[:, :, 1:])
 
     @torch.no_grad()
     def text_features(self, texts: tuple[str, ...]) -> Float[Tensor, "words dim1"]:
@@ -267,7 +276,9 @@ class FrozenCLIP(Frozen):
         Raises:
             ValueError: For texts that :meth:`load` was not given, if it let the tower go.
         """
-        device = self.model.logit_scale.device
+        device = self.device
+        if not texts:
+            return torch.zeros(0, self.dim, device=device)
         if texts not in self._known_texts:
             if self.model.text_model is None:
                 raise ValueError(f"the text tower was let go before {texts} were asked")

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import ViTModel
 
-from ssrseg.networks.attention import NAME, mean_attention, resolve_layers, tag_blocks
+from ssrseg.networks.attention import NAME, mean_attention, resolve_layers, run_block
 from ssrseg.networks.frozen import Frozen, Precision, load_pretrained
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
@@ -25,7 +25,6 @@ class FrozenDINO(Frozen):
         model.set_attn_implementation(NAME)
         super().__init__()
         self.model = model
-        tag_blocks([block.attention for block in model.layers])
         self.freeze()
         self.keep(model.layers, precision)
 
@@ -63,11 +62,15 @@ class FrozenDINO(Frozen):
             layers: ``-8`` for the last eight blocks, or 0-based indices.
         """
         chosen = resolve_layers(layers, self.depth, "affinity.dino_layers")
-        sink: dict[int, Tensor | None] = dict.fromkeys(chosen)
         hidden = self.model.embeddings(pixels, interpolate_pos_encoding=True)
-        last = self.model.layers[chosen[-1]]  # what lies behind its attention would be thrown away
+        maps = []
         with self.reduced(hidden.device):
-            for block in self.model.layers[: chosen[-1]]:
-                hidden = block(hidden, None, attention_sink=sink)
-            last.attention(last.layernorm_before(hidden), None, attention_sink=sink)
-        return mean_attention(sink)
+            for index, block in enumerate(self.model.layers[: chosen[-1]]):
+                hidden, attention = run_block(block, hidden, keep=index in chosen)
+                if attention is not None:
+                    maps.append(attention)
+            # of the last chosen block only the attention: what lies behind it is not needed
+            last = self.model.layers[chosen[-1]]
+            _, attention = run_block(last.attention, last.layernorm_before(hidden), keep=True)
+            assert attention is not None
+        return mean_attention([*maps, attention])

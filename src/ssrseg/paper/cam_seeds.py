@@ -197,7 +197,7 @@ def _refined_cams(
         key = _what_decides_the_cam(rectifier)
         if key not in cams:
             cams[key] = rectifier.initial_cam(rectifier.see(batch.image), batch.present)
-        k = (rectifier.config.sgc.k_colour, rectifier.config.sgc.connected)
+        k = rectifier.config.sgc.k_colour
         if rectifier.wants_superpixels and k not in regions:
             regions[k] = rectifier.regions(batch.image, batch.superpixels, batch.n_superpixels)
         sends = _what_decides_the_affinity(rectifier)

@@ -21,9 +21,8 @@ from ssrseg.data.files import atomic_write
 from ssrseg.data.photos import photo_batches
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.errors import DataError
-from ssrseg.foreground import pool_pairs
 from ssrseg.learner import untrained_heads
-from ssrseg.method.cmpa import Alignment, usable_pairs
+from ssrseg.method.cmpa import Alignment, pool_foreground, usable_pairs
 from ssrseg.model import Rectifier
 
 PER_CLASS = 200
@@ -141,7 +140,7 @@ def _pool(
             name: each.isa(initial.patch_features) for name, each in heads.items()
         }
         for name, values in features.items():
-            rows[name].append(pool_pairs(values, cam)[0][usable].cpu())
+            rows[name].append(pool_foreground(values, cam)[0][usable].cpu())
     found = {name: torch.cat(parts) for name, parts in rows.items()}
     order = found.pop("image").argsort(stable=True)  # whatever was batched with what
     return {name: values[order] for name, values in found.items()}

@@ -15,7 +15,6 @@ from ssrseg.config import Config
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import ConfigError
-from ssrseg.method.separation import silhouette
 from ssrseg.model import Rectifier
 from ssrseg.paper.cam_comparison import CLIP_CAM, CMPA_CAM, PRIOR, SSR, UNMASKED, Closeup, closeups
 from ssrseg.paper.embedding import CLIP, CMPA, Embedding, embed
@@ -32,6 +31,7 @@ from ssrseg.paper.image_choice import (
 )
 from ssrseg.paper.method_comparison import Part, compare
 from ssrseg.paper.panels import cam_figure, qualitative_figure, refinement_figure
+from ssrseg.paper.separation import silhouette
 from ssrseg.prediction import load_segmenter
 from ssrseg.pseudo_masks import load_trained_rectifier
 

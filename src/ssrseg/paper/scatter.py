@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ssrseg.errors import PackageError
-from ssrseg.method.separation import Separation, separation
 from ssrseg.paper.embedding import CLIP, CMPA, UNTRAINED, Embedding, Space
 from ssrseg.paper.grid import LINE, MARGIN, NORMAL, SMALL, Axes, Figure, place
+from ssrseg.paper.separation import Separation, separation
 
 try:
     from sklearn.manifold import TSNE

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import Any
 
 from ssrseg.data.files import atomic_write
 from ssrseg.errors import DataError
-from ssrseg.prepare.download import At
+from ssrseg.prepare.download import Progress
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,12 @@ _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zli
 
 
 def unpack(
-    path: Path, folder: Path, *, top: str, wanted: tuple[str, ...] = (), at: At = lambda _: None
+    path: Path,
+    folder: Path,
+    *,
+    top: str,
+    wanted: tuple[str, ...] = (),
+    progress: Progress = lambda _: None,
 ) -> int:
     """Unpack regular files below ``top``; those that lie there already with their size are kept.
 
@@ -103,7 +108,7 @@ def unpack(
         folder: What ``top`` becomes.
         top: Folder inside the archive.
         wanted: Beginnings of the paths below ``top``; empty = all.
-        at: Told now and then how many bytes of the archive have been read.
+        progress: Told how many bytes of the archive have been read.
 
     Returns:
         How many files were written.
@@ -116,17 +121,19 @@ def unpack(
     written = seen = 0
     try:
         for name, size, position, opener in members(path, folder):
-            at(position)
+            progress(position)
             below = _below(path, name, top)
-            if below is None or not (not wanted or below.as_posix().startswith(wanted)):
+            if below is None or (wanted and not below.as_posix().startswith(wanted)):
                 continue
             seen += 1
             target = folder / below
             if target.is_file() and target.stat().st_size == size:
                 continue
-            source = opener()
-            assert source is not None  # a regular file
-            with source, atomic_write(target) as temporary, temporary.open("wb") as file:
+            with (
+                opener() as source,
+                atomic_write(target) as temporary,
+                temporary.open("wb") as file,
+            ):
                 shutil.copyfileobj(source, file)
             written += 1
     except _DAMAGE as error:
@@ -136,7 +143,7 @@ def unpack(
     return written
 
 
-_Member = tuple[str, int, int, Callable[[], IO[bytes] | None]]  # name, size, position, opener
+_Member = tuple[str, int, int, Callable[[], Any]]  # name, size, position, opener
 
 
 def _tar_members(path: Path, folder: Path) -> Iterator[_Member]:
@@ -145,30 +152,29 @@ def _tar_members(path: Path, folder: Path) -> Iterator[_Member]:
             try:
                 tarfile.data_filter(member, str(folder))
             except tarfile.FilterError as error:
-                raise DataError(_distrusted(path, str(error))) from error
+                raise _distrusted(path, str(error)) from error
             if member.isfile():
-                opener = partial(archive.extractfile, member)
-                yield member.name, member.size, raw.tell(), opener
+                yield member.name, member.size, raw.tell(), partial(archive.extractfile, member)
 
 
 def _zip_members(path: Path, _: Path) -> Iterator[_Member]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             if not member.is_dir():
-                opener = partial(archive.open, member)
-                yield member.filename, member.file_size, member.header_offset, opener
+                place = (member.file_size, member.header_offset)
+                yield member.filename, *place, partial(archive.open, member)
 
 
 def _below(path: Path, name: str, top: str) -> PurePosixPath | None:
     """The path below ``top``, None if it is elsewhere in the archive."""
     member = PurePosixPath(name)
     if member.is_absolute() or ".." in member.parts:
-        raise DataError(_distrusted(path, f"'{name}' would land outside the folder"))
+        raise _distrusted(path, f"'{name}' would land outside the folder")
     return member.relative_to(top) if member.is_relative_to(top) else None
 
 
-def _distrusted(path: Path, reason: str) -> str:
-    return (
+def _distrusted(path: Path, reason: str) -> DataError:
+    return DataError(
         f"{path} is not to be trusted: {reason}. Nothing more of it was unpacked; fetch it from its"
         " official server."
     )

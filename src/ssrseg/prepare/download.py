@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 
 from ssrseg.errors import DataError
 
-At = Callable[[int], None]
+Progress = Callable[[int], None]
 """Told how many bytes are through."""
 
 _BLOCK = 1 << 20
@@ -27,10 +27,10 @@ _BUSY = (408, 425, 429, 500, 502, 503, 504)  # worth another try, unlike 403 or 
 def download(
     url: str,
     path: Path,
-    *,
     size: int,
     sha256: str,
-    at: At = lambda _: None,
+    progress: Progress = lambda _: None,
+    *,
     attempts: int = 5,
     pause: float = 5.0,
     timeout: float = 60.0,
@@ -43,8 +43,8 @@ def download(
         url: Address, http or https.
         path: Final place; its folder is made.
         size: Bytes the file must have.
-        sha256: Its SHA-256 in hexadecimal digits.
-        at: Told now and then how many bytes have arrived.
+        sha256: Its checksum in hexadecimal digits.
+        progress: Told how many bytes have arrived.
         attempts: Connections in a row that may bring nothing.
         pause: Seconds between them.
         timeout: Seconds without a byte after which a connection counts as lost.
@@ -58,10 +58,10 @@ def download(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     fruitless = 0
-    while (have := _length(part)) < size:
+    while (have := file_size(part)) < size:
         reason = "the connection ended early"
         try:
-            _receive(url, part, have, size, at, timeout)
+            _receive(url, part, have, size, progress, timeout)
         except HTTPError as error:
             error.close()
             if error.code not in _BUSY:
@@ -72,10 +72,10 @@ def download(
             reason = f"the server answers {error.code} {error.reason}"
         except (URLError, HTTPException) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
-        fruitless = 0 if _length(part) > have else fruitless + 1
+        fruitless = 0 if file_size(part) > have else fruitless + 1
         if fruitless == attempts:
             raise DataError(
-                f"{url} cannot be reached ({reason}). {_length(part):,} of {size:,} bytes are in"
+                f"{url} cannot be reached ({reason}). {file_size(part):,} of {size:,} bytes are in"
                 f" {part}; the same command goes on from there."
             )
         if fruitless:
@@ -83,26 +83,16 @@ def download(
     _accept(part, path, url, size, sha256)
 
 
-def check_file(path: Path, *, size: int, sha256: str, at: At = lambda _: None) -> None:
-    """Compare a file with its published size and checksum.
-
-    Args:
-        path: The file.
-        size: Bytes it must have.
-        sha256: Its SHA-256 in hexadecimal digits.
-        at: Told now and then how many bytes have been read.
-
-    Raises:
-        DataError: If one of them differs.
-    """
-    if (found := _length(path)) != size:
+def check_file(path: Path, size: int, sha256: str, progress: Progress = lambda _: None) -> None:
+    """Compare a file with its published size and checksum; DataError if one of them differs."""
+    if (found := file_size(path)) != size:
         raise DataError(f"{path} has {found:,} bytes, the official file {size:,}. Fetch it again.")
     digest, done = hashlib.sha256(), 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
             done += len(block)
-            at(done)
+            progress(done)
     if digest.hexdigest() != sha256:
         raise DataError(
             f"{path} has SHA-256 {digest.hexdigest()}, the official file {sha256}. Fetch it again."
@@ -110,16 +100,7 @@ def check_file(path: Path, *, size: int, sha256: str, at: At = lambda _: None) -
 
 
 def check_room(folder: Path, needed: int, purpose: str) -> None:
-    """Refuse to begin what the disk cannot hold.
-
-    Args:
-        folder: Where it will be written; need not exist yet.
-        needed: Bytes.
-        purpose: What for, for the message.
-
-    Raises:
-        DataError: If less is free.
-    """
+    """Raise DataError if a folder (it need not exist yet) has less room in bytes than needed."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
@@ -132,7 +113,7 @@ def check_room(folder: Path, needed: int, purpose: str) -> None:
 def _accept(part: Path, path: Path, url: str, size: int, sha256: str) -> None:
     """Give a whole file its name; set another one aside, so that the next call begins anew."""
     try:
-        check_file(part, size=size, sha256=sha256)
+        check_file(part, size, sha256)
     except DataError as error:
         rejected = path.with_name(f"{path.name}.rejected")
         os.replace(part, rejected)
@@ -143,7 +124,9 @@ def _accept(part: Path, path: Path, url: str, size: int, sha256: str) -> None:
     os.replace(part, path)
 
 
-def _receive(url: str, part: Path, have: int, size: int, at: At, timeout: float) -> None:
+def _receive(
+    url: str, part: Path, have: int, size: int, progress: Progress, timeout: float
+) -> None:
     """One connection: append to ``part`` what it brings."""
     headers = {"User-Agent": "ssrseg"} | ({"Range": f"bytes={have}-"} if have else {})
     with _connected(urlopen, Request(url, headers=headers), timeout=timeout) as response:
@@ -154,7 +137,7 @@ def _receive(url: str, part: Path, have: int, size: int, at: At, timeout: float)
                 if have > size:
                     raise DataError(_another_file(url, part, f"more than {size:,} bytes"))
                 file.write(block)
-                at(have)
+                progress(have)
 
 
 def _connected(call: Callable[..., Any], *arguments: object, **options: object) -> Any:
@@ -177,18 +160,17 @@ def _check_answer(response: HTTPResponse, url: str, part: Path, have: int, size:
         if length is not None and int(length) != size:
             raise DataError(_another_file(url, part, f"{int(length):,} bytes"))
         return
+    cure = f"Delete {part} to begin anew, or name another server by --mirror."
     if response.status != 206:
         raise DataError(
             f"{url} ignores the request to go on after {have:,} bytes (no HTTP Range): its server"
-            f" can only send the whole file. Delete {part} to begin anew, or name another server by"
-            " --mirror."
+            f" can only send the whole file. {cure}"
         )
-    span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    offered = response.headers.get("Content-Range", "")
+    span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", offered)
     if span is None or int(span[1]) != have:
         raise DataError(
-            f"{url} was asked to go on after {have:,} bytes and offers"
-            f' "{response.headers.get("Content-Range")}". Delete {part} to begin anew, or name'
-            " another server by --mirror."
+            f'{url} was asked to go on after {have:,} bytes and offers "{offered}". {cure}'
         )
     if span[2] != "*" and int(span[2]) != size:
         raise DataError(_another_file(url, part, f"{int(span[2]):,} bytes"))
@@ -202,5 +184,6 @@ def _another_file(url: str, part: Path, found: str) -> str:
     )
 
 
-def _length(path: Path) -> int:
+def file_size(path: Path) -> int:
+    """Bytes of a file, 0 if it is not there."""
     return path.stat().st_size if path.exists() else 0

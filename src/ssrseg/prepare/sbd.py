@@ -15,7 +15,12 @@ from torch import Tensor
 
 from ssrseg.errors import DataError
 
-HOMES = ("SBD", "benchmark_RELEASE/dataset", "../benchmark_RELEASE/dataset", "../VOCaug/dataset")
+SBD_FOLDERS = (
+    "SBD",
+    "benchmark_RELEASE/dataset",
+    "../benchmark_RELEASE/dataset",
+    "../VOCaug/dataset",
+)
 """Where an unpacked SBD is looked for, from the VOC tree; the first is where we unpack it."""
 
 _MOST = 20  # VOC's classes
@@ -25,38 +30,23 @@ _UNREADABLE = (
 
 
 def find_sbd(root: Path) -> Path | None:
-    """The folder with SBD's ``train.txt``, ``val.txt`` and ``cls``, if there is one.
-
-    Args:
-        root: VOC tree.
-    """
-    homes = (root / home for home in HOMES)
+    """The folder with SBD's ``train.txt``, ``val.txt`` and ``cls``, if a VOC tree has one."""
+    folders = (root / folder for folder in SBD_FOLDERS)
     parts = ("train.txt", "val.txt", "cls")
-    return next((home for home in homes if all((home / part).exists() for part in parts)), None)
+    return next((each for each in folders if all((each / part).exists() for part in parts)), None)
 
 
 def train_aug(voc_train: Iterable[str], voc_val: Iterable[str], sbd: Iterable[str]) -> list[str]:
-    """Names of the augmented training list: VOC train and all of SBD, without VOC val.
+    """Sorted names of the augmented training list: VOC train and all of SBD, without VOC val.
 
     SBD splits VOC's images in its own way, so both its lists hold images of VOC val. For the
     official lists the result has 10,582 names.
-
-    Args:
-        voc_train: Names of VOC ``train``.
-        voc_val: Names of VOC ``val``.
-        sbd: Names of SBD ``train`` and ``val``.
-
-    Returns:
-        Sorted names.
     """
     return sorted({*voc_train, *sbd} - set(voc_val))
 
 
 def read_sbd(path: Path) -> UInt8[Tensor, "height width"]:
-    """Class ids of an SBD mask, ``GTcls.Segmentation``: 0 background, 1 .. 20; no ignore.
-
-    Args:
-        path: ``cls/<name>.mat``.
+    """Class ids of an SBD mask ``cls/<name>.mat``: 0 background, 1 .. 20; no ignore.
 
     Raises:
         DataError: If it cannot be read or is no SBD mask.

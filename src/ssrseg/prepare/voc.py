@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
-from ssrseg.check_result import Finding
 from ssrseg.config import Config
-from ssrseg.console import steps
+from ssrseg.console import CheckResult
 from ssrseg.data.files import atomic_write, has_content
 from ssrseg.data.images import write_class_ids
 from ssrseg.data.open import open_labelled
-from ssrseg.data.sample import LabelledImages
 from ssrseg.data.text import read_lines
-from ssrseg.prepare.archives import SBD, VOC_TEST, VOC_TRAINVAL, Archive
-from ssrseg.prepare.sbd import HOMES, find_sbd, read_sbd, train_aug
+from ssrseg.prepare.archives import SBD, VOC_TEST, VOC_TRAINVAL
+from ssrseg.prepare.sbd import SBD_FOLDERS, find_sbd, read_sbd, train_aug
 from ssrseg.prepare.steps import (
-    Gap,
-    Origin,
+    ArchiveSource,
+    MissingFiles,
     Prepared,
     check_root,
-    counted,
-    obtain,
-    report_gaps,
+    missing_files,
+    report_missing,
     store_superpixels,
 )
-from ssrseg.prepare.workers import in_processes
+from ssrseg.prepare.workers import run_all
 
 PUBLISHED = {"train": 1464, "train_aug": 10582, "val": 1449, "test": 1456}
 """Images of each list."""
@@ -65,110 +61,125 @@ def prepare_voc(
     """
     own, inner = ("JPEGImages", "ImageSets"), ("VOCdevkit/VOC2012", "VOC2012")
     check_root(root, "VOC 2012", own=own, inner=inner, may_be_new=download)
-    origin = Origin(root / "downloads", download, mirror)
-    gaps = _fill(root, origin)
-    findings = [
-        counted(name, _names(root, name), PUBLISHED[name])
-        for name in ("train", "train_aug", "val")
-        if _list_file(root, name).is_file()
-    ]
-    findings += [*_leak(root), *_of_others(root), *report_gaps(gaps, origin)]
-    made = _write_masks(root, workers)
-    if not gaps:
+    source = ArchiveSource(root / "downloads", download, mirror)
+    missing = _complete(root, source)
+    tree = _Tree(root)
+    findings = [tree.count(name) for name in ("train", "train_aug", "val") if name in tree.lists]
+    findings += [*_leak(tree), *_masks_of_others(tree), *report_missing(missing, source)]
+    written = _write_masks(tree, workers)
+    if not missing:
         labelled = {name: open_labelled(root, split=name) for name in ("train_aug", "val")}
-        findings += [_labels(name, data) for name, data in labelled.items()]
-        findings.append(Finding("true masks", f"{_AUG}: {made:,} written now"))
+        for name, data in labelled.items():
+            found = f"{int(data.labels.sum()):,} classes in {len(data):,} images"
+            findings.append(CheckResult(f"labels of {name}", found))
+        findings.append(CheckResult("true masks", f"{_AUG}: {written:,} written now"))
         if superpixels is not None:
             chosen = [open_labelled(root, split=split)] if split else labelled.values()
-            samples = {sample.name: sample for data in chosen for sample in data.samples}
-            store_superpixels(
-                tuple(samples.values()), superpixels, config or Config(), workers=workers
-            )
-            findings.append(Finding("superpixels", f"{len(samples):,} images in {superpixels}"))
-    findings.append(_test(root, origin))
+            findings.append(store_superpixels(chosen, superpixels, config, workers))
+    findings.append(_test_list(tree, source))
     return Prepared(root, tuple(findings))
 
 
-def _fill(root: Path, origin: Origin) -> list[Gap]:
-    """Obtain what is missing, archive by archive; what remains."""
-    if _test_gap(root) is not None:
-        obtain(VOC_TEST, root, origin)
+class _Tree:
+    """A VOC tree as it is now: its lists, and names of files that are there and not empty."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.sbd = root, find_sbd(root)
+        files = {name: self.list_file(name) for name in PUBLISHED}
+        self.lists = {
+            name: [text for _, text in read_lines(file)]
+            for name, file in files.items()
+            if file.is_file()
+        }
+        self.has_own_lists = {"train", "val"} <= self.lists.keys()
+        self.own = [*self.lists.get("train", ()), *self.lists.get("val", ())]
+        self.added = sorted(set(self.lists.get("train_aug", ())) - set(self.own))
+        self.images = _stems(root / "JPEGImages", ".jpg")
+        self.annotations = _stems(root / "Annotations", ".xml")
+        self.own_masks = _stems(root / "SegmentationClass", ".png")
+        self.aug_masks = _stems(root / _AUG, ".png")
+        self.sbd_masks = _stems(self.sbd / "cls", ".mat") if self.sbd else set()
+
+    def list_file(self, name: str) -> Path:
+        return self.root / "ImageSets" / "Segmentation" / f"{name}.txt"
+
+    def count(self, name: str) -> CheckResult:
+        """A list beside its published length, which a part of the data set will not have."""
+        count, published = len(self.lists[name]), PUBLISHED[name]
+        note = "" if count == published else f"; the published list has {published:,}"
+        return CheckResult(name, f"{count:,} images{note}")
+
+
+def _stems(folder: Path, suffix: str) -> set[str]:
+    if not folder.is_dir():
+        return set()
+    return {file.stem for file in folder.iterdir() if file.suffix == suffix and has_content(file)}
+
+
+def _complete(root: Path, source: ArchiveSource) -> list[MissingFiles]:
+    """Unpack what is missing, archive by archive; what remains."""
+    if _missing_for_test(_Tree(root)):
+        source.unpack(VOC_TEST, root)
     tried: set[str] = set()
     while True:
-        _write_train_aug(root)
-        gaps = _gaps(root)
-        wanted = {gap.archive.name: gap.archive for gap in gaps if gap.archive.name not in tried}
-        if not wanted:
-            return gaps
-        for archive in wanted.values():
-            tried.add(archive.name)
-            obtain(archive, root / HOMES[0] if archive == SBD else root, origin)
+        _write_train_aug(_Tree(root))
+        missing = _missing(_Tree(root))
+        archives = {each.archive.name: each.archive for each in missing}
+        if archives.keys() <= tried:
+            return missing
+        for name, archive in archives.items():
+            if name not in tried:
+                source.unpack(archive, root / SBD_FOLDERS[0] if archive == SBD else root)
+        tried |= archives.keys()
 
 
-def _gaps(root: Path) -> list[Gap]:
+def _missing(tree: _Tree) -> list[MissingFiles]:
     """What the lists name and the folders lack."""
-    bare = [name for name in ("train", "val") if not _list_file(root, name).is_file()]
-    if bare:
-        return [Gap("lists", 2, tuple(f"{name}.txt" for name in bare), VOC_TRAINVAL)]
-    gaps = []
-    own = [*_names(root, "train"), *_names(root, "val")]
-    if not _list_file(root, "train_aug").is_file():
-        gaps.append(Gap("list train_aug", 1, ("train_aug.txt",), SBD))
-        extra = []
-    else:
-        extra = sorted(set(_names(root, "train_aug")) - set(own))
-
-    def look(what: str, names: Collection[str], there: set[str], archive: Archive) -> None:
-        missing = tuple(name for name in names if name not in there)
-        if missing:
-            gaps.append(Gap(what, len(names), missing, archive))
-
-    everything = [*own, *extra]
-    look("images", everything, _stems(root / "JPEGImages", ".jpg"), VOC_TRAINVAL)
-    if not (root / "labels.csv").is_file():
-        look("annotations", everything, _stems(root / "Annotations", ".xml"), VOC_TRAINVAL)
-    made = _stems(root / _AUG, ".png")
-    official = root / "SegmentationClass"  # wins by name, so an empty one is not made up for
-    named = {file.stem for file in official.iterdir()} if official.is_dir() else set()
-    look("masks of VOC", own, (made - named) | _stems(official, ".png"), VOC_TRAINVAL)
-    sbd = find_sbd(root)
-    look("masks of SBD", extra, made | (_stems(sbd / "cls", ".mat") if sbd else set()), SBD)
-    return gaps
+    lists = [f"{name}.txt" for name in tree.lists]
+    missing = missing_files("lists", ("train.txt", "val.txt"), lists, VOC_TRAINVAL)
+    if missing:
+        return missing
+    missing += missing_files("list train_aug", ["train_aug.txt"], lists, SBD)
+    everything = [*tree.own, *tree.added]
+    missing += missing_files("images", everything, tree.images, VOC_TRAINVAL)
+    if not (tree.root / "labels.csv").is_file():
+        missing += missing_files("annotations", everything, tree.annotations, VOC_TRAINVAL)
+    # a mask in SegmentationClass wins by its name, so another one does not make up for an empty one
+    empty = {file.stem for file in (tree.root / "SegmentationClass").glob("*")} - tree.own_masks
+    masks = (tree.aug_masks - empty) | tree.own_masks
+    missing += missing_files("masks of VOC", tree.own, masks, VOC_TRAINVAL)
+    masks = tree.aug_masks | tree.sbd_masks
+    return missing + missing_files("masks of SBD", tree.added, masks, SBD)
 
 
-def _write_train_aug(root: Path) -> None:
+def _write_train_aug(tree: _Tree) -> None:
     """Derive the list, if it is not there and what it is made of is."""
-    path = _list_file(root, "train_aug")
-    if path.is_file() or not _lists(root):
+    if "train_aug" in tree.lists or not tree.has_own_lists:
         return
-    train, val = _names(root, "train"), _names(root, "val")
-    sbd, made = find_sbd(root), _stems(root / _AUG, ".png")
-    if sbd is not None:
-        added = [name for part in ("train", "val") for _, name in read_lines(sbd / f"{part}.txt")]
-    elif made - {*train, *val}:  # converted by others: the masks' names are SBD's lists
-        added = sorted(made)
+    if tree.sbd is not None:
+        files = (tree.sbd / "train.txt", tree.sbd / "val.txt")
+        added = [name for file in files for _, name in read_lines(file)]
+    elif tree.aug_masks - set(tree.own):  # converted by others: the masks' names are SBD's lists
+        added = sorted(tree.aug_masks)
     else:
         return
-    names = train_aug(train, val, added)
-    with atomic_write(path) as temporary:
+    names = train_aug(tree.lists["train"], tree.lists["val"], added)
+    with atomic_write(tree.list_file("train_aug")) as temporary:
         temporary.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 
-def _write_masks(root: Path, workers: int) -> int:
+def _write_masks(tree: _Tree, workers: int) -> int:
     """SegmentationClassAug: VOC's own masks of its train and val, SBD's of the others."""
-    if not all(_list_file(root, name).is_file() for name in ("train", "val", "train_aug")):
+    if not tree.has_own_lists or "train_aug" not in tree.lists:
         return 0
-    made = _stems(root / _AUG, ".png")
-    own = _stems(root / "SegmentationClass", ".png")
-    official = {*_names(root, "train"), *_names(root, "val")} & own
-    sbd = find_sbd(root)
-    extra = _stems(sbd / "cls", ".mat") & set(_names(root, "train_aug")) if sbd else set()
-    todo = [root / "SegmentationClass" / f"{name}.png" for name in sorted(official - made)]
-    if sbd:
-        todo += [sbd / "cls" / f"{name}.mat" for name in sorted(extra - official - made)]
-    with steps("Masks", len(todo)) as progress:
-        for name in in_processes(partial(_write_mask, folder=root / _AUG), todo, workers):
-            progress.advance(name)
+    own = sorted((set(tree.own) & tree.own_masks) - tree.aug_masks)
+    todo = [tree.root / "SegmentationClass" / f"{name}.png" for name in own]
+    if tree.sbd is not None:
+        listed = set(tree.lists["train_aug"]) & tree.sbd_masks
+        added = sorted(listed - (set(tree.own) & tree.own_masks) - tree.aug_masks)
+        todo += [tree.sbd / "cls" / f"{name}.mat" for name in added]
+    work = partial(_write_mask, folder=tree.root / _AUG)
+    run_all(work, todo, workers, "Masks", len(todo))
     return len(todo)
 
 
@@ -182,84 +193,49 @@ def _write_mask(source: Path, *, folder: Path) -> str:
     return source.stem
 
 
-def _labels(name: str, data: LabelledImages) -> Finding:
-    count = int(data.labels.sum())
-    return Finding(f"labels of {name}", f"{count:,} classes in {len(data):,} images")
-
-
-def _test_gap(root: Path) -> Gap | None:
+def _missing_for_test(tree: _Tree) -> list[MissingFiles]:
     """What the list for the VOC server and its images lack."""
-    if not _list_file(root, "test").is_file():
-        return Gap("list", 1, ("test.txt",), VOC_TEST)
-    names, there = _names(root, "test"), _stems(root / "JPEGImages", ".jpg")
-    missing = tuple(name for name in names if name not in there)
-    return Gap("images", len(names), missing, VOC_TEST) if missing else None
+    if "test" not in tree.lists:
+        return missing_files("list", ["test.txt"], (), VOC_TEST)
+    return missing_files("images", tree.lists["test"], tree.images, VOC_TEST)
 
 
-def _test(root: Path, origin: Origin) -> Finding:
+def _test_list(tree: _Tree, source: ArchiveSource) -> CheckResult:
     """The test list is for the server alone; without it nothing else suffers."""
-    gap = _test_gap(root)
-    if gap is None:
-        return counted("test", _names(root, "test"), PUBLISHED["test"])
-    lacking = (
-        "no list" if gap.what == "list" else f"{len(gap.missing):,} of {gap.total:,} images missing"
-    )
-    return Finding(
+    missing = _missing_for_test(tree)
+    if not missing:
+        return tree.count("test")
+    lacking = f"{len(missing[0].names):,} of {missing[0].total:,} images missing"
+    return CheckResult(
         "test",
-        f"{lacking}; only needed for the VOC server, which gives {VOC_TEST.name} to registered"
-        f" users: put it into {origin.downloads}",
+        f"{lacking if 'test' in tree.lists else 'no list'}; only needed for the VOC server, which"
+        f" gives {VOC_TEST.name} to registered users: put it into {source.downloads}",
     )
 
 
-def _leak(root: Path) -> list[Finding]:
+def _leak(tree: _Tree) -> list[CheckResult]:
     """Images of val in a training list that somebody else has written."""
-    if not all(_list_file(root, name).is_file() for name in ("train_aug", "val")):
-        return []
-    both = sorted(set(_names(root, "train_aug")) & set(_names(root, "val")))
+    both = sorted(set(tree.lists.get("train_aug", ())) & set(tree.lists.get("val", ())))
     if not both:
         return []
-    path = _list_file(root, "train_aug")
-    return [
-        Finding(
-            "train_aug and val",
-            f"{len(both):,} images are in both",
-            f"{both[0]} and others would be trained on and scored. Remove {path}; the same command"
-            " derives it anew.",
-        )
-    ]
+    cure = (
+        f"{both[0]} and others would be trained on and scored. Remove"
+        f" {tree.list_file('train_aug')}; the same command derives it anew."
+    )
+    return [CheckResult("train_aug and val", f"{len(both):,} images are in both", cure)]
 
 
-def _of_others(root: Path) -> list[Finding]:
+def _masks_of_others(tree: _Tree) -> list[CheckResult]:
     """Images of train and val that have no mask of VOC's own, and another one in its place."""
-    names = [*_names(root, "train"), *_names(root, "val")] if _lists(root) else []
-    own, made = _stems(root / "SegmentationClass", ".png"), _stems(root / _AUG, ".png")
-    others = [name for name in names if name in made and name not in own]
+    names = tree.own if tree.has_own_lists else []
+    others = [name for name in names if name in tree.aug_masks and name not in tree.own_masks]
     if not others:
         return []
     return [
-        Finding(
+        CheckResult(
             "masks of VOC",
             f"{len(others):,} of {len(names):,} have one in {_AUG} only. If those were converted"
             " from SBD, scores are not comparable, as SBD marks no undecided outlines: VOC's own"
             " belong into SegmentationClass",
         )
     ]
-
-
-def _lists(root: Path) -> bool:
-    return all(_list_file(root, name).is_file() for name in ("train", "val"))
-
-
-def _list_file(root: Path, name: str) -> Path:
-    return root / "ImageSets" / "Segmentation" / f"{name}.txt"
-
-
-def _names(root: Path, name: str) -> list[str]:
-    return [text for _, text in read_lines(_list_file(root, name))]
-
-
-def _stems(folder: Path, suffix: str) -> set[str]:
-    """Names in a folder, from one listing; an empty file is none."""
-    if not folder.is_dir():
-        return set()
-    return {file.stem for file in folder.iterdir() if file.suffix == suffix and has_content(file)}

@@ -12,10 +12,11 @@ from PIL import Image
 from ssrseg.console import track
 from ssrseg.data.classes import VOC_CLASSES
 from ssrseg.data.files import atomic_write
-from ssrseg.data.images import class_ids_png, read_truth
+from ssrseg.data.images import class_ids_png, read_mask
 from ssrseg.data.open import open_images
 from ssrseg.data.text import read_lines
 from ssrseg.errors import DataError
+from ssrseg.method.pseudo_mask import IGNORE
 
 INSIDE = "results/VOC2012/Segmentation/comp6_test_cls"
 """Folder inside the archive; comp6 is the competition that allows training data beside VOC's."""
@@ -86,23 +87,11 @@ def _check_classes(path: Path) -> None:
 
 def _server_png(path: Path, image: Path) -> bytes:
     """A checked mask, encoded in VOC's palette."""
-    ids = read_truth(path)
     with Image.open(image) as photo:
-        width, height = photo.size
-    if tuple(ids.shape) != (height, width):
-        raise DataError(
-            f"{path} is {ids.shape[1]} x {ids.shape[0]} pixels, its image {image} {width} x"
-            f" {height}. Masks must have the size of their image."
-        )
-    largest = int(ids.max())
-    if largest == 255:
+        ids = read_mask(path, photo.size[::-1], len(VOC_CLASSES))
+    if (ids == IGNORE).any():
         raise DataError(
             f"{path} has undecided pixels (255), which the server does not take. Pack masks of"
             " `ssrseg predict`, which decides every pixel."
-        )
-    if largest > len(VOC_CLASSES):
-        raise DataError(
-            f"{path} holds class id {largest}; VOC's are 0 .. {len(VOC_CLASSES)}. Is it a mask of"
-            " another data set?"
         )
     return class_ids_png(ids)

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import torch
 
+from ssrseg.console import steps
 from ssrseg.errors import DataError
 
 Item = TypeVar("Item")
@@ -20,15 +21,27 @@ Result = TypeVar("Result")
 _AHEAD = 4  # items per process that wait in the queue: enough to keep it busy, few to hold
 
 
+def run_all(
+    function: Callable[[Item], str],
+    items: Iterable[Item],
+    workers: int,
+    title: str,
+    total: int,
+    done: int = 0,
+) -> None:
+    """Call :func:`in_processes` to the end and show progress, with the names it returns."""
+    with steps(title, total, done=done) as counter:
+        for name in in_processes(function, items, workers):
+            counter.advance(name)
+
+
 def in_processes(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Iterator[Result]:
     """Results of ``function`` in the order in which they are ready.
 
-    Args:
-        function: Can be pickled: a function of a module, or a partial of one.
-        items: Taken as they are needed.
-        workers: Processes; 1 = this one.
+    It must be one that can be pickled: a function of a module, or a partial of one. Items are taken
+    as they are needed; one worker is this process.
 
     Raises:
         DataError: If a process is killed from outside, most often for want of memory.

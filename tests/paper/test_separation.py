@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import silhouette_score
 from torch.nn import functional
 
-from ssrseg.method.separation import distance_ratio, modality_gap, separation, silhouette
+from ssrseg.paper.separation import distance_ratio, modality_gap, separation, silhouette
 
 
 def cloud(seed: int, n: int = 40, dim: int = 6, classes: int = 4) -> tuple[torch.Tensor, ...]:

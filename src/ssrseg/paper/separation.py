@@ -41,7 +41,7 @@ def separation(
         classes: Class of each pair.
         text: Text features by class, any norm; a pair's f_text is the row of its class.
 
-    Source: spec §13; silhouette by Rousseeuw 1987, modality gap by Liang et al. 2022.
+    Source: silhouette by Rousseeuw 1987, modality gap by Liang et al. 2022.
     """
     return Separation(
         float(silhouette(image, classes)),

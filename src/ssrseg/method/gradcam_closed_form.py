@@ -19,9 +19,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
+
+from ssrseg.method.cam import weighted_cam
 
 
 @dataclass(frozen=True)
@@ -117,26 +119,31 @@ def run_block(
         residual: The block's input, CLS first.
         normed: ln_1 of it.
     """
+    # queries of patches, keys and values of all tokens: (batch, heads, tokens, head_dim)
     batch, tokens, dim = normed.shape
     split = (batch, tokens, 3, weights.heads, dim // weights.heads)
     joint = functional.linear(normed, weights.qkv_weight, weights.qkv_bias).view(split)
     query, key, value = joint.permute(2, 0, 3, 1, 4)
     query = query[:, :, 1:]
+    # attention: (batch, heads, patches, tokens)
     # packed and scaled before the product: cheaper than strides there and a pass over the result
     scaled = query.contiguous() * (dim // weights.heads) ** -0.5
     attention = normed.new_empty(batch, weights.heads, tokens - 1, tokens)
     for head in range(weights.heads):  # the maps are the largest thing here: no second set of them
         logits = scaled[:, head] @ key[:, head].contiguous().mT
         torch.softmax(logits, -1, out=attention[:, head])
+    # attention's output, added to the residual: (batch, patches, dim)
     attended = attention @ value
     joined = attended.transpose(1, 2).flatten(2)
     middle = residual[:, 1:] + functional.linear(joined, weights.out_weight, weights.out_bias)
+    # MLP: (batch, patches, hidden), and back
     norm_unit, norm_factor = _standardise(middle, weights.eps)
     hidden = functional.linear(
         norm_unit * weights.norm_weight + weights.norm_bias, weights.fc1_weight, weights.fc1_bias
     )
     activated, slope = weights.activation(hidden)
     output = middle + functional.linear(activated, weights.fc2_weight, weights.fc2_bias)
+    # last LayerNorm and projection: (batch, patches, dim1)
     post_unit, post_factor = _standardise(output, weights.eps)
     features = (post_unit * weights.post_weight + weights.post_bias) @ weights.projection.T
     return BlockTrace(
@@ -167,7 +174,9 @@ def mean_gradient(
     """
     patches = trace.post_unit.shape[1]
     slope = trace.slope
+    # shared by all classes: (batch, patches, hidden)
     shared = slope * (trace.post_unit @ weights.fc2_weight)
+    # ∂p / ∂(last LayerNorm), the same for every patch: (batch, slots, dim)
     at_norm = cotangent @ weights.projection / patches * weights.post_weight
     at_norm = at_norm - at_norm.mean(-1, keepdim=True)
     head_dim = trace.value.shape[-1]
@@ -178,6 +187,7 @@ def mean_gradient(
         # LayerNorm: (w - mean w - ẑ·(w·ẑ)/D) / σ, its first part the same for every patch
         along = (trace.post_unit @ row[..., None]) / row.shape[-1]
         at_output = (row[:, None] - along * trace.post_unit) * trace.post_factor
+        # MLP and its LayerNorm: (batch, patches, hidden), then (batch, patches, dim)
         at_hidden = (slope * (row @ weights.fc2_weight)[:, None]).addcmul_(shared, -along)
         at_mlp = (at_hidden @ weights.fc1_weight) * trace.post_factor * weights.norm_weight
         at_middle = (
@@ -189,18 +199,48 @@ def mean_gradient(
             )
             * trace.norm_factor
         )
+        # attention's output: (batch, heads, patches, head_dim)
         at_heads = (at_middle @ weights.out_weight).view(*split).transpose(1, 2)
+        # softmax: column sums of dS, and its column of CLS: (batch, heads, tokens or patches)
         own = (at_heads * trace.attended).sum(-1)  # Σ_j A_ij dA_ij
         back = trace.attention.mT @ at_heads  # dV of every token
         columns = (trace.value * back).sum(-1) - (trace.attention.mT @ own[..., None])[..., 0]
         at_cls = to_cls * ((at_heads @ trace.value[:, :, 0, :, None])[..., 0] - own)
         scale = head_dim**-0.5
+        # sums over patches at the query, key and value inputs: (batch, heads, head_dim) each
         query_sum = scale * (columns[:, :, None] @ trace.key)[:, :, 0]
         key_sum = -scale * (at_cls[:, :, None] @ trace.query)[:, :, 0]  # rows of dS sum to 0
         value_sum = ((1 - to_cls)[:, :, None] @ at_heads)[:, :, 0]
         sums = torch.stack([query_sum, key_sum, value_sum], 1).flatten(1)
         gradients.append(sums @ weights.qkv_weight / patches)
     return torch.stack(gradients, 1)
+
+
+def gradcam_closed_form(
+    block: BlockWeights,
+    trace: BlockTrace,
+    normed: Float[Tensor, "batch tokens dim"],
+    probability: Callable[[Tensor], Tensor],
+    present: Int[Tensor, "batch slots"],
+    grid: tuple[int, int],
+) -> Float[Tensor, "batch slots grid_h grid_w"]:
+    """:func:`ssrseg.method.cam.gradcam` with the block's gradient in closed form.
+
+    Args:
+        block: Weights of the last block.
+        trace: Its forward pass.
+        normed: Output of its ln_1, CLS first.
+        probability: Mean patch feature (batch, dim1) -> probability of each text (batch, words).
+        present: Class ids, -1 for an empty slot (its CAM is 0).
+        grid: Patch rows and columns.
+    """
+    with torch.enable_grad():
+        image_feature = trace.patch_features.mean(1).requires_grad_()
+        chosen = probability(image_feature).gather(1, present.clamp(min=0)).sum(0)
+        cotangent = torch.stack(
+            [torch.autograd.grad(p, image_feature, retain_graph=True)[0] for p in chosen], 1
+        )
+    return weighted_cam(normed, mean_gradient(block, trace, cotangent), present, grid)
 
 
 def _standardise(rows: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,8 @@ import torch
 from tiny_encoders import tiny_tokenizer
 from transformers import CLIPConfig, CLIPModel
 
-from ssrseg.method.cam import allowed_words, fast_gradcam, gradcam, word_probability
-from ssrseg.method.last_block import mean_gradient
+from ssrseg.method.cam import allowed_words, gradcam, word_probability
+from ssrseg.method.gradcam_closed_form import gradcam_closed_form, mean_gradient
 from ssrseg.networks.clip import FrozenCLIP
 
 
@@ -72,7 +72,7 @@ def test_the_cam_is_autograds_for_every_class_of_every_image(clip: FrozenCLIP) -
         return word_probability(feature, text, 20.0, allowed)
 
     normed = clip.normed(view)
-    fast = fast_gradcam(
+    fast = gradcam_closed_form(
         clip.last_block_weights,
         clip.trace_last_block(view),
         normed,

@@ -1,0 +1,291 @@
+"""How an SSR is built from its encoders, loaded from a run or the hub, and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
+
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
+from jaxtyping import Float
+from torch import Tensor
+
+from ssrseg.checkpoint import (
+    MODEL_FILE,
+    Checkpoint,
+    check_classes,
+    load_checkpoint,
+    save_checkpoint,
+)
+from ssrseg.config import Config, load_config
+from ssrseg.console import notice
+from ssrseg.data.classes import check_class_names
+from ssrseg.data.sample import LabelledImages
+from ssrseg.device import pick_device
+from ssrseg.errors import CheckpointError
+from ssrseg.method.cmpa import Alignment
+from ssrseg.networks.clip import FrozenCLIP
+from ssrseg.networks.decoder import Decoder
+from ssrseg.networks.dino import FrozenDINO
+from ssrseg.networks.vocabulary import Vocabulary, build_vocabulary
+from ssrseg.trained_parts import load_alignment, load_decoder
+
+
+class Loadable(
+    PyTorchModelHubMixin,
+    library_name="ssrseg",
+    tags=["image-segmentation", "weakly-supervised", "clip"],
+    pipeline_tag="image-segmentation",
+    license="apache-2.0",
+    paper_url="https://arxiv.org/abs/2512.01701",
+):
+    """The ways to come by an :class:`ssrseg.SSR`, and to keep it."""
+
+    config: Config
+    vocabulary: Vocabulary
+    text_features: Float[Tensor, "words dim1"]
+    alignment: Alignment | None
+    decoder: Decoder | None
+
+    @classmethod
+    def from_encoders(
+        cls,
+        classes: Sequence[str],
+        *,
+        clip: str | Path | None = None,
+        dino: str | Path | None = None,
+        preset: str = "ssr",
+        settings: Sequence[str] = (),
+        prompts: Mapping[str, str] | None = None,
+        device: str = "auto",
+    ) -> Self:
+        """A training-free model: frozen CLIP and DINO, and the names of the classes.
+
+        Args:
+            classes: Class names, such as ``["dog", "cat"]``.
+            clip: Hub id of CLIP, or a folder written by ``save_pretrained``; None = the preset's
+                (ViT-B/16).
+            dino: The same for DINO (ViT-S/16).
+            preset: Named settings, see ``ssrseg config``.
+            settings: Single settings, ``"section.key=value"``.
+            prompts: By class name, what CLIP is asked instead of the name.
+            device: ``auto``, ``cpu`` or ``cuda``.
+
+        Raises:
+            LabelsError: If the class names cannot be used.
+            BackboneError: If an encoder cannot be loaded.
+            ConfigError: If a preset or setting does not exist.
+        """
+        names = check_class_names(classes)
+        config = _with_encoders(load_config(preset, overrides=tuple(settings)), clip, dino)
+        return cls.from_config(config, names, prompts=prompts, device=pick_device(device))
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Config,
+        classes: tuple[str, ...],
+        *,
+        prompts: Mapping[str, str] | None = None,
+        device: str = "cpu",
+    ) -> Self:
+        """Load the encoders of the settings and embed the texts; nothing is trained yet.
+
+        Args:
+            config: All settings.
+            classes: Class names of the data.
+            prompts: By class name, what CLIP is asked instead of the name.
+            device: ``cpu`` or ``cuda``.
+
+        Raises:
+            BackboneError: If an encoder cannot be loaded.
+            ConfigError: If the prompt set cannot be read or the layers do not fit.
+        """
+        vocabulary = build_vocabulary(classes, config.prompts.set, prompts)
+        if vocabulary.dropped:
+            pairs = zip(vocabulary.dropped, vocabulary.dropped_for, strict=True)
+            left_out = ", ".join(f'"{word}" (class "{name}")' for word, name in pairs)
+            notice(f"background words left out because they mean a class: {left_out}.")
+        return cls(config, *_load_encoders(config, vocabulary.texts, device), vocabulary)
+
+    @classmethod
+    def for_data(
+        cls, config: Config, data: LabelledImages, run: Path | None = None, *, device: str = "cpu"
+    ) -> Self:
+        """The encoders for a data set under some settings, with what a run has trained.
+
+        Args:
+            config: Says what of the run is used: CMPA's heads, and the decoder for WeCLIP's RFM.
+            data: For its classes and prompts.
+            run: Run folder or checkpoint; None = training-free.
+            device: ``cpu`` or ``cuda``.
+
+        Raises:
+            CheckpointError: If the run is of other classes or prompts, or the settings use nothing
+                of it.
+        """
+        model = cls.from_config(config, data.classes, prompts=data.prompts, device=device)
+        if run is None:
+            return model
+        checkpoint = load_checkpoint(run)
+        check_classes(checkpoint.classes, data.classes, run)
+        has_heads = config.cam.mode == "cmpa" and bool(checkpoint.part("alignment"))
+        gates = config.affinity.rfm_after is not None
+        if not has_heads and not gates:
+            raise CheckpointError(
+                f"{run} cannot help here: "
+                + (
+                    f"the settings ask for CAMs without CMPA (cam.mode = {config.cam.mode})"
+                    if config.cam.mode != "cmpa"
+                    else "the run trained no CMPA (another cam.mode, or full supervision)"
+                )
+                + ". Leave --model away for training-free masks, or segment with `ssrseg predict`."
+            )
+        if checkpoint.texts != model.vocabulary.texts:
+            raise CheckpointError(
+                f"{run} was trained with other prompts than {data.root} asks for. Use the"
+                " classes.yaml and --prompts of its training; if they are the same, another version"
+                " of ssrseg left out other background words: train anew."
+            )
+        return model._with_trained(checkpoint, run, alignment=has_heads, decoder=gates)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        source: str | Path,
+        *,
+        clip: str | Path | None = None,
+        dino: str | Path | None = None,
+        segment_only: bool = False,
+        device: str = "auto",
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> Self:
+        """A trained model.
+
+        Args:
+            source: A run folder, a folder written by ``save_pretrained``, a ``model.safetensors``,
+                or a hub id.
+            clip: Where CLIP is, if not where it was in training: hub id or folder.
+            dino: The same for DINO.
+            segment_only: Load what ``segment`` needs and nothing else: neither DINO nor texts.
+            device: ``auto``, ``cpu`` or ``cuda``.
+            revision: Branch, tag or commit on the hub.
+            token: Of the hub, for private models.
+
+        Raises:
+            CheckpointError: If there is no model, or it does not fit the encoder.
+            BackboneError: If an encoder cannot be loaded.
+        """
+        file = _model_file(source, revision=revision, token=token)
+        checkpoint = load_checkpoint(file)
+        config = _with_encoders(checkpoint.config, clip, dino)
+        texts = () if segment_only else checkpoint.texts
+        clip_tower, dino_tower = _load_encoders(
+            config, texts, pick_device(device), with_dino=not segment_only
+        )
+        model = cls(config, clip_tower, dino_tower, Vocabulary(checkpoint.classes, texts))
+        return model._with_trained(
+            checkpoint,
+            file,
+            alignment=bool(checkpoint.part("alignment")),
+            decoder=bool(checkpoint.part("decoder")),
+        )
+
+    def with_config(self, config: Config, **parts: Alignment | Decoder | None) -> Self:
+        """The same encoders and texts under other settings.
+
+        Args:
+            config: All settings; ``backbones`` has to be that of this model.
+            parts: ``alignment`` or ``decoder`` to use instead of this model's; None = without.
+
+        Raises:
+            ValueError: If the settings ask for other encoders.
+        """
+        if config.backbones != self.config.backbones:
+            raise ValueError("with_config shares the encoders; build a new SSR for other ones")
+        own = {"alignment": self.alignment, "decoder": self.decoder}
+        return type(self)(config, self.clip, self.dino, self.vocabulary, **(own | parts))
+
+    def _with_trained(
+        self, checkpoint: Checkpoint, origin: Path, *, alignment: bool, decoder: bool
+    ) -> Self:
+        """This model with parts of a checkpoint."""
+        texts = self.text_features
+        return self.with_config(
+            self.config,
+            alignment=load_alignment(checkpoint, texts, origin) if alignment else None,
+            decoder=load_decoder(checkpoint, self.clip, origin) if decoder else None,
+        )
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """Heads and decoder by name: ``alignment.*``, ``decoder.*``; not the frozen encoders."""
+        parts = {"decoder": self.decoder, "alignment": self.alignment}
+        return {
+            f"{name}.{key}": value
+            for name, part in parts.items()
+            if part is not None
+            for key, value in part.state_dict().items()
+        }
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_checkpoint(
+            save_directory / MODEL_FILE,
+            Checkpoint(
+                self.trained_tensors(), self.config, self.vocabulary.classes, self.vocabulary.texts
+            ),
+        )
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The README of a saved model: what it segments, what it needs, how to load it."""
+        return ModelCard.from_template(
+            card_data=self._hub_mixin_info.model_card_data,
+            template_str=(files("ssrseg") / "model_card.md.jinja").read_text(encoding="utf-8"),
+            classes=self.vocabulary.classes,
+            clip=self.config.backbones.clip,
+            dino=self.config.backbones.dino if self.dino is not None else None,
+            has_heads=self.alignment is not None,
+            has_decoder=self.decoder is not None,
+            **kwargs,
+        )
+
+
+def _load_encoders(
+    config: Config, texts: tuple[str, ...], device: str, *, with_dino: bool = True
+) -> tuple[FrozenCLIP, FrozenDINO | None]:
+    """The encoders of the settings; DINO only where it has a weight."""
+    backbones, affinity = config.backbones, config.affinity
+    clip = FrozenCLIP.load(
+        backbones.clip,
+        pos_interpolation=backbones.pos_interpolation,
+        precision=backbones.precision,
+        texts=texts,
+    ).to(device)
+    if not with_dino or affinity.kind != "attention" or not affinity.dino_weight:
+        return clip, None
+    return clip, FrozenDINO.load(backbones.dino, precision=backbones.precision).to(device)
+
+
+def _with_encoders(config: Config, clip: str | Path | None, dino: str | Path | None) -> Config:
+    """The settings with encoders from elsewhere."""
+    given = {"clip": clip, "dino": dino}
+    named = {key: str(source) for key, source in given.items() if source is not None}
+    return replace(config, backbones=replace(config.backbones, **named))
+
+
+def _model_file(source: str | Path, **hub: Any) -> Path:
+    """A path on this disk, or the file fetched from the hub."""
+    path = Path(source).expanduser()
+    if path.exists() or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
+        return path
+    try:
+        return Path(hf_hub_download(str(source), MODEL_FILE, **hub))
+    except (HfHubHTTPError, OSError) as error:
+        raise CheckpointError(
+            f"{source} is neither a folder here (seen from {Path.cwd()}) nor could it be fetched"
+            f" from the hub ({type(error).__name__}). Give a run folder, a folder written by"
+            " save_pretrained, or a hub id such as name/model."
+        ) from error

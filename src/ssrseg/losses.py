@@ -1,0 +1,209 @@
+"""The two losses of Eq. 12 as functions of a model and a batch: L_proto and L_seg."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ssrseg.data.crops import CropBatch
+from ssrseg.foreground import ForegroundFeatures
+from ssrseg.method.cmpa import (
+    alignment_loss,
+    background_loss,
+    pool_foreground,
+    positive_index,
+    usable_pairs,
+)
+from ssrseg.method.objective import segmentation_loss
+from ssrseg.method.peers import affinity_loss, feature_affinity
+from ssrseg.model import SSR, InitialCam
+from ssrseg.networks.clip import ClipFeatures
+
+Project = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class PooledPairs:
+    """Pairs (image, class) whose CLIP features are pooled already: Eq. 2, then Eq. 1.
+
+    Attributes:
+        pooled: MAP(CAM_c, V) of each pair.
+        background: MAP(1 - max CAM, V) of their images; no row where backgrounds do not count.
+        classes: Class of each pair.
+        labels: Classes present in its image.
+    """
+
+    pooled: Float[Tensor, "pairs dim1"]
+    background: Float[Tensor, "images dim1"]
+    classes: Int[Tensor, " pairs"]
+    labels: Bool[Tensor, "pairs classes"]
+
+    def align(self, isa: Project) -> tuple[Tensor, Tensor]:
+        """Aligned foreground and background features; BatchNorm sees both."""
+        sizes = [len(self.pooled), len(self.background)]
+        foreground, background = isa(torch.cat([self.pooled, self.background])).split(sizes)
+        return foreground, background
+
+
+@dataclass(frozen=True)
+class CropPairs:
+    """Pairs of a batch of crops whose every patch is aligned first: Eq. 1, then Eq. 2, as printed.
+
+    Attributes:
+        patch_features: V.
+        cam: CAMs that pool.
+        inside: False = padding, which stays out of BatchNorm and of the means.
+        usable: Slots that count.
+        background: MAP(1 - max CAM, V) in CLIP's space; no row where backgrounds do not count.
+        classes: Class of each usable slot.
+        labels: Classes present in its image.
+    """
+
+    patch_features: Float[Tensor, "batch patches dim1"]
+    cam: Float[Tensor, "batch slots grid_h grid_w"]
+    inside: Bool[Tensor, "batch patches"]
+    usable: Bool[Tensor, "batch slots"]
+    background: Float[Tensor, "images dim1"]
+    classes: Int[Tensor, " pairs"]
+    labels: Bool[Tensor, "pairs classes"]
+
+    def align(self, isa: Project) -> tuple[Tensor, Tensor]:
+        """Aligned foreground and background features."""
+        moved = isa(self.patch_features[self.inside])
+        aligned = moved.new_zeros(*self.inside.shape, moved.shape[-1])
+        aligned[self.inside] = moved
+        pooled, background = pool_foreground(aligned, self.cam, self.inside)
+        return pooled[self.usable], background[: len(self.background)]
+
+
+def draw_pairs(
+    model: SSR, found: ForegroundFeatures, labels: Bool[Tensor, "images classes"], seed: int
+) -> PooledPairs:
+    """``optim.pairs`` pairs of the training set at random, on the model's device.
+
+    Args:
+        model: Its settings are used.
+        found: Features of the whole training set.
+        labels: Image-level labels of the training set.
+        seed: Of the draw.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(found.classes), generator=generator)[: model.config.optim.pairs]
+    image = found.image[chosen]
+    shown = image.unique() if model.config.cmpa.bg_pairs else image[:0]
+    return PooledPairs(
+        found.pooled[chosen].to(model.device),
+        found.background[shown].to(model.device),
+        found.classes[chosen].to(model.device),
+        labels[image].to(model.device),
+    )
+
+
+def crop_pairs(model: SSR, initial: InitialCam, crops: CropBatch) -> CropPairs | None:
+    """The pairs in a batch of crops; None if no crop holds a usable one."""
+    config = model.config.cmpa
+    cam = initial.cam if config.cam_source == "cmpa" else initial.clip_cam
+    assert cam is not None
+    inside = functional.adaptive_avg_pool2d(crops.valid[:, None].float(), initial.features.grid)
+    inside = inside.flatten(1) >= 0.5
+    usable = usable_pairs(cam.flatten(2), crops.present, min_patches=config.min_patches)
+    if not usable.any():
+        return None
+    _, background = pool_foreground(initial.patch_features, cam, inside)
+    # multi-hot labels of each crop's image: (batch, classes)
+    labels = torch.zeros(len(cam), model.n_classes + 1, dtype=torch.bool, device=cam.device)
+    labels = labels.scatter_(1, crops.present + 1, True)[:, 1:]
+    return CropPairs(
+        initial.patch_features,
+        cam,
+        inside,
+        usable,
+        background if config.bg_pairs else background[:0],
+        crops.present[usable],
+        labels[usable.nonzero()[:, 0]],
+    )
+
+
+def proto_loss(
+    model: SSR, pairs: PooledPairs | CropPairs, prototypes: Float[Tensor, "classes dim2"]
+) -> Float[Tensor, ""]:
+    """L_proto of a batch of pairs (Eq. 1-6), with backgrounds where the settings ask for them.
+
+    Args:
+        model: With heads, which get the gradient.
+        pairs: A batch.
+        prototypes: P_I, one row per class.
+    """
+    assert model.alignment is not None
+    config = model.config.cmpa
+    with training(model.alignment):
+        # Eq. 1, 2: f_image (pairs, dim2), background features (images, dim2), T' (words, dim2)
+        image, background = pairs.align(model.alignment.isa)
+        text = model.alignment.tsa(model.text_features)
+        temperature = model.alignment.temperature
+        # Eq. 3-6
+        positive = positive_index(
+            image.detach(), prototypes, pairs.classes, pairs.labels, config.pos
+        )
+        loss = alignment_loss(
+            config.loss,
+            image,
+            pairs.classes,
+            positive,
+            text,
+            prototypes,
+            temperature,
+            symmetric=config.symmetric,
+            bg_negatives=config.bg_negatives,
+        )
+        # ours: a background feature belongs to the background text that CLIP finds nearest
+        words = model.text_features[model.n_classes :]
+        if len(background) and len(words):
+            nearest = (functional.normalize(pairs.background, dim=-1) @ words.T).argmax(-1)
+            loss = loss + config.bg_pairs * background_loss(
+                background, nearest + model.n_classes, text, temperature
+            )
+    return loss
+
+
+def seg_loss(
+    model: SSR, features: ClipFeatures, pseudo_mask: UInt8[Tensor, "batch height width"]
+) -> Float[Tensor, ""]:
+    """L_seg of a batch of crops, and WeCLIP's affinity loss beside it if the settings ask for it.
+
+    Args:
+        model: With a decoder, which gets the gradient.
+        features: CLIP's of the crops.
+        pseudo_mask: Class ids (or true masks under full supervision); 255 does not count.
+    """
+    assert model.decoder is not None
+    optim = model.config.optim
+    with training(model.decoder):
+        # F (batch, patches, width) -> logits on the grid -> logits at the masks' size
+        fused = model.decoder.fusion(features.tokens)
+        logits = model.decoder.segment(fused, features.grid)
+        size = (pseudo_mask.shape[1], pseudo_mask.shape[2])
+        at_size = functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+        loss = segmentation_loss(at_size, pseudo_mask)
+        if optim.affinity_weight:
+            alike = affinity_loss(
+                feature_affinity(fused), pseudo_mask, features.grid, radius=optim.affinity_radius
+            )
+            loss = loss + optim.affinity_weight * alike
+    return loss
+
+
+@contextmanager
+def training(part: nn.Module) -> Iterator[None]:
+    """BatchNorm and dropout as in training for the part that a loss trains; then eval again."""
+    part.train()
+    try:
+        yield
+    finally:
+        part.eval()

@@ -1,0 +1,104 @@
+"""What :class:`ssrseg.SSR` says of one photograph: numpy arrays at the photograph's own size."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from ssrseg.data.images import voc_palette
+from ssrseg.errors import LabelsError, did_you_mean
+from ssrseg.overlay import heat_overlay, ids_overlay
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentedImage:
+    """The mask of one photograph.
+
+    Attributes:
+        image: The photograph, RGB.
+        classes: All class names; class ``classes[i]`` has id i + 1 in the mask.
+        mask: Class ids: 0 = background, 1 + class index, 255 = undecided.
+        confidence: Share of the chosen class among all scores of the pixel, in [0, 1].
+    """
+
+    image: UInt8[np.ndarray, "height width 3"]
+    classes: tuple[str, ...]
+    mask: UInt8[np.ndarray, "height width"]
+    confidence: Float[np.ndarray, "height width"]
+
+    @property
+    def areas(self) -> dict[str, float]:
+        """Share of the photograph, in [0, 1], of each class that has a pixel."""
+        pixels = np.bincount(self.mask.ravel(), minlength=256) / self.mask.size
+        named = {name: float(pixels[index + 1]) for index, name in enumerate(self.classes)}
+        return {name: share for name, share in named.items() if share}
+
+    def overlay(self) -> UInt8[np.ndarray, "height width 3"]:
+        """The mask in colour over the photograph."""
+        return ids_overlay(self.image, self.mask, voc_palette())
+
+    def _repr_html_(self) -> str:
+        """Photograph and mask side by side, for notebooks."""
+        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in self.areas.items())
+        pictures = {"photograph": self.image, shares or "background only": self.overlay()}
+        return _side_by_side(pictures)
+
+
+@dataclass(frozen=True, eq=False)
+class RectifiedImage(SegmentedImage):
+    """What SSR finds in one photograph whose classes are known.
+
+    Attributes:
+        labels: The classes in it.
+        cam: By class name, the initial CAM, in [0, 1].
+        refined_cam: By class name, the CAM after SGC, in [0, 1].
+    """
+
+    labels: tuple[str, ...]
+    cam: Mapping[str, Float[np.ndarray, "height width"]]
+    refined_cam: Mapping[str, Float[np.ndarray, "height width"]]
+
+    def heat(self, label: str, *, refined: bool = True) -> UInt8[np.ndarray, "height width 3"]:
+        """The CAM of a class in colour over the photograph.
+
+        Raises:
+            LabelsError: If the photograph was not labelled with that class.
+        """
+        if label not in self.labels:
+            raise LabelsError(
+                f'There is no CAM of "{label}": the photograph was labelled with'
+                f" {', '.join(self.labels)}.{did_you_mean(label, self.labels)}"
+            )
+        return heat_overlay(self.image, (self.refined_cam if refined else self.cam)[label])
+
+    def _repr_html_(self) -> str:
+        """Photograph, CAM and refined CAM of each class, mask."""
+        pictures = {"photograph": self.image}
+        for label in self.labels:
+            pictures[f"CAM, {label}"] = self.heat(label, refined=False)
+            pictures[f"refined CAM, {label}"] = self.heat(label)
+        return _side_by_side(pictures | {"mask": self.overlay()})
+
+
+def _side_by_side(pictures: Mapping[str, UInt8[np.ndarray, "height width 3"]]) -> str:
+    """HTML of captioned pictures, each at most 240 pixels wide."""
+    cells = []
+    for caption, picture in pictures.items():
+        small = Image.fromarray(picture)
+        small.thumbnail((480, 480))
+        file = io.BytesIO()
+        small.save(file, "PNG")
+        source = base64.b64encode(file.getvalue()).decode()
+        cells.append(
+            '<figure style="display:inline-block;margin:4px">'
+            f'<img style="max-width:240px" src="data:image/png;base64,{source}">'
+            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        )
+    return f"<div>{''.join(cells)}</div>"

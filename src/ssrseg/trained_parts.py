@@ -1,0 +1,124 @@
+"""What training changes, built new or loaded from a run: CMPA's heads and the decoder."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ssrseg.checkpoint import Checkpoint, load_part
+from ssrseg.config import CmpaConfig, DecoderConfig
+from ssrseg.data.crops import derive_seed
+from ssrseg.method.cmpa import Alignment, Projector, shared_basis
+from ssrseg.networks.clip import FrozenCLIP
+from ssrseg.networks.decoder import Decoder
+
+
+def new_alignment(
+    config: CmpaConfig,
+    text_features: Float[Tensor, "words dim1"],
+    image_features: Float[Tensor, "images dim1"] | None = None,
+) -> Alignment:
+    """ISA, TSA and τ as the settings say, untrained, on the device of the texts.
+
+    Args:
+        config: Sizes and start of the heads.
+        text_features: T, all texts.
+        image_features: Mean patch feature of each training image, for the basis of residual heads;
+            None where weights are going to be loaded.
+    """
+    basis = None
+    if config.init == "residual":
+        basis = text_features.new_zeros(config.out, text_features.shape[1])
+        if image_features is not None:
+            basis = shared_basis(text_features.cpu(), image_features, config.out).to(basis)
+    isa, tsa = (
+        Projector(
+            text_features.shape[1],
+            config.out,
+            hidden=config.hidden,
+            depth=config.depth,
+            basis=None if basis is None else basis.clone(),
+        )
+        for _ in ("ISA", "TSA")
+    )
+    alignment = Alignment(
+        isa, tsa, temperature=config.temperature, learnable=config.learnable_temperature
+    )
+    return alignment.to(text_features.device).eval()
+
+
+def load_alignment(
+    checkpoint: Checkpoint, text_features: Float[Tensor, "words dim1"], origin: Path
+) -> Alignment:
+    """The heads that a run has trained, in eval mode.
+
+    Raises:
+        CheckpointError: If they do not fit the texts' encoder.
+    """
+    alignment = new_alignment(checkpoint.config.cmpa, text_features)
+    load_part(alignment, checkpoint, "alignment", origin)
+    return alignment.eval()
+
+
+def untrained_alignment(
+    checkpoint: Checkpoint, text_features: Float[Tensor, "words dim1"], origin: Path
+) -> Alignment:
+    """The heads of a run as they were before its first iteration: a control of CMPA."""
+    config = checkpoint.config
+    if config.cmpa.init == "random":
+        with torch.random.fork_rng():
+            torch.manual_seed(first_seed(config.optim.seed))
+            return new_alignment(config.cmpa, text_features)
+    trained = load_alignment(checkpoint, text_features, origin)
+    start = without_training(trained, config.cmpa.temperature)
+    assert start is not None
+    return start
+
+
+@torch.no_grad()
+def without_training(alignment: Alignment, temperature: float) -> Alignment | None:
+    """A copy of trained heads as they were at the start.
+
+    Args:
+        alignment: Trained heads; left as they are.
+        temperature: τ at the start.
+
+    Returns:
+        In eval mode; None where the heads began at random, which nothing remembers.
+    """
+    start = deepcopy(alignment).eval()
+    if start.isa.gain is None or start.tsa.gain is None:
+        return None
+    start.isa.gain.zero_()
+    start.tsa.gain.zero_()
+    start.log_temperature.fill_(math.log(temperature))
+    return start
+
+
+def first_seed(seed: int) -> int:
+    """Seed of the numbers that heads and decoder begin with."""
+    return derive_seed(seed, 0, 3)
+
+
+def new_decoder(config: DecoderConfig, clip: FrozenCLIP, n_classes: int) -> Decoder:
+    """An untrained decoder of CLIP's tokens, on CLIP's device."""
+    decoder = Decoder(
+        clip.depth - 1, clip.width, n_classes, layers=config.layers, dropout=config.dropout
+    )
+    return decoder.to(clip.device).eval()
+
+
+def load_decoder(checkpoint: Checkpoint, clip: FrozenCLIP, origin: Path) -> Decoder:
+    """The decoder that a run has trained, in eval mode.
+
+    Raises:
+        CheckpointError: If it does not fit the encoder.
+    """
+    decoder = new_decoder(checkpoint.config.decoder, clip, len(checkpoint.classes))
+    load_part(decoder, checkpoint, "decoder", origin)
+    return decoder.eval()
