@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from ssrseg.learner import build_alignment
 from timing import Ratio, finish, medians
 from torch.nn import functional
 
 from encoders import vit_b16_clip, vit_s16_dino
 from ssrseg.config import load_config
 from ssrseg.data.classes import VOC_CLASSES
-from ssrseg.learner import build_alignment
 from ssrseg.method.objective import segmentation_loss
 from ssrseg.method.sgc import slic_labels
 from ssrseg.model import Rectifier

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from ssrseg.learner import build_alignment
 from tiny_encoders import tiny_config, tiny_dino
 from torch import Tensor
 
 from ssrseg.data.sample import present_slots
 from ssrseg.errors import BackboneError, ConfigError
-from ssrseg.learner import build_alignment
 from ssrseg.method.affinity import balance
 from ssrseg.method.peers import centre_prior, class_distribution_affinity
 from ssrseg.method.sgc import slic_labels

@@ -10,6 +10,7 @@ import pytest
 import torch
 from make_tiny import tiny_voc
 from safetensors.torch import load_file
+from ssrseg.learner import learning_rate, plan
 from tiny_encoders import tiny_config
 from torch import Tensor
 
@@ -18,7 +19,6 @@ from ssrseg.config import Config
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import CheckpointError, DataError
-from ssrseg.learner import learning_rate, plan
 from ssrseg.training import train
 from ssrseg.training_log import FIELDS
 

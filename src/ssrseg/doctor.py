@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import platform
 import shutil
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def examine(config: Config) -> list[Finding]:
         _device(),
         Finding("free disk here", f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GB"),
     ]
+    encoders: list[tuple[str, Callable[[str], FrozenCLIP | FrozenDINO], str]]
     encoders = [("CLIP", FrozenCLIP.load, config.backbones.clip)]
     if config.affinity.kind == "attention" and config.affinity.dino_weight:
         encoders.append(("DINO", FrozenDINO.load, config.backbones.dino))

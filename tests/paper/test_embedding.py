@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from make_tiny import tiny_voc
+from ssrseg.learner import build_alignment, untrained_heads
 from tiny_encoders import tiny_config
 
 import ssrseg.paper.embedding as module
@@ -17,7 +18,6 @@ from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import DataError
 from ssrseg.foreground import collect_pairs
-from ssrseg.learner import build_alignment, untrained_heads
 from ssrseg.model import Rectifier, load_rectifier
 from ssrseg.paper.embedding import CLIP, CMPA, UNTRAINED, embed
 from ssrseg.paper.separation import separation

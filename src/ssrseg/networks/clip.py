@@ -6,13 +6,14 @@ them; a test holds the result against the library's own forward pass.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.activations import QuickGELUActivation
@@ -130,7 +131,7 @@ class FrozenCLIP(Frozen):
         return clip
 
     @property
-    def _blocks(self) -> nn.ModuleList:
+    def _blocks(self) -> Sequence[Any]:  # the library's blocks: their parts have no types
         return self.model.vision_model.encoder.layers
 
     @property
