@@ -18,7 +18,7 @@ from tiny_encoders import tiny_config
 from ssrseg.config import Config
 from ssrseg.data.open import open_labelled
 from ssrseg.prepare.coco import prepare_coco
-from ssrseg.pseudo_masks import masks
+from ssrseg.pseudo_masks import make_masks
 from ssrseg.training import train
 
 
@@ -74,7 +74,7 @@ def run_train(tree: Path, out: Path, config: Config) -> None:
 
 
 def run_masks(tree: Path, out: Path, config: Config) -> None:
-    masks(open_labelled(tree), out, config, save_cams=True)
+    make_masks(open_labelled(tree), out, config, save_cams=True)
 
 
 @pytest.mark.parametrize("verb", [run_train, run_masks])

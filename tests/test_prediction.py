@@ -15,9 +15,10 @@ from ssrseg.data.images import read_image, read_truth
 from ssrseg.data.open import open_images, open_labelled
 from ssrseg.data.transforms import resize, to_unit
 from ssrseg.errors import BackboneError, CheckpointError, DataError
+from ssrseg.model import SSR
 from ssrseg.networks.clip import PIXEL_MEAN, PIXEL_STD
 from ssrseg.networks.dino import FrozenDINO
-from ssrseg.prediction import Segmenter, load_segmenter, predict
+from ssrseg.prediction import predict
 from ssrseg.training import train
 
 
@@ -40,70 +41,70 @@ def run(
 
 
 @pytest.fixture(scope="module")
-def segmenter(run: Path) -> Segmenter:
-    return load_segmenter(run)
+def model(run: Path) -> SSR:
+    return SSR.from_pretrained(run, segment_only=True)
 
 
-def with_test(segmenter: Segmenter, **values: object) -> Segmenter:
-    config = segmenter.config
-    return replace(segmenter, config=replace(config, test=replace(config.test, **values)))
+def with_test(model: SSR, **values: object) -> SSR:
+    config = model.config
+    return model.with_config(replace(config, test=replace(config.test, **values)))
 
 
 @torch.no_grad()
-def one_view(segmenter: Segmenter, photo: torch.Tensor, sides: tuple[int, int]) -> torch.Tensor:
+def one_view(model: SSR, photo: torch.Tensor, sides: tuple[int, int]) -> torch.Tensor:
     """Logits at the photograph's size from one resized copy."""
     image = to_unit(resize(photo, sides, bicubic=False))
     image = (image - torch.tensor(PIXEL_MEAN)[:, None, None]) / torch.tensor(PIXEL_STD)[
         :, None, None
     ]
-    view = segmenter.clip.view(image[None])
-    logits = segmenter.decoder(view.tokens, view.grid)
+    features = model.clip.encode(image[None])
+    logits = model.decoder(features.tokens, features.grid)
     size = (photo.shape[0], photo.shape[1])
     return functional.interpolate(logits, size, mode="bilinear", align_corners=False)[0]
 
 
-def test_scales_and_mirror_are_averaged(segmenter: Segmenter, tree: Path) -> None:
+def test_scales_and_mirror_are_averaged(model: SSR, tree: Path) -> None:
     photo = read_image(tree / "JPEGImages" / "2007_000000.jpg")  # 61 x 75
-    wanted = with_test(segmenter, long_side=96, scales=(1.0, 0.5), flip=True)
+    wanted = with_test(model, long_side=96, scales=(1.0, 0.5), flip=True)
     views = []
     for sides in ((80, 96), (32, 48)):  # 61 / 75 * 96 = 78 -> 80; half of it: 39 -> 32
-        views.append(one_view(segmenter, photo, sides))
-        views.append(one_view(segmenter, photo.flip(1), sides).flip(-1))
+        views.append(one_view(model, photo, sides))
+        views.append(one_view(model, photo.flip(1), sides).flip(-1))
     expected = torch.stack(views).mean(0).softmax(0)
     found = wanted.probabilities(photo)
     assert found.shape == (21, 61, 75)
     assert (found - expected).abs().max() < 1e-5
     assert (found - views[0].softmax(0)).abs().max() > 1e-3
-    single = with_test(segmenter, long_side=96, scales=(1.0,), flip=False).probabilities(photo)
+    single = with_test(model, long_side=96, scales=(1.0,), flip=False).probabilities(photo)
     assert (single - views[0].softmax(0)).abs().max() < 1e-5
 
 
-def test_prediction(segmenter: Segmenter, tree: Path) -> None:
+def test_prediction(model: SSR, tree: Path) -> None:
     photo = read_image(tree / "JPEGImages" / "2007_000001.jpg")
-    found = segmenter.predict(photo, crf=False)
-    probabilities = segmenter.probabilities(photo)
-    assert torch.equal(found.ids.long(), probabilities.argmax(0))
-    assert torch.allclose(found.confidence, probabilities.amax(0), atol=1e-6)
-    assert len(found.ids.unique()) > 1
-    refined = segmenter.predict(photo, crf=True)
-    assert refined.ids.shape == photo.shape[:2]
-    assert (refined.confidence - found.confidence).abs().max() > 1e-3
+    ids, confidence = model.segment_photo(photo, crf=False)
+    probabilities = model.probabilities(photo)
+    assert torch.equal(ids.long(), probabilities.argmax(0))
+    assert torch.allclose(confidence, probabilities.amax(0), atol=1e-6)
+    assert len(ids.unique()) > 1
+    refined, sure = model.segment_photo(photo, crf=True)
+    assert refined.shape == photo.shape[:2]
+    assert (sure - confidence).abs().max() > 1e-3
 
 
-def test_it_has_learned_something(segmenter: Segmenter, tree: Path) -> None:
+def test_it_has_learned_something(model: SSR, tree: Path) -> None:
     sample = open_labelled(tree).samples[0]
     truth = read_truth(sample.truth)
-    found = segmenter.predict(read_image(sample.image), crf=False).ids
+    found, _ = model.segment_photo(read_image(sample.image), crf=False)
     assert (found == truth)[truth != 255].float().mean() > 0.6
 
 
-def test_a_large_photograph_is_segmented_small_and_enlarged(segmenter: Segmenter) -> None:
-    config = segmenter.config
-    small = replace(segmenter, config=replace(config, data=replace(config.data, max_side=64)))
+def test_a_large_photograph_is_segmented_small_and_enlarged(model: SSR) -> None:
+    config = model.config
+    small = model.with_config(replace(config, data=replace(config.data, max_side=64)))
     photo = torch.randint(0, 256, (101, 200, 3), dtype=torch.uint8)
-    found = small.predict(photo, crf=False)
-    assert found.ids.shape == found.confidence.shape == (101, 200)
-    assert 0 < found.confidence.min() <= found.confidence.max() <= 1
+    ids, confidence = small.segment_photo(photo, crf=False)
+    assert ids.shape == confidence.shape == (101, 200)
+    assert 0 < confidence.min() <= confidence.max() <= 1
 
 
 def test_only_photographs_and_the_model_are_opened(
@@ -184,15 +185,13 @@ def test_a_photograph_of_another_size_gets_another_mask(
         assert read_truth(tmp_path / "out" / "masks" / "a.png").shape == read_image(photo).shape[:2]
 
 
-def test_other_settings_at_test_time(
-    run: Path, segmenter: Segmenter, tree: Path, tmp_path: Path
-) -> None:
-    other = with_test(segmenter, scales=(0.5,), flip=False)
+def test_other_settings_at_test_time(run: Path, model: SSR, tree: Path, tmp_path: Path) -> None:
+    other = with_test(model, scales=(0.5,), flip=False)
     predict(tree / "JPEGImages", tmp_path, run, test=other.config.test)
     photo = tree / "JPEGImages" / "2007_000000.jpg"
-    expected = other.predict(read_image(photo)).ids
+    expected, _ = other.segment_photo(read_image(photo))
     assert read_truth(tmp_path / "masks" / "2007_000000.png").equal(expected)
-    assert not segmenter.predict(read_image(photo)).ids.equal(expected)
+    assert not model.segment_photo(read_image(photo))[0].equal(expected)
     extra = tmp_path / "masks" / "2007_000001.png"
     extra.unlink()
     with pytest.raises(CheckpointError, match="with other settings"):

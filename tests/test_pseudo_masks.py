@@ -19,8 +19,8 @@ from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import CheckpointError, ConfigError, DataError
-from ssrseg.model import Rectifier, load_rectifier
-from ssrseg.pseudo_masks import masks, pseudo_mask_miou, rectify_photo
+from ssrseg.model import SSR
+from ssrseg.pseudo_masks import make_masks, pseudo_mask_miou, rectify_photo
 from ssrseg.training import train
 
 NO_CACHE = SuperpixelCache(None, n_segments=20, compactness=10.0)
@@ -37,8 +37,8 @@ def config(clip_dir: Path, dino_dir: Path) -> Config:
 
 
 @pytest.fixture(scope="module")
-def rectifier(clip_dir: Path, dino_dir: Path, folder: LabelledImages) -> Rectifier:
-    return load_rectifier(tiny_config(clip_dir, dino_dir), folder.classes)
+def ssr(clip_dir: Path, dino_dir: Path, folder: LabelledImages) -> SSR:
+    return SSR.from_config(tiny_config(clip_dir, dino_dir), folder.classes)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 def test_files(folder: LabelledImages, tmp_path: Path, config: Config) -> None:
-    result = masks(folder, tmp_path, config, save_cams=True)
+    result = make_masks(folder, tmp_path, config, save_cams=True)
     assert (result.out, result.written, result.skipped) == (tmp_path, 4, 0)
     with (tmp_path / "manifest.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -94,7 +94,7 @@ def test_an_image_without_any_class_is_background(
 ) -> None:
     bare = [sample for sample in folder.samples if not sample.labels]
     assert bare
-    masks(replace(folder, samples=tuple(bare)), tmp_path, config, save_cams=True)
+    make_masks(replace(folder, samples=tuple(bare)), tmp_path, config, save_cams=True)
     assert not read_truth(tmp_path / "masks" / f"{bare[0].name}.png").any()
     with np.load(tmp_path / "cams" / f"{bare[0].name}.npz") as cams:
         assert cams["classes"].dtype.kind == "U"  # names, even if there are none
@@ -107,7 +107,7 @@ def test_stopped_and_started_again(
     made: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    masks(folder, tmp_path / "straight", config, save_cams=True)
+    make_masks(folder, tmp_path / "straight", config, save_cams=True)
     made.clear()
     write = module.write_class_ids
 
@@ -118,15 +118,15 @@ def test_stopped_and_started_again(
 
     monkeypatch.setattr(module, "write_class_ids", killed)
     with pytest.raises(KeyboardInterrupt):
-        masks(folder, tmp_path / "halves", config, save_cams=True)
+        make_masks(folder, tmp_path / "halves", config, save_cams=True)
     monkeypatch.setattr(module, "write_class_ids", write)
-    result = masks(folder, tmp_path / "halves", config, save_cams=True)
+    result = make_masks(folder, tmp_path / "halves", config, save_cams=True)
     assert (result.written, result.skipped) == (2, 2)
     names = [sample.name for sample in folder.samples]
     assert made == names
     assert contents(tmp_path / "straight") == contents(tmp_path / "halves")
     made.clear()
-    assert masks(folder, tmp_path / "halves", config, save_cams=True).written == 0
+    assert make_masks(folder, tmp_path / "halves", config, save_cams=True).written == 0
     assert made == []
 
 
@@ -134,30 +134,30 @@ def test_a_line_cut_short_does_not_count(
     folder: LabelledImages, tmp_path: Path, config: Config, made: list[str]
 ) -> None:
     two = replace(folder, samples=folder.samples[:2])
-    masks(two, tmp_path, config)
+    make_masks(two, tmp_path, config)
     manifest = tmp_path / "manifest.csv"
     manifest.write_text(manifest.read_text()[:-12])
     made.clear()
-    masks(two, tmp_path, config)
+    make_masks(two, tmp_path, config)
     assert made == [folder.samples[1].name]
     made.clear()
-    assert masks(two, tmp_path, config).skipped == 2
+    assert make_masks(two, tmp_path, config).skipped == 2
 
 
 def test_what_is_missing_or_changed_is_made_again(
     folder: LabelledImages, tmp_path: Path, config: Config, made: list[str]
 ) -> None:
-    masks(folder, tmp_path, config)
+    make_masks(folder, tmp_path, config)
     first, second, third = (sample.name for sample in folder.samples[:3])
     (tmp_path / "masks" / f"{first}.png").unlink()
     relabelled = replace(folder.samples[1], labels=(2,))
     samples = (folder.samples[0], relabelled, *folder.samples[2:])
     made.clear()
-    masks(replace(folder, samples=samples), tmp_path, config)
+    make_masks(replace(folder, samples=samples), tmp_path, config)
     assert made == [first, second]
     made.clear()
-    assert masks(replace(folder, samples=samples), tmp_path, config).skipped == 4
-    masks(replace(folder, samples=samples[2:3]), tmp_path, config, save_cams=True)
+    assert make_masks(replace(folder, samples=samples), tmp_path, config).skipped == 4
+    make_masks(replace(folder, samples=samples[2:3]), tmp_path, config, save_cams=True)
     assert made == [third]  # its mask was there, its CAM was not
 
 
@@ -165,34 +165,27 @@ def test_a_photograph_of_another_size_gets_another_mask(
     tmp_path: Path, config: Config, made: list[str]
 ) -> None:
     data = open_labelled(tiny_folder(tmp_path / "own", n=3))
-    masks(data, tmp_path / "out", config)
+    make_masks(data, tmp_path / "out", config)
     with Image.open(data.samples[1].image) as image:
         image.crop((0, 0, image.width, image.height - 9)).save(data.samples[1].image)
     made.clear()
-    assert masks(data, tmp_path / "out", config).skipped == 2
+    assert make_masks(data, tmp_path / "out", config).skipped == 2
     assert made == [data.samples[1].name]
 
 
 def test_other_settings_are_refused(folder: LabelledImages, tmp_path: Path, config: Config) -> None:
-    masks(replace(folder, samples=folder.samples[:1]), tmp_path, config)
+    make_masks(replace(folder, samples=folder.samples[:1]), tmp_path, config)
     before = contents(tmp_path)
     other = replace(config, sgc=replace(config.sgc, high=0.7))
     with pytest.raises(ConfigError, match=r"holds masks made with other settings, .*another --out"):
-        masks(folder, tmp_path, other)
+        make_masks(folder, tmp_path, other)
     assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(("height", "width"), [(33, 47), (150, 61), (16, 200), (64, 64)])
-def test_size_of_the_mask_is_the_size_of_the_photograph(
-    rectifier: Rectifier, height: int, width: int
-) -> None:
-    config = rectifier.config
-    small = Rectifier(
-        replace(config, data=replace(config.data, max_side=96)),
-        rectifier.clip,
-        rectifier.dino,
-        rectifier.vocabulary,
-    )
+def test_size_of_the_mask_is_the_size_of_the_photograph(ssr: SSR, height: int, width: int) -> None:
+    config = ssr.config
+    small = ssr.with_config(replace(config, data=replace(config.data, max_side=96)))
     photo = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
     found = rectify_photo(small, photo, (0, 2), NO_CACHE)
     assert found.pseudo_mask.shape == (height, width)
@@ -201,14 +194,9 @@ def test_size_of_the_mask_is_the_size_of_the_photograph(
     assert 16 * max(found.cam.shape[1:]) <= 96
 
 
-def test_a_large_photograph_costs_what_its_reduced_copy_costs(rectifier: Rectifier) -> None:
-    config = rectifier.config
-    small = Rectifier(
-        replace(config, data=replace(config.data, max_side=64)),
-        rectifier.clip,
-        rectifier.dino,
-        rectifier.vocabulary,
-    )
+def test_a_large_photograph_costs_what_its_reduced_copy_costs(ssr: SSR) -> None:
+    config = ssr.config
+    small = ssr.with_config(replace(config, data=replace(config.data, max_side=64)))
     photo = read_smooth(128)
     found = rectify_photo(small, photo, (1,), NO_CACHE)
     assert torch.equal(found.pseudo_mask[::2, ::2], found.pseudo_mask[1::2, 1::2])
@@ -226,7 +214,7 @@ def test_an_image_smaller_than_a_patch(tmp_path: Path, config: Config) -> None:
     thin = Sample("thin", tmp_path / "thin.png", (0,), None)
     data = LabelledImages(tmp_path, ("cat",), (thin,))
     with pytest.raises(DataError, match=r"thin\.png is 40 x 15 pixels, smaller than one patch"):
-        masks(data, tmp_path / "out", config)
+        make_masks(data, tmp_path / "out", config)
     assert not (tmp_path / "out" / "masks").exists()
 
 
@@ -236,8 +224,8 @@ def test_with_a_trained_cmpa(clip_dir: Path, dino_dir: Path, tmp_path: Path) -> 
         clip_dir, dino_dir, "optim.cmpa_iterations=30", "optim.iterations=1", "optim.cmpa_lr=0.05"
     )
     train(voc, tmp_path / "run", config)
-    masks(voc, tmp_path / "trained", config, model=tmp_path / "run", save_cams=True)
-    masks(voc, tmp_path / "free", config, save_cams=True)
+    make_masks(voc, tmp_path / "trained", config, model=tmp_path / "run", save_cams=True)
+    make_masks(voc, tmp_path / "free", config, save_cams=True)
     name = voc.samples[0].name
     with (
         np.load(tmp_path / "trained" / "cams" / f"{name}.npz") as trained,
@@ -245,10 +233,10 @@ def test_with_a_trained_cmpa(clip_dir: Path, dino_dir: Path, tmp_path: Path) -> 
     ):
         assert np.abs(trained["cam"] - free["cam"]).max() > 1e-3
     with pytest.raises(ConfigError, match="other settings"):
-        masks(voc, tmp_path / "free", config, model=tmp_path / "run")
+        make_masks(voc, tmp_path / "free", config, model=tmp_path / "run")
     fewer = replace(voc, classes=voc.classes[:-1])
     with pytest.raises(CheckpointError, match="20 classes in the model, 19 in the data"):
-        masks(fewer, tmp_path / "other", config, model=tmp_path / "run")
+        make_masks(fewer, tmp_path / "other", config, model=tmp_path / "run")
 
 
 def test_with_the_decoder_of_a_weclip_run(clip_dir: Path, dino_dir: Path, tmp_path: Path) -> None:
@@ -256,8 +244,8 @@ def test_with_the_decoder_of_a_weclip_run(clip_dir: Path, dino_dir: Path, tmp_pa
     settings = ("optim.iterations=1", "affinity.rfm_layers=-3")
     config = tiny_config(clip_dir, dino_dir, *settings, preset="weclip")
     train(voc, tmp_path / "run", config)
-    masks(voc, tmp_path / "refined", config, model=tmp_path / "run", save_cams=True)
-    masks(voc, tmp_path / "free", config, save_cams=True)
+    make_masks(voc, tmp_path / "refined", config, model=tmp_path / "run", save_cams=True)
+    make_masks(voc, tmp_path / "free", config, save_cams=True)
     name = voc.samples[0].name
     with (
         np.load(tmp_path / "refined" / "cams" / f"{name}.npz") as refined,
@@ -267,12 +255,12 @@ def test_with_the_decoder_of_a_weclip_run(clip_dir: Path, dino_dir: Path, tmp_pa
         assert np.abs(refined["refined_cam"] - free["refined_cam"]).max() > 1e-3
     off = tiny_config(clip_dir, dino_dir, *settings, "affinity.rfm_after=null", preset="weclip")
     with pytest.raises(CheckpointError, match=r"cannot help here.*CAMs without CMPA"):
-        masks(voc, tmp_path / "off", off, model=tmp_path / "run")
+        make_masks(voc, tmp_path / "off", off, model=tmp_path / "run")
 
 
-def test_monitored_miou_by_hand(rectifier: Rectifier, tmp_path: Path) -> None:
+def test_monitored_miou_by_hand(ssr: SSR, tmp_path: Path) -> None:
     voc = open_labelled(tiny_voc(tmp_path / "voc", n=2, classes=("cat", "dog", "red car")))
-    own = Rectifier(rectifier.config, rectifier.clip, rectifier.dino, rectifier.vocabulary)
+    own = ssr.with_config(ssr.config)
     hits, either = torch.zeros(4), torch.zeros(4)
     for sample in voc.samples:
         assert sample.truth is not None

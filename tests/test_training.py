@@ -10,16 +10,15 @@ import pytest
 import torch
 from make_tiny import tiny_voc
 from safetensors.torch import load_file
-from ssrseg.learner import learning_rate, plan
 from tiny_encoders import tiny_config
 from torch import Tensor
 
-from ssrseg import training as engine
+from ssrseg import training as module
 from ssrseg.config import Config
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import CheckpointError, DataError
-from ssrseg.training import train
+from ssrseg.training import learning_rate, plan, train
 from ssrseg.training_log import FIELDS
 
 Settings = Callable[..., Config]
@@ -178,7 +177,7 @@ def test_a_killed_run_goes_on(
     cache = tmp_path / "cache"
     train(voc, tmp_path / "straight", config, cache=cache)
     name = "_iteration" if moment == "in iteration 13" else "save_checkpoint"
-    original = getattr(engine, name)
+    original = getattr(module, name)
 
     def killing(*arguments: object, **options: object) -> object:
         now = arguments[-1] if name == "_iteration" else arguments[-1].iteration
@@ -186,7 +185,7 @@ def test_a_killed_run_goes_on(
             raise Killed
         return original(*arguments, **options)
 
-    monkeypatch.setattr(engine, name, killing)
+    monkeypatch.setattr(module, name, killing)
     with pytest.raises(Killed):
         train(voc, tmp_path / "killed", config, cache=cache)
     monkeypatch.undo()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
@@ -33,6 +33,8 @@ from ssrseg.networks.dino import FrozenDINO
 from ssrseg.networks.vocabulary import Vocabulary, build_vocabulary
 from ssrseg.trained_parts import load_alignment, load_decoder
 
+Model = TypeVar("Model", bound="Loadable")
+
 
 class Loadable(
     PyTorchModelHubMixin,
@@ -52,7 +54,7 @@ class Loadable(
 
     @classmethod
     def from_encoders(
-        cls,
+        cls: type[Model],
         classes: Sequence[str],
         *,
         clip: str | Path | None = None,
@@ -61,7 +63,7 @@ class Loadable(
         settings: Sequence[str] = (),
         prompts: Mapping[str, str] | None = None,
         device: str = "auto",
-    ) -> Self:
+    ) -> Model:
         """A training-free model: frozen CLIP and DINO, and the names of the classes.
 
         Args:
@@ -85,13 +87,13 @@ class Loadable(
 
     @classmethod
     def from_config(
-        cls,
+        cls: type[Model],
         config: Config,
         classes: tuple[str, ...],
         *,
         prompts: Mapping[str, str] | None = None,
         device: str = "cpu",
-    ) -> Self:
+    ) -> Model:
         """Load the encoders of the settings and embed the texts; nothing is trained yet.
 
         Args:
@@ -113,8 +115,13 @@ class Loadable(
 
     @classmethod
     def for_data(
-        cls, config: Config, data: LabelledImages, run: Path | None = None, *, device: str = "cpu"
-    ) -> Self:
+        cls: type[Model],
+        config: Config,
+        data: LabelledImages,
+        run: Path | None = None,
+        *,
+        device: str = "cpu",
+    ) -> Model:
         """The encoders for a data set under some settings, with what a run has trained.
 
         Args:
@@ -154,7 +161,7 @@ class Loadable(
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls,
+        cls: type[Model],
         source: str | Path,
         *,
         clip: str | Path | None = None,
@@ -163,7 +170,7 @@ class Loadable(
         device: str = "auto",
         revision: str | None = None,
         token: str | bool | None = None,
-    ) -> Self:
+    ) -> Model:
         """A trained model.
 
         Args:
@@ -195,7 +202,7 @@ class Loadable(
             decoder=bool(checkpoint.part("decoder")),
         )
 
-    def with_config(self, config: Config, **parts: Alignment | Decoder | None) -> Self:
+    def with_config(self: Model, config: Config, **parts: Alignment | Decoder | None) -> Model:
         """The same encoders and texts under other settings.
 
         Args:
@@ -211,8 +218,8 @@ class Loadable(
         return type(self)(config, self.clip, self.dino, self.vocabulary, **(own | parts))
 
     def _with_trained(
-        self, checkpoint: Checkpoint, origin: Path, *, alignment: bool, decoder: bool
-    ) -> Self:
+        self: Model, checkpoint: Checkpoint, origin: Path, *, alignment: bool, decoder: bool
+    ) -> Model:
         """This model with parts of a checkpoint."""
         texts = self.text_features
         return self.with_config(

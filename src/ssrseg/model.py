@@ -101,9 +101,8 @@ class Rectification:
 class SSR(nn.Module, Loadable):
     """Semantic and Spatial Rectification.
 
-    Build one with :meth:`from_encoders` (training-free) or :meth:`from_pretrained` (trained). It is
-    always in eval mode: a loss switches the part that it trains, and back. Any number of threads
-    may read one object.
+    Build one with :meth:`from_encoders` (training-free) or :meth:`from_pretrained` (trained). Any
+    number of threads may use one object, as long as none trains it.
 
     Attributes:
         config: All settings.
@@ -146,6 +145,10 @@ class SSR(nn.Module, Loadable):
         )
         self.alignment, self.decoder = alignment, decoder
         self.eval()
+
+    def train(self, mode: bool = True) -> SSR:
+        """Stay in eval mode: a loss switches the part that it trains, and back."""
+        return super().train(False)
 
     # ---- Figure 2, step by step
 

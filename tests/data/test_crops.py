@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ssrseg.config import DataConfig
-from ssrseg.data.crops import CropBatch, CropDraws, mix
+from ssrseg.data.crops import CropBatch, CropDraws, derive_seed
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import DataError
@@ -138,9 +138,11 @@ def test_masks_that_do_not_fit_are_refused(data: LabelledImages) -> None:
 
 
 def test_mixed_seeds_differ() -> None:
-    seeds = {mix(seed, k, stream) for seed in range(3) for k in range(20) for stream in range(5)}
+    seeds = {
+        derive_seed(seed, k, stream) for seed in range(3) for k in range(20) for stream in range(5)
+    }
     assert len(seeds) == 300
-    assert mix(1, 2, 3) == mix(1, 2, 3)
+    assert derive_seed(1, 2, 3) == derive_seed(1, 2, 3)
     assert all(0 <= seed < 2**32 for seed in seeds)
 
 

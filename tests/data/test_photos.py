@@ -19,9 +19,9 @@ from ssrseg.data.photos import PhotoBatch, photo_batches
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import DataError
-from ssrseg.foreground import Pairs, collect_pairs
-from ssrseg.model import load_rectifier
-from ssrseg.pseudo_masks import masks
+from ssrseg.foreground import ForegroundFeatures, collect_foreground
+from ssrseg.model import SSR
+from ssrseg.pseudo_masks import make_masks
 
 PATCH = 16
 CPU = torch.device("cpu")
@@ -102,7 +102,7 @@ def mixed(tmp_path: Path) -> LabelledImages:
 def test_results_do_not_depend_on_what_is_seen_together(
     mixed: LabelledImages, tmp_path: Path, clip_dir: Path, dino_dir: Path
 ) -> None:
-    pairs: list[Pairs] = []
+    pairs: list[ForegroundFeatures] = []
     written: list[dict[str, Tensor]] = []
     for patches in (1, 4000):
         config = tiny_config(
@@ -114,16 +114,16 @@ def test_results_do_not_depend_on_what_is_seen_together(
         )
         cache = SuperpixelCache(None, n_segments=20, compactness=10.0)
         pairs.append(
-            collect_pairs(load_rectifier(config, mixed.classes), mixed, cache, aligned=False)
+            collect_foreground(SSR.from_config(config, mixed.classes), mixed, cache, aligned=False)
         )
         out = tmp_path / f"masks-{patches}"
-        masks(mixed, out, config)
+        make_masks(mixed, out, config)
         written.append({path.name: read_truth(path) for path in (out / "masks").rglob("*.png")})
     one, together = pairs
     assert len(one.classes)
     assert one.classes.tolist() == together.classes.tolist()
     assert one.image.tolist() == together.image.tolist() == sorted(one.image.tolist())
-    for entry in fields(Pairs):
+    for entry in fields(ForegroundFeatures):
         found, expected = getattr(together, entry.name), getattr(one, entry.name)
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4), entry.name
     assert len(written[0]) == len(mixed)

@@ -12,7 +12,8 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from ssrseg.errors import BackboneError, ConfigError
 from ssrseg.networks import attention
-from ssrseg.networks.clip import FrozenCLIP
+from ssrseg.networks.attention import mean_attention
+from ssrseg.networks.clip import ClipFeatures, FrozenCLIP
 
 SIZES = [(320, 320), (96, 160)]
 
@@ -62,8 +63,8 @@ def test_parity_with_the_library_at_vit_b_size(
         )
         last = vit_b.vision_model.post_layernorm(library.last_hidden_state[:, 1:])
         features = vit_b.visual_projection(last)
-    view = ours.view(pixels, -12)
-    found = ours.last_block(view, ours.normed(view))
+    view = ours.encode(pixels, -12)
+    found = ours.last_block(view, ours.last_norm(view))
 
     assert view.grid == (size[0] // 16, size[1] // 16)
     assert (ours.depth, ours.width, ours.dim, ours.patch_size) == (12, 768, 512, 16)
@@ -74,13 +75,19 @@ def test_parity_with_the_library_at_vit_b_size(
     assert cosine(found, features) > 0.999
     assert (found - features).abs().max() < 1e-4 * features.abs().max()
 
-    assert sorted(view.attention) == list(range(12))
-    for block, maps in enumerate(library.attentions):
+    collected = all_maps(ours, view)
+    assert len(view.attention) == 11
+    assert view.layers == tuple(range(12))
+    for mine, maps in zip(collected, library.attentions, strict=True):
         expected = maps.mean(1)[:, 1:, 1:]
         assert expected.max() > 1.5 * expected.mean()  # not a flat map, which everything matches
-        assert (view.attention[block] - expected).abs().max() < 1e-5
+        assert (mine - expected).abs().max() < 1e-5
     mean = torch.stack([maps.mean(1)[:, 1:, 1:] for maps in library.attentions]).mean(0)
-    assert (ours.attention(view) - mean).abs().max() < 1e-5
+    assert (mean_attention(collected) - mean).abs().max() < 1e-5
+
+
+def all_maps(clip: FrozenCLIP, features: ClipFeatures) -> tuple[Tensor, ...]:
+    return clip.attention(features, clip.trace_last_block(features))
 
 
 def test_bilinear_positions_are_an_explicit_interpolation(clip_dir: Path) -> None:
@@ -97,14 +104,14 @@ def test_bilinear_positions_are_an_explicit_interpolation(clip_dir: Path) -> Non
     assert torch.equal(bilinear._positions((4, 4)), table)  # the native grid is left alone
 
     pixels = torch.randn(1, 3, 48, 80, generator=torch.Generator().manual_seed(2))
-    found = bilinear.view(pixels).tokens[0]
+    found = bilinear.encode(pixels).tokens[0]
     embedded = bilinear.model.vision_model.embeddings
     patches = embedded.patch_embedding(pixels).flatten(2).mT
     cls = embedded.class_embedding.expand(1, 1, -1)
     hidden = bilinear.model.vision_model.pre_layrnorm(torch.cat([cls, patches], 1) + expected)
     by_hand = bilinear.model.vision_model.encoder.layers[0](hidden, None)
     assert (found - by_hand).abs().max() < 1e-5
-    assert (found - bicubic.view(pixels).tokens[0]).abs().max() > 1e-2
+    assert (found - bicubic.encode(pixels).tokens[0]).abs().max() > 1e-2
 
 
 def test_positions_of_a_grid_that_is_not_square_are_not_transposed(clip_dir: Path) -> None:
@@ -119,21 +126,22 @@ def test_positions_of_a_grid_that_is_not_square_are_not_transposed(clip_dir: Pat
 def test_sides_that_are_no_multiple_of_a_patch_are_cut_off(clip_dir: Path) -> None:
     clip = FrozenCLIP.load(clip_dir)
     pixels = torch.randn(1, 3, 79, 65, generator=torch.Generator().manual_seed(3))
-    view = clip.view(pixels)
+    view = clip.encode(pixels)
     assert view.grid == (4, 4)
-    assert torch.equal(view.tokens[-1], clip.view(pixels[..., :64, :64]).tokens[-1])
+    assert torch.equal(view.tokens[-1], clip.encode(pixels[..., :64, :64]).tokens[-1])
 
 
 def test_images_of_a_batch_do_not_interact(clip_dir: Path) -> None:
     clip = FrozenCLIP.load(clip_dir)
     pixels = torch.randn(2, 3, 48, 64, generator=torch.Generator().manual_seed(4))
-    both = clip.view(pixels, -2)
-    features = clip.last_block(both, clip.normed(both))
+    both = clip.encode(pixels, -2)
+    features = clip.last_block(both, clip.last_norm(both))
     for index in range(2):
-        alone = clip.view(pixels[index : index + 1], -2)
-        single = clip.last_block(alone, clip.normed(alone))
+        alone = clip.encode(pixels[index : index + 1], -2)
+        single = clip.last_block(alone, clip.last_norm(alone))
         assert (features[index] - single[0]).abs().max() < 1e-5
-        assert (clip.attention(both)[index] - clip.attention(alone)[0]).abs().max() < 1e-6
+        for mine, other in zip(all_maps(clip, both), all_maps(clip, alone), strict=True):
+            assert (mine[index] - other[0]).abs().max() < 1e-6
 
 
 def test_text_features_equal_the_librarys(clip_dir: Path) -> None:
@@ -175,8 +183,8 @@ def test_frozen_whatever_is_asked_of_it(clip_dir: Path) -> None:
     assert whole.training
     assert not clip.training
     assert not any(module.training for module in clip.modules())
-    view = clip.view(torch.rand(1, 3, 64, 64))
-    loss = whole["head"](clip.last_block(view, clip.normed(view)).mean(1)).square().sum()
+    view = clip.encode(torch.rand(1, 3, 64, 64))
+    loss = whole["head"](clip.last_block(view, clip.last_norm(view)).mean(1)).square().sum()
     loss.backward()
     torch.optim.SGD(whole.parameters(), lr=1.0, weight_decay=0.5).step()
 
@@ -186,33 +194,34 @@ def test_frozen_whatever_is_asked_of_it(clip_dir: Path) -> None:
 
 def test_gradient_reaches_the_last_blocks_input_only(clip_dir: Path) -> None:
     clip = FrozenCLIP.load(clip_dir)
-    view = clip.view(torch.rand(1, 3, 64, 64), -2)
+    view = clip.encode(torch.rand(1, 3, 64, 64), -2)
     assert not any(tokens.requires_grad for tokens in view.tokens)
-    normed = clip.normed(view).detach().requires_grad_()
+    normed = clip.last_norm(view).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(clip.last_block(view, normed).mean(1).sum(), normed)
     assert gradient.abs().max() > 0
-    assert not view.attention[3].requires_grad  # the map must not keep the graph alive
+    assert not any(maps.requires_grad for maps in all_maps(clip, view))
 
 
 def test_only_the_chosen_maps_are_collected(clip_dir: Path) -> None:
     clip = FrozenCLIP.load(clip_dir)
     pixels = torch.rand(1, 3, 64, 80)
-    assert clip.view(pixels).attention == {}
-    view = clip.view(pixels, (0, 2))
-    assert sorted(view.attention) == [0, 2]
-    assert all(maps.shape == (1, 20, 20) for maps in view.attention.values())
-    view = clip.view(pixels, -2)
-    assert view.attention[2] is not None
-    assert view.attention[3] is None  # the last block has not run yet
-    clip.last_block(view, clip.normed(view))
-    assert view.attention[3].shape == (1, 20, 20)
-    assert torch.equal(clip.attention(view), (view.attention[2] + view.attention[3]) / 2)
+    assert clip.encode(pixels).attention == ()
+    view = clip.encode(pixels, (0, 2))
+    assert view.layers == (0, 2)
+    assert [maps.shape for maps in all_maps(clip, view)] == [(1, 20, 20)] * 2
+    every = clip.encode(pixels, -4)
+    assert (view.attention[1] - every.attention[2]).abs().max() < 1e-6
+    view = clip.encode(pixels, -2)
+    assert len(view.attention) == 1  # the last block has not run yet
+    assert [maps.shape for maps in all_maps(clip, view)] == [(1, 20, 20)] * 2
+    assert (all_maps(clip, view)[1] - all_maps(clip, every)[3]).abs().max() < 1e-6
+    assert len(view.attention) == 1  # nothing is left behind in it
 
 
 def test_maps_do_not_change_what_the_blocks_compute(clip_dir: Path) -> None:
     clip = FrozenCLIP.load(clip_dir)
     pixels = torch.rand(1, 3, 64, 80)
-    plain, watched = clip.view(pixels), clip.view(pixels, -4)
+    plain, watched = clip.encode(pixels), clip.encode(pixels, -4)
     assert (plain.tokens[-1] - watched.tokens[-1]).abs().max() < 1e-5
 
 
@@ -226,7 +235,7 @@ def test_per_head_maps_are_never_all_alive(clip_dir: Path, monkeypatch: pytest.M
         return result
 
     monkeypatch.setattr(Tensor, "softmax", spy)
-    FrozenCLIP.load(clip_dir).view(torch.rand(1, 3, 64, 64), (1,))
+    FrozenCLIP.load(clip_dir).encode(torch.rand(1, 3, 64, 64), (1,))
     assert shapes == [(1, 17, 17)] * 4  # one head at a time, one block
 
 
@@ -251,8 +260,8 @@ def test_layer_settings_that_do_not_fit(layers: int | tuple[int, ...]) -> None:
 
 def test_rows_of_attention_lack_what_cls_took(clip_dir: Path) -> None:
     clip = FrozenCLIP.load(clip_dir)
-    view = clip.view(torch.rand(1, 3, 64, 64), (0,))
-    rows = clip.attention(view).sum(-1)
+    view = clip.encode(torch.rand(1, 3, 64, 64), (0,))
+    rows = view.attention[0].sum(-1)
     assert rows.max() < 1
     assert rows.min() > 0
 
@@ -270,9 +279,9 @@ def test_round_trip_of_half_precision_weights(clip_dir: Path, tmp_path: Path) ->
 def test_a_clip_with_other_sizes(tmp_path: Path) -> None:
     clip = FrozenCLIP.load(tiny_clip(tmp_path / "other", width=32, depth=3, dim=16))
     assert (clip.depth, clip.width, clip.dim) == (3, 32, 16)
-    view = clip.view(torch.rand(1, 3, 32, 32), -8)
-    assert clip.last_block(view, clip.normed(view)).shape == (1, 4, 16)
-    assert clip.attention(view).shape == (1, 4, 4)
+    view = clip.encode(torch.rand(1, 3, 32, 32), -8)
+    assert clip.last_block(view, clip.last_norm(view)).shape == (1, 4, 16)
+    assert [maps.shape for maps in all_maps(clip, view)] == [(1, 4, 4)] * 3
 
 
 def test_a_clip_without_its_tokenizer(clip_dir: Path, tmp_path: Path) -> None:

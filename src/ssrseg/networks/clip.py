@@ -6,7 +6,6 @@ them; a test holds the result against the library's own forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -131,7 +130,7 @@ class FrozenCLIP(Frozen):
         return clip
 
     @property
-    def _blocks(self) -> Sequence[Any]:  # the library's blocks: their parts have no types
+    def _blocks(self) -> Any:  # the library's blocks: their parts have no types
         return self.model.vision_model.encoder.layers
 
     @property
