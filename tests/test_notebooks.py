@@ -66,12 +66,13 @@ def test_one_photograph() -> None:
     assert list(names["fewer"].areas) == ["bus"]
 
 
+@pytest.mark.slow
 def test_folder_to_model() -> None:
     names = run("folder_to_model")
     work = names["work"]
     assert isinstance(work, Path)
-    assert len(list((work / "masks").glob("*.png"))) == 40
-    assert len(list((work / "results").glob("*.png"))) == 20
+    assert len(list((work / "masks").rglob("*.png"))) == 40
+    assert len(list((work / "results").rglob("*.png"))) == 20
     assert names["before"].scores.miou > 0.4
     assert names["after"].scores.miou > 0.25
     assert names["same"]
