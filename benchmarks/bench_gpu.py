@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from ssrseg.learner import Learner
 from timing import Ratio, finish, medians
 
 from encoders import save_encoders, write_photographs
@@ -19,7 +20,6 @@ from ssrseg.config import Config, load_config
 from ssrseg.data.crops import CropDraws
 from ssrseg.data.open import open_labelled
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.learner import Learner
 from ssrseg.model import load_rectifier
 from ssrseg.networks.decoder import Decoder
 from ssrseg.pseudo_masks import masks

@@ -38,13 +38,10 @@ _COMPANION = {
 def build_tokenizer(
     words: Collection[str] = CLASSES + BACKGROUNDS, longest: int = 24
 ) -> CLIPTokenizer:
-    """Byte-pair tokenizer in which every word of the captions is one token.
+    """Byte-pair tokenizer in which every word of the templates, and of ``words``, is one token.
 
-    Other words fall apart into letters; the start and end tokens come last, as in CLIP.
-
-    Args:
-        words: What the templates are filled with, word by word.
-        longest: Most tokens in a text.
+    Other words fall apart into letters; the start and end tokens come last, as in CLIP. A text has
+    at most ``longest`` tokens.
     """
     frame = {word for template in TEMPLATES for word in template.format("").strip(".").split()}
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,-'"
@@ -74,12 +71,9 @@ def build_tokenizer(
 def caption(
     truth: UInt8[ndarray, "height width"], backdrop: UInt8[ndarray, "height width"], rng: Generator
 ) -> str:
-    """Say what a picture, or a window of it, shows; often without small things and backgrounds.
+    """Say what a window of a :class:`ssrseg.demo.scenes.Scene` shows.
 
-    Args:
-        truth: As in :class:`ssrseg.demo.scenes.Scene`.
-        backdrop: Likewise.
-        rng: Source of the noise.
+    Small things and backgrounds are often left out.
     """
     template = TEMPLATES[rng.integers(len(TEMPLATES))]
     every = CLASSES + BACKGROUNDS

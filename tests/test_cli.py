@@ -9,8 +9,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -25,9 +26,9 @@ from ssrseg.cli import app, main
 from ssrseg.config import describe, known_keys, preset_names
 
 VERBS = (
-    *("demo", "train", "masks", "predict", "evaluate", "doctor", "config"),
+    *("demo", "masks", "train", "predict", "evaluate", "doctor", "config"),
     *("prepare", "archive"),
-    *("seeds", "table", "ablate", "figure"),
+    *("table", "ablate", "seeds", "figure"),
 )
 
 
@@ -111,31 +112,39 @@ def files(folder: Path) -> list[str]:
 # ---------------------------------------------------------------- help and exit codes
 
 
+def options_of(annotation: object) -> int:
+    """How many options a parameter stands for: a dataclass stands for its fields."""
+    if not is_dataclass(annotation):
+        return 1
+    assert isinstance(annotation, type)
+    kinds = get_type_hints(annotation).values()
+    return sum(options_of(kind) for kind in kinds)
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_parameter_is_explained(verb: str, terminal: Terminal) -> None:
     command = app[verb]
-    assert command.help
-    collection = command.assemble_argument_collection()
     function = command.default_command
-    assert function is not None
+    assert command.help and function is not None
+    collection = command.assemble_argument_collection(parse_docstring=True)
     own = [argument for argument in collection if argument.name not in ("", "*")]
     helps = [argument.parameter.help for argument in own]
-    # a dataclass stands for its fields
-    kinds = [
-        each.annotation for each in inspect.signature(function, eval_str=True).parameters.values()
-    ]
-    assert len(helps) == sum(len(fields(kind)) if is_dataclass(kind) else 1 for kind in kinds)
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    assert len(parameters) <= 7
+    assert len(helps) == sum(options_of(each.annotation) for each in parameters)
     assert all(text and text.endswith(".") and len(text) > 15 for text in helps), helps
     assert len(set(helps)) == len(helps)
-    shown = " ".join(terminal.fine(verb, "--help").split())
-    for argument in own:
-        assert argument.name in shown
+    shown = terminal.fine(verb, "--help")
+    assert all(argument.name in shown for argument in own)
+    assert len(shown.splitlines()) <= 60
 
 
 def test_the_verbs_are_all_there(terminal: Terminal) -> None:
     shown = terminal.fine("--help")
     assert set(VERBS) == {name for name in app if not name.startswith("-")}
-    assert all(verb in shown for verb in VERBS)
+    lines = [line.strip("│ ").split("  ") for line in shown.splitlines()]
+    assert [line[0].strip() for line in lines if line[0].strip() in VERBS] == list(VERBS)
+    assert all(f"─ {group} ─" in shown for group in ("Everyday", "Data sets", "Paper"))
     assert terminal.fine("--version").strip() == __version__
     assert terminal.fine() == shown
 
@@ -584,6 +593,19 @@ def test_predict_without_images(run_folder: Path, terminal: Terminal, tmp_path: 
     assert str(images / "small.jpg") in message
     assert "same name up to the suffix" in message
     assert not list((out / "masks").glob("*"))
+
+
+def test_predict_loads_neither_dino_nor_the_texts(
+    run_folder: Path, terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("not needed for predicting")
+
+    monkeypatch.setattr("ssrseg.networks.dino.FrozenDINO.load", refuse)
+    monkeypatch.setattr("transformers.CLIPModel.get_text_features", refuse)
+    images = run_folder.parent / "voc" / "JPEGImages"
+    command = ("predict", "--images", images, "--model", run_folder, "--out", tmp_path / "out")
+    assert terminal.fine(*command).startswith("4 masks written")
 
 
 def test_evaluate_without_masks(voc: Path, terminal: Terminal, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_without_matplotlib(
     options: list[str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    for module in ("figures", "grid", "panels"):
+    for module in ("figures", "drawing"):
         monkeypatch.delitem(sys.modules, f"ssrseg.paper.{module}", raising=False)
     code, _, err = run(capfd, 5, *options, "--out", "f.png")
     assert code == 2

@@ -75,8 +75,8 @@ def test_superpixels_land_in_the_cache(terminal: Terminal, coco: Path, tmp_path:
     following = shown.splitlines()[-1].removeprefix("Complete. Next: ssrseg ")
     function, bound, *_ = app.parse_args(following, exit_on_error=False, print_error=False)
     assert function.__name__ == "train"
-    assert bound.arguments["prompts"] == "coco"
-    assert bound.arguments["cache"] == tmp_path / "own"
+    setup = bound.arguments["setup"]
+    assert (setup.encoders.prompts, setup.cache) == ("coco", tmp_path / "own")
 
 
 def test_what_is_missing_ends_with_one(terminal: Terminal, voc: Path) -> None:

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import io
 import re
 
 import pytest
-from rich.console import Console
 
-from ssrseg import console as progress
-from ssrseg.console import Steps, steps, track
+from ssrseg.console import CheckResult, note, print_table, show, steps, track
 
 
 class Clock:
@@ -23,7 +20,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr("rich.console.monotonic", clock.monotonic)
     return clock
 
 
@@ -54,21 +51,60 @@ def test_the_last_step_is_always_told(clock: Clock, capsys: pytest.CaptureFixtur
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_bar_in_a_terminal() -> None:
-    screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=90, color_system=None)
-    counter = Steps("Training", 4, 1, console, 15.0)
-    for note in ("loss 2", "loss [/1]"):
-        counter.advance(note)
-    counter.stop()
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
-    assert "3/4" in plain
-    assert "loss [/1]" in plain
+@pytest.fixture
+def in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", "90"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
 
 
-def test_an_error_leaves_the_terminal_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    stopped = []
-    monkeypatch.setattr(Steps, "stop", lambda self: stopped.append(self))
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def test_a_bar_in_a_terminal(
+    in_a_terminal: None, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with steps("Training [x]", 100, done=90) as counter:
+        for text in ("loss 2", "loss [/1]"):
+            clock.now += 20
+            counter.advance(text)
+    shown = plain(capsys.readouterr().err)
+    assert "Training [x]" in shown
+    assert " 92/100 0:00:40 left 0:02:40 loss [/1]" in shown  # without the 90 done before
+
+
+def test_an_error_leaves_the_terminal_in_order(
+    in_a_terminal: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hidden, shown = "\x1b[?25l", "\x1b[?25h"
     with pytest.raises(RuntimeError), steps("Masks", 3):
         raise RuntimeError
-    assert len(stopped) == 1
+    written = capsys.readouterr().err
+    assert written.rindex(shown) > written.rindex(hidden)  # the cursor is back
+
+
+def test_a_note_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    note("class :dog: [red] " + "x" * 200)
+    assert capsys.readouterr() == ("", "Note: class :dog: [red] " + "x" * 200 + "\n")
+
+
+def test_a_table_has_one_line_a_row_outside_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_table(("class", "IoU"), [("[cat] " + "x" * 200, "4.5"), ("dog", "12.0")], numbers=True)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert [re.split(" {2,}", line) for line in lines] == [
+        ["class", "IoU"],
+        ["[cat] " + "x" * 200, "4.5"],
+        ["dog", "12.0"],
+    ]
+
+
+def test_problems_are_shown_with_their_cures(capsys: pytest.CaptureFixture[str]) -> None:
+    fine = CheckResult("torch", "2.13")
+    assert show([fine]) == 0
+    assert capsys.readouterr().out.split() == ["ok", "torch", "2.13"]
+    assert show([fine, CheckResult("list [a]", "1 missing", "Put it there.")]) == 1
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert re.fullmatch(r"problem +list \[a\] +1 missing", lines[1])
+    assert lines[2:] == ["", "list [a]: Put it there."]

@@ -28,7 +28,8 @@ def test_commands_parse(command: str) -> None:
         shlex.split(command)[1:], exit_on_error=False, print_error=False
     )
     assert function.__name__ == command.split()[1]
-    load_config(overrides=bound.arguments.get("overrides", ()))
+    setup = bound.arguments.get("setup")
+    load_config(overrides=setup.method.overrides if setup else ())
 
 
 def test_every_verb_of_a_data_set_is_shown() -> None:
@@ -47,7 +48,10 @@ def test_numbers_are_those_of_the_code() -> None:
     coco = [COCO_ANNOTATIONS, *COCO_IMAGES.values()]
     assert f"| COCO 2014 | {sum(archive.size for archive in coco) / 1e9:.1f} GB |" in TEXT
     voc = (VOC_TRAINVAL.size + SBD.size) / 1e9
-    options = {each.name: each for each in app["prepare"].assemble_argument_collection()}
+    options = {
+        each.name: each
+        for each in app["prepare"].assemble_argument_collection(parse_docstring=True)
+    }
     assert f"VOC {voc:.1f} GB" in str(options["--download"].parameter.help)
 
 

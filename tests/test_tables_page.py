@@ -27,7 +27,8 @@ def test_commands_parse(command: str) -> None:
         shlex.split(command)[1:], exit_on_error=False, print_error=False
     )
     assert function.__name__ == command.split()[1]
-    load_config(overrides=bound.arguments.get("overrides", ()))
+    setup = bound.arguments.get("setup")
+    load_config(overrides=setup.method.overrides if setup else ())
     for overrides in combinations(bound.arguments.get("variations", ())):
         load_config(overrides=overrides)
 

@@ -176,11 +176,11 @@ def test_a_killed_run_goes_on(
     )
     cache = tmp_path / "cache"
     train(voc, tmp_path / "straight", config, cache=cache)
-    name = "_iteration" if moment == "in iteration 13" else "save_checkpoint"
+    name = "_backward" if moment == "in iteration 13" else "save_checkpoint"
     original = getattr(module, name)
 
     def killing(*arguments: object, **options: object) -> object:
-        now = arguments[-1] if name == "_iteration" else arguments[-1].iteration
+        now = arguments[-1] if name == "_backward" else arguments[-1].iteration
         if now == 12:
             raise Killed
         return original(*arguments, **options)

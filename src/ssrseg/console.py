@@ -1,11 +1,11 @@
-"""Progress with a time to go: a live bar in a terminal, a line now and then in a log file."""
+"""What is said while work goes on: progress, notes, and tables."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 from rich.console import Console
@@ -17,68 +17,60 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
+from rich.text import Text
 
 Item = TypeVar("Item")
 
 
-class Steps:
-    """Counts finished steps and shows them."""
+def _console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """A console that prints text as it is: names of files and classes may hold [brackets]."""
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
-    def __init__(self, title: str, total: int, done: int, console: Console, every: float) -> None:
-        """Start counting; use :func:`steps`."""
-        self._title, self._total, self._done, self._first = title, total, done, done
-        self._console, self._every = console, every
-        self._start = self._last = time.monotonic()
-        self._bar: Progress | None = None
-        if console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}", markup=False),
-                console=console,
-            )
-            self._task = self._bar.add_task(title, total=total, completed=done, note="")
-            self._bar.start()
+
+def note(text: str) -> None:
+    """One line on standard error that a user should know of, though nothing is wrong."""
+    _console(stderr=True).print(f"Note: {text}", soft_wrap=True)
+
+
+class Steps:
+    """Counts finished steps: a live bar in a terminal, a line now and then in a log file."""
+
+    def __init__(self, title: str, total: int, done: int, every: float) -> None:
+        """Use :func:`steps`."""
+        console = _console(stderr=True)
+        self.bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=console,
+            disable=not console.is_terminal,  # it counts all the same
+        )
+        self.bar.add_task(title, total=total, completed=done, note="")
+        (self._task,) = self.bar.tasks
+        self._first, self._every, self._told = done, every, 0.0
 
     def advance(self, note: str = "") -> None:
-        """One step is done.
-
-        Args:
-            note: Shown behind the time, such as the loss.
-        """
-        self._done += 1
-        if self._bar is not None:
-            self._bar.update(self._task, advance=1, note=note)
+        """One step is done; ``note`` is shown behind the time, such as the loss."""
+        task = self._task
+        self.bar.update(task.id, advance=1, note=note)
+        spent = task.elapsed or 0.0
+        last = task.completed >= (task.total or 0)
+        if not self.bar.disable or not (last or spent - self._told >= self._every):
             return
-        now = time.monotonic()
-        if now - self._last < self._every and self._done < self._total:
-            return
-        self._last = now
-        spent = now - self._start
-        left = spent / (self._done - self._first) * (self._total - self._done)
-        self._console.print(
-            f"{self._title} {self._done}/{self._total}, {_clock(spent)} spent, {_clock(left)} left"
-            f" {note}".rstrip(),
-            markup=False,  # file names may hold brackets
-            emoji=False,  # or name:dog:
-            highlight=False,
-            soft_wrap=True,
-        )
-
-    def stop(self) -> None:
-        """Leave the terminal in order."""
-        if self._bar is not None:
-            self._bar.stop()
+        self._told = spent
+        left = spent / (task.completed - self._first) * ((task.total or 0) - task.completed)
+        text = f"{task.description} {task.completed:.0f}/{task.total:.0f}, {_clock(spent)} spent,"
+        text += f" {_clock(left)} left {note}"
+        self.bar.console.print(text.rstrip(), soft_wrap=True)
 
 
 def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
+    return str(timedelta(seconds=round(seconds)))
 
 
 @contextmanager
@@ -88,14 +80,12 @@ def steps(title: str, total: int, *, done: int = 0, every: float = 15.0) -> Iter
     Args:
         title: What is being done.
         total: All steps.
-        done: Steps of an earlier run.
+        done: Steps of an earlier run; the time left is estimated without them.
         every: Seconds between lines where standard error is not a terminal.
     """
-    counter = Steps(title, total, done, Console(stderr=True), every)
-    try:
+    counter = Steps(title, total, done, every)
+    with counter.bar:
         yield counter
-    finally:
-        counter.stop()
 
 
 def track(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
@@ -106,13 +96,25 @@ def track(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
             counter.advance()
 
 
-def notice(text: str) -> None:
-    """One line on standard error that a user should know of, though nothing is wrong.
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, numbers: bool = False
+) -> None:
+    """Print a table on standard output.
 
     Args:
-        text: A sentence.
+        columns: Titles; none are shown if there are none.
+        rows: Cells.
+        numbers: Whether all columns but the first hold numbers, which stand to the right.
     """
-    Console(stderr=True).print(f"Note: {text}", markup=False, highlight=False, soft_wrap=True)
+    console = _console()
+    if not console.is_terminal:  # one row a line, for grep
+        console = _console(width=10_000)
+    table = Table(box=None, show_header=bool(columns))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if numbers and index else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 @dataclass(frozen=True)
@@ -122,3 +124,13 @@ class CheckResult:
     what: str
     found: str
     cure: str = ""
+
+
+def show(results: Sequence[CheckResult]) -> int:
+    """Print results, then the cure of every problem; the exit code, 1 if there is one."""
+    marks = {True: Text("problem", "red"), False: Text("ok", "green")}
+    print_table((), [(marks[bool(each.cure)], each.what, each.found) for each in results])
+    faults = [each for each in results if each.cure]
+    for each in faults:
+        print(f"\n{each.what}: {each.cure}", flush=True)
+    return 1 if faults else 0

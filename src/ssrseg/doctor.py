@@ -11,9 +11,8 @@ from pathlib import Path
 
 import torch
 
-from ssrseg import __version__
-from ssrseg.check_result import Finding
 from ssrseg.config import Config
+from ssrseg.console import CheckResult
 from ssrseg.errors import SSRError
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.dino import FrozenDINO
@@ -21,78 +20,69 @@ from ssrseg.networks.dino import FrozenDINO
 PACKAGES = ("torch", "transformers", "safetensors", "numpy", "scipy", "scikit-image", "pillow")
 
 
-def examine(config: Config) -> list[Finding]:
-    """Look at this machine with the settings of a run.
-
-    Args:
-        config: Names the encoders to load.
-    """
-    findings = [
-        Finding("ssrseg", __version__),
-        Finding("python", platform.python_version()),
-        *(_package(name) for name in PACKAGES),
+def examine(config: Config) -> list[CheckResult]:
+    """Look at this machine with the settings of a run, whose encoders are loaded."""
+    return [
+        _package("ssrseg"),
+        CheckResult("python", platform.python_version()),
+        *map(_package, PACKAGES),
         _torchvision(),
         _device(),
-        Finding("free disk here", f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GB"),
+        CheckResult("free disk here", f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GB"),
+        *_encoders(config),
     ]
-    encoders: list[tuple[str, Callable[[str], FrozenCLIP | FrozenDINO], str]]
-    encoders = [("CLIP", FrozenCLIP.load, config.backbones.clip)]
-    if config.affinity.kind == "attention" and config.affinity.dino_weight:
-        encoders.append(("DINO", FrozenDINO.load, config.backbones.dino))
-    patch_sizes = set()
-    for what, loader, source in encoders:
-        try:
-            encoder = loader(source)
-        except SSRError as error:
-            findings.append(Finding(what, f"{source} does not load", str(error)))
-        else:
-            patch_sizes.add(encoder.patch_size)
-            size = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
-            findings.append(
-                Finding(
-                    what,
-                    f"{source} loads: {encoder.depth} blocks, patches of {encoder.patch_size}"
-                    f" pixels, {size:.1f} M parameters",
-                )
-            )
-    if len(patch_sizes) > 1:
-        findings.append(
-            Finding(
-                "patch grid",
-                f"patches of {' and '.join(map(str, sorted(patch_sizes)))} pixels",
-                "Choose encoders of the same patch size, or --set affinity.dino_weight=0.",
-            )
-        )
-    return findings
 
 
-def _package(name: str) -> Finding:
+def _package(name: str) -> CheckResult:
     try:
-        return Finding(name, version(name))
+        return CheckResult(name, version(name))
     except PackageNotFoundError:
-        return Finding(name, "missing", f"pip install {name}")
+        return CheckResult(name, "missing", f"pip install {name}")
 
 
-def _torchvision() -> Finding:
+def _torchvision() -> CheckResult:
     """Not needed, but a torchvision of another torch makes transformers fail at import."""
     try:
         found = version("torchvision")
-    except PackageNotFoundError:
-        return Finding("torchvision", "not installed (not needed)")
-    try:
         importlib.import_module("torchvision")
+    except PackageNotFoundError:
+        return CheckResult("torchvision", "not installed (not needed)")
     except (ImportError, RuntimeError) as error:
-        return Finding(
+        return CheckResult(
             "torchvision",
             f"{found} fails at import ({error})",
             "It breaks transformers. pip uninstall torchvision, or install the one made for your"
             " torch.",
         )
-    return Finding("torchvision", found)
+    return CheckResult("torchvision", found)
 
 
-def _device() -> Finding:
+def _device() -> CheckResult:
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-        return Finding("device", f"cuda: {torch.cuda.get_device_name(0)}, {memory:.0f} GB")
-    return Finding("device", f"cpu, {torch.get_num_threads()} threads")
+        return CheckResult("device", f"cuda: {torch.cuda.get_device_name(0)}, {memory:.0f} GB")
+    return CheckResult("device", f"cpu, {torch.get_num_threads()} threads")
+
+
+def _encoders(config: Config) -> list[CheckResult]:
+    """Whether they load, and whether their patches fit."""
+    encoders: list[tuple[str, Callable[[str], FrozenCLIP | FrozenDINO], str]]
+    encoders = [("CLIP", FrozenCLIP.load, config.backbones.clip)]
+    if config.affinity.kind == "attention" and config.affinity.dino_weight:
+        encoders.append(("DINO", FrozenDINO.load, config.backbones.dino))
+    results, sizes = [], set()
+    for what, loader, source in encoders:
+        try:
+            encoder = loader(source)
+        except SSRError as error:
+            results.append(CheckResult(what, f"{source} does not load", str(error)))
+            continue
+        sizes.add(encoder.patch_size)
+        millions = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
+        found = f"{source} loads: {encoder.depth} blocks, patches of {encoder.patch_size} pixels"
+        results.append(CheckResult(what, f"{found}, {millions:.1f} M parameters"))
+    if len(sizes) > 1:
+        found = f"patches of {' and '.join(map(str, sorted(sizes)))} pixels"
+        cure = "Choose encoders of the same patch size, or --set affinity.dino_weight=0."
+        results.append(CheckResult("patch grid", found, cure))
+    return results

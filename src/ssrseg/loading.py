@@ -21,7 +21,7 @@ from ssrseg.checkpoint import (
     save_checkpoint,
 )
 from ssrseg.config import Config, load_config
-from ssrseg.console import notice
+from ssrseg.console import note
 from ssrseg.data.classes import check_class_names
 from ssrseg.data.sample import LabelledImages
 from ssrseg.device import pick_device
@@ -47,6 +47,8 @@ class Loadable(
     """The ways to come by an :class:`ssrseg.SSR`, and to keep it."""
 
     config: Config
+    clip: FrozenCLIP
+    dino: FrozenDINO | None
     vocabulary: Vocabulary
     text_features: Float[Tensor, "words dim1"]
     alignment: Alignment | None
@@ -110,7 +112,7 @@ class Loadable(
         if vocabulary.dropped:
             pairs = zip(vocabulary.dropped, vocabulary.dropped_for, strict=True)
             left_out = ", ".join(f'"{word}" (class "{name}")' for word, name in pairs)
-            notice(f"background words left out because they mean a class: {left_out}.")
+            note(f"background words left out because they mean a class: {left_out}.")
         return cls(config, *_load_encoders(config, vocabulary.texts, device), vocabulary)
 
     @classmethod
@@ -278,9 +280,12 @@ def _load_encoders(
 
 def _with_encoders(config: Config, clip: str | Path | None, dino: str | Path | None) -> Config:
     """The settings with encoders from elsewhere."""
-    given = {"clip": clip, "dino": dino}
-    named = {key: str(source) for key, source in given.items() if source is not None}
-    return replace(config, backbones=replace(config.backbones, **named))
+    backbones = config.backbones
+    if clip is not None:
+        backbones = replace(backbones, clip=str(clip))
+    if dino is not None:
+        backbones = replace(backbones, dino=str(dino))
+    return replace(config, backbones=backbones)
 
 
 def _model_file(source: str | Path, **hub: Any) -> Path:

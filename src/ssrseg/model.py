@@ -161,6 +161,7 @@ class SSR(nn.Module, Loadable):
         photo: Float[Tensor, "batch 3 photo_h photo_w"] | None = None,
         valid: Bool[Tensor, "batch height width"] | None = None,
         n_superpixels: int | None = None,
+        initial: InitialCam | None = None,
     ) -> Rectification:
         """Images and their classes to pseudo masks.
 
@@ -172,12 +173,13 @@ class SSR(nn.Module, Loadable):
             photo: The same images at the size that masks are wanted in; None = ``image``.
             valid: False = padding, which has no CAM and gets 255.
             n_superpixels: A bound above every superpixel id; known, a GPU need not be asked.
+            initial: The initial CAM, if it has been computed already.
 
         Raises:
             ValueError: If superpixels are needed and not given.
         """
-        features = self.encode(image)
-        initial = self.initial_cam(features, present, valid)
+        if initial is None:
+            initial = self.initial_cam(self.encode(image), present, valid)
         regions = self.colour_regions(image, superpixels, n_superpixels)
         target = self.target_regions(initial.cam, regions)
         affinity = self.affinity(image, initial)
@@ -510,7 +512,7 @@ class SSR(nn.Module, Loadable):
             return [self._rectify(*each) for each in zip(_not_empty(image), labels, strict=True)]
         return self._rectify(image, labels)
 
-    def _rectify(self, image: Any, labels: Sequence[str] | str) -> RectifiedImage:
+    def _rectify(self, image: Any, labels: Sequence[Any] | str) -> RectifiedImage:
         self._check_labelled()
         ids = self._label_ids(labels)
         photo = self._photo(image)
@@ -576,7 +578,7 @@ class SSR(nn.Module, Loadable):
             )
         return photo
 
-    def _label_ids(self, labels: Sequence[str] | str) -> tuple[int, ...]:
+    def _label_ids(self, labels: Sequence[Any] | str) -> tuple[int, ...]:
         """Class indices of names, each once."""
         names = [labels] if isinstance(labels, str) else list(labels)
         if not names:
@@ -639,29 +641,6 @@ class SSR(nn.Module, Loadable):
         if wanted.kind != "attention" or not wanted.clip_weight:
             return ()
         return wanted.rfm_layers if self._decoder_gates else wanted.clip_layers
-
-    # ---- build, load, save
-
-    def with_config(self, config: Config, **parts: Alignment | Decoder | None) -> SSR:
-        """The same encoders and texts under other settings.
-
-        Args:
-            config: All settings; ``backbones`` has to be that of this model.
-            parts: ``alignment`` or ``decoder`` to use instead of this model's; None = without.
-
-        Raises:
-            ValueError: If the settings ask for other encoders.
-        """
-        if config.backbones != self.config.backbones:
-            raise ValueError("with_config shares the encoders; build a new SSR for other ones")
-        return SSR(
-            config,
-            self.clip,
-            self.dino,
-            self.vocabulary,
-            alignment=parts.get("alignment", self.alignment),
-            decoder=parts.get("decoder", self.decoder),
-        )
 
 
 def _not_empty(images: Sequence[Any]) -> Sequence[Any]:

@@ -279,16 +279,15 @@ def _backward(
         features = model.encode(part.image)
         proto = seg = torch.zeros((), device=device)
         if run.supervision == "full":
-            masks = part.ids.to(torch.uint8)
+            seg = seg_loss(model, features, part.ids.to(torch.uint8))
         else:
-            literal = align and not pooled
+            literal = align and not pooled  # every patch of the crops is aligned, then pooled
             initial = model.initial_cam(features, part.present, part.valid, with_clip=literal)
             if literal and (found := crop_pairs(model, initial, part)) is not None:
                 assert state.prototypes is not None
                 proto = proto_loss(model, found, state.prototypes)
-            masks = online_pseudo_masks(model, part, initial) if segment else None
-        if masks is not None and segment:
-            seg = seg_loss(model, features, masks)
+            if segment:
+                seg = seg_loss(model, features, online_masks(model, part, initial))
         loss = ssr_loss(proto, seg, seg_weight=optim.seg_weight) / len(parts)
         if loss.requires_grad:
             loss.backward()
@@ -298,15 +297,18 @@ def _backward(
 
 
 @torch.no_grad()
-def online_pseudo_masks(
+def online_masks(
     model: SSR, crops: CropBatch, initial: InitialCam
 ) -> UInt8[Tensor, "batch size size"]:
-    """Class ids of a batch of crops, 255 where padded: what the decoder learns from."""
-    regions = model.colour_regions(crops.image, crops.ids, crops.n_ids)
-    target = model.target_regions(initial.cam, regions)
-    refined_cam = model.refine(initial.cam, model.affinity(crops.image, initial), target)
-    scores = model.mask_scores(refined_cam, crops.present, crops.image)
-    return model.pseudo_mask(scores, crops.present, crops.valid)
+    """Pseudo masks of a batch of crops, 255 where padded: what the decoder learns from."""
+    return model(
+        crops.image,
+        crops.present,
+        crops.ids,
+        valid=crops.valid,
+        n_superpixels=crops.n_ids,
+        initial=initial,
+    ).pseudo_mask
 
 
 def learning_rate(base: float, step: int, total: int, warmup: int, power: float) -> float:

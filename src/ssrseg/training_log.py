@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from torch import Tensor
@@ -10,7 +9,6 @@ from torch import Tensor
 from ssrseg.data.files import atomic_write
 
 FIELDS = ("iteration", "loss", "proto", "seg", "temperature", "purity", "lr", "pseudo_miou")
-
 
 EVERY = 10
 """Rows written at once: reading a loss makes the host wait for the device."""
@@ -28,22 +26,13 @@ class Log:
         """Open ``path``, keeping rows up to iteration ``first``."""
         self.path = path
         self._waiting: list[dict[str, float | Tensor]] = []
-        rows: list[dict[str, str]] = []
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = [
-                    row
-                    for row in csv.DictReader(file)
-                    if row[FIELDS[-1]] and int(row["iteration"]) <= first  # cut short by a kill
-                ]
-        with (
-            atomic_write(path) as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.DictWriter(file, FIELDS)
-            writer.writeheader()
-            writer.writerows(rows)
-        self.last = {key: float(value) for key, value in rows[-1].items()} if rows else {}
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        whole = [line for line in lines[1:] if line.endswith("\n")]  # a kill may cut the last one
+        kept = [line for line in whole if int(line.partition(",")[0]) <= first]
+        with atomic_write(path) as temporary:
+            temporary.write_text("".join([",".join(FIELDS) + "\n", *kept]), encoding="utf-8")
+        last = kept[-1].split(",") if kept else []
+        self.last = {name: float(value) for name, value in zip(FIELDS, last, strict=False)}
 
     def __enter__(self) -> Log:
         return self
@@ -60,10 +49,8 @@ class Log:
 
     def flush(self) -> None:
         """Write what is waiting."""
-        rows = [{key: float(value) for key, value in row.items()} for row in self._waiting]
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, FIELDS).writerows(
-                {key: f"{value:.9g}" for key, value in row.items()} for row in rows
-            )
-        self.last = rows[-1] if rows else self.last
+        with self.path.open("a", encoding="utf-8") as file:
+            for row in self._waiting:
+                self.last = {name: float(row[name]) for name in FIELDS}
+                file.write(",".join(f"{value:.9g}" for value in self.last.values()) + "\n")
         self._waiting.clear()

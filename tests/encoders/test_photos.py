@@ -1,4 +1,4 @@
-"""Photographs as training material: what is read, what is drawn, and that runs can be resumed."""
+"""Photographs as training material: what is read, and which parts and captions are drawn."""
 
 from __future__ import annotations
 
@@ -9,34 +9,31 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from make_tiny import opened_files, tiny_voc
-from safetensors.torch import load_file
+from make_tiny import tiny_voc
 
-from encoders import photo_pairs, pretrain_clip, pretrain_dino
-from encoders.clip_recipe import FROM_SCENES, PretrainConfig
-from encoders.photo_pairs import PhotoPairs
+from encoders import photos as photos_module
+from encoders.clip import ClipObjective, ClipRecipe
+from encoders.dino import DinoRecipe
 from encoders.photos import (
     LONG_SIDE,
+    CaptionedPhotos,
     Photo,
-    PhotoPool,
+    PhotoPictures,
+    View,
     cut_view,
     fingerprint,
     jitter,
+    kinds_in,
     open_photos,
     sampling_weights,
     split_off,
 )
-from ssrseg.demo.surroundings import Corner
-from ssrseg.errors import DataError
+from encoders.surroundings import Corner
 from ssrseg.networks.clip import PIXEL_MEAN, PIXEL_STD, FrozenCLIP
 
-TINY = PretrainConfig(
-    views=32, batch=8, width=32, depth=2, heads=2, text_width=16, text_depth=1, dim=16, warmup=1,
-    windows=(4, 6), late_share=0.25, bfloat16=False, average=0.5,
-)  # fmt: skip
-TINY_DINO = pretrain_dino.PretrainConfig(
-    views=40, batch=4, width=24, depth=2, heads=2, window=4, warmup=2, bfloat16=False,
-    full_share=0.1,
+TINY = ClipRecipe(
+    views=32, batch=8, width=32, depth=2, heads=2, text_width=16, text_depth=1, dim=16,
+    windows=(4, 6), late_share=0.25,
 )  # fmt: skip
 
 
@@ -61,17 +58,6 @@ def made_up(count: int = 40) -> list[Photo]:
     ]
 
 
-def spied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    asked: list[str] = []
-    original = PIL.Image.open
-    monkeypatch.setattr(
-        PIL.Image,
-        "open",
-        lambda path, *a, **k: (asked.append(str(path)), original(path, *a, **k))[1],
-    )
-    return asked
-
-
 def test_photographs_of_a_split_with_their_labels(tree: Path) -> None:
     photos = open_photos([f"{tree}:val"])
     listed = (tree / "ImageSets/Segmentation/val.txt").read_text().split()
@@ -91,20 +77,6 @@ def test_large_photographs_are_shrunk(tmp_path: Path) -> None:
     (photo,) = open_photos([str(tmp_path)])
     assert photo.image.shape == (LONG_SIDE // 2, LONG_SIDE, 3)
     assert photo.labels == ("dog",)
-
-
-def test_pretraining_opens_no_mask(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = spied(monkeypatch)
-    with opened_files() as opened:
-        source = pretrain_clip.photo_source(TINY, [f"{tree}:train"], [f"{tree}:val"])
-        pretrain_clip.train(TINY, tmp_path / "clip", source=source)
-        pool = PhotoPool(open_photos([f"{tree}:train"]), 128)
-        pretrain_dino.train(TINY_DINO, tmp_path / "dino", source=pool)
-    paths = [*asked, *opened]
-    assert sum(path.endswith(".jpg") for path in paths) >= 12  # the spy does see photographs
-    assert [path for path in paths if "SegmentationClass" in path] == []
 
 
 def test_every_twentieth_is_held_out() -> None:
@@ -161,30 +133,30 @@ def test_jitter_stays_in_range_and_greys_some() -> None:
 
 
 @pytest.fixture(scope="module")
-def pairs() -> PhotoPairs:
-    return PhotoPairs(TINY, made_up(), made_up(20))
+def captioned() -> CaptionedPhotos:
+    return CaptionedPhotos(TINY, made_up(), made_up(20))
 
 
-def test_a_batch_depends_on_the_step_alone(pairs: PhotoPairs) -> None:
-    again = PhotoPairs(TINY, made_up(), made_up(20))
-    one, two = pairs.pairs(2), again.pairs(2)
+def test_a_batch_depends_on_the_step_alone(captioned: CaptionedPhotos) -> None:
+    again = CaptionedPhotos(TINY, made_up(), made_up(20))
+    one, two = captioned.batch(2), again.batch(2)
     assert torch.equal(one.pixels, two.pixels) and torch.equal(one.places, two.places)
     assert one.captions == two.captions and torch.equal(one.right, two.right)
-    assert not torch.equal(one.pixels, pairs.pairs(1).pixels)
+    assert not torch.equal(one.pixels, captioned.batch(1).pixels)
     assert one.pixels.shape == (8, 3, 32, 32)
-    assert pairs.pairs(3).pixels.shape == (8, 3, 48, 48)
+    assert captioned.batch(3).pixels.shape == (8, 3, 48, 48)
 
 
 def test_places_are_where_the_patches_lie(
-    pairs: PhotoPairs, monkeypatch: pytest.MonkeyPatch
+    captioned: CaptionedPhotos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(photo_pairs, "jitter", lambda images, rng: images)
+    monkeypatch.setattr(photos_module, "jitter", lambda images, rng: images)
     down, across = np.mgrid[0:200, 0:200]
     image = np.stack([down, across, across], -1).astype(np.uint8)
-    own = PhotoPairs(TINY, [Photo("a", image, ("dog",), ())], made_up(2))
+    own = CaptionedPhotos(TINY, [Photo("a", image, ("dog",), ())], made_up(2))
     mean, std = torch.tensor(PIXEL_MEAN), torch.tensor(PIXEL_STD)
     for step in range(4):
-        batch = own.pairs(step)
+        batch = own.batch(step)
         raw = 255 * (batch.pixels * std[:, None, None] + mean[:, None, None])
         centre = torch.nn.functional.avg_pool2d(raw, 8).flatten(2) * 16 / 200
         assert (centre[:, 0] - (batch.places // 16 + 0.5)).abs().max() < 0.8
@@ -194,10 +166,10 @@ def test_places_are_where_the_patches_lie(
         assert off.amin(0).max() < 0.8
 
 
-def test_captions_are_right_where_they_are_true(pairs: PhotoPairs) -> None:
-    photos, seen = pairs.photos, 0
+def test_captions_are_right_where_they_are_true(captioned: CaptionedPhotos) -> None:
+    photos, seen = captioned.photos, 0
     for step in range(3):
-        batch = pairs.pairs(step)
+        batch = captioned.batch(step)
         assert batch.right.shape == (8, len(batch.captions))
         assert batch.right.any(1).all() and batch.right.any(0).all()
         chosen = np.random.default_rng([TINY.seed, step]).choice(
@@ -224,9 +196,9 @@ def test_captions_are_right_where_they_are_true(pairs: PhotoPairs) -> None:
     assert seen > 10
 
 
-def test_captions_name_the_labels(pairs: PhotoPairs) -> None:
+def test_captions_name_the_labels(captioned: CaptionedPhotos) -> None:
     rng = np.random.default_rng(0)
-    said = [pairs._say(("cat", "person"), ["wall"], rng) for _ in range(600)]
+    said = [captioned.captions(("cat", "person"), ["wall"], rng) for _ in range(600)]
     own = [captions[0] for captions in said]
     assert 0.8 < np.mean(["cat" in text.text for text in own]) < 0.95
     assert np.mean(["person with clothes,people,human" in text.text for text in own]) > 0.5
@@ -240,17 +212,17 @@ def test_captions_name_the_labels(pairs: PhotoPairs) -> None:
     assert all("cat" not in text for text in around)
 
 
-def test_surroundings_outside_the_view_are_not_named(pairs: PhotoPairs) -> None:
+def test_surroundings_outside_the_view_are_not_named(captioned: CaptionedPhotos) -> None:
     photo = made_up(4)[0]
-    upper = photo_pairs.View(photo.image, (0.0, 0.0, 0.6, 1.0), False)
-    lower = photo_pairs.View(photo.image, (0.4, 0.0, 1.0, 0.5), False)
-    assert photo_pairs.kinds_in(photo, upper) == frozenset()
-    assert photo_pairs.kinds_in(photo, lower) == {"grass"}
+    upper = View(photo.image, (0.0, 0.0, 0.6, 1.0), False)
+    lower = View(photo.image, (0.4, 0.0, 1.0, 0.5), False)
+    assert kinds_in(photo, upper) == frozenset()
+    assert kinds_in(photo, lower) == {"grass"}
 
 
-def test_every_word_of_the_prompts_is_one_token(pairs: PhotoPairs) -> None:
-    tokenizer = pairs.tokenizer()
-    for phrase in (*pairs.classes, *pairs.phrases.values(), *pairs.backgrounds):
+def test_every_word_of_the_prompts_is_one_token(captioned: CaptionedPhotos) -> None:
+    tokenizer = captioned.tokenizer()
+    for phrase in (*captioned.classes, *captioned.phrases.values(), *captioned.backgrounds):
         text = f"a clean origami {phrase}."
         pieces = text.replace(",", " , ").replace(".", " .").split()
         assert len(tokenizer.tokenize(text)) == len(pieces), text
@@ -258,128 +230,40 @@ def test_every_word_of_the_prompts_is_one_token(pairs: PhotoPairs) -> None:
         decoded = tokenizer.decode(ids, skip_special_tokens=True)
         assert decoded.replace(" ", "") == text.replace(" ", "")
         assert tokenizer.unk_token_id not in ids
-    assert len(pairs.backgrounds) == 25
+    assert len(captioned.backgrounds) == 25
 
 
-def test_rare_held_out_classes_do_not_count(pairs: PhotoPairs, tmp_path: Path) -> None:
-    tokenizer = pairs.tokenizer()
-    pretrain_clip.export(pretrain_clip.start_state(TINY, tokenizer).model, tokenizer, tmp_path)
+def test_rare_held_out_classes_do_not_count(captioned: CaptionedPhotos, tmp_path: Path) -> None:
+    objective = ClipObjective(TINY, captioned)
+    objective.export(objective.build_model(), tmp_path)
     clip = FrozenCLIP.load(tmp_path)
     rare = replace(made_up(1)[0], labels=("sheep",))
-    with_rare = PhotoPairs(TINY, made_up(), [*made_up(20), *4 * [rare]])
+    with_rare = CaptionedPhotos(TINY, made_up(), [*made_up(20), *4 * [rare]])
     absent = replace(made_up(1)[0], labels=())
-    without = PhotoPairs(TINY, made_up(), [*made_up(20), *4 * [absent]])
+    without = CaptionedPhotos(TINY, made_up(), [*made_up(20), *4 * [absent]])
     figures = with_rare.evaluate(clip)
     assert figures == without.evaluate(clip)
     assert list(figures) == ["tag_map", "tag_map_cls"]
-    often = PhotoPairs(TINY, made_up(), [*made_up(20), *5 * [rare]])
-    never = PhotoPairs(TINY, made_up(), [*made_up(20), *5 * [absent]])
+    often = CaptionedPhotos(TINY, made_up(), [*made_up(20), *5 * [rare]])
+    never = CaptionedPhotos(TINY, made_up(), [*made_up(20), *5 * [absent]])
     assert often.evaluate(clip) != never.evaluate(clip)
 
 
 def test_labels_outside_voc_get_words_too() -> None:
     odd = [replace(photo, labels=("zebra",)) for photo in made_up(3)]
-    tokenizer = PhotoPairs(TINY, odd, odd).tokenizer()
+    tokenizer = CaptionedPhotos(TINY, odd, odd).tokenizer()
     assert len(tokenizer.tokenize("zebra")) == 1
-
-
-def test_resumed_run_ends_at_the_same_weights(pairs: PhotoPairs, tmp_path: Path) -> None:
-    tokenizer, path = pairs.tokenizer(), tmp_path / "checkpoint.pt"
-    straight = pretrain_clip.start_state(TINY, tokenizer)
-    for step in range(4):
-        pretrain_clip.train_step(TINY, straight, tokenizer, pairs.pairs(step))
-        if step == 1:
-            pretrain_clip.save_checkpoint(straight, TINY, path, pairs.name)
-    resumed = pretrain_clip.load_checkpoint(TINY, tokenizer, path, pairs.name)
-    while resumed.step < 4:
-        pretrain_clip.train_step(TINY, resumed, tokenizer, pairs.pairs(resumed.step))
-    for model in ("model", "averaged"):
-        ours, theirs = (getattr(state, model).state_dict() for state in (straight, resumed))
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    with pytest.raises(ValueError, match="photographs"):
-        pretrain_clip.load_checkpoint(TINY, tokenizer, path, "41 photographs")
-
-
-def test_a_run_can_start_from_another_image_tower(pairs: PhotoPairs, tmp_path: Path) -> None:
-    tokenizer = pairs.tokenizer()
-    donor = pretrain_clip.start_state(replace(TINY, seed=5), tokenizer).model
-    pretrain_clip.export(donor, tokenizer, tmp_path)
-    state = pretrain_clip.start_state(replace(TINY, start=str(tmp_path)), tokenizer)
-    ours = state.model.vision_model.embeddings.patch_embedding.weight
-    theirs = donor.vision_model.embeddings.patch_embedding.weight
-    assert torch.allclose(ours, theirs, atol=1e-3)  # half precision
-    fresh = pretrain_clip.start_state(TINY, tokenizer).model
-    assert not torch.allclose(fresh.vision_model.embeddings.patch_embedding.weight, ours, atol=1e-3)
-    assert torch.equal(state.model.text_projection.weight, fresh.text_projection.weight)
-    assert ours.requires_grad
-
-
-def test_the_recipe_from_scenes_fits_the_demo_world(pairs: PhotoPairs) -> None:
-    state = pretrain_clip.start_state(FROM_SCENES, pairs.tokenizer())
-    demo = FrozenCLIP.load("ssrseg:demo/weights/clip").model.vision_model
-    ours = state.model.vision_model.state_dict()
-    assert all(torch.equal(ours[name], value) for name, value in demo.state_dict().items())
-
-
-def test_the_average_follows_the_weights(pairs: PhotoPairs) -> None:
-    tokenizer = pairs.tokenizer()
-    state = pretrain_clip.start_state(TINY, tokenizer)
-    expected = state.model.visual_projection.weight.detach().clone()
-    for step in range(3):
-        pretrain_clip.train_step(TINY, state, tokenizer, pairs.pairs(step))
-        momentum = min(0.5, (1 + step) / (10 + step))
-        expected = momentum * expected + (1 - momentum) * state.model.visual_projection.weight
-    found = state.averaged.visual_projection.weight
-    assert torch.allclose(found, expected, atol=1e-6)
-    assert not torch.equal(found, state.model.visual_projection.weight)
-
-
-def test_command_line_trains_both_on_photographs(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    common = ["--photos", str(tree), "--views", "8", "--seed", "3"]
-    monkeypatch.setattr(pretrain_clip, "PHOTOGRAPHS", TINY)
-    monkeypatch.setattr(
-        "sys.argv", ["x", *common, "--out", str(tmp_path / "c"), "--held-out", str(tree)]
-    )
-    pretrain_clip.main()
-    log = (tmp_path / "c/log.csv").read_text().splitlines()
-    assert log[0].split(",")[-2:] == ["tag_map", "tag_map_cls"]
-    assert all(0 < float(x) <= 1 for x in log[1].split(",")[-2:])
-    assert FrozenCLIP.load(tmp_path / "c/clip").depth == 2
-    with pytest.raises(DataError, match=r"12 photographs.*--held-out"):
-        pretrain_clip.photo_source(TINY, [str(tree)], [])
-    monkeypatch.setattr(pretrain_dino, "PHOTOGRAPHS", TINY_DINO)
-    monkeypatch.setattr("sys.argv", ["x", *common, "--out", str(tmp_path / "d")])
-    pretrain_dino.main()
-    assert load_file(tmp_path / "d/dino/model.safetensors")
 
 
 def test_pool_draws_squares_of_photographs() -> None:
     down, across = np.mgrid[0:100, 0:200]
     image = np.stack([down, across, across], -1).astype(np.uint8)
-    pool = PhotoPool([Photo("a", image, (), ())], 64)
-    drawn = pool.draw(30, torch.Generator().manual_seed(0))
-    assert torch.equal(drawn, pool.draw(30, torch.Generator().manual_seed(0)))
+    pool = PhotoPictures([Photo("a", image, (), ())], DinoRecipe(grid=8))
+    drawn = pool.draw(0, 30, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, pool.draw(0, 30, torch.Generator().manual_seed(0)))
     assert drawn.shape == (30, 3, 64, 64)
     height = (drawn[:, 0, -1].float() - drawn[:, 0, 0]).mean(1)
     width = (drawn[:, 1, :, -1].float() - drawn[:, 1, :, 0]).mean(1)
     assert torch.allclose(height, width, atol=3)  # not squeezed
     assert height.min() > 55 and height.max() < 100
     assert drawn[:, 1].float().mean((1, 2)).std() > 10, "from different places"
-
-
-def test_dino_on_photographs_resumes_exactly(tmp_path: Path) -> None:
-    pool = PhotoPool(made_up(), 128)
-    straight = pretrain_dino.start_state(TINY_DINO)
-    for step in range(4):
-        pretrain_dino.train_step(TINY_DINO, straight, pool)
-        if step == 1:
-            pretrain_dino.save_checkpoint(straight, TINY_DINO, tmp_path / "c.pt", pool.name)
-    resumed = pretrain_dino.load_checkpoint(TINY_DINO, tmp_path / "c.pt", pool.name)
-    while resumed.step < 4:
-        pretrain_dino.train_step(TINY_DINO, resumed, pool)
-    ours, theirs = straight.teacher.state_dict(), resumed.teacher.state_dict()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    with pytest.raises(ValueError, match="photographs"):
-        pretrain_dino.load_checkpoint(TINY_DINO, tmp_path / "c.pt")

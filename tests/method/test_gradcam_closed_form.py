@@ -9,6 +9,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from ssrseg.method.cam import allowed_words, gradcam, word_probability
 from ssrseg.method.gradcam_closed_form import gradcam_closed_form, mean_gradient
+from ssrseg.networks.attention import run_block
 from ssrseg.networks.clip import FrozenCLIP
 
 
@@ -42,28 +43,30 @@ def clip(request: pytest.FixtureRequest) -> FrozenCLIP:
 
 
 def test_the_forward_pass_is_the_librarys(clip: FrozenCLIP) -> None:
-    view = clip.view(torch.randn(2, 3, 48, 80), -1)
-    literal = clip.last_block(view, clip.normed(view))
-    attention = view.attention[clip.depth - 1]
-    trace = clip.trace_last_block(view)
+    features = clip.encode(torch.randn(2, 3, 48, 80), -1)
+    normed = clip.last_norm(features)
+    _, attention = run_block(clip._blocks[-1].self_attn, normed, keep=True)
+    trace = clip.trace_last_block(features)
+    literal = clip.last_block(features, normed)
     torch.testing.assert_close(trace.patch_features, literal, atol=2e-6, rtol=1e-5)
-    torch.testing.assert_close(view.attention[clip.depth - 1], attention, atol=1e-6, rtol=0)
+    (found,) = clip.attention(features, trace)
+    torch.testing.assert_close(found, attention, atol=1e-6, rtol=0)
 
 
 def test_the_mean_gradient_is_autograds(clip: FrozenCLIP) -> None:
-    view = clip.view(torch.randn(2, 3, 48, 80))
+    features = clip.encode(torch.randn(2, 3, 48, 80))
     cotangent = torch.randn(2, 3, clip.dim)
-    ours = mean_gradient(clip.last_block_weights, clip.trace_last_block(view), cotangent)
+    ours = mean_gradient(clip.last_block_weights, clip.trace_last_block(features), cotangent)
     for slot in range(3):
-        normed = clip.normed(view).detach().requires_grad_()
-        feature = clip.last_block(view, normed).mean(1)
+        normed = clip.last_norm(features).detach().requires_grad_()
+        feature = clip.last_block(features, normed).mean(1)
         (feature * cotangent[:, slot]).sum().backward()
         literal = normed.grad[:, 1:].mean(1)
         assert (ours[:, slot] - literal).abs().max() < 1e-5 * literal.abs().max()
 
 
 def test_the_cam_is_autograds_for_every_class_of_every_image(clip: FrozenCLIP) -> None:
-    view = clip.view(torch.randn(3, 3, 80, 112))
+    features = clip.encode(torch.randn(3, 3, 80, 112))
     text = torch.randn(9, clip.dim)
     present = torch.tensor([[0, 3, -1], [2, 1, 4], [4, -1, -1]])
     allowed = allowed_words(present, 5, 9)
@@ -71,16 +74,18 @@ def test_the_cam_is_autograds_for_every_class_of_every_image(clip: FrozenCLIP) -
     def probability(feature: torch.Tensor) -> torch.Tensor:
         return word_probability(feature, text, 20.0, allowed)
 
-    normed = clip.normed(view)
+    normed = clip.last_norm(features)
     fast = gradcam_closed_form(
         clip.last_block_weights,
-        clip.trace_last_block(view),
+        clip.trace_last_block(features),
         normed,
         probability,
         present,
-        view.grid,
+        features.grid,
     )
-    literal = gradcam(lambda a: clip.last_block(view, a), normed, probability, present, view.grid)
+    literal = gradcam(
+        lambda a: clip.last_block(features, a), normed, probability, present, features.grid
+    )
     assert fast.max() > 0.99
     assert (fast - literal).abs().max() < 1e-5
     assert fast[present < 0].abs().max() == 0

@@ -21,18 +21,17 @@ from ssrseg.errors import DataError
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import confusion_matrix, error_kinds
 from ssrseg.method.peers import box_patches
-from ssrseg.model import Rectifier, load_rectifier
+from ssrseg.model import SSR
 from ssrseg.paper.cam_comparison import (
     CLIP_CAM,
     CMPA_CAM,
+    OURS,
     PRIOR,
-    SSR,
     UNMASKED,
-    closeups,
+    compare_cams,
     prior_config,
-    under,
 )
-from ssrseg.paper.image_choice import Shown
+from ssrseg.paper.image_choice import ShownImage
 from ssrseg.pseudo_masks import rectify_photo
 
 NO_CACHE = SuperpixelCache(None, n_segments=20, compactness=10.0)
@@ -50,8 +49,8 @@ def config(clip_dir: Path, dino_dir: Path) -> Config:
 
 
 @pytest.fixture(scope="module")
-def rectifier(config: Config) -> Rectifier:
-    return load_rectifier(config, CLASSES)
+def model(config: Config) -> SSR:
+    return SSR.from_config(config, CLASSES)
 
 
 def test_prior_is_clips_cam_along_clips_attention(config: Config) -> None:
@@ -64,21 +63,19 @@ def test_prior_is_clips_cam_along_clips_attention(config: Config) -> None:
     assert prior_config(config, "none").affinity.mask == "none"
 
 
-def test_maps_are_those_of_each_setting(
-    data: LabelledImages, config: Config, rectifier: Rectifier
-) -> None:
+def test_maps_are_those_of_each_setting(data: LabelledImages, config: Config, model: SSR) -> None:
     sample = data.samples[2]  # a red car and a cat
     assert sample.labels == (0, 2)
-    (found,) = closeups(rectifier, [Shown(sample, 2)], NO_CACHE)
+    (found,) = compare_cams(model, [ShownImage(sample, 2)], NO_CACHE)
     assert (found.name, found.class_name, found.class_id) == (sample.name, "red car", 3)
     photo = read_image(sample.image)
     assert torch.equal(found.photo, photo)
-    assert set(found.cams) == {CLIP_CAM, CMPA_CAM, PRIOR, UNMASKED, SSR}
+    assert set(found.cams) == {CLIP_CAM, CMPA_CAM, PRIOR, UNMASKED, OURS}
     size = tuple(photo.shape[:2])
     alone = {
-        SSR: rectify_photo(rectifier, photo, sample.labels, NO_CACHE),
+        OURS: rectify_photo(model, photo, sample.labels, NO_CACHE),
         PRIOR: rectify_photo(
-            under(rectifier, prior_config(config)), photo, sample.labels, NO_CACHE
+            model.with_config(prior_config(config)), photo, sample.labels, NO_CACHE
         ),
     }
     for name, each in alone.items():
@@ -89,20 +86,20 @@ def test_maps_are_those_of_each_setting(
     # without trained heads CMPA's CAM is CLIP's
     assert torch.equal(found.cams[CMPA_CAM], found.cams[CLIP_CAM])
     assert not torch.allclose(found.cams[PRIOR], found.cams[UNMASKED])
-    target = alone[SSR].rectified.target
+    target = alone[OURS].rectification.target
     assert target is not None and found.target is not None
-    grid = alone[SSR].cam.shape[1:]
+    grid = alone[OURS].cam.shape[1:]
     rows = torch.arange(size[0]) * grid[0] // size[0]
     columns = torch.arange(size[1]) * grid[1] // size[1]
     assert torch.equal(found.target, target[0, 1].view(grid)[rows][:, columns])
     # the prior's mask is CLIP-ES's box, not SGC's target
-    boxes = alone[PRIOR].rectified.target
-    assert torch.equal(boxes, box_patches(alone[PRIOR].rectified.initial.cam, high=0.4))
+    boxes = alone[PRIOR].rectification.target
+    assert torch.equal(boxes, box_patches(alone[PRIOR].rectification.initial.cam, high=0.4))
 
 
-def test_shares_and_errors_against_the_truth(data: LabelledImages, rectifier: Rectifier) -> None:
+def test_shares_and_errors_against_the_truth(data: LabelledImages, model: SSR) -> None:
     sample = data.samples[2]
-    (found,) = closeups(rectifier, [Shown(sample, 0)], NO_CACHE)
+    (found,) = compare_cams(model, [ShownImage(sample, 0)], NO_CACHE)
     assert sample.truth is not None
     truth = read_truth(sample.truth)
     assert found.truth is not None and torch.equal(found.truth, truth)
@@ -117,27 +114,25 @@ def test_shares_and_errors_against_the_truth(data: LabelledImages, rectifier: Re
         assert found.errors[name] == error_kinds(confusion_matrix(mask, truth, 4))
 
 
-def test_without_a_true_mask_there_are_no_shares(
-    data: LabelledImages, rectifier: Rectifier
-) -> None:
+def test_without_a_true_mask_there_are_no_shares(data: LabelledImages, model: SSR) -> None:
     sample = replace(data.samples[0], truth=None)
-    (found,) = closeups(rectifier, [Shown(sample, 0)], NO_CACHE)
+    (found,) = compare_cams(model, [ShownImage(sample, 0)], NO_CACHE)
     assert (found.truth, found.shares, found.errors) == (None, {}, {})
 
 
-def test_without_a_mask_there_is_no_target(data: LabelledImages, rectifier: Rectifier) -> None:
-    config = rectifier.config
-    bare = under(rectifier, replace(config, affinity=replace(config.affinity, mask="none")))
-    (found,) = closeups(bare, [Shown(data.samples[0], 0)], NO_CACHE)
+def test_without_a_mask_there_is_no_target(data: LabelledImages, model: SSR) -> None:
+    config = model.config
+    bare = model.with_config(replace(config, affinity=replace(config.affinity, mask="none")))
+    (found,) = compare_cams(bare, [ShownImage(data.samples[0], 0)], NO_CACHE)
     assert found.target is None
 
 
 def test_a_large_photograph_is_shown_at_the_size_it_is_looked_at(
-    data: LabelledImages, rectifier: Rectifier
+    data: LabelledImages, model: SSR
 ) -> None:
-    config = rectifier.config
-    small = under(rectifier, replace(config, data=replace(config.data, max_side=40)))
-    (found,) = closeups(small, [Shown(data.samples[0], 0)], NO_CACHE)
+    config = model.config
+    small = model.with_config(replace(config, data=replace(config.data, max_side=40)))
+    (found,) = compare_cams(small, [ShownImage(data.samples[0], 0)], NO_CACHE)
     size = (33, 40)  # 61 x 75
     assert tuple(found.photo.shape[:2]) == size
     assert found.truth is not None and found.target is not None
@@ -145,15 +140,13 @@ def test_a_large_photograph_is_shown_at_the_size_it_is_looked_at(
     assert shapes == {size} == {found.truth.shape, found.target.shape}
 
 
-def test_a_true_mask_of_another_size_or_another_data_set(
-    data: LabelledImages, rectifier: Rectifier
-) -> None:
+def test_a_true_mask_of_another_size_or_another_data_set(data: LabelledImages, model: SSR) -> None:
     sample = data.samples[0]
     assert sample.truth is not None
     Image.new("L", (20, 30)).save(sample.truth)
     said = rf"{sample.name}\.png is 20 x 30 pixels, its image 75 x 61"
     with pytest.raises(DataError, match=said):
-        closeups(rectifier, [Shown(sample, 0)], NO_CACHE)
+        compare_cams(model, [ShownImage(sample, 0)], NO_CACHE)
     Image.new("L", (75, 61), 4).save(sample.truth)
     with pytest.raises(DataError, match="class id 4, but the data have 3 classes"):
-        closeups(rectifier, [Shown(sample, 0)], NO_CACHE)
+        compare_cams(model, [ShownImage(sample, 0)], NO_CACHE)

@@ -15,7 +15,7 @@ from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import DataError
-from ssrseg.model import Rectifier, load_rectifier
+from ssrseg.model import SSR
 from ssrseg.networks.decoder import Decoder
 from ssrseg.paper import cam_seeds as seeds
 from ssrseg.paper.cam_seeds import ALPHAS, REFINED_ALPHAS, exponents, score_seeds
@@ -27,23 +27,19 @@ def test_against_a_slow_loop(tmp_path: Path, clip_dir: Path, dino_dir: Path) -> 
     voc = replace(voc, samples=(*voc.samples, replace(voc.samples[0], name="x", truth=None)))
     cache = SuperpixelCache(None, n_segments=20, compactness=10.0)
     config = tiny_config(clip_dir, dino_dir, "pseudo.refine=none")
-    refined = load_rectifier(config, voc.classes)
+    refined = SSR.from_config(config, voc.classes)
     plain_config = replace(config, affinity=replace(config.affinity, kind="none", mask="none"))
-    plain = Rectifier(plain_config, refined.clip, refined.dino, refined.vocabulary)
-    rectifiers = {"plain": plain, "refined": refined}
+    plain = refined.with_config(plain_config)
+    models = {"plain": plain, "refined": refined}
     alphas = (1.0, 3.0)
-    found = score_seeds(rectifiers, voc, cache, alphas=alphas)
+    found = score_seeds(models, voc, cache, alphas=alphas)
     assert list(found) == ["plain", "refined"]
-    for name, rectifier in rectifiers.items():
+    for name, model in models.items():
         by_alpha = []
         for alpha in alphas:
-            settings = rectifier.config
-            at_alpha = Rectifier(
-                replace(settings, pseudo=replace(settings.pseudo, alpha=alpha)),
-                rectifier.clip,
-                rectifier.dino,
-                rectifier.vocabulary,
-            )
+            settings = model.config
+            pseudo = replace(settings.pseudo, alpha=alpha)
+            at_alpha = model.with_config(replace(settings, pseudo=pseudo))
             hits, either = torch.zeros(4), torch.zeros(4)
             for sample in voc.samples[:3]:
                 photo, truth = read_image(sample.image), read_truth(sample.truth)
@@ -65,11 +61,11 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> LabelledImages:
     return open_labelled(tiny_voc(folder, n=3, classes=("cat", "dog", "red car")))
 
 
-def with_settings(base: Rectifier, **settings: Mapping[str, object]) -> Rectifier:
+def with_settings(base: SSR, **settings: Mapping[str, object]) -> SSR:
     table = base.config.to_dict()
     for section, values in settings.items():
         table[section] |= values
-    return Rectifier(load_config(base=table), base.clip, base.dino, base.vocabulary)
+    return base.with_config(load_config(base=table))
 
 
 def test_exponents_by_kind_of_cam() -> None:
@@ -86,7 +82,7 @@ def test_par_follows_at_the_exponent_that_won_and_the_crf_at_its_own(
     refine: str, voc: LabelledImages, clip_dir: Path, dino_dir: Path
 ) -> None:
     cache = SuperpixelCache(None, n_segments=20, compactness=10.0)
-    plain = load_rectifier(tiny_config(clip_dir, dino_dir, "pseudo.refine=none"), voc.classes)
+    plain = SSR.from_config(tiny_config(clip_dir, dino_dir, "pseudo.refine=none"), voc.classes)
     refined = with_settings(plain, pseudo={"refine": refine, "alpha": 2.0})
     found = score_seeds({"plain": plain, "refined": refined}, voc, cache)
     assert found["plain"].alpha == 0.5
@@ -111,10 +107,10 @@ def test_the_crf_needs_no_sweep_before_it(
     voc: LabelledImages, clip_dir: Path, dino_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = SuperpixelCache(None, n_segments=20, compactness=10.0)
-    crf = load_rectifier(tiny_config(clip_dir, dino_dir, "pseudo.refine=crf"), voc.classes)
+    crf = SSR.from_config(tiny_config(clip_dir, dino_dir, "pseudo.refine=crf"), voc.classes)
     passes: list[int] = []
-    see = Rectifier.see
-    monkeypatch.setattr(Rectifier, "see", lambda *a: (passes.append(len(a[1])), see(*a))[1])
+    encode = SSR.encode
+    monkeypatch.setattr(SSR, "encode", lambda *a: (passes.append(len(a[1])), encode(*a))[1])
     score_seeds({"crf": crf}, voc, cache)
     assert sum(passes) == len(voc)
 
@@ -123,7 +119,7 @@ def test_given_exponents_are_swept_behind_par(
     voc: LabelledImages, clip_dir: Path, dino_dir: Path
 ) -> None:
     cache = SuperpixelCache(None, n_segments=20, compactness=10.0)
-    par = load_rectifier(tiny_config(clip_dir, dino_dir), voc.classes)
+    par = SSR.from_config(tiny_config(clip_dir, dino_dir), voc.classes)
     both = score_seeds({"x": par}, voc, cache, alphas=(1.0, 4.0))["x"]
     for alpha in (1.0, 4.0):
         (alone,) = score_seeds({"x": par}, voc, cache, alphas=(alpha,)).values()
@@ -137,7 +133,7 @@ def test_images_of_each_class_are_counted(
 ) -> None:
     cache = SuperpixelCache(None, n_segments=20, compactness=10.0)
     config: Config = tiny_config(clip_dir, dino_dir, "cam.mode=clip", "affinity.kind=none")
-    (found,) = score_seeds({"x": load_rectifier(config, voc.classes)}, voc, cache).values()
+    (found,) = score_seeds({"x": SSR.from_config(config, voc.classes)}, voc, cache).values()
     expected = torch.zeros(4, dtype=torch.long)
     for sample in voc.samples:
         assert sample.truth is not None
@@ -152,7 +148,7 @@ def test_images_of_each_class_are_counted(
 
 def test_masks_that_do_not_fit(voc: LabelledImages, clip_dir: Path, dino_dir: Path) -> None:
     cache = SuperpixelCache(None, n_segments=20, compactness=10.0)
-    base = load_rectifier(tiny_config(clip_dir, dino_dir), voc.classes)
+    base = SSR.from_config(tiny_config(clip_dir, dino_dir), voc.classes)
     bare = replace(voc, samples=(replace(voc.samples[0], truth=None),))
     with pytest.raises(DataError, match="true mask to score CAMs against"):
         score_seeds({"x": base}, bare, cache)
@@ -160,7 +156,7 @@ def test_masks_that_do_not_fit(voc: LabelledImages, clip_dir: Path, dino_dir: Pa
     with pytest.raises(DataError, match=r"is 64 x 80 pixels, its image 75 x 61"):
         score_seeds({"x": base}, swapped, cache)
     fewer = replace(voc, classes=("cat",), samples=(replace(voc.samples[1], labels=(0,)),))
-    other = load_rectifier(base.config, fewer.classes)
+    other = SSR.from_config(base.config, fewer.classes)
     with pytest.raises(DataError, match="holds class id 2"):
         score_seeds({"x": other}, fewer, cache)
 
@@ -173,19 +169,19 @@ def test_a_stopped_pass_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cache = SuperpixelCache(None, n_segments=20, compactness=10.0)
-    plain = load_rectifier(tiny_config(clip_dir, dino_dir, "pseudo.refine=none"), voc.classes)
+    plain = SSR.from_config(tiny_config(clip_dir, dino_dir, "pseudo.refine=none"), voc.classes)
     both = {"plain": plain, "par": with_settings(plain, pseudo={"refine": "par"})}
     whole = score_seeds(both, voc, cache)
     monkeypatch.setattr(seeds, "CHUNK", 1)
     seen: list[str] = []
     real = seeds._count
 
-    def count(rectifiers: Mapping[str, Rectifier], known: list[Sample], *rest: object) -> None:
+    def count(models: Mapping[str, SSR], known: list[Sample], *rest: object) -> None:
         if len(seen) in (2, 5):  # after two images of the first pass, and one of the second
             seen.append("stopped")
             raise KeyboardInterrupt
         seen.append(known[0].name)
-        real(rectifiers, known, *rest)  # type: ignore[arg-type]
+        real(models, known, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(seeds, "_count", count)
     for _ in range(2):
@@ -211,10 +207,12 @@ def test_settings_scored_together_score_as_if_alone(
     overrides = {
         "plain": ("affinity.kind=none",),
         "fewer colours": ("affinity.kind=none", "sgc.k_colour=2"),
+        "attention": (),
+        "class distribution": ("affinity.cda_temperature=0.1",),
         "decoder": ("affinity.rfm_after=0", "affinity.rfm_layers=-1"),
     }
-    base = load_rectifier(tiny_config(clip_dir, dino_dir), voc.classes)
-    rectifiers = {}
+    base = SSR.from_config(tiny_config(clip_dir, dino_dir), voc.classes)
+    models = {}
     for name, extra in overrides.items():
         config = tiny_config(
             clip_dir,
@@ -225,12 +223,13 @@ def test_settings_scored_together_score_as_if_alone(
             "sgc.min_ratio=0.8",
             *extra,
         )
-        rectifiers[name] = Rectifier(config, base.clip, base.dino, base.vocabulary)
+        models[name] = base.with_config(config)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        rectifiers["decoder"].decoder = Decoder(base.clip.depth - 1, base.clip.width, 3)
-    together = score_seeds(rectifiers, voc, cache)
-    for name, rectifier in rectifiers.items():
-        alone = score_seeds({name: rectifier}, voc, cache)[name]
+        decoder = Decoder(base.clip.depth - 1, base.clip.width, 3)
+    models["decoder"] = base.with_config(models["decoder"].config, decoder=decoder)
+    together = score_seeds(models, voc, cache)
+    for name, model in models.items():
+        alone = score_seeds({name: model}, voc, cache)[name]
         assert together[name].scores.miou == pytest.approx(alone.scores.miou, abs=1e-5)
-    assert len({round(each.scores.miou, 4) for each in together.values()}) == 3
+    assert len({round(each.scores.miou, 4) for each in together.values()}) == 5

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from make_tiny import tiny_voc
-from ssrseg.learner import build_alignment, untrained_heads
 from tiny_encoders import tiny_config
 
 import ssrseg.paper.embedding as module
@@ -17,10 +16,11 @@ from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import DataError
-from ssrseg.foreground import collect_pairs
-from ssrseg.model import Rectifier, load_rectifier
+from ssrseg.foreground import collect_foreground
+from ssrseg.model import SSR
 from ssrseg.paper.embedding import CLIP, CMPA, UNTRAINED, embed
 from ssrseg.paper.separation import separation
+from ssrseg.trained_parts import new_alignment, without_training
 
 CLASSES = ("cat", "dog", "red car")
 NO_CACHE = SuperpixelCache(None, n_segments=20, compactness=10.0)
@@ -32,18 +32,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> LabelledImages:
 
 
 @pytest.fixture(scope="module")
-def rectifier(clip_dir: Path, dino_dir: Path, data: LabelledImages) -> Rectifier:
+def model(clip_dir: Path, dino_dir: Path, data: LabelledImages) -> SSR:
     """With heads that have moved away from CLIP."""
-    rectifier = load_rectifier(tiny_config(clip_dir, dino_dir), CLASSES)
-    pairs = collect_pairs(rectifier, data, NO_CACHE, aligned=False)
+    model = SSR.from_config(tiny_config(clip_dir, dino_dir), CLASSES)
+    pairs = collect_foreground(model, data, NO_CACHE, aligned=False)
     torch.manual_seed(0)
-    heads = build_alignment(rectifier.config, rectifier.text_features, pairs)
+    heads = new_alignment(model.config.cmpa, model.text_features, pairs.mean)
     with torch.no_grad():
         for head in (heads.isa, heads.tsa):
             assert head.gain is not None
             head.gain.fill_(0.5)
-    rectifier.alignment = heads.eval()
-    return rectifier
+    return model.with_config(model.config, alignment=heads)
 
 
 @pytest.fixture
@@ -51,65 +50,65 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     original = module._pool
 
-    def noting(rectifier: object, heads: object, samples: list[Sample]) -> object:
+    def noting(model: object, heads: object, samples: list[Sample]) -> object:
         names.extend(sample.name for sample in samples)
-        return original(rectifier, heads, samples)  # type: ignore[arg-type]
+        return original(model, heads, samples)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "_pool", noting)
     return names
 
 
 def test_clips_features_are_those_that_cmpa_is_trained_on(
-    rectifier: Rectifier, data: LabelledImages, tmp_path: Path
+    model: SSR, data: LabelledImages, tmp_path: Path
 ) -> None:
-    found = embed(rectifier, data, tmp_path)
-    pairs = collect_pairs(rectifier, data, NO_CACHE, aligned=False)
+    found = embed(model, data, tmp_path)
+    pairs = collect_foreground(model, data, NO_CACHE, aligned=False)
     torch.testing.assert_close(found.spaces[CLIP].image, pairs.pooled)
     assert torch.equal(found.classes, pairs.classes)
-    literal = collect_pairs(rectifier, data, NO_CACHE, aligned=True)
+    literal = collect_foreground(model, data, NO_CACHE, aligned=True)
     torch.testing.assert_close(found.spaces[CMPA].image, literal.pooled)
-    assert rectifier.alignment is not None
-    text = rectifier.alignment.tsa(rectifier.text_features)[:3].detach()
+    assert model.alignment is not None
+    text = model.alignment.tsa(model.text_features)[:3].detach()
     torch.testing.assert_close(found.spaces[CMPA].text, text)
-    torch.testing.assert_close(found.spaces[CLIP].text, rectifier.text_features[:3])
+    torch.testing.assert_close(found.spaces[CLIP].text, model.text_features[:3])
     assert found.images == 6
 
 
 def test_the_control_is_the_head_before_training(
-    rectifier: Rectifier, data: LabelledImages, tmp_path: Path
+    model: SSR, data: LabelledImages, tmp_path: Path
 ) -> None:
-    found = embed(rectifier, data, tmp_path)
-    assert rectifier.alignment is not None
-    start = untrained_heads(rectifier.alignment, 0.05)
+    found = embed(model, data, tmp_path)
+    assert model.alignment is not None
+    start = without_training(model.alignment, 0.05)
     assert start is not None and float(start.temperature.detach()) == pytest.approx(0.05)
-    assert rectifier.alignment.isa.gain == 0.5  # the trained heads are left as they were
-    own = Rectifier(rectifier.config, rectifier.clip, rectifier.dino, rectifier.vocabulary, start)
-    literal = collect_pairs(own, data, NO_CACHE, aligned=True)
+    assert model.alignment.isa.gain == 0.5  # the trained heads are left as they were
+    own = model.with_config(model.config, alignment=start)
+    literal = collect_foreground(own, data, NO_CACHE, aligned=True)
     torch.testing.assert_close(found.spaces[UNTRAINED].image, literal.pooled)
     assert not torch.allclose(found.spaces[UNTRAINED].image, found.spaces[CMPA].image, atol=1e-2)
 
 
 def test_heads_that_began_at_random_have_no_control(
-    rectifier: Rectifier, data: LabelledImages, tmp_path: Path
+    model: SSR, data: LabelledImages, tmp_path: Path
 ) -> None:
-    config = rectifier.config
+    config = model.config
     random = replace(config, cmpa=replace(config.cmpa, init="random"))
-    heads = build_alignment(random, rectifier.text_features, None).eval()
-    own = Rectifier(random, rectifier.clip, rectifier.dino, rectifier.vocabulary, heads)
+    heads = new_alignment(random.cmpa, model.text_features)
+    own = model.with_config(random, alignment=heads)
     assert set(embed(own, data, tmp_path).spaces) == {CLIP, CMPA}
-    free = Rectifier(config, rectifier.clip, rectifier.dino, rectifier.vocabulary)
+    free = model.with_config(config, alignment=None)
     assert set(embed(free, data, tmp_path).spaces) == {CLIP}
 
 
 def test_an_interrupted_call_goes_on(
-    rectifier: Rectifier,
+    model: SSR,
     data: LabelledImages,
     tmp_path: Path,
     looked_at: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "CHUNK", 2)
-    whole = embed(rectifier, data, tmp_path / "whole")
+    whole = embed(model, data, tmp_path / "whole")
     names = [sample.name for sample in data.samples]
     assert looked_at == names
     looked_at.clear()
@@ -122,53 +121,51 @@ def test_an_interrupted_call_goes_on(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, "_pool", stopping)
-        embed(rectifier, data, tmp_path / "halves")
+        embed(model, data, tmp_path / "halves")
     looked_at.clear()
-    again = embed(rectifier, data, tmp_path / "halves")
+    again = embed(model, data, tmp_path / "halves")
     assert looked_at == names[4:]
     assert torch.equal(again.classes, whole.classes)
     for name, space in whole.spaces.items():
         assert torch.equal(again.spaces[name].image, space.image)
     looked_at.clear()
-    embed(rectifier, data, tmp_path / "halves")
+    embed(model, data, tmp_path / "halves")
     assert looked_at == []
 
 
 def test_other_settings_or_data_are_looked_at_anew(
-    rectifier: Rectifier, data: LabelledImages, tmp_path: Path, looked_at: list[str]
+    model: SSR, data: LabelledImages, tmp_path: Path, looked_at: list[str]
 ) -> None:
-    embed(rectifier, data, tmp_path)
+    embed(model, data, tmp_path)
     looked_at.clear()
-    embed(rectifier, replace(data, samples=data.samples[:5]), tmp_path)
+    embed(model, replace(data, samples=data.samples[:5]), tmp_path)
     assert len(looked_at) == 5
-    config = rectifier.config
+    config = model.config
     other = replace(config, data=replace(config.data, max_side=48))
-    small = Rectifier(
-        other, rectifier.clip, rectifier.dino, rectifier.vocabulary, rectifier.alignment
-    )
+    small = model.with_config(other)
     embed(small, data, tmp_path)
     assert len(looked_at) == 11
     for file in tmp_path.iterdir():
         file.write_bytes(b"cut short")
-    embed(rectifier, data, tmp_path)
+    embed(model, data, tmp_path)
     assert len(looked_at) == 17
 
 
 def test_a_replaced_image_or_encoder_is_looked_at_anew(
-    rectifier: Rectifier,
+    model: SSR,
     data: LabelledImages,
     tmp_path: Path,
     looked_at: list[str],
 ) -> None:
-    embed(rectifier, data, tmp_path)
+    embed(model, data, tmp_path)
     file = data.samples[2].image
     stamp = file.stat()
     os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 10**9))
     looked_at.clear()
-    embed(rectifier, data, tmp_path)
+    embed(model, data, tmp_path)
     assert len(looked_at) == 6
-    other = load_rectifier(rectifier.config, CLASSES)
-    other.alignment = rectifier.alignment
+    other = SSR.from_config(model.config, CLASSES)
+    other = other.with_config(model.config, alignment=model.alignment)
     embed(other, data, tmp_path)
     assert len(looked_at) == 6  # the same encoder, loaded again
     with torch.no_grad():
@@ -178,7 +175,7 @@ def test_a_replaced_image_or_encoder_is_looked_at_anew(
 
 
 def test_so_many_pairs_of_a_class_and_no_more(
-    rectifier: Rectifier,
+    model: SSR,
     data: LabelledImages,
     tmp_path: Path,
     looked_at: list[str],
@@ -186,18 +183,18 @@ def test_so_many_pairs_of_a_class_and_no_more(
 ) -> None:
     monkeypatch.setattr(module, "PER_CLASS", 1)
     monkeypatch.setattr(module, "CHUNK", 3)
-    found = embed(rectifier, data, tmp_path)
+    found = embed(model, data, tmp_path)
     assert found.classes.tolist() == [0, 1, 2]  # of those looked at together, the first
     assert looked_at == [sample.name for sample in data.samples[:3]]  # the rest has nothing new
 
 
 def test_of_many_classes_the_most_frequent_are_shown(
-    rectifier: Rectifier, data: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: SSR, data: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = embed(rectifier, data, tmp_path)
+    whole = embed(model, data, tmp_path)
     count = torch.bincount(whole.classes, minlength=3)
     monkeypatch.setattr(module, "MAX_CLASSES", 2)
-    found = embed(rectifier, data, tmp_path)
+    found = embed(model, data, tmp_path)
     kept = found.classes.unique().tolist()
     assert len(kept) == 2
     assert min(count[kept]) >= max(count[[c for c in range(3) if c not in kept]])
@@ -207,7 +204,7 @@ def test_of_many_classes_the_most_frequent_are_shown(
     assert separation(space.image, found.classes, space.text).modality_gap > 0
 
 
-def test_nothing_to_tell_apart(rectifier: Rectifier, data: LabelledImages, tmp_path: Path) -> None:
+def test_nothing_to_tell_apart(model: SSR, data: LabelledImages, tmp_path: Path) -> None:
     one = replace(data, samples=data.samples[:1])
     with pytest.raises(DataError, match="pairs of fewer than two classes"):
-        embed(rectifier, one, tmp_path)
+        embed(model, one, tmp_path)

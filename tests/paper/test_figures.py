@@ -23,14 +23,23 @@ from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import CheckpointError, ConfigError, DataError
 from ssrseg.method.metrics import ActivationShares, ErrorKinds
 from ssrseg.overlay import error_overlay, heat_overlay, ids_overlay, outlined, target_overlay
-from ssrseg.paper.cam_comparison import CLIP_CAM, CMPA_CAM, PRIOR, SSR, UNMASKED, Closeup
-from ssrseg.paper.embedding import CLIP, CMPA, UNTRAINED, Embedding, Space
+from ssrseg.paper.cam_comparison import CLIP_CAM, CMPA_CAM, OURS, PRIOR, UNMASKED, CamComparison
+from ssrseg.paper.drawing import (
+    BLANK,
+    COLOURS,
+    DPI,
+    Figure,
+    add_axes,
+    cam_figure,
+    draw_plane,
+    motivation_figure,
+    qualitative_figure,
+    refinement_figure,
+    tsne_figure,
+)
+from ssrseg.paper.embedding import CLIP, CMPA, UNTRAINED, Embedding, Plane, Space, plane
 from ssrseg.paper.figures import FigureOptions, FigureSource, _pairwise, make_figure
-from ssrseg.paper.grid import DPI, Figure, place
-from ssrseg.paper.method_comparison import Compared
-from ssrseg.paper.motivation import motivation_figure
-from ssrseg.paper.panels import BLANK, cam_figure, qualitative_figure, refinement_figure
-from ssrseg.paper.scatter import COLOURS, Cloud, cloud, draw_cloud, tsne_figure
+from ssrseg.paper.method_comparison import MethodComparison
 from ssrseg.paper.separation import separation, silhouette
 from ssrseg.training import train
 
@@ -49,26 +58,26 @@ def words(figure: Figure) -> str:
     return " | ".join(text.get_text() for text in figure.texts)
 
 
-def closeup(seed: int = 0, *, truth: bool = True) -> Closeup:
+def closeup(seed: int = 0, *, truth: bool = True) -> CamComparison:
     generator = torch.Generator().manual_seed(seed)
     size = (12, 16)
     photo = torch.randint(0, 256, (*size, 3), generator=generator, dtype=torch.uint8)
     ids = torch.zeros(size, dtype=torch.uint8)
     ids[2:7, 3:9], ids[8:11, 10:15] = 2, 1
-    names = (CLIP_CAM, CMPA_CAM, PRIOR, UNMASKED, SSR)
-    return Closeup(
+    names = (CLIP_CAM, CMPA_CAM, PRIOR, UNMASKED, OURS)
+    return CamComparison(
         f"photo {seed}", 2, "dog", photo, ids if truth else None,
         {name: torch.rand(size, generator=generator) for name in names},
         {name: ActivationShares(0.5, 0.3, 0.2) for name in names} if truth else {},
         torch.rand(size, generator=generator) > 0.5,
-        {name: torch.randint(0, 3, size, generator=generator).byte() for name in (PRIOR, SSR)},
-        {name: ErrorKinds(0.7, 0.1, 0.2, 0.05) for name in (PRIOR, SSR)} if truth else {},
+        {name: torch.randint(0, 3, size, generator=generator).byte() for name in (PRIOR, OURS)},
+        {name: ErrorKinds(0.7, 0.1, 0.2, 0.05) for name in (PRIOR, OURS)} if truth else {},
     )  # fmt: skip
 
 
 def column(
     seed: int, classes: tuple[str, ...], labels: tuple[int, ...], size: tuple[int, int] = (8, 10)
-) -> Compared:
+) -> MethodComparison:
     rng = np.random.default_rng(seed)
     masks = {
         name: torch.from_numpy(rng.integers(0, len(classes) + 1, size).astype(np.uint8))
@@ -76,7 +85,7 @@ def column(
     }
     truth = masks.pop("truth")
     photo = torch.from_numpy(rng.integers(0, 256, (*size, 3)).astype(np.uint8))
-    return Compared(f"c{seed}", classes, labels, photo, dict(masks), truth, {"SSR": 0.4321})
+    return MethodComparison(f"c{seed}", classes, labels, photo, dict(masks), truth, {"SSR": 0.4321})
 
 
 def embedding(spaces: tuple[str, ...] = (CLIP, CMPA, UNTRAINED)) -> Embedding:
@@ -145,7 +154,7 @@ def test_figure_4_rows_and_columns() -> None:
         photo = each.photo.numpy()
         keys = [key for key in shown if key.startswith("dog/")]
         assert len(keys) == 5  # axes of both rows bear the class's name
-        for number, name in enumerate((CLIP_CAM, CMPA_CAM, PRIOR, SSR), 1):
+        for number, name in enumerate((CLIP_CAM, CMPA_CAM, PRIOR, OURS), 1):
             expected = heat_overlay(photo, each.cams[name].numpy())
             if each.truth is not None:
                 expected = outlined(expected, each.truth.numpy() == 2)
@@ -167,7 +176,7 @@ def test_figure_5_rows_and_columns() -> None:
         outlined(photo, region),
         target_overlay(photo, each.target.numpy()),
         outlined(heat_overlay(photo, each.cams[CMPA_CAM].numpy()), region),
-        outlined(heat_overlay(photo, each.cams[SSR].numpy()), region),
+        outlined(heat_overlay(photo, each.cams[OURS].numpy()), region),
     )
     for number, picture in enumerate(expected):
         assert (shown[f"dog/{number}"] == picture).all()
@@ -180,13 +189,13 @@ def test_figure_1_marks_the_two_kinds_of_error() -> None:
     each = closeup(4)
     assert each.truth is not None
     found = embedding((CLIP,))
-    gap = cloud(found.spaces[CLIP], found)
+    gap = plane(found.spaces[CLIP], found.classes)
     figure = motivation_figure(each, gap, ("a", "b", "c", "d"), ours="SSR without trained CMPA")
     shown = pictures(figure)
     photo, truth = each.photo.numpy(), each.truth.numpy()
-    for where, name in (("(a)/1", PRIOR), ("(d)/1", SSR)):
+    for where, name in (("(a)/1", PRIOR), ("(d)/1", OURS)):
         assert (shown[where] == error_overlay(photo, each.masks[name].numpy(), truth)).all()
-    for where, name in (("(c)/0", CLIP_CAM), ("(c)/1", UNMASKED), ("(d)/0", SSR)):
+    for where, name in (("(c)/0", CLIP_CAM), ("(c)/1", UNMASKED), ("(d)/0", OURS)):
         map_ = heat_overlay(photo, each.cams[name].numpy())
         assert (shown[where] == outlined(map_, truth == 2)).all()
     text = words(figure)
@@ -198,10 +207,15 @@ def test_figure_1_marks_the_two_kinds_of_error() -> None:
 
 def test_figure_6_points_colours_and_numbers() -> None:
     found = embedding()
-    figure, numbers = tsne_figure(found, ("a", "b", "c", "unseen"))
-    assert set(numbers) == {CLIP, CMPA, UNTRAINED}
-    for name, space in found.spaces.items():
-        assert numbers[name] == separation(space.image, found.classes, space.text)
+    numbers = {
+        name: separation(space.image, found.classes, space.text)
+        for name, space in found.spaces.items()
+    }
+    planes = {name: plane(found.spaces[name], found.classes) for name in (CLIP, CMPA)}
+    assert {name: each.separation for name, each in planes.items()} == {
+        name: numbers[name] for name in planes
+    }
+    figure = tsne_figure(planes, ("a", "b", "c", "unseen"), numbers[UNTRAINED])
     for axes in figure.axes:
         dots, stars = axes.collections[::2], axes.collections[1::2]
         assert [len(each.get_offsets()) for each in dots] == [8, 8, 8]
@@ -229,13 +243,13 @@ def test_names_of_classes_in_one_place_stand_apart() -> None:
     points[:4] *= 40  # the frame
     found = embedding((CLIP,))
     numbers = separation(found.spaces[CLIP].image, found.classes, found.spaces[CLIP].text)
-    gathered = Cloud(
+    gathered = Plane(
         points.astype(np.float32), points[:4].astype(np.float32), np.arange(40) % 4, (0, 1, 2, 3),
         numbers,
     )  # fmt: skip
     figure = Figure(figsize=(4, 4), dpi=DPI)
-    axes = place(figure, 0.2, 0.2, 3.5, 3.5, "cloud")
-    draw_cloud(axes, gathered, names)
+    axes = add_axes(figure, (0.2, 0.2, 3.5, 3.5), "plane")
+    draw_plane(axes, gathered, names)
     renderer = FigureCanvasAgg(figure).get_renderer()
     boxes = [text.get_window_extent(renderer) for text in axes.texts]
     assert [text.get_text() for text in axes.texts] == list(names)
@@ -246,8 +260,8 @@ def test_names_of_classes_in_one_place_stand_apart() -> None:
 
 def test_tsne_is_the_same_every_time_and_keeps_neighbours() -> None:
     found = embedding((CLIP,))
-    first, second = (cloud(found.spaces[CLIP], found) for _ in range(2))
-    assert isinstance(first, Cloud)
+    first, second = (plane(found.spaces[CLIP], found.classes) for _ in range(2))
+    assert isinstance(first, Plane)
     assert (first.image == second.image).all() and (first.text == second.text).all()
     assert first.shown == (0, 1, 2)
     assert len(COLOURS) == len(set(COLOURS)) == 20
@@ -310,7 +324,7 @@ def test_numbers_of_figure_4(source: FigureSource, tmp_path: Path) -> None:
     assert (facts["readout"], facts["refinement"]) == ("combined", "attention 0.4 : 0.6, SGC")
     rows = facts["rows"]
     assert [row["class"] for row in rows] == ["red car", "cat"]
-    assert list(rows[0]["activation"]) == [CLIP_CAM, CMPA_CAM, PRIOR, SSR]
+    assert list(rows[0]["activation"]) == [CLIP_CAM, CMPA_CAM, PRIOR, OURS]
     for shares in rows[0]["activation"].values():
         assert sum(shares.values()) == pytest.approx(1)
     # trained heads do move the CAM
@@ -366,12 +380,12 @@ def test_figure_3_with_rows_and_two_data_sets(
 def test_settings_of_the_command_decide_the_segmentation(
     source: FigureSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import ssrseg.prediction as predict
+    import ssrseg.model as module
 
     refined: list[bool] = []
-    original = predict.refine_with_crf
+    original = module.dense_crf
     monkeypatch.setattr(
-        predict, "refine_with_crf", lambda *given: (refined.append(True), original(*given))[1]
+        module, "dense_crf", lambda *a, **k: (refined.append(True), original(*a, **k))[1]
     )
     means = FigureOptions(images=source.data.samples[0].name)
     make_figure(3, [source], tmp_path / "a.png", means)
@@ -404,8 +418,8 @@ def test_figure_1_without_a_model_says_so(
     data: LabelledImages, config: Config, tmp_path: Path
 ) -> None:
     facts = make_figure(1, [FigureSource(data, config)], tmp_path / "f.png", FigureOptions())
-    assert set(facts["masks"]) == {PRIOR, SSR}
-    assert set(facts["activation"]) == {CLIP_CAM, UNMASKED, SSR}
+    assert set(facts["masks"]) == {PRIOR, OURS}
+    assert set(facts["activation"]) == {CLIP_CAM, UNMASKED, OURS}
     assert facts["modality gap"]["modality_gap"] > 0
     bare = replace(data, samples=tuple(replace(sample, truth=None) for sample in data.samples))
     with pytest.raises(DataError, match="has a true mask"):

@@ -17,11 +17,12 @@ from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import DataError
 from ssrseg.method.metrics import confusion_matrix, scores
+from ssrseg.model import SSR
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.decoder import Decoder
-from ssrseg.paper.image_choice import Choice, Shown
-from ssrseg.paper.method_comparison import Part, compare, parse_rows
-from ssrseg.prediction import Segmenter
+from ssrseg.networks.vocabulary import Vocabulary
+from ssrseg.paper.image_choice import ImageChoice, ShownImage
+from ssrseg.paper.method_comparison import ComparedSet, compare_methods, parse_rows
 
 CLASSES = ("cat", "dog", "red car")
 
@@ -32,20 +33,21 @@ def data(tmp_path: Path) -> LabelledImages:
 
 
 @pytest.fixture(scope="module")
-def segmenter(clip_dir: Path, dino_dir: Path) -> Segmenter:
+def model(clip_dir: Path, dino_dir: Path) -> SSR:
     clip = FrozenCLIP.load(str(clip_dir))
     torch.manual_seed(0)
     decoder = Decoder(clip.depth - 1, clip.width, 3, layers=1, dropout=0.1).eval()
-    return Segmenter(clip, decoder, CLASSES, tiny_config(clip_dir, dino_dir))
+    config = tiny_config(clip_dir, dino_dir)
+    return SSR(config, clip, None, Vocabulary(CLASSES, ()), decoder=decoder)
 
 
 @pytest.fixture
-def part(data: LabelledImages, segmenter: Segmenter) -> Part:
-    shown = tuple(Shown(sample, sample.labels[0]) for sample in data.samples[1:])
-    return Part(data, Choice(shown, "two"), segmenter)
+def part(data: LabelledImages, model: SSR) -> ComparedSet:
+    shown = tuple(ShownImage(sample, sample.labels[0]) for sample in data.samples[1:])
+    return ComparedSet(data, ImageChoice(shown, "two"), model)
 
 
-def write_row(folder: Path, part: Part, seed: int) -> dict[str, torch.Tensor]:
+def write_row(folder: Path, part: ComparedSet, seed: int) -> dict[str, torch.Tensor]:
     rng = np.random.default_rng(seed)
     masks = {}
     for each in part.choice.shown:
@@ -56,9 +58,9 @@ def write_row(folder: Path, part: Part, seed: int) -> dict[str, torch.Tensor]:
     return masks
 
 
-def test_each_row_has_its_own_masks(part: Part, segmenter: Segmenter, tmp_path: Path) -> None:
+def test_each_row_has_its_own_masks(part: ComparedSet, model: SSR, tmp_path: Path) -> None:
     written = {name: write_row(tmp_path / name, part, seed) for seed, name in enumerate(("a", "b"))}
-    (columns,) = compare([part], {name: [tmp_path / name] for name in written})
+    (columns,) = compare_methods([part], {name: [tmp_path / name] for name in written})
     assert [column.name for column in columns] == part.choice.names
     for column, shown in zip(columns, part.choice.shown, strict=True):
         assert list(column.masks) == ["a", "b", "SSR"]
@@ -67,7 +69,7 @@ def test_each_row_has_its_own_masks(part: Part, segmenter: Segmenter, tmp_path: 
             assert found is not None and torch.equal(found, masks[column.name])
         photo = read_image(shown.sample.image)
         ours = column.masks["SSR"]
-        assert ours is not None and torch.equal(ours, segmenter.predict(photo).ids)
+        assert ours is not None and torch.equal(ours, model.segment_photo(photo)[0])
         assert torch.equal(column.photo, photo)
         assert shown.sample.truth is not None
         truth = read_truth(shown.sample.truth)
@@ -79,45 +81,47 @@ def test_each_row_has_its_own_masks(part: Part, segmenter: Segmenter, tmp_path: 
             assert column.miou[name] == expected
 
 
-def test_two_data_sets_and_a_row_that_knows_one(part: Part, tmp_path: Path) -> None:
+def test_two_data_sets_and_a_row_that_knows_one(part: ComparedSet, tmp_path: Path) -> None:
     other = open_labelled(tiny_voc(tmp_path / "other", n=1, classes=CLASSES))
     renamed = replace(other.samples[0], name="other_1", truth=None)
-    second = Part(
-        replace(other, samples=(renamed,)), Choice((Shown(renamed, 0),), "one"), part.segmenter
+    second = ComparedSet(
+        replace(other, samples=(renamed,)),
+        ImageChoice((ShownImage(renamed, 0),), "one"),
+        part.model,
     )
     write_row(tmp_path / "a", part, 0)
     write_row(tmp_path / "b", part, 1)
     write_row(tmp_path / "b2", second, 2)
     rows = {"a": [tmp_path / "a"], "b": [tmp_path / "b", tmp_path / "b2"]}
-    left, right = compare([part, second], rows)
+    left, right = compare_methods([part, second], rows)
     assert [len(left), len(right)] == [2, 1]
     assert right[0].masks["a"] is None
     assert right[0].masks["b"] is not None
     assert (right[0].truth, right[0].miou) == (None, {})
 
 
-def test_masks_that_are_missing(part: Part, tmp_path: Path) -> None:
+def test_masks_that_are_missing(part: ComparedSet, tmp_path: Path) -> None:
     write_row(tmp_path / "a", part, 0)
     first, second = part.choice.names
     (tmp_path / "a" / f"{second}.png").unlink()
     with pytest.raises(DataError, match=rf"--row a: .*lacks {second} .*1 of the 2 images shown"):
-        compare([part], {"a": [tmp_path / "a"]})
+        compare_methods([part], {"a": [tmp_path / "a"]})
     (tmp_path / "a" / f"{first}.png").unlink()
     with pytest.raises(
         DataError, match=rf"holds the mask of no image shown \(such as {first}\.png"
     ):
-        compare([part], {"a": [tmp_path / "a"]})
+        compare_methods([part], {"a": [tmp_path / "a"]})
 
 
-def test_masks_that_do_not_fit(part: Part, tmp_path: Path) -> None:
+def test_masks_that_do_not_fit(part: ComparedSet, tmp_path: Path) -> None:
     write_row(tmp_path / "a", part, 0)
     file = tmp_path / "a" / f"{part.choice.names[0]}.png"
     Image.new("L", (40, 30)).save(file)
     with pytest.raises(DataError, match=rf"{file.name} is 40 x 30 pixels, its image 64 x 80"):
-        compare([part], {"a": [tmp_path / "a"]})
+        compare_methods([part], {"a": [tmp_path / "a"]})
     Image.new("L", (64, 80), 9).save(file)
     with pytest.raises(DataError, match=rf"{file.name} holds class id 9, but the data have 3"):
-        compare([part], {"a": [tmp_path / "a"]})
+        compare_methods([part], {"a": [tmp_path / "a"]})
 
 
 def test_rows_by_name(tmp_path: Path) -> None:

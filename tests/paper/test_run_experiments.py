@@ -17,10 +17,10 @@ from ssrseg.data.open import open_labelled
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import CheckpointError, ConfigError, DataError
 from ssrseg.evaluation import evaluate
-from ssrseg.model import load_rectifier
+from ssrseg.model import SSR
 from ssrseg.paper import run_experiments as machinery
 from ssrseg.paper.cam_seeds import score_seeds
-from ssrseg.paper.experiments import Bench, Experiment, Result, Training, tasks
+from ssrseg.paper.experiments import Experiment, Result, Training, Workspace, tasks
 from ssrseg.paper.provenance import encoder_digests
 from ssrseg.paper.rows import (
     CLIP_CAM,
@@ -31,14 +31,15 @@ from ssrseg.paper.rows import (
     DECODER_CRF,
     FULL_DECODER,
     RAW,
-    SSR,
     STEPS,
     TEMPERATURE,
     UNTRAINED,
     coco_settings,
 )
-from ssrseg.paper.run_experiments import load_heads, measure, missing_tasks, variant
-from ssrseg.pseudo_masks import masks
+from ssrseg.paper.rows import SSR as SSR_RUN
+from ssrseg.paper.run_experiments import missing_tasks, run_experiments
+from ssrseg.pseudo_masks import make_masks
+from ssrseg.trained_parts import load_alignment, untrained_alignment
 from ssrseg.training import train
 
 SMALL = ("optim.cmpa_iterations=3", "optim.iterations=1", "optim.warmup=1", "optim.cmpa_lr=1e-2")
@@ -50,9 +51,9 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def template(clip_dir: Path, dino_dir: Path, voc: Path) -> Bench:
+def template(clip_dir: Path, dino_dir: Path, voc: Path) -> Workspace:
     train_images = open_labelled(voc, split="train")
-    return Bench(
+    return Workspace(
         Path("nowhere"),
         tiny_config(clip_dir, dino_dir, *SMALL),
         train_images,
@@ -64,11 +65,11 @@ def template(clip_dir: Path, dino_dir: Path, voc: Path) -> Bench:
 
 @pytest.fixture(scope="module")
 def measured(
-    template: Bench, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Bench, list[Result]]:
-    bench = replace(template, out=tmp_path_factory.mktemp("exp"))
+    template: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Workspace, list[Result]]:
+    workspace = replace(template, out=tmp_path_factory.mktemp("exp"))
     rows = (CLIP_CAM, *STEPS, *UNTRAINED[:1], *TEMPERATURE[:1], *CLIP_READ, DECODER)
-    return bench, measure(rows, bench, seeds=2)
+    return workspace, run_experiments(rows, workspace, seeds=2)
 
 
 def by_row(results: list[Result]) -> dict[str, list[Result]]:
@@ -83,7 +84,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("measured again")
 
-    for name in ("train", "score_seeds", "predict", "load_rectifier"):
+    for name in ("train", "score_seeds", "predict", "make_masks"):
         monkeypatch.setattr(machinery, name, refuse)
 
 
@@ -91,27 +92,32 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_trained_is_repeated_and_the_rest_is_not(
-    measured: tuple[Bench, list[Result]],
+    measured: tuple[Workspace, list[Result]],
 ) -> None:
-    bench, results = measured
+    workspace, results = measured
     seeds = {row: [each.seed for each in found] for row, found in by_row(results).items()}
     for row in (CLIP_CAM, *CLIP_READ):  # nothing is trained for them
         assert seeds.pop(row.name) == [0]
     assert set(map(tuple, seeds.values())) == {(0, 1)}
-    runs = sorted(path.relative_to(bench.out).as_posix() for path in bench.out.glob("runs/*/*"))
+    runs = sorted(
+        path.relative_to(workspace.out).as_posix() for path in workspace.out.glob("runs/*/*")
+    )
     assert runs == ["runs/ssr/seed-0", "runs/ssr/seed-1"]  # heads and decoder of one run
     first, second = by_row(results)["CMPA CAM"]
     assert first.figures != second.figures
 
 
-def test_figures_are_those_of_the_protocol(measured: tuple[Bench, list[Result]]) -> None:
-    bench, results = measured
-    assert bench.seeds is not None and bench.val is not None
+def test_figures_are_those_of_the_protocol(measured: tuple[Workspace, list[Result]]) -> None:
+    workspace, results = measured
+    assert workspace.seeds is not None and workspace.val is not None
     cells = SuperpixelCache(None, n_segments=20, compactness=10.0)
-    base = load_rectifier(bench.config, bench.seeds.classes)
-    heads = load_heads(base, bench.out / "runs/ssr/seed-1")
-    config = load_config(base=bench.config.to_dict(), overrides=STEPS[-1].settings)
-    (direct,) = score_seeds({"x": variant(base, config, heads)}, bench.seeds, cells).values()
+    base = SSR.from_config(workspace.config, workspace.seeds.classes)
+    run = workspace.out / "runs/ssr/seed-1"
+    heads = load_alignment(load_checkpoint(run), base.text_features, run)
+    config = load_config(base=workspace.config.to_dict(), overrides=STEPS[-1].settings)
+    (direct,) = score_seeds(
+        {"x": base.with_config(config, alignment=heads)}, workspace.seeds, cells
+    ).values()
     found = by_row(results)["+ SGC"][1]
     assert found.figures["miou"] == direct.scores.miou
     assert found.figures["recall"] == direct.scores.recall
@@ -119,21 +125,21 @@ def test_figures_are_those_of_the_protocol(measured: tuple[Bench, list[Result]])
     assert found.record["matrix"] == direct.matrix.tolist()
     assert set(found.record["by_alpha"]) == {"0.5", "1.0", "2.0"}
     decoder = by_row(results)["decoder"][0]
-    scored = evaluate(bench.out / decoder.record["predictions"], bench.val)
+    scored = evaluate(workspace.out / decoder.record["predictions"], workspace.val)
     assert decoder.figures["miou"] == scored.scores.miou
 
 
-def test_a_result_says_what_is_behind_it(measured: tuple[Bench, list[Result]]) -> None:
-    bench, results = measured
+def test_a_result_says_what_is_behind_it(measured: tuple[Workspace, list[Result]]) -> None:
+    workspace, results = measured
     record = by_row(results)["+ SGC"][1].record
-    assert bench.train is not None and bench.seeds is not None
+    assert workspace.train is not None and workspace.seeds is not None
     assert record["seed"] == 1
     assert record["settings"]["affinity"]["mask"] == "slic"
     assert record["training"]["settings"]["optim"]["seed"] == 1
     assert record["training"]["run"] == "runs/ssr/seed-1"
-    assert record["training"]["images"] == len(bench.train)
+    assert record["training"]["images"] == len(workspace.train)
     assert record["training"]["seconds"] > 0
-    assert record["images"] == len(bench.seeds)
+    assert record["images"] == len(workspace.seeds)
     assert record["command"] == "ssrseg table 3"
     assert len(record["encoders"]["clip"]["digest"]) == 16
     assert record["classes"]["red car"]["images"] == 2
@@ -141,24 +147,28 @@ def test_a_result_says_what_is_behind_it(measured: tuple[Bench, list[Result]]) -
     total = sum(map(sum, record["matrix"]))
     assert total == sum(sum(row) for row in by_row(results)["CLIP CAM"][0].record["matrix"])
     name = f"sgc-seed-1-{record['key']}.json"
-    assert json.loads((bench.out / "results" / name).read_text()) == record
+    assert json.loads((workspace.out / "results" / name).read_text()) == record
 
 
-def test_controls(measured: tuple[Bench, list[Result]]) -> None:
-    bench, results = measured
+def test_controls(measured: tuple[Workspace, list[Result]]) -> None:
+    workspace, results = measured
     found = by_row(results)
     # residual heads that were never trained have CLIP's cosines at another temperature
-    assert bench.seeds is not None
-    base = load_rectifier(bench.config, bench.seeds.classes)
+    assert workspace.seeds is not None
+    base = SSR.from_config(workspace.config, workspace.seeds.classes)
     cells = SuperpixelCache(None, n_segments=20, compactness=10.0)
-    run = bench.out / "runs/ssr/seed-0"
-    scale = 1 / float(load_heads(base, run).temperature.detach())
+    run = workspace.out / "runs/ssr/seed-0"
+    checkpoint = load_checkpoint(run)
+    trained = load_alignment(checkpoint, base.text_features, run)
+    scale = 1 / float(trained.temperature.detach())
     assert scale != pytest.approx(20, abs=1e-3)  # τ has moved
     overrides = ("cam.mode=clip", f"cam.scale={scale}", *RAW)
-    config = load_config(base=bench.config.to_dict(), overrides=overrides)
-    (direct,) = score_seeds({"x": variant(base, config, None)}, bench.seeds, cells).values()
+    config = load_config(base=workspace.config.to_dict(), overrides=overrides)
+    (direct,) = score_seeds(
+        {"x": base.with_config(config, alignment=None)}, workspace.seeds, cells
+    ).values()
     assert found["CLIP at CMPA's temperature, gradcam"][0].figures["miou"] == direct.scores.miou
-    untrained = load_heads(base, run, untrained=True)
+    untrained = untrained_alignment(checkpoint, base.text_features, run)
     assert float(untrained.temperature.detach()) == pytest.approx(0.05)
     image = torch.nn.functional.normalize(torch.randn(5, 32), dim=-1)
     for head in (untrained.isa, untrained.tsa):  # W0 and nothing else
@@ -166,14 +176,18 @@ def test_controls(measured: tuple[Bench, list[Result]]) -> None:
         torch.testing.assert_close(head(image).detach(), image @ head.basis.T)
 
 
-def test_untrained_random_heads_are_those_before_training(template: Bench, tmp_path: Path) -> None:
+def test_untrained_random_heads_are_those_before_training(
+    template: Workspace, tmp_path: Path
+) -> None:
     assert template.train is not None
     config = template.settings(3, "cmpa.init=random", "optim.iterations=0")
     still = replace(config, optim=replace(config.optim, cmpa_lr=1e-30))
     for name, each in (("trained", config), ("still", still)):
         train(template.train, tmp_path / name, each)
-    base = load_rectifier(config, template.train.classes)
-    untrained = dict(load_heads(base, tmp_path / "trained", untrained=True).named_parameters())
+    base = SSR.from_config(config, template.train.classes)
+    run = tmp_path / "trained"
+    heads = untrained_alignment(load_checkpoint(run), base.text_features, run)
+    untrained = dict(heads.named_parameters())
     before = load_checkpoint(tmp_path / "still").part("alignment")
     trained = load_checkpoint(tmp_path / "trained").part("alignment")
     for name, value in untrained.items():
@@ -184,41 +198,44 @@ def test_untrained_random_heads_are_those_before_training(template: Bench, tmp_p
 # ---------------------------------------------------------------- what is not measured again
 
 
-def test_nothing_is_done_twice(measured: tuple[Bench, list[Result]], no_work: None) -> None:
-    bench, results = measured
+def test_nothing_is_done_twice(measured: tuple[Workspace, list[Result]], no_work: None) -> None:
+    workspace, results = measured
     rows = (CLIP_CAM, *STEPS, *UNTRAINED[:1], *TEMPERATURE[:1], *CLIP_READ, DECODER)
-    assert measure(rows, bench, seeds=2) == results
-    assert missing_tasks(rows, bench, seeds=2) == []
+    assert run_experiments(rows, workspace, seeds=2) == results
+    assert missing_tasks(rows, workspace, seeds=2) == []
     # the same measurement under another name, such as a row of another table
-    (same,) = measure((replace(CLIP_CAM, name="elsewhere"),), bench)
+    (same,) = run_experiments((replace(CLIP_CAM, name="elsewhere"),), workspace)
     assert (same.row, same.figures) == ("elsewhere", by_row(results)["CLIP CAM"][0].figures)
-    third = missing_tasks((CMPA_CAM,), bench, seeds=3)
+    third = missing_tasks((CMPA_CAM,), workspace, seeds=3)
     assert [task.seed for task in third] == [2]
-    assert measure((CMPA_CAM,), bench, seeds=3, collect=True) == by_row(results)["CMPA CAM"]
+    assert (
+        run_experiments((CMPA_CAM,), workspace, seeds=3, collect=True)
+        == by_row(results)["CMPA CAM"]
+    )
 
 
 def test_habits_and_places_do_not_count(
-    measured: tuple[Bench, list[Result]], no_work: None, clip_dir: Path, tmp_path: Path
+    measured: tuple[Workspace, list[Result]], no_work: None, clip_dir: Path, tmp_path: Path
 ) -> None:
-    bench, results = measured
+    workspace, results = measured
     moved = shutil.copytree(clip_dir, tmp_path / "moved")
     habits = ("data.workers=1", "optim.save_every=7", f"backbones.clip={moved}", "test.flip=false")
-    other = replace(bench, config=bench.settings(0, *habits), jobs=3, command="else")
-    assert measure((CMPA_CAM,), other, seeds=2) == by_row(results)["CMPA CAM"]
+    other = replace(workspace, config=workspace.settings(0, *habits), jobs=3, command="else")
+    assert run_experiments((CMPA_CAM,), other, seeds=2) == by_row(results)["CMPA CAM"]
 
 
 def test_a_changed_setting_is_measured_anew_and_the_old_figure_stays(
-    measured: tuple[Bench, list[Result]],
+    measured: tuple[Workspace, list[Result]],
 ) -> None:
-    bench, results = measured
-    before = sorted(bench.out.glob("results/*.json"))
-    changed = replace(bench, config=bench.settings(0, "sgc.k_colour=2"))
-    (found,) = measure((STEPS[-1],), changed)
+    workspace, results = measured
+    before = sorted(workspace.out.glob("results/*.json"))
+    changed = replace(workspace, config=workspace.settings(0, "sgc.k_colour=2"))
+    (found,) = run_experiments((STEPS[-1],), changed)
     assert found.record["training"]["run"] == "runs/ssr/seed-0"  # heads do not see sgc
     assert found.record["settings"]["sgc"]["k_colour"] == 2
-    after = sorted(bench.out.glob("results/*.json"))
+    after = sorted(workspace.out.glob("results/*.json"))
     assert set(before) < set(after) and len(after) == len(before) + 1
-    assert measure((STEPS[-1],), bench, seeds=2) == by_row(results)["+ SGC"]
+    assert run_experiments((STEPS[-1],), workspace, seeds=2) == by_row(results)["+ SGC"]
 
 
 @pytest.mark.parametrize(
@@ -226,35 +243,35 @@ def test_a_changed_setting_is_measured_anew_and_the_old_figure_stays(
     ["cmpa.pos=cluster", "optim.seed=5", "cam.scale=3.0", "data.max_side=48", "optim.pairs=2"],
 )
 def test_what_training_sees_is_trained_anew(
-    change: str, measured: tuple[Bench, list[Result]]
+    change: str, measured: tuple[Workspace, list[Result]]
 ) -> None:
-    bench, _ = measured
-    changed = replace(bench, config=bench.settings(0, change))
+    workspace, _ = measured
+    changed = replace(workspace, config=workspace.settings(0, change))
     (task,) = tasks((CMPA_CAM,), changed, 1)
     assert task in missing_tasks((CMPA_CAM,), changed)
     assert task.run is not None and not task.run.exists()
 
 
-def test_other_weights_under_the_same_name_are_noticed(template: Bench, tmp_path: Path) -> None:
+def test_other_weights_under_the_same_name_are_noticed(template: Workspace, tmp_path: Path) -> None:
     folder = tiny_clip(tmp_path / "clip", seed=5)
-    bench = replace(
+    workspace = replace(
         template,
         out=tmp_path / "exp",
         config=template.settings(0, f"backbones.clip={folder}"),
     )
-    (before,) = measure((CLIP_CAM,), bench)
-    assert before == measure((CLIP_CAM,), bench)[0]
+    (before,) = run_experiments((CLIP_CAM,), workspace)
+    assert before == run_experiments((CLIP_CAM,), workspace)[0]
     tiny_clip(folder, seed=6)
-    (after,) = measure((CLIP_CAM,), bench)
+    (after,) = run_experiments((CLIP_CAM,), workspace)
     assert after.record["key"] != before.record["key"]
     assert after.figures != before.figures
 
 
-def test_the_exponent_counts_where_it_is_not_swept(template: Bench) -> None:
+def test_the_exponent_counts_where_it_is_not_swept(template: Workspace) -> None:
     def keys(alpha: float) -> dict[str, str]:
-        bench = replace(template, config=template.settings(0, f"pseudo.alpha={alpha}"))
+        workspace = replace(template, config=template.settings(0, f"pseudo.alpha={alpha}"))
         free = [Experiment(x, ("cam.mode=clip", f"pseudo.refine={x}")) for x in ("par", "crf")]
-        return {each.experiment.name: each.key for each in tasks(free, bench, 1)}
+        return {each.experiment.name: each.key for each in tasks(free, workspace, 1)}
 
     one, two = keys(1.0), keys(2.0)
     assert one["par"] == two["par"] and one["crf"] != two["crf"]
@@ -275,21 +292,21 @@ def test_coco_has_the_schedules_of_the_papers() -> None:
     assert of("ssr").affinity.rfm_after is None
 
 
-def test_other_images_or_labels_are_noticed(measured: tuple[Bench, list[Result]]) -> None:
-    bench, _ = measured
-    assert bench.seeds is not None and bench.train is not None
-    fewer = replace(bench.seeds, samples=bench.seeds.samples[:-1])
-    (task,) = missing_tasks((CMPA_CAM,), replace(bench, seeds=fewer))
-    assert task.run == bench.out / "runs/ssr/seed-0"
-    first = replace(bench.train.samples[0], labels=(0, 1))
-    other = replace(bench.train, samples=(first, *bench.train.samples[1:]))
-    (task,) = missing_tasks((CMPA_CAM,), replace(bench, train=other))
-    assert task.run != bench.out / "runs/ssr/seed-0"
-    bare = replace(bench.seeds, samples=(*bench.seeds.samples, replace(first, truth=None)))
-    assert missing_tasks((CMPA_CAM,), replace(bench, seeds=bare)) == []  # scores nothing more
+def test_other_images_or_labels_are_noticed(measured: tuple[Workspace, list[Result]]) -> None:
+    workspace, _ = measured
+    assert workspace.seeds is not None and workspace.train is not None
+    fewer = replace(workspace.seeds, samples=workspace.seeds.samples[:-1])
+    (task,) = missing_tasks((CMPA_CAM,), replace(workspace, seeds=fewer))
+    assert task.run == workspace.out / "runs/ssr/seed-0"
+    first = replace(workspace.train.samples[0], labels=(0, 1))
+    other = replace(workspace.train, samples=(first, *workspace.train.samples[1:]))
+    (task,) = missing_tasks((CMPA_CAM,), replace(workspace, train=other))
+    assert task.run != workspace.out / "runs/ssr/seed-0"
+    bare = replace(workspace.seeds, samples=(*workspace.seeds.samples, replace(first, truth=None)))
+    assert missing_tasks((CMPA_CAM,), replace(workspace, seeds=bare)) == []  # scores nothing more
 
 
-def test_the_configuration_of_an_encoder_counts(template: Bench, tmp_path: Path) -> None:
+def test_the_configuration_of_an_encoder_counts(template: Workspace, tmp_path: Path) -> None:
     folder = tiny_clip(tmp_path / "clip", seed=5)
     config = template.settings(0, f"backbones.clip={folder}")
     before = encoder_digests(config)
@@ -301,14 +318,14 @@ def test_the_configuration_of_an_encoder_counts(template: Bench, tmp_path: Path)
     assert after["clip"] != before["clip"] and after["dino"] == before["dino"]
 
 
-def test_contents_of_masks_and_images_count(template: Bench, tmp_path: Path) -> None:
+def test_contents_of_masks_and_images_count(template: Workspace, tmp_path: Path) -> None:
     voc = tiny_voc(tmp_path / "voc", n=4, classes=("cat", "red car"))
     images = open_labelled(voc, split="train")
-    bench = replace(template, out=tmp_path / "exp", train=images, seeds=images)
+    workspace = replace(template, out=tmp_path / "exp", train=images, seeds=images)
 
     def keys() -> tuple[str, str, Path | None, str]:
-        cam, heads = tasks((CLIP_CAM, CMPA_CAM), bench, 1)
-        (full,) = tasks((FULL_DECODER,), bench, 1)
+        cam, heads = tasks((CLIP_CAM, CMPA_CAM), workspace, 1)
+        (full,) = tasks((FULL_DECODER,), workspace, 1)
         return cam.key, heads.key, heads.run, str(full.identity["training"])
 
     before = keys()
@@ -323,7 +340,7 @@ def test_contents_of_masks_and_images_count(template: Bench, tmp_path: Path) -> 
     assert keys()[3] != after[3]
 
 
-def test_unseen_images_are_not_trained_on(template: Bench) -> None:
+def test_unseen_images_are_not_trained_on(template: Workspace) -> None:
     assert template.val is not None and template.train is not None
     both = replace(template.val, samples=(*template.val.samples, template.train.samples[0]))
     with pytest.raises(DataError, match=r"1 images are trained on .*--train-split and --val-split"):
@@ -331,7 +348,7 @@ def test_unseen_images_are_not_trained_on(template: Bench) -> None:
     assert tasks((CMPA_CAM,), replace(template, val=both), 1)
 
 
-def test_options_beyond_clip_es_do_not_touch_it(template: Bench) -> None:
+def test_options_beyond_clip_es_do_not_touch_it(template: Workspace) -> None:
     more = ("affinity.cda_temperature=0.001", "sgc.axis=both", "affinity.sinkhorn=1")
     plain, other = (
         tasks((CLIP_ES,), replace(template, config=template.settings(0, *each)), 1)[0]
@@ -343,12 +360,12 @@ def test_options_beyond_clip_es_do_not_touch_it(template: Bench) -> None:
 # ---------------------------------------------------------------- runs
 
 
-def test_heads_alone_need_no_decoder(template: Bench, tmp_path: Path) -> None:
-    bench = replace(template, out=tmp_path)
-    (cam,) = measure((CMPA_CAM,), bench)
+def test_heads_alone_need_no_decoder(template: Workspace, tmp_path: Path) -> None:
+    workspace = replace(template, out=tmp_path)
+    (cam,) = run_experiments((CMPA_CAM,), workspace)
     assert cam.record["training"]["run"] == "runs/ssr-heads/seed-0"
     assert load_checkpoint(tmp_path / "runs/ssr-heads/seed-0").iteration == 3
-    whole, _ = measure((DECODER, CMPA_CAM), bench)
+    whole, _ = run_experiments((DECODER, CMPA_CAM), workspace)
     assert whole.record["training"]["run"] == "runs/ssr/seed-0"
     a = load_checkpoint(tmp_path / "runs/ssr-heads/seed-0").part("alignment")
     b = load_checkpoint(tmp_path / "runs/ssr/seed-0").part("alignment")
@@ -356,9 +373,9 @@ def test_heads_alone_need_no_decoder(template: Bench, tmp_path: Path) -> None:
 
 
 def test_an_interrupted_measurement_goes_on(
-    template: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    template: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = replace(template, out=tmp_path)
+    workspace = replace(template, out=tmp_path)
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -368,84 +385,84 @@ def test_an_interrupted_measurement_goes_on(
         patch.setattr(machinery, "train", lambda *a, **k: real(*a, **k, stop_after=2))
         patch.setattr(machinery, "score_seeds", interrupt)
         with pytest.raises((KeyboardInterrupt, CheckpointError)):
-            measure((CMPA_CAM,), bench)
+            run_experiments((CMPA_CAM,), workspace)
     run = tmp_path / "runs/ssr-heads/seed-0"
     assert not (run / "model.safetensors").exists()
     with monkeypatch.context() as patch:
         patch.setattr(machinery, "score_seeds", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            measure((CMPA_CAM,), bench)
+            run_experiments((CMPA_CAM,), workspace)
     assert (run / "model.safetensors").exists()
     rows = (run / "log.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["iteration", "1", "2", "3"]
     with monkeypatch.context() as patch:
         patch.setattr(machinery, "train", interrupt)
-        (found,) = measure((CMPA_CAM,), bench)
+        (found,) = run_experiments((CMPA_CAM,), workspace)
     assert found.record["training"]["seconds"] > 0
     assert not list(tmp_path.rglob("*.tmp*"))
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(
-    measured: tuple[Bench, list[Result]],
+    measured: tuple[Workspace, list[Result]],
 ) -> None:
-    bench, _ = measured
-    changed = replace(bench, config=bench.settings(0, "decoder.dropout=0.5"))
-    before = (bench.out / "runs/ssr/seed-0/model.safetensors").read_bytes()
-    (found,) = measure((DECODER,), changed)
+    workspace, _ = measured
+    changed = replace(workspace, config=workspace.settings(0, "decoder.dropout=0.5"))
+    before = (workspace.out / "runs/ssr/seed-0/model.safetensors").read_bytes()
+    (found,) = run_experiments((DECODER,), changed)
     assert found.record["training"]["run"].startswith("runs/ssr-")
-    assert (bench.out / "runs/ssr/seed-0/model.safetensors").read_bytes() == before
-    assert measure((DECODER,), bench)[0].record["training"]["run"] == "runs/ssr/seed-0"
+    assert (workspace.out / "runs/ssr/seed-0/model.safetensors").read_bytes() == before
+    assert run_experiments((DECODER,), workspace)[0].record["training"]["run"] == "runs/ssr/seed-0"
 
 
 def test_predictions_with_and_without_crf_and_other_scales(
-    measured: tuple[Bench, list[Result]],
+    measured: tuple[Workspace, list[Result]],
 ) -> None:
-    bench, results = measured
+    workspace, results = measured
     plain = by_row(results)["decoder"][0]
-    (crf,) = measure((DECODER_CRF,), bench)
-    scaled = Experiment("scaled", ("test.scales=[2.0]",), SSR, "segmentation")
-    (other,) = measure((scaled,), bench)
+    (crf,) = run_experiments((DECODER_CRF,), workspace)
+    scaled = Experiment("scaled", ("test.scales=[2.0]",), SSR_RUN, "segmentation")
+    (other,) = run_experiments((scaled,), workspace)
     folders = [each.record["predictions"] for each in (plain, crf, other)]
     assert folders[:2] == ["predictions/ssr-plain/seed-0", "predictions/ssr-crf/seed-0"]
     assert folders[2].startswith("predictions/ssr-plain-")
     runs = {each.record["training"]["run"] for each in (plain, crf, other)}
     assert runs == {"runs/ssr/seed-0"}
-    made_by = [(bench.out / folder / "settings.txt").read_text() for folder in folders]
+    made_by = [(workspace.out / folder / "settings.txt").read_text() for folder in folders]
     assert "crf: False" in made_by[0] and "crf: True" in made_by[1]
     assert "scales=(2.0,)" in made_by[2] and "scales" not in made_by[0]
 
 
-def test_full_supervision(measured: tuple[Bench, list[Result]]) -> None:
-    bench, _ = measured
-    (found,) = measure((FULL_DECODER,), bench)
+def test_full_supervision(measured: tuple[Workspace, list[Result]]) -> None:
+    workspace, _ = measured
+    (found,) = run_experiments((FULL_DECODER,), workspace)
     assert found.record["training"]["supervision"] == "full"
-    checkpoint = load_checkpoint(bench.out / "runs/full/seed-0")
+    checkpoint = load_checkpoint(workspace.out / "runs/full/seed-0")
     assert checkpoint.supervision == "full" and not checkpoint.part("alignment")
     # true masks know nothing of CAMs
-    other = replace(bench, config=bench.settings(0, "sgc.high=0.2", "cmpa.pos=cluster"))
-    assert measure((FULL_DECODER,), other) == [found]
+    other = replace(workspace, config=workspace.settings(0, "sgc.high=0.2", "cmpa.pos=cluster"))
+    assert run_experiments((FULL_DECODER,), other) == [found]
 
 
-def test_pseudo_masks(measured: tuple[Bench, list[Result]], tmp_path: Path) -> None:
-    bench, _ = measured
-    row = Experiment("masks", ("pseudo.alpha=2.0",), SSR, "masks")
-    (found,) = measure((row,), bench)
-    assert bench.seeds is not None
-    config = bench.settings(0, "pseudo.alpha=2.0")
-    masks(bench.seeds, tmp_path / "masks", config, model=bench.out / "runs/ssr/seed-0")
-    assert found.figures["miou"] == evaluate(tmp_path / "masks", bench.seeds).scores.miou
+def test_pseudo_masks(measured: tuple[Workspace, list[Result]], tmp_path: Path) -> None:
+    workspace, _ = measured
+    row = Experiment("masks", ("pseudo.alpha=2.0",), SSR_RUN, "masks")
+    (found,) = run_experiments((row,), workspace)
+    assert workspace.seeds is not None
+    config = workspace.settings(0, "pseudo.alpha=2.0")
+    make_masks(workspace.seeds, tmp_path / "masks", config, model=workspace.out / "runs/ssr/seed-0")
+    assert found.figures["miou"] == evaluate(tmp_path / "masks", workspace.seeds).scores.miou
 
 
-def test_faults(template: Bench, tmp_path: Path) -> None:
+def test_faults(template: Workspace, tmp_path: Path) -> None:
     off = replace(template, out=tmp_path, config=template.settings(0, "cam.mode=clip"))
     with pytest.raises(ConfigError, match=r'"mine" needs CMPA'):
-        measure((Experiment("mine", RAW, SSR),), off)
+        run_experiments((Experiment("mine", RAW, SSR_RUN),), off)
     assert len(tasks((CLIP_CAM, Experiment("d", (), Training("t"), "segmentation")), off, 2)) == 3
     with pytest.raises(ConfigError, match=r'"decoder" needs images to score'):
-        measure((DECODER,), replace(template, val=None))
+        run_experiments((DECODER,), replace(template, val=None))
     assert template.seeds is not None
     bare = tuple(replace(sample, truth=None) for sample in template.seeds.samples)
     unscored = replace(template, out=tmp_path, seeds=replace(template.seeds, samples=bare))
     with pytest.raises(DataError, match="to be scored has a true mask"):
-        measure((CMPA_CAM,), unscored)  # before anything is trained
+        run_experiments((CMPA_CAM,), unscored)  # before anything is trained
     assert not list(tmp_path.iterdir())

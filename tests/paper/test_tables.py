@@ -9,19 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ssrseg.paper.ablation_table import ablation_table, difference
+from ssrseg.paper.ablation import ablation_table
 from ssrseg.paper.experiments import Experiment, Result
 from ssrseg.paper.published import PAPER
-from ssrseg.paper.results import (
-    NOT_MEASURED,
-    Figures,
-    by_class,
-    markdown,
-    print_all,
-    spread,
-    summary,
-    write_printed,
-)
+from ssrseg.paper.results import NOT_MEASURED, Results, spread, summary
 from ssrseg.paper.rows import SSR, TABLES
 from ssrseg.paper.tables import paper_table
 
@@ -90,7 +81,8 @@ def test_the_figures_are_those_of_the_paper(number: int) -> None:
 
 @pytest.mark.parametrize("number", range(1, 7))
 def test_rows_of_ours_are_measured(number: int) -> None:
-    ours = {row.ours for row in PAPER[number].rows if row.ours}
+    table = PAPER[number]
+    ours = {name for row in (*table.rows, *table.more) for name in row.ours}
     assert ours and ours <= {row.name for row in TABLES[number]}
     names = [row.name for row in TABLES[number]]
     assert len(set(names)) == len(names)
@@ -129,21 +121,21 @@ def test_mean_and_deviation() -> None:
 
 
 def test_cells() -> None:
-    found = Figures((result("a", 0, 0.5), result("a", 1, 0.6, confusion_ratio=None)))
+    found = Results((result("a", 0, 0.5), result("a", 1, 0.6, confusion_ratio=None)))
     assert found.cell("a") == "55.0 ± 7.1"
     assert found.cell("b") == NOT_MEASURED
     assert found.cell("a", "confusion_ratio", 1.0, 3) == "0.250"  # of the seed that has one
     assert (found.alpha("a"), found.count("a"), found.count("b")) == ("1, 2", "2", "")
-    assert Figures((result("a", 0, 0.5, confusion_ratio=None),)).cell("a", "confusion_ratio") == "-"
+    assert Results((result("a", 0, 0.5, confusion_ratio=None),)).cell("a", "confusion_ratio") == "-"
 
 
 def test_confusion_says_how_many_classes_it_is_the_mean_of() -> None:
-    found = Figures((result("a", 0, 0.5), result("a", 1, 0.6)))
+    found = Results((result("a", 0, 0.5), result("a", 1, 0.6)))
     assert found.confusion("a") == "0.250 ± 0.000"  # a class without true pixels needs no hit
     assert found.confusion("b") == NOT_MEASURED
     found.of("a")[1].record["classes"]["cat"]["confusion_ratio"] = None
     assert found.confusion("a") == "0.250 ± 0.000 (1-2 of 2)"
-    three = Figures(tuple(result("a", seed, 0.5) for seed in range(3)))
+    three = Results(tuple(result("a", seed, 0.5) for seed in range(3)))
     three.of("a")[1].record["classes"]["cat"]["confusion_ratio"] = None
     for each in three.of("a")[:2]:
         each.record["classes"]["background"]["confusion_ratio"] = None
@@ -154,18 +146,18 @@ def test_differences_are_paired_by_seed() -> None:
     a = [result("a", seed, 0.5 + 0.1 * seed) for seed in range(3)]
     b = [result("b", seed, 0.52 + 0.1 * seed) for seed in range(3)]
     free = [result("free", 0, 0.4)]
-    found = Figures((*a, *b, *free))
-    assert difference(found, "a", "b") == "2.0 ± 0.0"
-    assert difference(found, "a", "a") == ""
-    assert difference(found, "a", "absent") == ""
+    found = Results((*a, *b, *free))
+    assert found.difference("a", "b") == "2.0 ± 0.0"
+    assert found.difference("a", "a") == ""
+    assert found.difference("a", "absent") == ""
     values = [100 * (x - 0.4) for x in (0.5, 0.6, 0.7)]
     expected = f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}"
-    assert difference(found, "free", "a") == expected
+    assert found.difference("free", "a") == expected
 
 
 def test_classes_come_with_their_images() -> None:
-    found = Figures((result("a", 0, 0.5), result("a", 1, 0.7)))
-    table = by_class("classes", found, ["a", "absent"])
+    found = Results((result("a", 0, 0.5), result("a", 1, 0.7)))
+    table = found.by_class("classes", ["a", "absent"])
     assert table.columns == ("class", "images", "a")
     rows = {row.name: row.cells for row in table.rows}
     assert rows == {
@@ -185,7 +177,7 @@ def test_ours_stand_beside_the_paper(number: int) -> None:
     cells = {row.name: row.cells for row in main.rows}
     assert set(PRINTED[number]) - {"CLIP"} <= set(cells)
     assert any("55.0 ± 7.1" in row for row in cells.values())
-    text = print_all(printed)
+    text = printed.text()
     assert "9 images of photos (seeds)" in text
     assert "only if they were made with the same images and encoders" in text
     for note in PAPER[number].notes:
@@ -221,9 +213,9 @@ def test_what_is_missing_comes_with_the_command() -> None:
     partly = [each for each in every(3) if "SGC" not in each.row]
     printed = paper_table(3, partly, None, "ssrseg table 3 --data VOC --out exp")
     assert printed.notes[0] == "Not measured: `ssrseg table 3 --data VOC --out exp` would."
-    assert NOT_MEASURED in print_all(printed)
+    assert NOT_MEASURED in printed.text()
     whole = paper_table(3, every(3), None, "again")
-    assert NOT_MEASURED not in print_all(whole)
+    assert NOT_MEASURED not in whole.text()
     empty = paper_table(1, [], None, "again")
     assert "--coco" in " ".join(empty.notes)
     assert "archive" in " ".join(empty.notes)
@@ -247,9 +239,9 @@ def test_coco_is_another_column() -> None:
 
 def test_files(tmp_path: Path) -> None:
     printed = paper_table(4, every(4), None, "again")
-    page = write_printed(printed, tmp_path, "table-4")
+    page = printed.write(tmp_path, "table-4")
     text = page.read_text(encoding="utf-8")
-    assert text == markdown(printed)
+    assert text == printed.markdown()
     assert "# Table 4" in text
     assert re.search(r"^\| L_crossmodal \| 63\.3 \| 55\.0 ± 7\.1 ", text, flags=re.MULTILINE)
     assert "| cat | 4 | 50.0 | 55.0 ± 7.1 |" in text

@@ -3,7 +3,7 @@
 torch and transformers are imported inside the commands, so that ``--help`` answers at once.
 """
 
-from ssrseg.cli import figures, prepare, seeds, tables, use  # each registers its commands
-from ssrseg.cli.base import app, main
+from ssrseg.cli import commands, paper  # each registers its commands
+from ssrseg.cli.app import app, main
 
-__all__ = ["app", "figures", "main", "prepare", "seeds", "tables", "use"]
+__all__ = ["app", "commands", "main", "paper"]

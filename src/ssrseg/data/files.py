@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def has_content(path: Path) -> bool:
@@ -37,3 +39,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, table: Any) -> None:
+    """Write ``table`` as indented JSON, whole or not at all.
+
+    Raises:
+        ValueError: If a number is nan or infinite, which JSON does not have.
+    """
+    text = json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""``KEY=V1,V2``: one experiment for every combination of values."""
+"""``KEY=V1,V2``: one experiment for every combination of values, and their table."""
 
 from __future__ import annotations
 
@@ -9,18 +9,38 @@ from itertools import product
 
 from ssrseg.config import Config, known_keys, load_config
 from ssrseg.errors import ConfigError, did_you_mean
-from ssrseg.paper.experiments import Bench, Experiment, Task, Training, tasks
-from ssrseg.paper.provenance import Measure, head_settings, run_settings
+from ssrseg.paper.experiments import Experiment, Result, Task, Training, Workspace, tasks
+from ssrseg.paper.page import ReportTable, TableRow
+from ssrseg.paper.provenance import BY_CONTENT, Measure, head_settings, run_settings
+from ssrseg.paper.results import (
+    CONFUSION_NOTE,
+    Results,
+    TableReport,
+    measured_with,
+    missing_note,
+)
 from ssrseg.paper.rows import PLAIN, SSR
 
-_CONTENT = ("backbones.clip", "backbones.dino", "prompts.set")
+_TITLES = {
+    "seeds": "Ablation: CAM seeds, no pixel refinement, at the exponent that scores best",
+    "masks": "Ablation: pseudo masks as the decoder would learn from them",
+    "segmentation": "Ablation: the decoder on images whose labels it does not know",
+}
+_COLUMNS = {
+    "mIoU": "miou",
+    "P": "precision",
+    "R": "recall",
+    "confusion": "confusion",
+    "to first row": "difference",
+    "α": "alpha",
+    "seeds": "seeds",
+}
 
 
 def split_values(text: str) -> list[str]:
-    """Values between commas; commas inside brackets, braces and quotes do not count.
+    """Values between commas, such as ``[1,2]`` and ``[4]`` of ``[1,2],[4]``.
 
-    Args:
-        text: Such as ``[1,2],[4]``.
+    Commas inside brackets, braces and quotes do not count.
     """
     values, depth, quote = [""], 0, ""
     for letter in text:
@@ -69,37 +89,25 @@ def combinations(variations: Sequence[str]) -> list[tuple[str, ...]]:
 def ablation_rows(
     variations: Sequence[str], config: Config, measure: Measure
 ) -> tuple[Experiment, ...]:
-    """An experiment for every combination; each trains only what its values change.
-
-    Args:
-        variations: ``section.key=V1,V2,...``.
-        config: Settings that they vary.
-        measure: What is measured.
-
-    Raises:
-        ConfigError: If a key or a value is not allowed.
-    """
+    """An experiment for every one of :func:`combinations`; each trains only what it changes."""
     return tuple(_row(each, config, measure) for each in combinations(variations))
 
 
 def _row(overrides: tuple[str, ...], config: Config, measure: Measure) -> Experiment:
-    base = config.to_dict()
+    name, base = "  ".join(overrides), config.to_dict()
     whole = load_config(base=base, overrides=overrides)
+    decides = run_settings if measure == "segmentation" else head_settings
 
-    def seen(settings: Config) -> object:
-        return head_settings(settings) if measure != "segmentation" else run_settings(settings)
+    def is_trained(override: str) -> bool:
+        if override.partition("=")[0].strip() in BY_CONTENT:
+            return True
+        others = [each for each in overrides if each != override]
+        return decides(whole) != decides(load_config(base=base, overrides=others))
 
-    trained = tuple(
-        each
-        for each in overrides
-        if each.partition("=")[0].strip() in _CONTENT
-        or seen(whole)
-        != seen(load_config(base=base, overrides=[o for o in overrides if o != each]))
-    )
+    trained = tuple(each for each in overrides if is_trained(each))
     scored = tuple(each for each in overrides if each not in trained)
     if measure == "seeds" and not any(each.startswith("pseudo.") for each in overrides):
         scored = (PLAIN, *scored)  # the protocol's seeds are not refined
-    name = "  ".join(overrides)
     if measure != "segmentation" and whole.affinity.rfm_after is not None:
         raise ConfigError(
             f"{name}: affinity.rfm_after = {whole.affinity.rfm_after} wants a decoder in training,"
@@ -117,13 +125,13 @@ def _row(overrides: tuple[str, ...], config: Config, measure: Measure) -> Experi
     return Experiment(name, scored, training, measure, crf=whole.test.crf)
 
 
-def refuse_idle(rows: Sequence[Experiment], bench: Bench, seeds: int) -> list[Task]:
-    """The tasks, unless two combinations come to the same.
+def distinct_tasks(rows: Sequence[Experiment], workspace: Workspace, seeds: int) -> list[Task]:
+    """The tasks of every row and seed.
 
     Raises:
-        ConfigError: If a value has no influence on what is measured.
+        ConfigError: If two rows come to the same: a value has no influence on what is measured.
     """
-    found = tasks(rows, bench, seeds)
+    found = tasks(rows, workspace, seeds)
     first: dict[str, Task] = {}
     for task in found:
         other = first.setdefault(task.key, task)
@@ -134,3 +142,45 @@ def refuse_idle(rows: Sequence[Experiment], bench: Bench, seeds: int) -> list[Ta
                 " another --measure (seeds, masks, segmentation)."
             )
     return found
+
+
+def ablation_table(
+    rows: Sequence[Experiment], results: Sequence[Result], again: str
+) -> TableReport:
+    """One line for every row; ``again`` is the command that measures what is missing."""
+    found, names = Results(tuple(results)), [row.name for row in rows]
+    columns = _COLUMNS | ({"undecided": "undecided"} if rows[0].measure == "masks" else {})
+    title = _TITLES[rows[0].measure]
+
+    def cell(name: str, what: str) -> str:
+        if what == "difference":
+            return found.difference(names[0], name)
+        return found.text(name, what)
+
+    lines = (TableRow(name, tuple(cell(name, what) for what in columns.values())) for name in names)
+    table = ReportTable(title, ("settings", *columns), tuple(lines))
+    details = (
+        found.by_class("IoU by class, %", names),
+        found.origins("What made each row", names),
+    )
+    records = (
+        found.record(
+            row.name,
+            trained_with=row.training.settings if row.training else None,
+            scored_with=row.settings,
+        )
+        for row in rows
+    )
+    return TableReport(
+        title,
+        (table,),
+        (
+            *missing_note([table], again),
+            "Mean ± standard deviation over seeds, in %. To first row: difference of mIoU, paired"
+            " by seed where both were trained.",
+            CONFUSION_NOTE,
+        ),
+        measured_with(results),
+        details if results else (),
+        tuple(records),
+    )

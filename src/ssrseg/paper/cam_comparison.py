@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn import functional
@@ -14,7 +12,6 @@ from torch.nn import functional
 from ssrseg.config import Config
 from ssrseg.console import track
 from ssrseg.data.images import check_size, read_image, read_mask
-from ssrseg.data.sample import Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import limit_side
 from ssrseg.method.cam import min_max
@@ -25,24 +22,18 @@ from ssrseg.method.metrics import (
     confusion_matrix,
     error_kinds,
 )
-from ssrseg.model import Rectifier
-from ssrseg.paper.image_choice import Shown
-from ssrseg.pseudo_masks import PhotoMask, rectify_photo
-
-CLIP_ATTENTION: Mapping[str, Any] = {
-    "kind": "attention", "clip_weight": 1.0, "dino_weight": 0.0, "sinkhorn": 3, "power": 2,
-    "cda_temperature": None,
-}  # fmt: skip
-"""CLIP's own attention as CLIP-ES and WeCLIP propagate along it; the layers stay the settings'."""
+from ssrseg.model import SSR
+from ssrseg.paper.image_choice import ShownImage
+from ssrseg.pseudo_masks import rectify_photo
 
 CLIP_CAM, CMPA_CAM = "CLIP CAM", "CMPA CAM"
 UNMASKED = "CLIP CAM, CLIP affinity"
 PRIOR = "CLIP CAM, CLIP attention, box"
-SSR = "SSR"
+OURS = "SSR"
 
 
 @dataclass(frozen=True)
-class Closeup:
+class CamComparison:
     """One class of one photograph, at the size it is shown at.
 
     Attributes:
@@ -74,120 +65,96 @@ def prior_config(config: Config, mask: str = "box") -> Config:
     """The same settings with CLIP's own CAM along CLIP's attention: CLIP-ES, WeCLIP before its RFM.
 
     Args:
-        config: Settings of SSR.
-        mask: Who may send: ``box`` (theirs) or ``none``.
+        config: Settings of SSR; the layers whose attention is read stay theirs.
+        mask: Who may send: ``box`` (CLIP-ES's) or ``none``.
     """
-    return replace(
-        config,
-        cam=replace(config.cam, mode="clip"),
-        affinity=replace(config.affinity, mask=mask, **CLIP_ATTENTION),
-        sgc=replace(config.sgc, axis="col"),
+    affinity = replace(
+        config.affinity,
+        mask=mask,
+        kind="attention",
+        clip_weight=1.0,
+        dino_weight=0.0,
+        sinkhorn=3,
+        power=2,
+        cda_temperature=None,
     )
+    cam, sgc = replace(config.cam, mode="clip"), replace(config.sgc, axis="col")
+    return replace(config, cam=cam, affinity=affinity, sgc=sgc)
 
 
-def under(rectifier: Rectifier, config: Config) -> Rectifier:
-    """The same encoders and heads under other settings."""
-    return Rectifier(
-        config, rectifier.clip, rectifier.dino, rectifier.vocabulary, rectifier.alignment
-    )
-
-
-def closeups(
-    rectifier: Rectifier, shown: Sequence[Shown], superpixels: SuperpixelCache
-) -> list[Closeup]:
+def compare_cams(
+    model: SSR, shown: Sequence[ShownImage], superpixels: SuperpixelCache
+) -> list[CamComparison]:
     """CAMs and masks of CLIP, of CLIP-ES's propagation, and of SSR.
-
-    Args:
-        rectifier: SSR: encoders, settings, and CMPA's heads where there are.
-        shown: Images, and the class of each.
-        superpixels: Where superpixels are kept.
 
     Raises:
         DataError: If an image cannot be read, or a true mask has another size.
     """
-    config = rectifier.config
-    settings = {
-        PRIOR: under(rectifier, prior_config(config)),
-        UNMASKED: under(rectifier, prior_config(config, "none")),
-        SSR: rectifier,
+    models = {
+        PRIOR: model.with_config(prior_config(model.config)),
+        UNMASKED: model.with_config(prior_config(model.config, "none")),
+        OURS: model,
     }
-    return [
-        _closeup(settings, each, superpixels)
-        for each in track(shown, "Close-ups", len(shown))
-    ]  # fmt: skip
+    return [_compare(models, each, superpixels) for each in track(shown, "CAMs", len(shown))]
 
 
-def _closeup(
-    settings: Mapping[str, Rectifier], shown: Shown, superpixels: SuperpixelCache
-) -> Closeup:
-    sample, rectifier = shown.sample, settings[SSR]
+def _compare(
+    models: Mapping[str, SSR], shown: ShownImage, superpixels: SuperpixelCache
+) -> CamComparison:
+    sample, ours = shown.sample, models[OURS]
+    classes, class_id = ours.classes, shown.class_index + 1
     photo = read_image(sample.image)
-    check_size(photo, sample.image, rectifier.clip.patch_size)
-    truth = true_mask(sample, photo, rectifier.vocabulary.classes)
+    check_size(photo, sample.image, ours.patch_size)
+    size = (photo.shape[0], photo.shape[1])
+    truth = None if sample.truth is None else read_mask(sample.truth, size, len(classes))
     found = {
         name: rectify_photo(each, photo, sample.labels, superpixels, sample.name)
-        for name, each in settings.items()
+        for name, each in models.items()
     }
-    small = limit_side(photo, rectifier.config.data.max_side)
+    # everything at the size it is looked at
+    small = limit_side(photo, ours.config.data.max_side)
     size = (small.shape[0], small.shape[1])
     slot = sample.labels.index(shown.class_index)
     cams = {
-        CLIP_CAM: _map(found[PRIOR].cam, slot, size),
-        CMPA_CAM: _map(found[SSR].cam, slot, size),
-        **{name: _map(each.refined_cam, slot, size) for name, each in found.items()},
+        CLIP_CAM: _resize_cam(found[PRIOR].cam[slot], size),
+        CMPA_CAM: _resize_cam(found[OURS].cam[slot], size),
+        **{name: _resize_cam(each.refined_cam[slot], size) for name, each in found.items()},
     }
-    masks = {name: _shrink(each.pseudo_mask, size) for name, each in found.items()}
-    n_classes = rectifier.n_classes + 1
+    masks = {name: _resize_ids(each.pseudo_mask, size) for name, each in found.items()}
+    target = found[OURS].rectification.target
+    if target is not None:
+        grid = found[OURS].cam.shape[1:]
+        target = _resize_ids(target[0, slot].view(grid).byte().cpu(), size).bool()
+    shares, errors = {}, {}
     if truth is not None:
-        truth = _shrink(truth, size)
-    return Closeup(
-        sample.name,
-        shown.class_index + 1,
-        rectifier.vocabulary.classes[shown.class_index],
-        small,
-        truth,
-        cams,
-        {}
-        if truth is None
-        else {
-            name: activation_shares(cam, truth, shown.class_index + 1) for name, cam in cams.items()
-        },
-        _target(found[SSR], slot, size),
-        masks,
-        {} if truth is None else {name: _kinds(m, truth, n_classes) for name, m in masks.items()},
+        truth = _resize_ids(truth, size)
+        shares = {name: activation_shares(cam, truth, class_id) for name, cam in cams.items()}
+        for name, mask in masks.items():
+            decided = mask != 255
+            matrix = confusion_matrix(mask[decided], truth[decided], len(classes) + 1)
+            errors[name] = error_kinds(matrix)
+    return CamComparison(
+        name=sample.name,
+        class_id=class_id,
+        class_name=classes[shown.class_index],
+        photo=small,
+        truth=truth,
+        cams=cams,
+        shares=shares,
+        target=target,
+        masks=masks,
+        errors=errors,
     )
 
 
-def true_mask(
-    sample: Sample, photo: UInt8[Tensor, "height width 3"], classes: tuple[str, ...]
-) -> UInt8[Tensor, "height width"] | None:
-    """The true mask of an image, if there is one.
-
-    Raises:
-        DataError: If its size is not the photograph's, or it holds unknown class ids.
-    """
-    size = (photo.shape[0], photo.shape[1])
-    return None if sample.truth is None else read_mask(sample.truth, size, len(classes))
-
-
-def _kinds(mask: Tensor, truth: Tensor, n_classes: int) -> ErrorKinds:
-    decided = mask != 255
-    return error_kinds(confusion_matrix(mask[decided], truth[decided], n_classes))
-
-
-def _map(cam: Tensor, slot: int, size: tuple[int, int]) -> Float[Tensor, "height width"]:
-    full = functional.interpolate(cam[None, slot : slot + 1], size, mode="bilinear")[0]
+def _resize_cam(
+    cam: Float[Tensor, "grid_h grid_w"], size: tuple[int, int]
+) -> Float[Tensor, "height width"]:
+    full = functional.interpolate(cam[None, None], size, mode="bilinear")[0]
     return min_max(full)[0].clamp(0, 1)
 
 
-def _target(found: PhotoMask, slot: int, size: tuple[int, int]) -> Tensor | None:
-    target = found.rectified.target
-    if target is None:
-        return None
-    grid = found.cam.shape[1:]
-    return _shrink(target[0, slot].view(grid).to(torch.uint8).cpu(), size).bool()
-
-
-def _shrink(ids: Tensor, size: tuple[int, int]) -> UInt8[Tensor, "height width"]:
-    """Nearest neighbour: ids at another size, larger ones too."""
+def _resize_ids(
+    ids: UInt8[Tensor, "from_h from_w"], size: tuple[int, int]
+) -> UInt8[Tensor, "height width"]:
     return functional.interpolate(ids[None, None], size, mode="nearest")[0, 0]

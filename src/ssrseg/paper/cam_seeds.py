@@ -1,12 +1,12 @@
-"""CAM seeds: CAMs against true masks, the background exponent swept (Tables 2-4, spec §11)."""
+"""CAM seeds: CAMs against true masks, the background exponent swept (Tables 2 to 4)."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from copy import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -23,11 +23,10 @@ from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import to_unit
 from ssrseg.errors import DataError
-from ssrseg.initial_cam import InitialCam
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import Scores, confusion_matrix, scores
 from ssrseg.method.pseudo_mask import IGNORE
-from ssrseg.model import Rectifier
+from ssrseg.model import SSR, InitialCam
 
 ALPHAS = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 14.0)
 """Exponents of the background score for CAMs that were not propagated; CLIP-ES sweeps 1 .. 10."""
@@ -61,13 +60,13 @@ class SeedScores:
 
 
 def exponents(config: Config) -> tuple[float, ...]:
-    """Exponents that are tried for the CAMs of a setting (spec §11)."""
+    """Exponents that are tried for the CAMs of a setting."""
     propagated = config.affinity.kind != "none" and config.affinity.power > 0
     return REFINED_ALPHAS if propagated else ALPHAS
 
 
 def score_seeds(
-    rectifiers: Mapping[str, Rectifier],
+    models: Mapping[str, SSR],
     data: LabelledImages,
     superpixels: SuperpixelCache,
     *,
@@ -82,37 +81,36 @@ def score_seeds(
     it (swept too, where ``alphas`` are given), the DenseCRF at ``pseudo.alpha`` [CLIP-ES: 1].
 
     Args:
-        rectifiers: By name, all with the same encoders and ``data``.
+        models: By name, all with the same encoders and ``data``.
         data: Images with labels and true masks; the masks are opened here, for scoring only.
         superpixels: Where superpixels are kept.
         alphas: Exponents to try; None = :func:`exponents`.
         keep: Folder of counts so far, from which a stopped call goes on; the names of
-            ``rectifiers`` have to stand for their settings and for the images.
+            ``models`` have to stand for their settings and for the images.
 
     Raises:
         DataError: If no image has a true mask, or a mask is of another size or data set.
     """
     swept, late, at = {}, {}, {}
-    for name, each in rectifiers.items():
-        refine = each.config.pseudo.refine
-        if refine == "crf":
-            late[name], at[name] = each, (each.config.pseudo.alpha,)
-        elif refine == "par" and alphas is None:
-            late[name], swept[name] = each, copy(each)
-            pseudo = replace(each.config.pseudo, refine="none")
-            swept[name].config = replace(each.config, pseudo=pseudo)
+    for name, model in models.items():
+        pseudo = model.config.pseudo
+        if pseudo.refine == "crf":
+            late[name], at[name] = model, (pseudo.alpha,)
+        elif pseudo.refine == "par" and alphas is None:
+            plain = replace(model.config, pseudo=replace(pseudo, refine="none"))
+            late[name], swept[name] = model, model.with_config(plain)
         else:
-            swept[name] = each
-    tried = {name: alphas or exponents(each.config) for name, each in swept.items()}
+            swept[name] = model
+    tried = {name: alphas or exponents(model.config) for name, model in swept.items()}
     found = _score(swept, data, superpixels, tried, keep) if swept else {}
     if late:
         at |= {name: (found[name].alpha,) for name in late if name not in at}
         found |= _score(late, data, superpixels, at, keep)
-    return {name: found[name] for name in rectifiers}
+    return {name: found[name] for name in models}
 
 
 def _score(
-    rectifiers: Mapping[str, Rectifier],
+    models: Mapping[str, SSR],
     data: LabelledImages,
     superpixels: SuperpixelCache,
     alphas: Mapping[str, tuple[float, ...]],
@@ -125,33 +123,30 @@ def _score(
             f"No image of {data.root} has a true mask to score CAMs against. Put indexed PNGs"
             " (0 = background, 1 = first class, ..., 255 = ignore) into SegmentationClass/."
         )
-    n_classes = len(data.classes) + 1
-    counts = {
-        name: torch.zeros(len(alphas[name]), n_classes, n_classes, dtype=torch.long)
-        for name in rectifiers
-    }
-    counts |= {_IMAGES: torch.zeros(n_classes, dtype=torch.long), _DONE: torch.tensor(0)}
+    n = len(data.classes) + 1
+    counts = {name: torch.zeros(len(alphas[name]), n, n, dtype=torch.long) for name in models}
+    counts |= {_IMAGES: torch.zeros(n, dtype=torch.long), _DONE: torch.tensor(0)}
     file = None
     if keep is not None:
-        refined = [(key, each.config.pseudo.refine) for key, each in sorted(rectifiers.items())]
+        refined = [(name, model.config.pseudo.refine) for name, model in sorted(models.items())]
         facts = (sorted(alphas.items()), refined, len(known))
-        name = hashlib.sha256(repr(facts).encode()).hexdigest()
-        file = keep / f"seeds-{name[:16]}.safetensors"
+        digest = hashlib.sha256(repr(facts).encode()).hexdigest()
+        file = keep / f"seeds-{digest[:16]}.safetensors"
         counts |= load_file(file) if file.is_file() else {}
     done = int(counts[_DONE])
     with steps("CAM seeds", len(known), done=done) as progress:
         for start in range(done, len(known), CHUNK):
             chunk = known[start : start + CHUNK]
-            _count(rectifiers, chunk, superpixels, alphas, counts, progress)
+            _count(models, chunk, superpixels, alphas, counts, progress)
             counts[_DONE] += len(chunk)
             if file is not None:
                 with atomic_write(file) as temporary:
                     save_file(counts, temporary)
-    return {name: _best(counts[name], alphas[name], counts[_IMAGES]) for name in rectifiers}
+    return {name: _best(counts[name], alphas[name], counts[_IMAGES]) for name in models}
 
 
 def _count(
-    rectifiers: Mapping[str, Rectifier],
+    models: Mapping[str, SSR],
     known: list[Sample],
     superpixels: SuperpixelCache,
     alphas: Mapping[str, tuple[float, ...]],
@@ -159,70 +154,68 @@ def _count(
     progress: Steps,
 ) -> None:
     """Add the pixels of some images to the confusion matrices of every setting and exponent."""
-    n_classes = len(counts[_IMAGES])
-    one = next(iter(rectifiers.values()))
-    wanted = superpixels if any(x.wants_superpixels for x in rectifiers.values()) else None
-    for batch in photo_batches(known, one.config.data, one.clip.patch_size, wanted, one.device):
-        originals = batch.originals
-        truths = [
-            read_mask(path, (original.shape[0], original.shape[1]), n_classes - 1)
-            for index, original in zip(batch.index, originals, strict=True)
-            if (path := known[index].truth) is not None
-        ]
-        for truth in truths:
-            counts[_IMAGES][truth[truth != IGNORE].unique().long()] += 1
-        refined = _refined_cams(rectifiers, batch)
-        for rows in _equal_sizes(originals):
-            photo = torch.stack([to_unit(originals[row]) for row in rows]).to(one.device)
-            truth = torch.stack([truths[row] for row in rows])
-            present = batch.present[rows]
-            for name, rectifier in rectifiers.items():
+    one = next(iter(models.values()))
+    wanted = superpixels if any(x.wants_superpixels for x in models.values()) else None
+    for batch in photo_batches(known, one.config.data, one.patch_size, wanted, one.device):
+        truths = []
+        for index, original in zip(batch.index, batch.originals, strict=True):
+            path, size = known[index].truth, (original.shape[0], original.shape[1])
+            assert path is not None
+            truths.append(read_mask(path, size, one.n_classes))
+            counts[_IMAGES][truths[-1][truths[-1] != IGNORE].unique().long()] += 1
+        refined = _refined_cams(models, batch)
+        for rows in _equal_sizes(batch.originals):
+            photo = torch.stack([to_unit(batch.originals[row]) for row in rows]).to(one.device)
+            truth, present = torch.stack([truths[row] for row in rows]), batch.present[rows]
+            for name, model in models.items():
                 cam = refined[name][rows]
-                counts[name].add_(
-                    sweep(rectifier, cam, photo, present, truth, alphas[name], n_classes)
-                )
+                counts[name].add_(sweep(model, cam, photo, present, truth, alphas[name]))
         for _ in batch.index:
             progress.advance()
 
 
 def _refined_cams(
-    rectifiers: Mapping[str, Rectifier], batch: PhotoBatch
+    models: Mapping[str, SSR], batch: PhotoBatch
 ) -> dict[str, Float[Tensor, "batch slots grid_h grid_w"]]:
     """The corrected CAM of every setting; what settings have in common is computed once."""
-    cams: dict[object, InitialCam] = {}
-    regions: dict[object, Tensor] = {}
-    affinities: dict[object, Tensor] = {}
+    shared: dict[object, Any] = {}
+
+    def once(key: object, compute: Callable[..., Any], *arguments: object) -> Any:
+        if key not in shared:
+            shared[key] = compute(*arguments)
+        return shared[key]
+
     refined = {}
-    for name, rectifier in rectifiers.items():
-        key = _what_decides_the_cam(rectifier)
-        if key not in cams:
-            cams[key] = rectifier.initial_cam(rectifier.see(batch.image), batch.present)
-        k = rectifier.config.sgc.k_colour
-        if rectifier.wants_superpixels and k not in regions:
-            regions[k] = rectifier.regions(batch.image, batch.superpixels, batch.n_superpixels)
-        sends = _what_decides_the_affinity(rectifier)
-        if sends is not None and sends not in affinities:
-            affinities[sends] = rectifier.affinity(batch.image, cams[key].view)
-        refined[name] = rectifier.rectify(
-            batch.image,
-            batch.present,
-            initial=cams[key],
-            regions=regions.get(k),
-            n_superpixels=batch.n_superpixels,
-            affinity=affinities.get(sends),
-        ).refined_cam
+    for name, model in models.items():
+        config = model.config
+        seen = (config.cam, config.cmpa.image_feature, config.backbones, model.clip_layers)
+        cam = ("cam", id(model.alignment), seen)
+        initial = once(cam, _initial_cam, model, batch)
+        colours = ("regions", model.wants_superpixels, config.sgc.k_colour)
+        regions = once(
+            colours, model.colour_regions, batch.image, batch.superpixels, batch.n_superpixels
+        )
+        # what sends, and how often, comes after the affinity
+        spread = replace(config.affinity, mask="none", power=min(config.affinity.power, 1))
+        along = ("affinity", config.backbones, spread, id(model.decoder))
+        affinity = once(along, model.affinity, batch.image, initial)
+        target = model.target_regions(initial.cam, regions)
+        refined[name] = model.refine(initial.cam, affinity, target)
     return refined
+
+
+def _initial_cam(model: SSR, batch: PhotoBatch) -> InitialCam:
+    return model.initial_cam(model.encode(batch.image), batch.present)
 
 
 @torch.no_grad()
 def sweep(
-    rectifier: Rectifier,
+    model: SSR,
     refined_cam: Float[Tensor, "batch slots grid_h grid_w"],
     photo: Float[Tensor, "batch 3 height width"],
     present: Int[Tensor, "batch slots"],
     truth: UInt8[Tensor, "batch height width"],
     alphas: Sequence[float],
-    n_classes: int,
 ) -> Int[Tensor, "alphas classes classes"]:
     """Confusion matrix at every exponent.
 
@@ -231,60 +224,43 @@ def sweep(
     background by itself; as it treats every map alike, all go through it together with one set of
     CAMs.
     """
+    n = model.n_classes + 1
+    # CAMs of the pixels, the strongest and its class: (batch, slots, height, width), (batch, ...)
     size = (photo.shape[2], photo.shape[3])
     cam = functional.interpolate(min_max(refined_cam), size, mode="bilinear").clamp(0, 1)
     empty = (present < 0)[:, :, None, None]
     strongest, slot = cam.masked_fill(empty, -1).max(1)
     strongest = strongest.clamp(min=0)
-    ids = (present + 1).gather(1, slot.flatten(1)).view_as(slot)
-    if rectifier.config.pseudo.refine == "none":
+    if model.config.pseudo.refine == "none":
         # inf where the CAM is 0, 0 where it is 1; 1 - m would round tiny CAMs away
         bound = strongest.log() / (-strongest).log1p()
         # how many exponents call the pixel background
         level = torch.bucketize(bound, torch.tensor(alphas, device=bound.device), right=True).cpu()
         counted = truth != IGNORE
-        cells = (truth[counted].long() * n_classes + ids.cpu()[counted]) * (len(alphas) + 1)
-        counts = torch.bincount(
-            cells + level[counted], minlength=n_classes**2 * (len(alphas) + 1)
-        ).view(n_classes, n_classes, len(alphas) + 1)
-        chosen = counts.cumsum(-1)[..., :-1].permute(2, 0, 1)  # level <= index: the class wins
-        lost = counts.sum((1, 2)) - chosen.sum(2)
-        chosen[:, :, 0] += lost
+        pairs = truth[counted].long() * n + _ids(present, slot).cpu()[counted]
+        cells = pairs * (len(alphas) + 1) + level[counted]
+        counts = torch.bincount(cells, minlength=n**2 * (len(alphas) + 1)).view(n, n, -1)
+        # level <= index: the class wins; else background, column 0
+        chosen = counts.cumsum(-1)[..., :-1].permute(2, 0, 1)
+        chosen[:, :, 0] += counts.sum((1, 2)) - chosen.sum(2)
         return chosen
+    # backgrounds of all exponents and the CAMs, refined: (batch, alphas + slots, height, width)
     backgrounds = torch.stack([(1 - strongest) ** alpha for alpha in alphas], 1)
     maps = torch.cat([backgrounds, cam], 1)
     for index in range(len(maps)):  # one by one: PAR holds dozens of copies of an image
         one = slice(index, index + 1)
-        maps[one] = rectifier.refine_scores(maps[one], photo[one], present[one])
+        maps[one] = model.refine_scores(maps[one], present[one], photo[one])
     backgrounds, cam = maps.split([len(alphas), cam.shape[1]], 1)
     best, slot = cam.masked_fill(empty, -torch.inf).max(1)
-    ids = (present + 1).gather(1, slot.flatten(1)).view_as(slot)
-    return torch.stack(
-        [
-            confusion_matrix(torch.where(background >= best, 0, ids).cpu(), truth, n_classes)
-            for background in backgrounds.unbind(1)
-        ]
-    )
+    masks = torch.where(backgrounds >= best[:, None], 0, _ids(present, slot)[:, None]).cpu()
+    return torch.stack([confusion_matrix(mask, truth, n) for mask in masks.unbind(1)])
 
 
-def _what_decides_the_cam(rectifier: Rectifier) -> object:
-    config = rectifier.config
-    return (
-        id(rectifier.alignment),
-        config.cam,
-        config.cmpa.image_feature,
-        config.backbones,
-        rectifier.clip_layers,
-    )
-
-
-def _what_decides_the_affinity(rectifier: Rectifier) -> object:
-    """None where nothing is propagated; what sends and how often comes after the affinity."""
-    affinity = rectifier.config.affinity
-    if affinity.kind == "none" or affinity.power == 0:
-        return None
-    shared = replace(affinity, mask="none", power=1, cda_temperature=None)
-    return rectifier.config.backbones, shared, id(rectifier.decoder)
+def _ids(
+    present: Int[Tensor, "batch slots"], slot: Int[Tensor, "batch height width"]
+) -> Int[Tensor, "batch height width"]:
+    """Class ids in masks of the slots that won."""
+    return (present + 1).gather(1, slot.flatten(1)).view_as(slot)
 
 
 def _equal_sizes(originals: Sequence[Tensor]) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""What Figure 6 embeds: foreground features of a whole split in CLIP's space and in CMPA's."""
+"""What Figure 6 shows: foreground features of a whole split, in CLIP's space and in CMPA's."""
 
 from __future__ import annotations
 
@@ -6,33 +6,39 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ssrseg import __version__
 from ssrseg.checkpoint import data_digest, model_digest
 from ssrseg.console import steps
 from ssrseg.data.files import atomic_write
 from ssrseg.data.photos import photo_batches
 from ssrseg.data.sample import LabelledImages, Sample
-from ssrseg.errors import DataError
-from ssrseg.learner import untrained_heads
+from ssrseg.errors import DataError, PackageError
 from ssrseg.method.cmpa import Alignment, pool_foreground, usable_pairs
-from ssrseg.model import Rectifier
+from ssrseg.model import SSR
+from ssrseg.paper.separation import Separation, separation
+from ssrseg.trained_parts import without_training
 
 PER_CLASS = 200
-"""Pairs of a class that are embedded (spec §13)."""
+"""Pairs of a class that are embedded (our choice)."""
 
 MAX_CLASSES = 20
 """As many colours as there are; of more classes, those with the most pairs are shown."""
 
 CHUNK = 64
 """Images between two saves; those of one size among them are looked at together."""
+
+PERPLEXITY, SEED = 30.0, 0
+"""Of the t-SNE, our choice."""
 
 CLIP, CMPA, UNTRAINED = "CLIP", "CMPA", "untrained projector"
 
@@ -66,23 +72,75 @@ class Embedding:
     images: int
 
 
-def embed(
-    rectifier: Rectifier, data: LabelledImages, folder: Path, model: Path | None = None
-) -> Embedding:
+@dataclass(frozen=True)
+class Plane:
+    """A space embedded in the plane.
+
+    Attributes:
+        image: A point for each pair.
+        text: A point for each class shown, in the order of ``shown``.
+        classes: Class of each pair.
+        shown: Classes that have pairs, ascending.
+        separation: Numbers of the space itself, not of the plane.
+    """
+
+    image: Float[np.ndarray, "pairs 2"]
+    text: Float[np.ndarray, "shown 2"]
+    classes: Int[np.ndarray, " pairs"]
+    shown: tuple[int, ...]
+    separation: Separation
+
+
+def import_tsne() -> Any:
+    """scikit-learn's t-SNE.
+
+    Raises:
+        PackageError: If it is not installed; it is optional.
+    """
+    try:
+        from sklearn.manifold import TSNE
+    except ImportError as error:
+        raise PackageError(
+            f"t-SNE is scikit-learn's, which cannot be imported here ({error}). Install it with"
+            ' pip install "ssrseg[figures]".'
+        ) from error
+    return TSNE
+
+
+def plane(space: Space, classes: Int[Tensor, " pairs"]) -> Plane:
+    """T-SNE of the image features together with the texts of their classes.
+
+    Unit features, cosine metric, perplexity 30 or what few points allow, PCA start, seed 0.
+    """
+    shown = classes.unique()
+    points = torch.cat([space.image, space.text[shown]]).double().numpy()
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    tsne = import_tsne()(
+        perplexity=min(PERPLEXITY, (len(points) - 1) / 3),
+        init="pca",
+        metric="cosine",
+        random_state=SEED,
+    )
+    image, text = np.split(tsne.fit_transform(points), [len(space.image)])
+    numbers = separation(space.image, classes, space.text)
+    return Plane(image, text, classes.numpy(), tuple(shown.tolist()), numbers)
+
+
+def embed(model: SSR, data: LabelledImages, folder: Path, *, run: Path | None = None) -> Embedding:
     """Pool the features of every (image, class) pair, at most 200 of a class.
 
     Args:
-        rectifier: Encoders, settings, and CMPA's heads where there are.
+        model: Encoders, settings, and CMPA's heads where there are.
         data: Images in the order in which they are taken; only image-level labels are read.
         folder: Features are kept here, under a name made of settings, data and weights, so that an
             interrupted call goes on and a figure can be drawn anew.
-        model: Run folder or checkpoint that the heads are from.
+        run: Run folder or checkpoint that the heads are from.
 
     Raises:
         DataError: If fewer than two classes have pairs.
     """
-    heads = _heads(rectifier)
-    kept = folder / f"features.{_digest(rectifier, data, model)}.safetensors"
+    heads = _heads(model)
+    kept = folder / f"features.{_digest(model, data, run)}.safetensors"
     rows = _load(kept)
     done = int(rows["done"]) if rows else 0
     taken = Counter(rows["classes"].tolist()) if rows else Counter()
@@ -91,18 +149,16 @@ def embed(
             chunk = data.samples[first : first + CHUNK]
             wanted = [s for s in chunk if any(taken[c] < PER_CLASS for c in s.labels)]
             if wanted:
-                new = _pool(rectifier, heads, wanted)
+                new = _pool(model, heads, wanted)
                 fits = []
                 for index in new["classes"].tolist():
                     fits.append(taken[index] < PER_CLASS)
                     taken[index] += fits[-1]
-                new = {
-                    name: values[torch.tensor(fits, dtype=torch.bool)]
-                    for name, values in new.items()
-                }
+                new = {name: values[torch.tensor(fits).bool()] for name, values in new.items()}
                 rows = {n: torch.cat([rows[n], v]) for n, v in new.items()} if rows else new
                 rows["done"] = torch.tensor(first + len(chunk))
-                _save(kept, rows)
+                with atomic_write(kept) as temporary:
+                    save_file({name: each.contiguous() for name, each in rows.items()}, temporary)
             for sample in chunk:
                 progress.advance(sample.name)
     if not rows or len(rows["classes"].unique()) < 2:
@@ -111,25 +167,24 @@ def embed(
             " can lie apart. Name a larger --split, or --set cmpa.min_patches=1 if the CAMs of"
             " small images are too small to pool from."
         )
-    return _most_frequent(rows, _texts(rectifier, heads), len(data))
+    return _most_frequent(rows, _texts(model, heads), len(data))
 
 
-def _heads(rectifier: Rectifier) -> dict[str, Alignment]:
-    if rectifier.alignment is None:
+def _heads(model: SSR) -> dict[str, Alignment]:
+    if model.alignment is None:
         return {}
-    start = untrained_heads(rectifier.alignment, rectifier.config.cmpa.temperature)
-    return {CMPA: rectifier.alignment.eval()} | ({} if start is None else {UNTRAINED: start})
+    start = without_training(model.alignment, model.config.cmpa.temperature)
+    return {CMPA: model.alignment} | ({} if start is None else {UNTRAINED: start})
 
 
 @torch.no_grad()
-def _pool(
-    rectifier: Rectifier, heads: dict[str, Alignment], samples: Sequence[Sample]
-) -> dict[str, Tensor]:
+def _pool(model: SSR, heads: dict[str, Alignment], samples: Sequence[Sample]) -> dict[str, Tensor]:
     """Classes and features of the pairs, in the order of the samples."""
-    config, patch = rectifier.config, rectifier.clip.patch_size
+    config = model.config
     rows: dict[str, list[Tensor]] = {name: [] for name in ("image", "classes", CLIP, *heads)}
-    for batch in photo_batches(samples, config.data, patch, None, rectifier.device):
-        initial = rectifier.initial_cam(rectifier.see(batch.image), batch.present, with_clip=True)
+    for batch in photo_batches(samples, config.data, model.patch_size, None, model.device):
+        # CLIP's CAM pools in every space: (batch, slots, grid_h, grid_w)
+        initial = model.initial_cam(model.encode(batch.image), batch.present, with_clip=True)
         cam = initial.clip_cam
         assert cam is not None
         usable = usable_pairs(cam.flatten(2), batch.present, min_patches=config.cmpa.min_patches)
@@ -147,8 +202,8 @@ def _pool(
 
 
 @torch.no_grad()
-def _texts(rectifier: Rectifier, heads: dict[str, Alignment]) -> dict[str, Tensor]:
-    text, n = rectifier.text_features, rectifier.n_classes
+def _texts(model: SSR, heads: dict[str, Alignment]) -> dict[str, Tensor]:
+    text, n = model.text_features, model.n_classes
     spaces = {CLIP: text[:n]} | {name: each.tsa(text)[:n] for name, each in heads.items()}
     return {name: rows.cpu() for name, rows in spaces.items()}
 
@@ -157,26 +212,23 @@ def _most_frequent(rows: dict[str, Tensor], texts: dict[str, Tensor], images: in
     count = Counter(rows["classes"].tolist())
     ranked = sorted(count, key=lambda index: (-count[index], index))[:MAX_CLASSES]
     shown = torch.isin(rows["classes"], torch.tensor(ranked))
-    return Embedding(
-        rows["classes"][shown],
-        {name: Space(rows[name][shown], text) for name, text in texts.items()},
-        images,
-    )
+    spaces = {name: Space(rows[name][shown], text) for name, text in texts.items()}
+    return Embedding(rows["classes"][shown], spaces, images)
 
 
-def _digest(rectifier: Rectifier, data: LabelledImages, model: Path | None) -> str:
+def _digest(model: SSR, data: LabelledImages, run: Path | None) -> str:
     """A name for all that decides the features; another one if an image or encoder is replaced."""
     files = [sample.image.stat() for sample in data.samples]
     parts = (
-        __version__,
-        rectifier.config.to_yaml(),
-        rectifier.vocabulary.texts,
+        version("ssrseg"),
+        model.config.to_yaml(),
+        model.vocabulary.texts,
         data_digest(data),
         [(file.st_size, file.st_mtime_ns) for file in files],
-        "" if model is None else model_digest(model),
+        "" if run is None else model_digest(run),
     )
     name = hashlib.sha256(repr(parts).encode())
-    for weights in (rectifier.text_features, rectifier.clip.model.visual_projection.weight):
+    for weights in (model.text_features, model.clip.model.visual_projection.weight):
         name.update(weights.detach().float().cpu().numpy().tobytes())  # other CLIP, other name
     return name.hexdigest()[:16]
 
@@ -187,8 +239,3 @@ def _load(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError):
         return {}
-
-
-def _save(path: Path, rows: dict[str, Tensor]) -> None:
-    with atomic_write(path) as temporary:
-        save_file({name: values.contiguous() for name, values in rows.items()}, temporary)

@@ -1,4 +1,4 @@
-"""Named measurements in a folder: what is missing is trained, scored and kept, the rest is read.
+"""Named measurements in a folder: what they are, and what of them is there already.
 
 A workspace holds ``runs/`` (folders of :func:`ssrseg.train`, shared between measurements),
 ``predictions/`` and ``results/``, one JSON file per measurement with everything behind its figures.
@@ -20,7 +20,6 @@ from ssrseg.checkpoint import MODEL_FILE
 from ssrseg.config import Config, load_config
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import ConfigError, DataError
-from ssrseg.learner import Supervision
 from ssrseg.networks.vocabulary import build_vocabulary
 from ssrseg.paper.provenance import (
     Measure,
@@ -30,6 +29,7 @@ from ssrseg.paper.provenance import (
     scored_digest,
     scoring_settings,
 )
+from ssrseg.training import Supervision
 
 Heads = Literal["trained", "untrained", "temperature", "clip"]
 KEY_FILE = "experiment.json"
@@ -74,22 +74,19 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Workspace:
     """Where measurements are made: a folder, data and settings.
 
     Attributes:
-        out: The workspace.
         config: Settings that experiments vary; ``optim.seed`` is the first seed.
         train: Images that are trained on.
         seeds: Images with true masks, whose CAMs and pseudo masks are scored.
         val: Images with true masks, on which decoders are scored.
         cache: Folder of superpixels; None = in the workspace.
-        device: ``cpu`` or ``cuda``.
         jobs: Processes that train and score side by side.
-        alphas: Exponents of the background score; None = the protocol's (spec §11).
+        alphas: Exponents of the background score; None = the protocol's.
         command: How the workspace was called, for the record.
-        runs: Pattern of a run's folder below ``out``.
-        predictions: Pattern of the folder of a run's masks.
+        runs, predictions: Folders below ``out`` of a run and of its masks.
     """
 
     out: Path
@@ -114,7 +111,7 @@ class Bench:
         """The workspace's settings with some of an experiment's."""
         return load_config(base=self.config.to_dict(), overrides=(f"optim.seed={seed}", *overrides))
 
-    def claim(self, pattern: str, name: str, seed: int, key: str) -> Path:
+    def folder_for(self, pattern: str, name: str, seed: int, key: str) -> Path:
         """The folder of that name, or, if something else lies there, one named after the key."""
         folder = self.out / pattern.format(name=name, seed=seed)
         marker = folder / KEY_FILE
@@ -122,28 +119,31 @@ class Bench:
             folder = self.out / pattern.format(name=f"{name}-{key}", seed=seed)
         return folder
 
+    def relative(self, folder: Path) -> str:
+        """A folder of the workspace, as records name it."""
+        return folder.relative_to(self.out).as_posix()
+
 
 @dataclass(frozen=True)
 class Task:
     """An experiment with one seed: what decides it, and where its parts are.
 
     Attributes:
-        experiment: The row.
         seed: Of the training; of no influence without one.
         config: Settings under which it is scored.
+        data: Images that it is scored on.
         identity: All that decides its figures.
         run: Folder of the run it needs; None = training-free.
         run_config: Settings of that run.
-        heads_only: The run has to train CMPA's heads and no decoder.
     """
 
     experiment: Experiment
     seed: int
     config: Config
+    data: LabelledImages
     identity: Mapping[str, Any]
-    run: Path | None
-    run_config: Config | None
-    heads_only: bool
+    run: Path | None = None
+    run_config: Config | None = None
 
     @cached_property
     def key(self) -> str:
@@ -157,7 +157,6 @@ class Result:
 
     Attributes:
         row: The experiment's name.
-        seed: Its seed.
         figures: ``miou``, ``precision``, ``recall``, ``confusion_ratio``: shares in [0, 1], the
             last one >= 0; None = not defined.
         record: Everything that was written beside them.
@@ -169,19 +168,19 @@ class Result:
     record: Mapping[str, Any]
 
 
-def tasks(rows: Sequence[Experiment], bench: Bench, seeds: int) -> list[Task]:
-    """Every row with every seed it needs; runs are shared where their parts are the same.
+def tasks(rows: Sequence[Experiment], workspace: Workspace, seeds: int) -> list[Task]:
+    """Every row with every seed from ``optim.seed`` on; runs are shared where they can be.
 
     Args:
         rows: Experiments.
-        bench: Where.
-        seeds: Repetitions of what is trained, from ``optim.seed`` on.
+        workspace: Where.
+        seeds: Repetitions of what is trained.
 
     Raises:
         ConfigError: If a row needs CMPA and the settings switch it off, or a data set is missing.
         DataError: If there is no true mask to score against.
     """
-    first = bench.config.optim.seed
+    first = workspace.config.optim.seed
     wanted = [
         (row, first + number)
         for row in rows
@@ -189,26 +188,31 @@ def tasks(rows: Sequence[Experiment], bench: Bench, seeds: int) -> list[Task]:
     ]
     # decoders first: their runs hold heads too
     wanted.sort(key=lambda each: each[0].measure != "segmentation")
-    heads: dict[str, tuple[Path, Config]] = _finished_heads(bench)
-    found = [_task(row, seed, bench, heads) for row, seed in wanted]
+    heads = _finished_heads(workspace)
+    found = [_task(row, seed, workspace, heads) for row, seed in wanted]
     order = {row.name: index for index, row in enumerate(rows)}
     return sorted(found, key=lambda each: (order[each.experiment.name], each.seed))
 
 
-def _task(row: Experiment, seed: int, bench: Bench, heads: dict[str, tuple[Path, Config]]) -> Task:
-    trained_as = row.training.settings if row.training else ()
-    config = bench.settings(seed, *trained_as, *row.settings)
-    data = bench.val if row.measure == "segmentation" else bench.seeds
-    if data is None or (row.training is not None and bench.train is None):
-        raise ConfigError(f'"{row.name}" needs images to score and, if trained, to train on.')
-    if not any(sample.truth is not None for sample in data.samples):
-        raise DataError(
-            f"No image of {data.root} that is to be scored has a true mask. Put indexed PNGs (0 ="
-            " background, 1 = first class, ..., 255 = ignore) into SegmentationClass/, named like"
-            " the images; `ssrseg prepare` makes those of VOC and COCO."
-        )
-    if row.measure == "segmentation" and row.training is not None and bench.train is not None:
-        _refuse_overlap(bench.train, data)
+_HeadRuns = dict[str, tuple[Path, Config]]
+
+
+def _finished_heads(workspace: Workspace) -> _HeadRuns:
+    """Runs that are there, by what decides their heads."""
+    found: _HeadRuns = {}
+    pattern = workspace.runs.format(name="*", seed="*")
+    for marker in sorted(workspace.out.glob(f"{pattern}/{KEY_FILE}")):
+        heads = json.loads(marker.read_text(encoding="utf-8")).get("heads")
+        if heads and (marker.parent / MODEL_FILE).is_file():
+            settings = yaml.safe_load((marker.parent / "config.yaml").read_text(encoding="utf-8"))
+            found.setdefault(heads, (marker.parent, load_config(base=settings)))
+    return found
+
+
+def _task(row: Experiment, seed: int, workspace: Workspace, heads: _HeadRuns) -> Task:
+    training = row.training
+    config = workspace.settings(seed, *(training.settings if training else ()), *row.settings)
+    data = _scored_images(row, workspace)
     identity: dict[str, Any] = {
         "measure": row.measure,
         "settings": scoring_settings(config, row.measure),
@@ -216,58 +220,66 @@ def _task(row: Experiment, seed: int, bench: Bench, heads: dict[str, tuple[Path,
         "classes": data.classes,
         "encoders": encoder_digests(config),
     }
-    if row.measure != "segmentation":
-        prompts = build_vocabulary(data.classes, config.prompts.set, data.prompts)
-        identity["texts"] = prompts.texts
-    if row.measure == "seeds" and bench.alphas is not None:
-        identity["alphas"] = bench.alphas
     if row.measure == "segmentation":
         identity["crf"] = row.crf
     else:
+        identity["texts"] = build_vocabulary(data.classes, config.prompts.set, data.prompts).texts
         identity["heads"] = row.heads
-    if row.training is None:
-        return Task(row, seed, config, identity, None, None, False)
-    assert bench.train is not None
-    run_config = bench.settings(seed, *row.training.settings)
+    if row.measure == "seeds" and workspace.alphas is not None:
+        identity["alphas"] = workspace.alphas
+    if training is None:
+        return Task(row, seed, config, data, identity)
+    run, run_config, identity["training"] = _run_for(row, training, seed, workspace, heads)
+    return Task(row, seed, config, data, identity, run, run_config)
+
+
+def _scored_images(row: Experiment, workspace: Workspace) -> LabelledImages:
+    data = workspace.val if row.measure == "segmentation" else workspace.seeds
+    if data is None or (row.training is not None and workspace.train is None):
+        raise ConfigError(f'"{row.name}" needs images to score and, if trained, to train on.')
+    if not any(sample.truth is not None for sample in data.samples):
+        raise DataError(
+            f"No image of {data.root} that is to be scored has a true mask. Put indexed PNGs (0 ="
+            " background, 1 = first class, ..., 255 = ignore) into SegmentationClass/, named like"
+            " the images; `ssrseg prepare` makes those of VOC and COCO."
+        )
+    if row.measure == "segmentation" and row.training is not None and workspace.train is not None:
+        trained = {sample.image for sample in workspace.train.samples}
+        both = trained & {sample.image for sample in data.samples}
+        if both:
+            raise DataError(
+                f"{len(both)} images are trained on and would be scored as unseen (such as"
+                f" {min(both)}). Name splits without common images by --train-split and"
+                " --val-split: a split NAME is a list of image names, one a line, in NAME.txt in"
+                " the data folder."
+            )
+    return data
+
+
+def _run_for(
+    row: Experiment, training: Training, seed: int, workspace: Workspace, heads: _HeadRuns
+) -> tuple[Path, Config, dict[str, Any]]:
+    """Folder and settings of the run that a row needs, and what decides the part it uses."""
+    assert workspace.train is not None
+    config = workspace.settings(seed, *training.settings)
     heads_only = row.measure != "segmentation"
-    if heads_only and run_config.cam.mode != "cmpa":
+    if heads_only and config.cam.mode != "cmpa":
         raise ConfigError(
             f'"{row.name}" needs CMPA, which these settings leave out. Choose a preset that has it,'
             " or --set cam.mode=cmpa."
         )
-    supervision = row.training.supervision
-    head = content_key(run_identity(run_config, bench.train, "labels", heads_only=True))
+    supervision = training.supervision
+    head = content_key(run_identity(config, workspace.train, "labels", heads_only=True))
     if heads_only and head in heads:
-        run, run_config = heads[head]
+        run, config = heads[head]
     else:
-        name = row.training.name
-        if heads_only and run_config.optim.schedule == "staged":
-            run_config = bench.settings(seed, *row.training.settings, "optim.iterations=0")
+        name = training.name
+        if heads_only and config.optim.schedule == "staged":
+            config = workspace.settings(seed, *training.settings, "optim.iterations=0")
             name += "-heads"
-        whole = run_identity(run_config, bench.train, supervision, heads_only=False)
-        run = bench.claim(bench.runs, name, seed, content_key(whole))
+        whole = run_identity(config, workspace.train, supervision, heads_only=False)
+        run = workspace.folder_for(workspace.runs, name, seed, content_key(whole))
         if supervision == "labels":
-            heads[head] = run, run_config
-    identity["training"] = run_identity(run_config, bench.train, supervision, heads_only=heads_only)
-    return Task(row, seed, config, identity, run, run_config, heads_only)
-
-
-def _refuse_overlap(train: LabelledImages, val: LabelledImages) -> None:
-    both = {sample.image for sample in train.samples} & {sample.image for sample in val.samples}
-    if both:
-        raise DataError(
-            f"{len(both)} images are trained on and would be scored as unseen (such as"
-            f" {min(both)}). Name splits without common images by --train-split and --val-split: a"
-            " split NAME is a list of image names, one a line, in NAME.txt in the data folder."
-        )
-
-
-def _finished_heads(bench: Bench) -> dict[str, tuple[Path, Config]]:
-    """Runs that are there, by what decides their heads."""
-    found: dict[str, tuple[Path, Config]] = {}
-    for marker in sorted(bench.out.glob(f"{bench.runs.format(name='*', seed='*')}/{KEY_FILE}")):
-        heads = json.loads(marker.read_text(encoding="utf-8")).get("heads")
-        if heads and (marker.parent / MODEL_FILE).is_file():
-            settings = yaml.safe_load((marker.parent / "config.yaml").read_text(encoding="utf-8"))
-            found.setdefault(heads, (marker.parent, load_config(base=settings)))
-    return found
+            heads[head] = run, config
+    identity = run_identity(config, workspace.train, supervision, heads_only=heads_only)
+    return run, config, identity

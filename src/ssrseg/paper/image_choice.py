@@ -1,8 +1,10 @@
-"""Which images a figure shows: those the user names, or a rule that anybody can repeat."""
+"""Which images a figure shows: those the user names, or a rule that anybody can repeat.
+
+Each raises DataError where the data have no such image.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ssrseg.data.sample import LabelledImages, Sample
@@ -20,7 +22,7 @@ Source: sofa/chair and dining table/bottle by the paper (Figures 4, 6); the othe
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownImage:
     """An image in a figure, and the class whose CAMs it shows there."""
 
     sample: Sample
@@ -28,15 +30,10 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Images of a figure.
+class ImageChoice:
+    """Images in the order of the figure, and how they were chosen, in words."""
 
-    Attributes:
-        shown: In the order of the figure.
-        rule: How they were chosen, in words.
-    """
-
-    shown: tuple[Shown, ...]
+    shown: tuple[ShownImage, ...]
     rule: str
 
     @property
@@ -45,7 +42,7 @@ class Choice:
         return [each.sample.name for each in self.shown]
 
 
-def named(data: LabelledImages, wanted: str) -> Choice:
+def named(data: LabelledImages, wanted: str) -> ImageChoice:
     """The images that a user lists.
 
     Args:
@@ -70,86 +67,69 @@ def named(data: LabelledImages, wanted: str) -> Choice:
         sample = known[name]
         present = [data.classes[index] for index in sample.labels]
         if not present or (word and word not in present):
-            raise DataError(
-                f"--images {entry}: {name} is labelled"
-                f" {', '.join(present) or 'with no class'}"
-                + (f', not "{word}". Name one of these classes.' if present else ". Leave it away.")
-            )
-        shown.append(Shown(sample, data.classes.index(word) if word else sample.labels[0]))
+            cure = f', not "{word}". Name one of these classes.' if present else ". Leave it away."
+            shows = ", ".join(present) or "with no class"
+            raise DataError(f"--images {entry}: {name} is labelled {shows}{cure}")
+        shown.append(ShownImage(sample, data.classes.index(word) if word else sample.labels[0]))
     if not shown:
         raise DataError(f'--images "{wanted}" names no image.')
-    return Choice(tuple(shown), "named on the command line")
+    return ImageChoice(tuple(shown), "named on the command line")
 
 
-def one_per_class(data: LabelledImages, count: int) -> Choice:
-    """Walk through the data and take an image for its first class that has not been shown yet.
+def one_per_class(data: LabelledImages, count: int) -> ImageChoice:
+    """For each class the first image that was not yet taken for another, then further images.
 
-    Images with a true mask are walked through first. If the classes do not fill the figure, further
-    images follow in the same order.
-
-    Raises:
-        DataError: If no image shows a class.
+    Images with a true mask come first.
     """
     ordered = _with_truth_first(data)
-    classes: dict[int, Shown] = {}
+    classes: dict[int, ShownImage] = {}
     for sample in ordered:
         new = next((index for index in sample.labels if index not in classes), None)
         if new is not None:
-            classes[new] = Shown(sample, new)
+            classes[new] = ShownImage(sample, new)
     names = {each.sample.name for each in classes.values()}
-    rest = (Shown(sample, sample.labels[0]) for sample in ordered if sample.name not in names)
-    return Choice(
+    rest = (ShownImage(sample, sample.labels[0]) for sample in ordered if sample.name not in names)
+    return ImageChoice(
         (*classes.values(), *rest)[:count],
         f"the first image of each class, up to {count}, in the order of the split",
     )
 
 
-def confusable(data: LabelledImages, count: int) -> Choice:
+def confusable(data: LabelledImages, count: int) -> ImageChoice:
     """One image for each pair of classes that are taken for each other, the pair's first shown.
 
     Where the pairs do not fill the figure, images with several classes follow, then the rest.
-
-    Raises:
-        DataError: If no image shows a class.
     """
     ordered = _with_truth_first(data)
-    chosen: dict[str, Shown] = {}
+    chosen: dict[str, ShownImage] = {}
     index = {name: number for number, name in enumerate(data.classes)}
     for pair in CONFUSABLE:
         both = {index[name] for name in pair if name in index}
         fits = (s for s in ordered if s.name not in chosen and both <= set(s.labels))
         first = next(fits, None) if len(both) == 2 else None
         if first is not None:
-            chosen[first.name] = Shown(first, index[pair[0]])
+            chosen[first.name] = ShownImage(first, index[pair[0]])
     for sample in sorted(ordered, key=lambda sample: len(sample.labels) < 2):
-        chosen.setdefault(sample.name, Shown(sample, sample.labels[0]))
-    return Choice(
+        chosen.setdefault(sample.name, ShownImage(sample, sample.labels[0]))
+    return ImageChoice(
         tuple(chosen.values())[:count],
         "the first image of each pair of classes that are taken for each other (sofa and chair,"
         f" dining table and bottle, ...), then of several classes, up to {count}",
     )
 
 
-def first_of_several(data: LabelledImages) -> Choice:
-    """The first image with several classes and a true mask, else the first with a true mask.
-
-    Raises:
-        DataError: If no image has a true mask.
-    """
+def first_of_several(data: LabelledImages) -> ImageChoice:
+    """The first image with several classes and a true mask, else the first with a true mask."""
     known = [sample for sample in data.samples if sample.labels and sample.truth is not None]
     if not known:
         raise _without_truth(f"No labelled image of {data.root}")
     first = next((sample for sample in known if len(sample.labels) > 1), known[0])
     rule = "the first image of the split with several classes"
-    return Choice((Shown(first, first.labels[0]),), rule)
+    return ImageChoice((ShownImage(first, first.labels[0]),), rule)
 
 
-def named_with_truth(data: LabelledImages, wanted: str) -> Choice:
-    """:func:`named`, where the first image must have a true mask.
-
-    Raises:
-        DataError: If it has none.
-    """
+def named_with_truth(data: LabelledImages, wanted: str) -> ImageChoice:
+    """The first image of :func:`named`, which must have a true mask."""
     choice = named(data, wanted)
     if choice.shown[0].sample.truth is None:
         raise _without_truth(f"--images: {choice.names[0]} of {data.root} is no image that")
@@ -165,7 +145,7 @@ def _without_truth(who: str) -> DataError:
 
 
 def _with_truth_first(data: LabelledImages) -> list[Sample]:
-    labelled: Iterable[Sample] = (sample for sample in data.samples if sample.labels)
+    labelled = [sample for sample in data.samples if sample.labels]
     ordered = sorted(labelled, key=lambda sample: sample.truth is None)
     if not ordered:
         raise DataError(f"No image of {data.root} shows a class: there is no CAM to draw.")

@@ -14,24 +14,23 @@ from ssrseg.data.images import check_size, read_image, read_mask
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.errors import DataError
 from ssrseg.method.metrics import confusion_matrix, scores
-from ssrseg.paper.cam_comparison import true_mask
-from ssrseg.paper.image_choice import Choice
-from ssrseg.prediction import Segmenter
+from ssrseg.model import SSR
+from ssrseg.paper.image_choice import ImageChoice
 
 IMAGE, OURS, TRUTH = "image", "SSR", "ground truth"
 
 
 @dataclass(frozen=True)
-class Part:
+class ComparedSet:
     """A data set in the figure: its images that are shown, and the model that segments them."""
 
     data: LabelledImages
-    choice: Choice
-    segmenter: Segmenter
+    choice: ImageChoice
+    model: SSR
 
 
 @dataclass(frozen=True)
-class Compared:
+class MethodComparison:
     """One photograph with the masks of every method.
 
     Attributes:
@@ -39,10 +38,10 @@ class Compared:
         class_names: Of the data set; class index i has id i + 1.
         labels: Indices of the classes that the image is labelled with.
         photo: RGB.
-        masks: Class ids by row, our own under ``SSR``; None where a row has no mask for any image
-            of the data set.
+        masks: Class ids by method, our own under ``SSR``; None where a method has no mask for any
+            image of the data set.
         truth: Class ids; None where there is no true mask.
-        miou: By row, over the classes of the true mask, in [0, 1]; empty without one.
+        miou: By method, over the classes of the true mask, in [0, 1]; empty without one.
     """
 
     name: str
@@ -54,39 +53,41 @@ class Compared:
     miou: dict[str, float]
 
 
-def compare(parts: Sequence[Part], rows: Mapping[str, Sequence[Path]]) -> list[list[Compared]]:
+def compare_methods(
+    sets: Sequence[ComparedSet], rows: Mapping[str, Sequence[Path]]
+) -> list[list[MethodComparison]]:
     """Segment the images of each data set, and find their masks by other methods.
 
     Args:
-        parts: Data sets; the labels of their images are not used.
+        sets: Data sets; the labels of their images are not used.
         rows: By name of a method, folders of indexed PNGs named like the images.
 
     Returns:
-        The columns of each data set.
+        The images of each data set.
 
     Raises:
         DataError: If a row lacks masks, or one is of another size or holds unknown class ids.
     """
     files = {
-        name: [_masks_of(name, folders, part.choice) for part in parts]
+        name: [_masks_of(name, folders, each.choice) for each in sets]
         for name, folders in rows.items()
     }
     for name, found in files.items():
         if not any(file for each in found for file in each):
-            wanted = f"{parts[0].choice.names[0]}.png"
+            wanted = f"{sets[0].choice.names[0]}.png"
             raise DataError(
                 f"--row {name}: {_listed(rows[name])} holds the mask of no image shown (such as"
                 f" {wanted}). Masks are indexed PNGs named like the images."
             )
-    columns: list[list[Compared]] = []
-    with steps("Segmentations", sum(len(part.choice.shown) for part in parts)) as progress:
-        for number, part in enumerate(parts):
-            columns.append([])
-            for index, each in enumerate(part.choice.shown):
+    groups: list[list[MethodComparison]] = []
+    with steps("Segmentations", sum(len(each.choice.shown) for each in sets)) as progress:
+        for number, each in enumerate(sets):
+            groups.append([])
+            for index, shown in enumerate(each.choice.shown):
                 own = {name: found[number][index] for name, found in files.items()}
-                columns[-1].append(_compared(part, each.sample, own))
-                progress.advance(each.sample.name)
-    return columns
+                groups[-1].append(_compare(each, shown.sample, own))
+                progress.advance(shown.sample.name)
+    return groups
 
 
 def parse_rows(given: Sequence[str]) -> dict[str, list[Path]]:
@@ -110,7 +111,7 @@ def parse_rows(given: Sequence[str]) -> dict[str, list[Path]]:
     return rows
 
 
-def _masks_of(name: str, folders: Sequence[Path], choice: Choice) -> list[Path | None]:
+def _masks_of(name: str, folders: Sequence[Path], choice: ImageChoice) -> list[Path | None]:
     """A file for each image, or none for any of them."""
     found = []
     for image in choice.names:
@@ -130,22 +131,23 @@ def _listed(folders: Sequence[Path]) -> str:
     return " or ".join(map(str, folders))
 
 
-def _compared(part: Part, sample: Sample, files: Mapping[str, Path | None]) -> Compared:
-    classes = part.data.classes
+def _compare(
+    where: ComparedSet, sample: Sample, files: Mapping[str, Path | None]
+) -> MethodComparison:
+    classes = where.data.classes
     photo = read_image(sample.image)
-    check_size(photo, sample.image, part.segmenter.clip.patch_size)
-    size = (photo.shape[0], photo.shape[1])
-    masks: dict[str, Tensor | None] = {
-        name: None if file is None else read_mask(file, size, len(classes))
-        for name, file in files.items()
-    }
-    masks[OURS] = part.segmenter.predict(photo).ids
-    truth = true_mask(sample, photo, classes)
-    miou = {}
-    if truth is not None:
-        for name, ids in masks.items():
-            if ids is not None:
-                decided = ids != 255
-                matrix = confusion_matrix(ids[decided], truth[decided], len(classes) + 1)
-                miou[name] = scores(matrix).miou
-    return Compared(sample.name, classes, sample.labels, photo, masks, truth, miou)
+    check_size(photo, sample.image, where.model.patch_size)
+
+    def mask(file: Path | None) -> UInt8[Tensor, "height width"] | None:
+        size = (photo.shape[0], photo.shape[1])
+        return None if file is None else read_mask(file, size, len(classes))
+
+    masks = {name: mask(file) for name, file in files.items()}
+    masks[OURS] = where.model.segment_photo(photo)[0]
+    truth, miou = mask(sample.truth), {}
+    for name, ids in masks.items():
+        if ids is not None and truth is not None:
+            decided = ids != 255
+            matrix = confusion_matrix(ids[decided], truth[decided], len(classes) + 1)
+            miou[name] = scores(matrix).miou
+    return MethodComparison(sample.name, classes, sample.labels, photo, masks, truth, miou)

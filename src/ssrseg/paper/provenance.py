@@ -1,4 +1,4 @@
-"""What a figure was made with: which settings decide it, which weights, which code.
+"""What a figure was made with: which settings decide it, which data, weights and code.
 
 Two measurements are the same if everything that decides them is. Anything not named here as without
 influence is taken to have some, so that a new setting can only cause a needless run, never a stale
@@ -10,36 +10,37 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from ssrseg.checkpoint import data_digest
+import torch
+
+from ssrseg.checkpoint import data_digest, model_digest
 from ssrseg.config import SPEED_KEYS, Config
+from ssrseg.data.files import write_json
 from ssrseg.data.sample import LabelledImages
-from ssrseg.learner import Supervision
 from ssrseg.networks.frozen import PACKAGED
 from ssrseg.networks.vocabulary import build_vocabulary
+from ssrseg.training import Supervision
 
 Measure = Literal["seeds", "masks", "segmentation"]
 
-# encoders and prompts count by content, wherever they lie
-_BY_CONTENT = {"backbones.clip", "backbones.dino", "prompts.set"}
-_HABITS = SPEED_KEYS | {"optim.save_every"}
-# of the decoder's own training
+BY_CONTENT = {"backbones.clip", "backbones.dino", "prompts.set"}
+"""Encoders and prompts count by content, wherever they lie."""
+
+_NO_INFLUENCE = SPEED_KEYS | {"optim.save_every"}
 _DECODER = {
-    *("optim.decoder_lr", "optim.seg_weight"),
-    *("optim.affinity_weight", "optim.affinity_radius"),
+    "optim.decoder_lr",
+    "optim.seg_weight",
+    "optim.affinity_weight",
+    "optim.affinity_radius",
 }
 _CROPS = {"data.crop", "data.scale", "data.flip"}
-
-
-def flat_settings(config: Config) -> dict[str, Any]:
-    """Every setting by its dotted key."""
-    table = config.to_dict()
-    return {f"{name}.{key}": value for name, each in table.items() for key, value in each.items()}
 
 
 def head_settings(config: Config) -> dict[str, Any]:
@@ -58,22 +59,20 @@ def head_settings(config: Config) -> dict[str, Any]:
         ignored |= {"affinity", "sgc"}
     if config.cmpa.cam_source != "cmpa":
         ignored |= {"cam.readout", "cmpa.image_feature"}
-    return _without(config, ignored)
+    return _settings(config, ignored)
 
 
 def run_settings(config: Config, supervision: Supervision = "labels") -> dict[str, Any]:
     """The settings that decide a trained decoder; on true masks CAMs have no part in it."""
-    ignored = {"test"}
-    if supervision == "full":
-        ignored |= {"cam", "cmpa", "affinity", "sgc", "pseudo"}
-    return _without(config, ignored)
+    full = {"cam", "cmpa", "affinity", "sgc", "pseudo"} if supervision == "full" else set()
+    return _settings(config, {"test"} | full)
 
 
 def scoring_settings(config: Config, measure: Measure) -> dict[str, Any]:
     """The settings that decide a figure when the trained parts are there."""
     if measure == "segmentation":
-        kept = _without(config, set())
         sections = ("test", "data.norm", "data.max_side", "backbones")
+        kept = _settings(config, set())
         return {key: value for key, value in kept.items() if key.startswith(sections)}
     ignored = _CROPS | {"optim", "decoder", "test"}
     if measure == "seeds":  # every pixel is decided, and exponents are swept but for the CRF's
@@ -83,21 +82,22 @@ def scoring_settings(config: Config, measure: Measure) -> dict[str, Any]:
         ignored |= {"pseudo.par_iterations", "pseudo.par_dilations"}
     if config.pseudo.refine != "crf":
         ignored |= {"pseudo.crf"}
-    kept = _without(config, ignored)
     # of CMPA, only how its CAM is read
     return {
         key: value
-        for key, value in kept.items()
+        for key, value in _settings(config, ignored).items()
         if not key.startswith("cmpa.") or key == "cmpa.image_feature"
     }
 
 
-def _without(config: Config, ignored: set[str]) -> dict[str, Any]:
-    ignored = ignored | _BY_CONTENT | _HABITS
+def _settings(config: Config, ignored: set[str]) -> dict[str, Any]:
+    """Settings by dotted key, without some keys or whole sections."""
+    ignored = ignored | BY_CONTENT | _NO_INFLUENCE
     return {
-        key: value
-        for key, value in flat_settings(config).items()
-        if key not in ignored and key.split(".")[0] not in ignored
+        f"{section}.{key}": value
+        for section, values in config.to_dict().items()
+        for key, value in values.items()
+        if section not in ignored and f"{section}.{key}" not in ignored
     }
 
 
@@ -120,8 +120,7 @@ def run_identity(
 
 def content_key(identity: dict[str, Any]) -> str:
     """A short name for it."""
-    text = json.dumps(identity, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def scored_digest(data: LabelledImages) -> str:
@@ -143,8 +142,7 @@ def _digest(source: str) -> str:
         return source
     kinds = ("*.safetensors", "*.bin", "*.json", "merges.txt")
     found = sorted(file for kind in kinds for file in folder.glob(kind))
-    stamps = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in found)
-    return _file_digest(stamps)
+    return _file_digest(tuple((str(x), x.stat().st_size, x.stat().st_mtime_ns) for x in found))
 
 
 @cache
@@ -166,10 +164,9 @@ def git_commit() -> str | None:
     package = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(package), *arguments]
         try:
-            done = subprocess.run(
-                ["git", "-C", str(package), *arguments], capture_output=True, text=True, timeout=20
-            )
+            done = subprocess.run(command, capture_output=True, text=True, timeout=20)
         except (OSError, subprocess.SubprocessError):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
@@ -178,3 +175,49 @@ def git_commit() -> str | None:
         return None
     commit = git("rev-parse", "--short=12", "HEAD")
     return f"{commit}+dirty" if commit and git("status", "--porcelain", "--", ".") else commit
+
+
+def provenance(
+    command: str, config: Config, data: LabelledImages, *, model: Path | None, seed: int
+) -> dict[str, Any]:
+    """What made a drawn figure: enough to make it again, and to see that it was not.
+
+    Args:
+        command: The command line.
+        config: Settings that the figure was made with.
+        data: Images that it was made of.
+        model: Run folder or checkpoint, if one was used.
+        seed: Of everything random in the figure.
+    """
+    return {
+        "command": command,
+        "version": version("ssrseg"),
+        "commit": git_commit(),
+        "torch": torch.__version__,
+        "settings": hashlib.sha256(config.to_yaml().encode()).hexdigest()[:16],
+        "config": config.to_dict(),
+        "data": data_digest(data),
+        "model": None if model is None else model_digest(model),
+        "seed": seed,
+    }
+
+
+def save_facts(path: Path, made: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Write what a figure shows as JSON; numbers with six digits, what is nan as null.
+
+    Args:
+        path: The file; it appears whole or not at all.
+        made: Where the figure comes from; one for each data set in it.
+        facts: What it shows: plain dictionaries, lists, texts and numbers.
+    """
+    write_json(path, _plain({**facts, "made": made}))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return None if value != value else round(value, 6)
+    return value

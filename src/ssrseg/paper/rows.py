@@ -7,7 +7,7 @@ any data. A row whose settings are empty is the preset as it stands.
 from __future__ import annotations
 
 from ssrseg.config import Config
-from ssrseg.paper.experiments import Experiment, Training
+from ssrseg.paper.experiments import Experiment, Heads, Training
 
 READOUTS = ("gradcam", "patch", "combined")
 MASKS = ("none", "box", "slic", "box_and_slic")
@@ -34,7 +34,7 @@ LOSS_TRAININGS = {
         "L_crossmodal-pairs", (_CMPA, "cmpa.loss=crossmodal", "cmpa.bg_pairs=1.0")
     ),
 }
-"""Table 4 as defined, and with background pairs [0005]."""
+"""Table 4: the losses alone, and the last one with background pairs, which are our addition."""
 
 CLIP_CAM = Experiment("CLIP CAM", (CLIP, *RAW))
 CENTRE_PRIOR = Experiment("centre prior, no image", (_CENTRE, *RAW))
@@ -91,39 +91,24 @@ CONTROLS = (
 """What each gain has to be held against."""
 
 
-def losses(training: Training, name: str) -> tuple[Experiment, ...]:
-    """One loss of CMPA, its initial CAM by every read-out."""
+def by_readout(
+    name: str, training: Training | None, heads: Heads = "trained"
+) -> tuple[Experiment, ...]:
+    """The initial CAM of CMPA with some heads, by every read-out."""
+    mode = () if training else (_CMPA,)
     return tuple(
-        Experiment(f"{name}, {readout}", (f"cam.readout={readout}", *RAW), training)
+        Experiment(
+            f"{name}, {readout}", (*mode, f"cam.readout={readout}", *RAW), training, heads=heads
+        )
         for readout in READOUTS
     )
 
 
-LOSSES = tuple(row for name, each in LOSS_TRAININGS.items() for row in losses(each, name))
-UNTRAINED = tuple(
-    Experiment(
-        f"untrained projector, {readout}",
-        (f"cam.readout={readout}", *RAW),
-        CMPA,
-        heads="untrained",
-    )
-    for readout in READOUTS
-)
-TEMPERATURE = tuple(
-    Experiment(
-        f"CLIP at CMPA's temperature, {readout}",
-        (f"cam.readout={readout}", *RAW),
-        CMPA,
-        heads="temperature",
-    )
-    for readout in READOUTS
-)
-CLIP_READ = tuple(
-    Experiment(f"CLIP, {readout}", (_CMPA, f"cam.readout={readout}", *RAW), heads="clip")
-    for readout in READOUTS[1:]
-)
+LOSSES = tuple(row for name, each in LOSS_TRAININGS.items() for row in by_readout(name, each))
+UNTRAINED = by_readout("untrained projector", CMPA, "untrained")
+TEMPERATURE = by_readout("CLIP at CMPA's temperature", CMPA, "temperature")
+CLIP_READ = by_readout("CLIP", None, "clip")[1:]
 """Frozen CLIP by the read-outs of CMPA; by GradCAM it is :data:`CLIP_CAM`."""
-
 
 DECODER = Experiment("decoder", training=SSR, measure="segmentation")
 DECODER_CRF = Experiment("decoder + CRF", training=SSR, measure="segmentation", crf=True)
@@ -141,7 +126,7 @@ CLIP_ES_DECODER = Experiment(
 
 
 def coco_settings(config: Config) -> tuple[str, ...]:
-    """What COCO 2014 has otherwise than VOC: prompts, τ_hi [0011], the schedules.
+    """What COCO 2014 has otherwise than VOC: prompts, τ_hi (CLIP-ES's 0.7), the schedules.
 
     Args:
         config: The settings; the paper's batch counts where CMPA learns from crops and not from

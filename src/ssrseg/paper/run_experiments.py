@@ -7,65 +7,59 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
-from ssrseg import __version__
-from ssrseg.checkpoint import MODEL_FILE, load_checkpoint, load_part
-from ssrseg.config import Config
-from ssrseg.data.crops import mix
-from ssrseg.data.files import atomic_write
+from ssrseg.checkpoint import MODEL_FILE, load_checkpoint
+from ssrseg.data.files import write_json
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.evaluation import class_figures, evaluate, mean_figures
-from ssrseg.learner import build_alignment, untrained_heads
+from ssrseg.evaluation import Evaluation, class_figures, evaluate, mean_figures
 from ssrseg.method.cmpa import Alignment, no_heads
-from ssrseg.method.metrics import Scores
-from ssrseg.model import Rectifier, load_rectifier
-from ssrseg.paper.cam_seeds import score_seeds
-from ssrseg.paper.experiments import KEY_FILE, Bench, Experiment, Heads, Result, Task, tasks
+from ssrseg.model import SSR
+from ssrseg.paper.cam_seeds import SeedScores, score_seeds
+from ssrseg.paper.experiments import KEY_FILE, Experiment, Result, Task, Workspace, tasks
 from ssrseg.paper.provenance import content_key, git_commit, run_identity
 from ssrseg.prediction import predict
-from ssrseg.pseudo_masks import masks
+from ssrseg.pseudo_masks import make_masks
+from ssrseg.trained_parts import load_alignment, untrained_alignment
 from ssrseg.training import train
 
-Submit = Callable[..., "Future[None]"]
+Call = tuple[Callable[..., None], Workspace, Any]
 
 
-def measure(
-    rows: Sequence[Experiment], bench: Bench, *, seeds: int = 1, collect: bool = False
+def run_experiments(
+    rows: Sequence[Experiment], workspace: Workspace, *, seeds: int = 1, collect: bool = False
 ) -> list[Result]:
     """Figures of every row; those that are there already are read, not made again.
 
     Args:
         rows: Experiments.
-        bench: Where, with which data and settings.
+        workspace: Where, with which data and settings.
         seeds: Repetitions of what is trained.
-        collect: Only read.
+        collect: Only read; then missing ones are left out.
 
     Returns:
-        In the order of the rows, then of the seeds; without the missing ones if ``collect``.
+        In the order of the rows, then of the seeds.
 
     Raises:
         SSRError: Whatever is wrong with data, encoders or settings; finished results stay.
     """
-    wanted = tasks(rows, bench, seeds)
-    there = _results(bench)
-    missing = list({task.key: task for task in wanted if task.key not in there}.values())
+    wanted = tasks(rows, workspace, seeds)
+    there = _results(workspace)
+    missing = {task.key: task for task in wanted if task.key not in there}
     if missing and not collect:
-        _run(missing, bench)
-        there = _results(bench)
+        _run(list(missing.values()), workspace)
+        there = _results(workspace)
     found = []
     for task in wanted:
         if task.key in there:
@@ -74,66 +68,66 @@ def measure(
     return found
 
 
-def missing_tasks(rows: Sequence[Experiment], bench: Bench, *, seeds: int = 1) -> list[Task]:
-    """What :func:`measure` would have to do."""
-    there = _results(bench)
-    return [task for task in tasks(rows, bench, seeds) if task.key not in there]
+def missing_tasks(
+    rows: Sequence[Experiment], workspace: Workspace, *, seeds: int = 1
+) -> list[Task]:
+    """What :func:`run_experiments` would have to do."""
+    there = _results(workspace)
+    return [task for task in tasks(rows, workspace, seeds) if task.key not in there]
 
 
-def _results(bench: Bench) -> dict[str, Path]:
+def _results(workspace: Workspace) -> dict[str, Path]:
     """Result files by key, which ends their names."""
-    return {path.stem.rsplit("-", 1)[-1]: path for path in (bench.out / "results").glob("*.json")}
+    found = (workspace.out / "results").glob("*.json")
+    return {path.stem.rsplit("-", 1)[-1]: path for path in found}
 
 
-def _run(missing: Sequence[Task], bench: Bench) -> None:
+def _run(missing: Sequence[Task], workspace: Workspace) -> None:
     """Runs first, side by side; then everything that is scored on them."""
-    with _workers(bench.jobs) as submit:
-        runs = {task.run: task for task in missing if task.run is not None}
-        _wait([submit(_train, bench, task) for task in runs.values() if not _finished(task)])
-        scored: list[Future[None]] = []
-        for group in _passes(missing):
-            scored.append(submit(_score_seeds, bench, group))
-        for task in missing:
-            if task.experiment.measure == "segmentation":
-                scored.append(submit(_score_segmentation, bench, task))
-            elif task.experiment.measure == "masks":
-                scored.append(submit(_score_masks, bench, task))
-        _wait(scored)
+    runs = {task.run: task for task in missing if task.run and not _is_finished(task)}
+    others = [task for task in missing if task.experiment.measure != "seeds"]
+    with _workers(workspace.jobs) as run_all:
+        run_all((_train, workspace, task) for task in runs.values())
+        scored = [(_score_seeds, workspace, group) for group in _seed_passes(missing)]
+        run_all([*scored, *((_score_masks, workspace, task) for task in others)])
 
 
-def _finished(task: Task) -> bool:
+def _is_finished(task: Task) -> bool:
     assert task.run is not None
     return (task.run / KEY_FILE).is_file() and (task.run / MODEL_FILE).is_file()
 
 
-def _passes(missing: Sequence[Task]) -> list[list[Task]]:
+def _seed_passes(missing: Sequence[Task]) -> list[list[Task]]:
     """CAM seeds that see the same images in the same way share a pass over them."""
     groups: dict[object, list[Task]] = {}
     for task in missing:
         if task.experiment.measure == "seeds":
             config = task.config
-            shared = (config.data.max_side, config.data.norm, config.backbones, config.prompts)
+            images = (config.data.max_side, config.data.norm, config.backbones, config.prompts)
             cells = (config.sgc.n_segments, config.sgc.compactness)
-            groups.setdefault((task.seed, shared, cells), []).append(task)
+            groups.setdefault((task.seed, images, cells), []).append(task)
     return list(groups.values())
 
 
 @contextmanager
-def _workers(jobs: int) -> Iterator[Submit]:
-    """A way to start work: in this process, or in several beside it."""
+def _workers(jobs: int) -> Iterator[Callable[[Iterable[Call]], None]]:
+    """A way to get work done: in this process, or in several beside it."""
+
+    def here(calls: Iterable[Call]) -> None:
+        for work, *arguments in calls:
+            work(*arguments)
+
     if jobs == 1:
-        yield _at_once
+        yield here
         return
     threads = max(1, torch.get_num_threads() // jobs)
     with ProcessPoolExecutor(jobs, get_context("spawn"), _quiet_worker, (threads,)) as pool:
-        yield pool.submit
 
+        def beside(calls: Iterable[Call]) -> None:
+            for each in [pool.submit(*call) for call in calls]:
+                each.result()
 
-def _at_once(work: Callable[..., None], *arguments: object) -> Future[None]:
-    work(*arguments)
-    done: Future[None] = Future()
-    done.set_result(None)
-    return done
+        yield beside
 
 
 def _quiet_worker(threads: int) -> None:
@@ -141,65 +135,54 @@ def _quiet_worker(threads: int) -> None:
     os.environ["TTY_COMPATIBLE"] = "0"  # several live progress bars would overwrite each other
 
 
-def _wait(work: list[Future[None]]) -> None:
-    for each in work:
-        each.result()
-
-
-def _train(bench: Bench, task: Task) -> None:
+def _train(workspace: Workspace, task: Task) -> None:
     """Train or go on; the folder says what it is from the first moment on."""
     run, config, training = task.run, task.run_config, task.experiment.training
-    assert run is not None and config is not None and training is not None
-    assert bench.train is not None
-    marker = run / KEY_FILE
+    data = workspace.train
+    assert run is not None and config is not None and training is not None and data is not None
+    marker, supervision = run / KEY_FILE, training.supervision
     facts: dict[str, Any] = {"seconds": 0.0}
     if marker.is_file():
         facts = json.loads(marker.read_text(encoding="utf-8"))
-    supervision = training.supervision
-    whole = run_identity(config, bench.train, supervision, heads_only=False)
-    facts["key"] = content_key(whole)
+    facts["key"] = content_key(run_identity(config, data, supervision, heads_only=False))
     if supervision == "labels" and config.cam.mode == "cmpa":
-        heads = run_identity(config, bench.train, supervision, heads_only=True)
-        facts["heads"] = content_key(heads)
-    _write_json(marker, facts)
+        facts["heads"] = content_key(run_identity(config, data, supervision, heads_only=True))
+    write_json(marker, facts)
     start = time.monotonic()
     train(
-        bench.train,
+        data,
         run,
         config,
         supervision=supervision,
-        cache=bench.superpixels,
-        device=bench.device,
+        cache=workspace.superpixels,
+        device=workspace.device,
     )
     facts["seconds"] += time.monotonic() - start
-    _write_json(marker, facts)
+    write_json(marker, facts)
 
 
-def _score_seeds(bench: Bench, group: Sequence[Task]) -> None:
+def _score_seeds(workspace: Workspace, group: Sequence[Task]) -> None:
     """One pass over the images for CAM seeds of many settings, with encoders loaded once."""
     start = time.monotonic()
-    data = bench.seeds
-    assert data is not None
-    first = group[0].config
-    for task in group:  # DINO is loaded if anybody wants it
-        affinity = task.config.affinity
-        if affinity.kind == "attention" and affinity.dino_weight > 0:
-            first = task.config
-    base = load_rectifier(first, data.classes, own_prompts=data.prompts, device=bench.device)
+    data = group[0].data
+    # DINO is loaded if a setting wants it
+    first = max(
+        (task.config for task in group),
+        key=lambda config: config.affinity.kind == "attention" and config.affinity.dino_weight > 0,
+    )
+    base = SSR.from_config(first, data.classes, prompts=data.prompts, device=workspace.device)
     heads: dict[object, Alignment | None] = {}
-    rectifiers = {}
+    models = {}
     for task in group:
         which = (task.run, task.experiment.heads)
         if which not in heads:
-            heads[which] = _heads(base, *which)
-        rectifiers[task.key] = variant(base, task.config, heads[which])
-    cells = SuperpixelCache(
-        bench.superpixels, n_segments=first.sgc.n_segments, compactness=first.sgc.compactness
+            heads[which] = _alignment(base, task)
+        models[task.key] = base.with_config(task.config, alignment=heads[which])
+    superpixels = SuperpixelCache(
+        workspace.superpixels, n_segments=first.sgc.n_segments, compactness=first.sgc.compactness
     )
-    unfinished = bench.out / "unfinished"
-    found = score_seeds(
-        rectifiers, data, cells, alphas=bench.alphas, keep=unfinished / group[0].key
-    )
+    unfinished = workspace.out / "unfinished" / group[0].key
+    found = score_seeds(models, data, superpixels, alphas=workspace.alphas, keep=unfinished)
     seconds = time.monotonic() - start
     for task in group:
         each = found[task.key]
@@ -209,138 +192,98 @@ def _score_seeds(bench: Bench, group: Sequence[Task]) -> None:
             "seconds": seconds,
             "shared_by": len(group),
         }
-        _keep(bench, task, data, each.scores, each.images, each.matrix, extra)
-    shutil.rmtree(unfinished / group[0].key, ignore_errors=True)
+        _keep(workspace, task, each, extra)
+    shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _heads(base: Rectifier, run: Path | None, kind: Heads) -> Alignment | None:
+def _alignment(base: SSR, task: Task) -> Alignment | None:
     """What stands between CLIP's features and the CAM of a row; None = GradCAM in CLIP's space."""
+    kind, run, dim = task.experiment.heads, task.run, base.text_features.shape[1]
     if kind == "clip":
-        return no_heads(base.text_features.shape[1], 1 / base.clip.logit_scale).to(base.device)
+        return no_heads(dim, 1 / base.clip.logit_scale).to(base.device)
     if run is None:
         return None
+    load = untrained_alignment if kind == "untrained" else load_alignment
+    alignment = load(load_checkpoint(run), base.text_features, run)
     if kind == "temperature":
-        trained = load_heads(base, run)
-        temperature = float(trained.temperature.detach())
-        return no_heads(base.text_features.shape[1], temperature).to(base.device)
-    return load_heads(base, run, untrained=kind == "untrained")
+        return no_heads(dim, float(alignment.temperature.detach())).to(base.device)
+    return alignment
 
 
-def _score_segmentation(bench: Bench, task: Task) -> None:
+def _score_masks(workspace: Workspace, task: Task) -> None:
+    """Masks of the decoder or pseudo masks, written and held against the true ones."""
+    start = time.monotonic()
+    known = tuple(sample for sample in task.data.samples if sample.truth is not None)
+    data = replace(task.data, samples=known)
+    if task.experiment.measure == "segmentation":
+        out = _segment(workspace, task, data)
+    else:
+        out = workspace.out / "predictions" / f"masks-{task.key}"
+        cache, device = workspace.superpixels, workspace.device
+        make_masks(data, out, task.config, model=task.run, cache=cache, device=device)
+    found = evaluate(out, data)
+    extra = {"seconds": time.monotonic() - start, "predictions": workspace.relative(out)}
+    if task.experiment.measure == "masks":
+        extra["undecided"] = found.undecided
+    _keep(workspace, task, found, extra)
+
+
+def _segment(workspace: Workspace, task: Task, data: LabelledImages) -> Path:
     """Masks of the decoder on images whose labels it does not know."""
-    start = time.monotonic()
-    data, run = bench.val, task.run
-    assert data is not None and run is not None and task.experiment.training is not None
-    crf = task.experiment.crf
-    name = f"{task.experiment.training.name}-{'crf' if crf else 'plain'}"
-    out = bench.claim(bench.predictions, name, task.seed, task.key)
-    _write_json(out / KEY_FILE, {"key": task.key})
-    images = {each.name: each.image for each in data.samples if each.truth is not None}
-    clip = task.config.backbones.clip
-    test = task.config.test
-    predict(images, out, run, clip=clip, crf=crf, test=test, device=bench.device)
-    found = evaluate(out, data)
-    extra = {"seconds": time.monotonic() - start, "predictions": _inside(out, bench)}
-    _keep(bench, task, data, found.scores, found.images, found.matrix, extra)
-
-
-def _score_masks(bench: Bench, task: Task) -> None:
-    """Pseudo masks of labelled images, as the decoder would learn from them."""
-    start = time.monotonic()
-    assert bench.seeds is not None
-    known = tuple(sample for sample in bench.seeds.samples if sample.truth is not None)
-    data = replace(bench.seeds, samples=known)
-    out = bench.out / "predictions" / f"masks-{task.key}"
-    masks(data, out, task.config, model=task.run, cache=bench.superpixels, device=bench.device)
-    found = evaluate(out, data)
-    extra = {
-        "seconds": time.monotonic() - start,
-        "predictions": _inside(out, bench),
-        "undecided": found.undecided,
-    }
-    _keep(bench, task, data, found.scores, found.images, found.matrix, extra)
+    row, run, config = task.experiment, task.run, task.config
+    assert run is not None and row.training is not None
+    name = f"{row.training.name}-{'crf' if row.crf else 'plain'}"
+    out = workspace.folder_for(workspace.predictions, name, task.seed, task.key)
+    write_json(out / KEY_FILE, {"key": task.key})
+    predict(
+        {sample.name: sample.image for sample in data.samples},
+        out,
+        run,
+        clip=config.backbones.clip,
+        crf=row.crf,
+        test=config.test,
+        device=workspace.device,
+    )
+    return out
 
 
 def _keep(
-    bench: Bench,
-    task: Task,
-    data: LabelledImages,
-    found: Scores,
-    images: Int[Tensor, " classes"],
-    matrix: Int[Tensor, "classes classes"],
-    extra: dict[str, Any],
+    workspace: Workspace, task: Task, found: SeedScores | Evaluation, extra: dict[str, Any]
 ) -> None:
     """Write a result with everything behind its figures."""
-    row = task.experiment
-    training = None
+    row, training = task.experiment, None
     if task.run is not None and task.run_config is not None and row.training is not None:
-        assert bench.train is not None
-        facts = json.loads((task.run / KEY_FILE).read_text(encoding="utf-8"))
+        assert workspace.train is not None
         training = {
-            "run": _inside(task.run, bench),
+            "run": workspace.relative(task.run),
             "supervision": row.training.supervision,
-            "images": len(bench.train),
+            "images": len(workspace.train),
             "settings": task.run_config.to_dict(),
-            "seconds": facts.get("seconds"),
+            "seconds": json.loads((task.run / KEY_FILE).read_text(encoding="utf-8"))["seconds"],
         }
-    backbones = task.config.backbones
-    digests = task.identity["encoders"]
-    names = {"clip": backbones.clip, "dino": backbones.dino}
     record = {
         "row": row.name,
         "seed": task.seed,
         "measure": row.measure,
         "crf": row.crf,
         "heads": row.heads,
-        "figures": mean_figures(found),
+        "figures": mean_figures(found.scores),
         **extra,
-        "images": sum(sample.truth is not None for sample in data.samples),
-        "data": {"digest": task.identity["data"], "folder": str(data.root)},
+        "images": sum(sample.truth is not None for sample in task.data.samples),
+        "data": {"digest": task.identity["data"], "folder": str(task.data.root)},
         "encoders": {
-            which: {"name": names[which], "digest": digest} for which, digest in digests.items()
+            which: {"name": getattr(task.config.backbones, which), "digest": digest}
+            for which, digest in task.identity["encoders"].items()
         },
-        "command": bench.command,
-        "version": __version__,
+        "command": workspace.command,
+        "version": version("ssrseg"),
         "commit": git_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": task.config.to_dict(),
         "training": training,
-        "classes": class_figures(found, ("background", *data.classes), images),
-        "matrix": matrix.tolist(),
+        "classes": class_figures(found.scores, ("background", *task.data.classes), found.images),
+        "matrix": found.matrix.tolist(),
         "key": task.key,
     }
     slug = re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")
-    _write_json(bench.out / "results" / f"{slug}-seed-{task.seed}-{task.key}.json", record)
-
-
-def _inside(folder: Path, bench: Bench) -> str:
-    return folder.relative_to(bench.out).as_posix()
-
-
-def _write_json(path: Path, table: dict[str, Any]) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-
-
-def variant(base: Rectifier, config: Config, alignment: Alignment | None) -> Rectifier:
-    """The same encoders and texts under other settings."""
-    other = copy(base)
-    other.config, other.alignment = config, alignment
-    return other
-
-
-def load_heads(base: Rectifier, run: Path, *, untrained: bool = False) -> Alignment:
-    """ISA, TSA and τ of a finished run, or as they were before its first iteration."""
-    checkpoint = load_checkpoint(run)
-    config = checkpoint.config
-    if untrained and config.cmpa.init == "random":
-        with torch.random.fork_rng():
-            torch.manual_seed(mix(config.optim.seed, 0, 3))  # as in training
-            return build_alignment(config, base.text_features, None).eval()
-    heads = build_alignment(config, base.text_features, None)
-    load_part(heads, checkpoint, "alignment", run)
-    if untrained:
-        start = untrained_heads(heads, config.cmpa.temperature)
-        assert start is not None
-        heads = start
-    return heads.to(base.device).eval()
+    write_json(workspace.out / "results" / f"{slug}-seed-{task.seed}-{task.key}.json", record)

@@ -1,6 +1,6 @@
 """How far classes and modalities lie apart in a feature space: the figures beside Figure 6.
 
-Every distance is the cosine distance 1 - cos, in [0, 2].
+Every distance is the cosine distance 1 - cos, in [0, 2]; features may have any norm.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def separation(
     """All three numbers of one feature space.
 
     Args:
-        image: f_image of each (image, class) pair, any norm.
+        image: f_image of each (image, class) pair.
         classes: Class of each pair.
-        text: Text features by class, any norm; a pair's f_text is the row of its class.
+        text: Text features by class; a pair's f_text is the row of its class.
 
     Source: silhouette by Rousseeuw 1987, modality gap by Liang et al. 2022.
     """
@@ -56,10 +56,6 @@ def silhouette(
     """Mean of (b - a) / max(a, b): a to one's own class, b to the nearest other class.
 
     The only member of a class counts 0, as in scikit-learn.
-
-    Args:
-        features: Any norm.
-        classes: Class of each feature.
 
     Returns:
         In [-1, 1]; nan with fewer than two classes.
@@ -79,10 +75,6 @@ def distance_ratio(
 ) -> Float[Tensor, ""]:
     """Mean distance of two features of one class, over that of two features of two classes.
 
-    Args:
-        features: Any norm.
-        classes: Class of each feature.
-
     Returns:
         >= 0; nan with fewer than two classes, or where no class has two members.
     """
@@ -96,15 +88,7 @@ def distance_ratio(
 def modality_gap(
     image: Float[Tensor, "pairs dim"], text: Float[Tensor, "pairs dim"]
 ) -> Float[Tensor, ""]:
-    """Distance between the mean unit image feature and the mean unit text feature.
-
-    Args:
-        image: f_image of each pair, any norm.
-        text: f_text of each pair, any norm.
-
-    Returns:
-        Euclidean, in [0, 2].
-    """
+    """Euclidean distance of the mean unit image feature and the mean unit text feature."""
     means = [functional.normalize(rows, dim=-1).mean(0) for rows in (image, text)]
     gap: Tensor = (means[0] - means[1]).norm()
     return gap

@@ -29,13 +29,7 @@ WORDS: dict[str, tuple[str, ...]] = {
 
 
 class Corner(NamedTuple):
-    """A guess and where it was made.
-
-    Attributes:
-        kind: Key of ``WORDS``.
-        y: Centre of the corner, as a share of the photograph's height.
-        x: The same of its width.
-    """
+    """A guess (key of ``WORDS``), and the centre of its corner as shares of height and width."""
 
     kind: str
     y: float
@@ -58,8 +52,7 @@ class _Look(NamedTuple):
     @property
     def chroma(self) -> float:
         """Largest channel less the smallest; grey = 0."""
-        colours = (self.red, self.green, self.blue)
-        return max(colours) - min(colours)
+        return max(self[:3]) - min(self[:3])
 
     @property
     def is_green(self) -> bool:
@@ -74,13 +67,9 @@ class _Look(NamedTuple):
 
 
 def guess_surroundings(photo: UInt8[np.ndarray, "height width 3"]) -> tuple[Corner, ...]:
-    """Say what may lie in each corner of a photograph; nothing where no rule fits.
+    """Say what may lie in each corner of a photograph, upper ones first; nothing if no rule fits.
 
-    Args:
-        photo: RGB, about 200 pixels on the long side (roughness depends on the scale).
-
-    Returns:
-        At most one guess a corner, upper ones first.
+    Roughness depends on the scale: the long side should have about 200 pixels.
     """
     height, width, _ = photo.shape
     tall, wide = max(2, round(0.22 * height)), max(2, round(0.33 * width))
@@ -107,18 +96,19 @@ def _look(region: UInt8[np.ndarray, "height width 3"]) -> _Look:
 
 
 def _above(look: _Look, outdoors: bool) -> str | None:
-    if outdoors and look.is_green:
-        return "tree" if look.rough > 9 or look.light < 80 else "grass"
-    if outdoors and look.is_blue and look.light > 90 and look.rough < 6:
+    light, rough = look.light, look.rough
+    if not outdoors:
+        return "wall" if light > 50 and rough < 9 else None
+    if look.is_green:
+        return "tree" if rough > 9 or light < 80 else "grass"
+    if look.is_blue and light > 90 and rough < 6:
         return "sky"
-    if outdoors and look.light > 185 and look.chroma < 45 and look.rough < 8:
+    if light > 185 and look.chroma < 45 and rough < 8:
         return "cloud"
-    if outdoors and look.blue >= look.red - 6 and 60 < look.light < 170 and 5 < look.rough < 11:
+    if look.blue >= look.red - 6 and 60 < light < 170 and 5 < rough < 11:
         return "mountain"
-    if outdoors and look.rough > 14:
-        return "tree" if look.light < 110 else "building"
-    if not outdoors and look.light > 50 and look.rough < 9:
-        return "wall"
+    if rough > 14:
+        return "tree" if light < 110 else "building"
     return None
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ssrseg.demo.surroundings import WORDS, guess_surroundings
+from encoders.surroundings import WORDS, guess_surroundings
 
 GREEN, BLUE, WHITE, GREY, BROWN = (
     (70, 120, 50), (110, 160, 220), (225, 228, 232), (120, 118, 116), (140, 115, 90),

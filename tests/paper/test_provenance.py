@@ -16,8 +16,7 @@ import ssrseg
 import ssrseg.paper.provenance as module
 from ssrseg.config import load_config
 from ssrseg.data.open import open_labelled
-from ssrseg.paper.facts import provenance, save_facts
-from ssrseg.paper.provenance import git_commit
+from ssrseg.paper.provenance import git_commit, provenance, save_facts
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -34,10 +33,10 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     if shutil.which("git") is None:
         pytest.skip("no git here")
     package = tmp_path / "package"
-    (package / "engine").mkdir(parents=True)
-    monkeypatch.setattr(module, "__file__", str(package / "engine" / "provenance.py"))
+    (package / "paper").mkdir(parents=True)
+    monkeypatch.setattr(module, "__file__", str(package / "paper" / "provenance.py"))
     (package / "__init__.py").write_text("")
-    (package / "engine" / "provenance.py").write_text("x = 1\n")
+    (package / "paper" / "provenance.py").write_text("x = 1\n")
     (tmp_path / "other.txt").write_text("a\n")
     git(tmp_path, "init")
     return package
@@ -59,7 +58,7 @@ def test_the_commit_of_a_checkout(checkout: Path) -> None:
     assert commit() == name
     (checkout.parent / "figure.png").write_text("not tracked")
     assert commit() == name
-    (checkout / "engine" / "provenance.py").write_text("x = 2\n")
+    (checkout / "paper" / "provenance.py").write_text("x = 2\n")
     assert commit() == f"{name}+dirty"
     git_commit.cache_clear()
 
@@ -75,13 +74,14 @@ def test_digests_follow_settings_and_data(tmp_path: Path) -> None:
     fewer = open_labelled(tiny_folder(tmp_path / "b", n=4))
     config, other = load_config("ssr"), load_config("paper")
     found = provenance("ssrseg figure 5", config, data, model=None, seed=3)
-    assert (found.command, found.seed, found.model) == ("ssrseg figure 5", 3, None)
-    assert (found.version, found.torch) == (ssrseg.__version__, torch.__version__)
-    assert found.config["affinity"]["dino_weight"] == 0.6
+    assert (found["command"], found["seed"], found["model"]) == ("ssrseg figure 5", 3, None)
+    assert (found["version"], found["torch"]) == (ssrseg.__version__, torch.__version__)
+    assert found["config"]["affinity"]["dino_weight"] == 0.6
     again = provenance("", config, data, model=None, seed=3)
-    assert (again.settings, again.data) == (found.settings, found.data)
-    assert provenance("", other, data, model=None, seed=3).settings != found.settings
-    assert provenance("", config, fewer, model=None, seed=3).data != found.data
+    assert (again["settings"], again["data"]) == (found["settings"], found["data"])
+    changed = provenance("", other, data, model=None, seed=3)
+    assert changed["settings"] != found["settings"]
+    assert provenance("", config, fewer, model=None, seed=3)["data"] != found["data"]
 
 
 def test_facts_are_plain_json(tmp_path: Path) -> None:
@@ -93,4 +93,4 @@ def test_facts_are_plain_json(tmp_path: Path) -> None:
     saved = json.loads(text)
     assert saved["a"] == [1, 0.333333, None]
     assert saved["b"] == {"ü": None, "3": [True, "x"]}
-    assert saved["made"][0]["settings"] == made.settings
+    assert saved["made"][0]["settings"] == made["settings"]

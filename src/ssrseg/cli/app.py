@@ -1,0 +1,201 @@
+"""What all commands share: the application, its options, and how faults are said."""
+
+import json
+import sys
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import cyclopts
+from cyclopts import App, Group, Parameter, validators
+from rich.console import Console
+
+from ssrseg import __version__
+from ssrseg.errors import SSRError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ssrseg.config import Config
+    from ssrseg.data.sample import LabelledImages
+
+EVERYDAY, DATA_SETS, PAPER, OTHER = map(
+    Group.create_ordered, ("Everyday", "Data sets", "Paper", "Other")
+)
+FILES = Group("Input and output", sort_key=0)  # 1: what a single command has
+METHOD = Group("Method settings", sort_key=2)
+ENCODERS = Group("Encoders", sort_key=3)
+SPEED = Group("Speed and device", sort_key=4)
+
+app = App(
+    name="ssrseg",
+    help="Image-level labels in, semantic segmentation out: SSR (AAAI 2026).",
+    version=__version__,
+    group_parameters=FILES,
+    default_parameter=Parameter(
+        negative_bool=(), negative_iterable=(), show_default=lambda value: value or None
+    ),
+    suppress_keyboard_interrupt=False,  # main says what to do next
+)
+app["--help"].group = app["--version"].group = OTHER
+_position = count()
+_words: list[str] = []
+
+
+def command(group: Group) -> "Callable[..., object]":
+    """Register a verb; ``ssrseg --help`` lists them in this order."""
+    return app.command(group=group, sort_key=next(_position))
+
+
+Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+DataFolder = Annotated[
+    Path,
+    Parameter(
+        help="VOC 2012 or COCO 2014 folder, or your own with images and labels.csv (columns image,"
+        " labels)."
+    ),
+]
+Split = Annotated[
+    str | None,
+    Parameter(help="List of images: train, val, or VOC's train_aug or test. Default: all."),
+]
+Device = Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N.", group=SPEED)]
+
+
+@Parameter(name="*", group=METHOD)
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Settings; the last one wins."""
+
+    preset: str | None = None
+    """Named settings: ssr (default), paper, clip-es, weclip; demo and photos are for the small
+    encoders."""
+    config: Path | None = None
+    """YAML file of settings that differ from the preset; `ssrseg config` lists them all."""
+    overrides: Annotated[tuple[str, ...], Parameter(name="--set")] = ()
+    """One setting, as section.key=value. May be given many times, and wins over the file."""
+
+
+@Parameter(name="*", group=ENCODERS)
+@dataclass(frozen=True, kw_only=True)
+class Encoders:
+    """Frozen networks, and the words they are asked about."""
+
+    clip: str | None = None
+    """CLIP: hub id, or folder written by save_pretrained. Default: as the settings say."""
+    dino: str | None = None
+    """DINO: hub id, or folder written by save_pretrained. Default: as the settings say."""
+    prompts: str | None = None
+    """Prompts: voc, coco, coco-clip-es, demo, or a YAML file of your own."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """How to compute."""
+
+    method: Method = Method()
+    encoders: Encoders = Encoders()
+    cache: Annotated[Path | None, Parameter(group=SPEED)] = None
+    """Folder of superpixels, which several runs may share."""
+    device: Device = "auto"
+
+    def settings(self, model: Path | None = None) -> "Config":
+        """The settings, on top of those of the run ``model`` unless a preset is named."""
+        return load_settings(self.method, self.encoders, model)
+
+    def pick_device(self) -> str:
+        """The device, checked."""
+        from ssrseg.device import pick_device
+
+        return pick_device(self.device)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class DataSetup(Setup):
+    """Images with labels, and how to compute."""
+
+    data: DataFolder
+    split: Split = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ModelSetup(DataSetup):
+    """The same for a command that may be given a trained model."""
+
+    model: Path | None = None
+    """Run folder whose settings and CMPA (weclip: decoder) are used. Default: training-free."""
+
+    def settings(self, model: Path | None = None) -> "Config":
+        """The same for this model or another one."""
+        return super().settings(model or self.model)
+
+
+def load_settings(
+    method: Method, encoders: Encoders | None = None, model: Path | None = None
+) -> "Config":
+    """Preset (or the settings of the run ``model``), file, and options; the last one wins."""
+    from ssrseg.config import load_config
+
+    base = None
+    if model is not None and method.preset is None:
+        from ssrseg.checkpoint import load_checkpoint
+
+        base = load_checkpoint(model).config.to_dict()
+    keys = {"clip": "backbones.clip", "dino": "backbones.dino", "prompts": "prompts.set"}
+    given = vars(encoders or Encoders()).items()
+    # quoted, because a path may hold what YAML takes for syntax
+    extra = (f"{keys[name]}={json.dumps(text)}" for name, text in given if text is not None)
+    return load_config(method.preset or "ssr", method.config, (*method.overrides, *extra), base)
+
+
+def open_data(data: Path, split: str | None) -> "LabelledImages":
+    """The images of a list, or all of them; faults are said before transformers is imported."""
+    from ssrseg.data.open import open_labelled
+
+    return open_labelled(data, split=None if split == "all" else split)
+
+
+def echo(text: str) -> None:
+    """Print at once, so that a log file is never behind."""
+    print(text, flush=True)
+
+
+def typed() -> list[str]:
+    """The words of the command that runs."""
+    return ["ssrseg", *_words]
+
+
+def complain(text: str) -> NoReturn:
+    """One paragraph on standard error, exit code 2."""
+    console = Console(stderr=True)
+    console.print("Error:", style="bold red", end=" ")
+    # class ids and shapes hold brackets, which rich would take for markup
+    console.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False)
+    sys.exit(2)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: faults of the user's input become one paragraph and exit code 2."""
+    _words[:] = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(_words, exit_on_error=False, print_error=True, result_action="return_value")
+    except SSRError as error:
+        complain(str(error))
+    except OSError as error:
+        if error.errno is None:  # not from the file system
+            raise
+        complain(
+            f"{error.filename2 or error.filename or 'A file'} cannot be read or written"
+            f" ({error.strerror}). Choose another path, remove what is in the way, or make room or"
+            " permission there."
+        )
+    except cyclopts.CycloptsError:
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Interrupted. The same command goes on from here.")
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)

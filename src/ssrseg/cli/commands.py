@@ -1,0 +1,259 @@
+"""The everyday commands: try, mask, train, predict, score, look after the machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Group, Parameter, validators
+
+from ssrseg.cli.app import (
+    ENCODERS,
+    EVERYDAY,
+    METHOD,
+    Count,
+    DataFolder,
+    DataSetup,
+    Device,
+    Encoders,
+    Method,
+    ModelSetup,
+    Split,
+    command,
+    echo,
+    load_settings,
+    open_data,
+)
+from ssrseg.console import note, print_table, show
+
+if TYPE_CHECKING:
+    from ssrseg.data.sample import LabelledImages
+    from ssrseg.evaluation import Evaluation
+
+
+@command(EVERYDAY)
+def demo(*, out: Path = Path("demo-run"), seeds: Count = 1, device: Device = "auto") -> None:
+    """Try it offline: train on drawn scenes, segment new ones, report.
+
+    Args:
+        out: Folder for data, run and report.
+        seeds: Repeat on fresh scenes; show mean and spread.
+    """
+    from ssrseg.demo.run import run_demo
+    from ssrseg.device import pick_device
+
+    report = run_demo(out, seeds=seeds, device=pick_device(device))
+    echo(report.table)
+    echo(f"Report: {report.page}")
+
+
+@command(EVERYDAY)
+def masks(*, setup: ModelSetup, out: Path, save_cams: bool = False) -> None:
+    """Make pseudo masks of images from their labels.
+
+    Args:
+        out: Gets masks/, classes.txt, manifest.csv; run again to resume.
+        save_cams: Also write cams/NAME.npz.
+    """
+    config = setup.settings()
+    images = _open(setup)
+    from ssrseg.pseudo_masks import make_masks
+
+    result = make_masks(
+        images,
+        out,
+        config,
+        model=setup.model,
+        save_cams=save_cams,
+        cache=setup.cache,
+        device=setup.pick_device(),
+    )
+    _echo_written(result.written, result.skipped, result.out, result.seconds)
+    if result.absent:
+        first = (f"{name} ({', '.join(words)})" for name, words in result.absent.items())
+        more = ", ..." if len(result.absent) > 5 else ""
+        echo(
+            f"{len(result.absent)} of the {len(images)} masks show nothing of a class that their"
+            f" image is labelled with: {', '.join(islice(first, 5))}{more} (column absent of"
+            f" {result.out / 'manifest.csv'})."
+        )
+
+
+@Parameter(name="*", group=Group("Training", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What is trained, and how far."""
+
+    supervision: Literal["labels", "full"] = "labels"
+    """labels: SSR. full: the same decoder on true masks, the control of Table 6."""
+    monitor: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0
+    """Score the pseudo masks of so many images that have true masks. Default: of none."""
+    stop_after: Count | None = None
+    """Stop after so many iterations; the same command goes on from there."""
+
+
+@command(EVERYDAY)
+def train(*, setup: DataSetup, out: Path, training: Training = Training()) -> None:
+    """Train a segmentation model from image-level labels.
+
+    Args:
+        out: Run folder; run the same command again to resume.
+    """
+    config = setup.settings()
+    images = _open(setup)
+    from ssrseg.training import train
+
+    known = tuple(each for each in images.samples if each.truth is not None)[: training.monitor]
+    result = train(
+        images,
+        out,
+        config,
+        supervision=training.supervision,
+        monitor=replace(images, samples=known) if known else None,
+        cache=setup.cache,
+        stop_after=training.stop_after,
+        device=setup.pick_device(),
+    )
+    if result.finished:
+        file = result.run / "model.safetensors"
+        echo(f"Finished: {file}. Next: ssrseg predict --model {out} ...")
+    else:
+        echo(f"Stopped after {result.iteration} iterations; the same command goes on.")
+
+
+def _open(setup: DataSetup) -> LabelledImages:
+    from ssrseg.data.classes import describe_labels
+
+    images = open_data(setup.data, setup.split)
+    for line in describe_labels(images):
+        note(line)
+    return images
+
+
+def _echo_written(written: int, skipped: int, out: Path, seconds: float) -> None:
+    echo(
+        f"{written} masks written to {out / 'masks'} in {seconds:.0f} s,"
+        f" {skipped} were there already."
+    )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """Images whose labels are not needed."""
+
+    images: Path | None = None
+    """One image or a folder of images; or give --data."""
+    data: Path | None = None
+    """Data set instead of --images; its labels are not needed."""
+    split: Split = None
+
+    def open(self) -> Path | dict[str, Path]:
+        """What is to be segmented."""
+        from ssrseg.data.open import open_images
+        from ssrseg.errors import DataError
+
+        if self.images is not None and self.data is None and self.split is None:
+            return self.images
+        if self.data is not None and self.images is None:
+            return open_images(self.data, split=self.split)
+        raise DataError(
+            "predict needs either --images (a file or folder) or --data (a data set, of which"
+            " --split names a list): give exactly one of the two."
+        )
+
+
+@command(EVERYDAY)
+def predict(
+    *,
+    model: Path,
+    images: Images = Images(),
+    out: Path,
+    overwrite: bool = False,
+    crf: Annotated[bool | None, Parameter(group=METHOD, negative_bool="no-")] = None,
+    clip: Annotated[str | None, Parameter(group=ENCODERS)] = None,
+    device: Device = "auto",
+) -> None:
+    """Segment images with a trained model; no labels needed.
+
+    Args:
+        model: Run folder of `ssrseg train`, or its model.safetensors.
+        out: Gets masks/ and classes.txt; run again to resume.
+        overwrite: Make masks anew that are there already.
+        crf: Refine with a DenseCRF. Default: as the model's settings say.
+        clip: CLIP of the model: hub id or folder, if it has moved.
+    """
+    chosen = images.open()
+    from ssrseg.device import pick_device
+    from ssrseg.prediction import predict
+
+    result = predict(
+        chosen, out, model, clip=clip, crf=crf, overwrite=overwrite, device=pick_device(device)
+    )
+    _echo_written(result.written, result.skipped, result.out, result.seconds)
+
+
+@command(EVERYDAY)
+def evaluate(
+    *, masks: Path, data: DataFolder, split: Split = None, json: Path | None = None
+) -> None:
+    """Score masks against true masks: mIoU and more, per class.
+
+    Args:
+        masks: Folder written by `masks` or `predict`.
+        json: Also write the figures to this file.
+    """
+    from ssrseg.evaluation import evaluate, save_evaluation
+
+    result = evaluate(masks, open_data(data, split))
+    _print_evaluation(result)
+    if json is not None:
+        save_evaluation(result, json)
+
+
+def percent(share: float | None) -> str:
+    """``48.6`` for 0.486; a dash where there is nothing to measure."""
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def _print_evaluation(result: Evaluation) -> None:
+    from ssrseg.evaluation import class_figures
+
+    scores, rows = result.scores, []
+    for name, each in class_figures(scores, result.classes, result.images).items():
+        shares = (percent(each[figure]) for figure in ("iou", "precision", "recall"))
+        ratio = each["confusion_ratio"]
+        rows.append((name, str(each["images"]), *shares, "-" if ratio is None else f"{ratio:.3f}"))
+    print_table(("class", "images", "IoU", "precision", "recall", "confusion"), rows, numbers=True)
+    echo(
+        f"mIoU {percent(scores.miou)}   precision {percent(scores.precision)}   recall"
+        f" {percent(scores.recall)}   confusion ratio {scores.confusion_ratio:.3f}   undecided"
+        f" {percent(result.undecided)} % of the pixels"
+    )
+    if scores.classes_without_hit:
+        echo(
+            f"{scores.classes_without_hit} classes are never hit and have no confusion ratio: the"
+            " mean over the others flatters."
+        )
+
+
+@command(EVERYDAY)
+def doctor(*, method: Method = Method(), encoders: Encoders = Encoders()) -> int:
+    """Check this machine and the encoders; say what to mend."""
+    config = load_settings(method, encoders)
+    from ssrseg.doctor import examine
+
+    return show(examine(config))
+
+
+@command(EVERYDAY)
+def config(*, method: Method = Method()) -> None:
+    """List every setting, its value, and what it means."""
+    from ssrseg.config import describe
+
+    values = load_settings(method).to_dict()
+    keys = [(*key.split("."), meaning) for key, _, meaning in describe()]
+    rows = [(f"{part}.{name}", str(values[part][name]), text) for part, name, text in keys]
+    print_table(("setting", "value", "meaning"), rows)

@@ -1,0 +1,289 @@
+"""SSR as people call it: photographs in any form, names of classes, results as numpy arrays."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from make_tiny import tiny_voc
+from PIL import Image
+from tiny_encoders import tiny_config
+
+import ssrseg
+from ssrseg import SSR
+from ssrseg.data.images import read_image, read_truth
+from ssrseg.data.open import open_labelled
+from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.errors import BackboneError, CheckpointError, ConfigError, DataError, LabelsError
+from ssrseg.pseudo_masks import rectify_photo
+from ssrseg.training import train
+
+CLASSES = ("cat", "dog", "red car")
+
+
+@pytest.fixture(scope="module")
+def model(clip_dir: Path, dino_dir: Path) -> SSR:
+    return SSR.from_config(tiny_config(clip_dir, dino_dir), CLASSES)
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A smooth photograph of 70 x 50 pixels, without loss, so that every form of it is equal."""
+    generator = np.random.default_rng(0)
+    coarse = Image.fromarray(generator.integers(0, 256, (5, 7, 3), dtype=np.uint8))
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    coarse.resize((70, 50), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_voc(tmp_path_factory.mktemp("voc") / "tree", n=3)
+
+
+@pytest.fixture(scope="module")
+def run(
+    tmp_path_factory: pytest.TempPathFactory, tree: Path, clip_dir: Path, dino_dir: Path
+) -> Path:
+    return train(
+        open_labelled(tree), tmp_path_factory.mktemp("run"), tiny_config(clip_dir, dino_dir)
+    ).run
+
+
+def test_every_form_of_a_photograph_gives_the_same_mask(model: SSR, photo: Path) -> None:
+    with Image.open(photo) as opened:
+        picture = opened.convert("RGB")
+    pixels = np.array(picture)
+    tensor = torch.from_numpy(pixels)
+    forms = [photo, str(photo), picture, pixels, pixels.transpose(2, 0, 1), pixels / 255]
+    forms += [tensor, tensor.permute(2, 0, 1), tensor.permute(2, 0, 1).float() / 255]
+    first, *others = [model.rectify(form, labels=["dog", "cat"]) for form in forms]
+    assert first.mask.shape == (50, 70)
+    assert len(np.unique(first.mask)) > 1
+    for other in others:
+        assert np.array_equal(other.mask, first.mask)
+        assert np.array_equal(other.cam["dog"], first.cam["dog"])
+
+
+def test_a_rectified_image(model: SSR, photo: Path) -> None:
+    found = model.rectify(photo, labels=["dog", "cat"])
+    assert found.labels == ("dog", "cat")
+    assert found.classes == CLASSES
+    assert found.image.shape == (50, 70, 3)
+    assert found.mask.dtype == np.uint8
+    assert set(np.unique(found.mask)) <= {0, 1, 2, 255}
+    for maps in (found.cam, found.refined_cam):
+        assert list(maps) == ["dog", "cat"]
+        for each in maps.values():
+            assert each.shape == (50, 70)
+            assert 0 <= each.min() <= each.max() <= 1
+            assert each.max() > 0.9
+    assert found.confidence.shape == (50, 70)
+    assert 1 / 3 - 1e-6 <= found.confidence.min() <= found.confidence.max() <= 1
+    assert found.overlay().shape == found.heat("dog").shape == (50, 70, 3)
+    assert not np.array_equal(found.heat("dog"), found.heat("dog", refined=False))
+    assert sum(found.areas.values()) == pytest.approx((found.mask > 0).mean())
+    assert found._repr_html_().count("<img") == 6  # photograph, two maps of two classes, mask
+    with pytest.raises(LabelsError, match='no CAM of "red car".*labelled with dog, cat'):
+        found.heat("red car")
+
+
+def test_it_is_what_a_folder_of_masks_holds(model: SSR, photo: Path) -> None:
+    found = model.rectify(photo, labels=["cat", "red car"])
+    pixels = read_image(photo)
+    nowhere = SuperpixelCache(None, n_segments=20, compactness=10.0)
+    same = rectify_photo(model, pixels, (0, 2), nowhere)
+    assert np.array_equal(found.mask, same.pseudo_mask.numpy())
+
+
+def test_a_large_photograph_is_answered_at_its_own_size(model: SSR, photo: Path) -> None:
+    small = model.with_config(
+        replace(model.config, data=replace(model.config.data, max_side=40))
+    ).rectify(photo, labels="dog")
+    assert small.mask.shape == small.cam["dog"].shape == small.confidence.shape == (50, 70)
+
+
+def test_a_list_gives_a_list(model: SSR, photo: Path) -> None:
+    pixels = np.array(Image.open(photo))
+    one, two = model.rectify([photo, pixels[:32]], labels=[["dog"], ["cat", "dog"]])
+    assert (one.mask.shape, two.mask.shape) == ((50, 70), (32, 70))
+    assert (one.labels, two.labels) == (("dog",), ("cat", "dog"))
+    assert np.array_equal(one.mask, model.rectify(photo, labels=["dog"]).mask)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["dogg"], 'dogg.* is no class of this model. Did you mean "dog"'),
+        ([], "labels is empty: name the classes"),
+        ([3], "3 is no class of this model"),
+    ],
+)
+def test_labels_that_cannot_be(model: SSR, photo: Path, labels: list, message: str) -> None:
+    with pytest.raises(LabelsError, match=message):
+        model.rectify(photo, labels=labels)
+
+
+def test_lists_that_do_not_fit(model: SSR, photo: Path) -> None:
+    with pytest.raises(DataError, match="list of images is empty"):
+        model.rectify([], labels=[])
+    with pytest.raises(LabelsError, match="2 images need 2 lists of labels, not 1 lists"):
+        model.rectify([photo, photo], labels=[["dog"]])
+    with pytest.raises(LabelsError, match="not one text"):
+        model.rectify([photo], labels="dog")
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((9, 70, 3), np.uint8), "70 x 9 pixels, smaller than a patch"),
+        (np.full((40, 40, 3), 1.5), "255"),
+        (np.zeros((2, 40, 40, 3), np.uint8), "list"),
+        (torch.zeros(40, 40, 3, dtype=torch.int64), "int64"),
+        (np.zeros((0, 40, 3), np.uint8), "0"),
+        (7, "int"),
+    ],
+)
+def test_images_that_cannot_be(model: SSR, image: object, message: str) -> None:
+    with pytest.raises(DataError, match=message) as raised:
+        model.rectify(image, labels=["dog"])
+    assert "\n" not in str(raised.value)
+
+
+def test_many_threads_read_one_model(model: SSR, photo: Path) -> None:
+    expected = model.rectify(photo, labels=["dog", "cat"])
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: model.rectify(photo, labels=["dog", "cat"]), range(8)))
+    for each in found:
+        assert np.array_equal(each.mask, expected.mask)
+        assert np.array_equal(each.refined_cam["cat"], expected.refined_cam["cat"])
+
+
+def test_without_a_decoder_nothing_is_segmented(model: SSR, photo: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no trained decoder.*rectify"):
+        model.segment(photo)
+
+
+def test_a_run_is_loaded_and_segments(run: Path, tree: Path, tmp_path: Path) -> None:
+    model = SSR.from_pretrained(run)
+    photo = tree / "JPEGImages" / "2007_000000.jpg"
+    found = model.segment(photo)
+    ssrseg.predict(photo, tmp_path, run)
+    assert np.array_equal(found.mask, read_truth(tmp_path / "masks" / "2007_000000.png").numpy())
+    assert found.confidence.shape == found.mask.shape
+    assert 0 < found.confidence.min() <= found.confidence.max() <= 1
+    one, two = model.segment([photo, Image.open(photo).crop((0, 0, 40, 40))])
+    assert np.array_equal(one.mask, found.mask)
+    assert two.mask.shape == (40, 40)
+    assert found._repr_html_().count("<img") == 2
+    label = model.classes[open_labelled(tree).samples[0].labels[0]]
+    assert model.rectify(photo, labels=label).labels == (label,)  # the heads are in it too
+    assert model.alignment is not None
+
+
+def test_segment_only_leaves_dino_and_texts_away(run: Path, tree: Path) -> None:
+    model = SSR.from_pretrained(run, segment_only=True)
+    assert model.dino is None
+    assert model.clip.model.text_model is None
+    photo = tree / "JPEGImages" / "2007_000000.jpg"
+    whole = SSR.from_pretrained(run).segment(photo)
+    assert np.array_equal(model.segment(photo).mask, whole.mask)
+    with pytest.raises(CheckpointError, match="segment_only=True"):
+        model.rectify(photo, labels=["cat"])
+
+
+def test_saved_and_loaded_it_says_the_same(run: Path, tree: Path, tmp_path: Path) -> None:
+    model, photo = SSR.from_pretrained(run), tree / "JPEGImages" / "2007_000001.jpg"
+    model.save_pretrained(tmp_path / "kept")
+    names = {path.name for path in (tmp_path / "kept").iterdir()}
+    assert names == {"model.safetensors", "config.json", "README.md"}
+    again = SSR.from_pretrained(tmp_path / "kept")
+    label = model.classes[open_labelled(tree).samples[1].labels[0]]
+    for one, other in (
+        (model.segment(photo), again.segment(photo)),
+        (model.rectify(photo, labels=[label]), again.rectify(photo, labels=[label])),
+    ):
+        assert np.array_equal(one.mask, other.mask)
+        assert np.array_equal(one.confidence, other.confidence)
+    card = ModelCard.load(tmp_path / "kept" / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert card.data.pipeline_tag == "image-segmentation"
+    for words in (f"1. {model.classes[0]}", "found = model.segment", model.config.backbones.clip):
+        assert words in card.content
+
+
+def test_a_training_free_model_is_kept_too(model: SSR, photo: Path, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    again = SSR.from_pretrained(tmp_path)
+    assert again.alignment is None
+    assert again.decoder is None
+    labels = ["dog", "red car"]
+    found, expected = (each.rectify(photo, labels=labels) for each in (again, model))
+    assert np.array_equal(found.mask, expected.mask)
+    assert "found = model.rectify" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_pushed_to_the_hub(model: SSR, monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed: dict[str, set[str]] = {}
+
+    class Hub:
+        def __init__(self, token: str | None = None) -> None: ...
+
+        def create_repo(self, repo_id: str, **_: object) -> object:
+            return type("Repo", (), {"repo_id": repo_id})
+
+        def upload_folder(self, repo_id: str, folder_path: Path, **_: object) -> str:
+            pushed[repo_id] = {path.name for path in Path(folder_path).iterdir()}
+            return "url"
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Hub)
+    assert model.push_to_hub("somebody/cats") == "url"
+    assert pushed == {"somebody/cats": {"model.safetensors", "config.json", "README.md"}}
+
+
+def test_models_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckpointError, match=r"there is no model\.safetensors"):
+        SSR.from_pretrained(tmp_path)
+
+    def closed(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("ssrseg.loading.hf_hub_download", closed)
+    with pytest.raises(CheckpointError, match=r"somebody/cats is neither a folder here"):
+        SSR.from_pretrained("somebody/cats")
+
+
+def test_from_encoders(clip_dir: Path, dino_dir: Path, photo: Path) -> None:
+    model = SSR.from_encoders(
+        ["dog", "cat"], clip=clip_dir, dino=dino_dir, settings=["pseudo.refine=none"]
+    )
+    assert model.classes == ("dog", "cat")
+    assert model.config.backbones.clip == str(clip_dir)
+    assert model.config.pseudo.refine == "none"
+    assert set(np.unique(model.rectify(photo, labels="cat").mask)) <= {0, 2}
+    for classes, message in (("dog", "one text"), ([], "no class"), (["dog", "Dog"], "Dog")):
+        with pytest.raises(LabelsError, match=message):
+            SSR.from_encoders(classes, clip=clip_dir, dino=dino_dir)
+    with pytest.raises(BackboneError, match="is not a clip"):
+        SSR.from_encoders(["dog"], clip=dino_dir, dino=dino_dir)
+    with pytest.raises(ConfigError, match="sgc.hihg"):
+        SSR.from_encoders(["dog"], clip=clip_dir, dino=dino_dir, settings=["sgc.hihg=1"])
+
+
+def test_other_settings_share_the_encoders(model: SSR, clip_dir: Path, dino_dir: Path) -> None:
+    config = replace(model.config, pseudo=replace(model.config.pseudo, refine="none"))
+    other = model.with_config(config)
+    assert other.clip is model.clip
+    assert other.dino is model.dino
+    assert model.config.pseudo.refine == "par"
+    elsewhere = replace(config, backbones=replace(config.backbones, clip="another/clip"))
+    with pytest.raises(ValueError, match="shares the encoders"):
+        model.with_config(elsewhere)
+    alone = SSR.from_config(tiny_config(clip_dir, dino_dir, "affinity.dino_weight=0"), CLASSES)
+    with pytest.raises(ConfigError, match="built without DINO"):
+        alone.with_config(model.config).rectify(np.zeros((40, 40, 3), np.uint8), labels="cat")
