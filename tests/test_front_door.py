@@ -89,7 +89,7 @@ def test_a_rectified_image(model: SSR, photo: Path) -> None:
     assert not np.array_equal(found.heat("dog"), found.heat("dog", refined=False))
     assert sum(found.areas.values()) == pytest.approx((found.mask > 0).mean())
     assert found._repr_html_().count("<img") == 6  # photograph, two maps of two classes, mask
-    with pytest.raises(LabelsError, match='no CAM of "red car".*labelled with dog, cat'):
+    with pytest.raises(LabelsError, match=r'no CAM of "red car".*labelled with dog, cat'):
         found.heat("red car")
 
 
@@ -271,7 +271,7 @@ def test_from_encoders(clip_dir: Path, dino_dir: Path, photo: Path) -> None:
             SSR.from_encoders(classes, clip=clip_dir, dino=dino_dir)
     with pytest.raises(BackboneError, match="is not a clip"):
         SSR.from_encoders(["dog"], clip=dino_dir, dino=dino_dir)
-    with pytest.raises(ConfigError, match="sgc.hihg"):
+    with pytest.raises(ConfigError, match=r"sgc\.hihg"):
         SSR.from_encoders(["dog"], clip=clip_dir, dino=dino_dir, settings=["sgc.hihg=1"])
 
 

@@ -124,7 +124,7 @@ def _workers(jobs: int) -> Iterator[Callable[[Iterable[Call]], None]]:
     with ProcessPoolExecutor(jobs, get_context("spawn"), _quiet_worker, (threads,)) as pool:
 
         def beside(calls: Iterable[Call]) -> None:
-            for each in [pool.submit(*call) for call in calls]:
+            for each in [pool.submit(work, *arguments) for work, *arguments in calls]:
                 each.result()
 
         yield beside
