@@ -8,8 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from skimage.color import rgb2lab
 from torch.nn import functional
 
+from ssrseg.data.images import voc_palette
 from ssrseg.overlay import (
     ERROR_COLOURS,
     HATCH_PERIOD,
@@ -18,6 +20,8 @@ from ssrseg.overlay import (
     heat_overlay,
     ids_overlay,
     ids_to_rgb,
+    line_width,
+    mask_palette,
     outlined,
     target_overlay,
     upsample,
@@ -39,9 +43,9 @@ def luminance(rgb: np.ndarray) -> np.ndarray:
     return linear @ np.array([0.2126, 0.7152, 0.0722])
 
 
-def test_heat_goes_from_black_to_pale_yellow_through_the_anchors() -> None:
+def test_heat_goes_from_black_to_pale_yellow_as_inferno_does() -> None:
     colours = heat(np.array([[0.0, 0.5, 0.55, 1.0]]))
-    assert colours.tolist() == [[[0, 0, 4], [188, 55, 84], [204, 68, 71], [252, 255, 164]]]
+    assert colours.tolist() == [[[0, 0, 4], [188, 55, 84], [204, 66, 72], [252, 255, 164]]]
 
 
 def test_heat_becomes_lighter_with_every_step() -> None:
@@ -80,25 +84,26 @@ def test_an_id_without_colour_is_named() -> None:
         ids_to_rgb(np.array([[7, 255]], np.uint8), PALETTE)
 
 
-def test_ids_overlay_leaves_background_and_input_untouched(image: np.ndarray) -> None:
+def test_ids_overlay_greys_the_background_and_leaves_its_input_untouched(image: np.ndarray) -> None:
     before = image.copy()
     ids = np.zeros((20, 24), np.uint8)
+    assert (ids_overlay(image, ids, PALETTE) == np.rint(image @ LUMA)[..., None]).all()
     ids[4:12, 4:12], ids[4:12, 12:20], ids[14:18, 4:20] = 1, 2, 255
     out = ids_overlay(image, ids, PALETTE)
-    assert (out[ids == 0] == image[ids == 0]).all()
+    assert (out[:3] == np.rint(image @ LUMA)[:3, :, None]).all()
     assert (image == before).all()
-    assert (ids_overlay(image, np.zeros_like(ids), PALETTE) == image).all()
 
 
-def test_ids_overlay_tints_inside_and_outlines_in_full_colour(image: np.ndarray) -> None:
+def test_ids_overlay_tints_inside_and_outlines_in_white_and_black(image: np.ndarray) -> None:
     ids = np.zeros((20, 24), np.uint8)
     ids[4:12, 4:12], ids[4:12, 12:20] = 1, 2
     out = ids_overlay(image, ids, PALETTE, strength=0.6)
     inside = 0.4 * (image @ LUMA)[5:11, 5:11, None] + 0.6 * PALETTE[1]
     assert np.abs(out[5:11, 5:11] - inside).max() <= 0.5
-    for border in (out[4, 4:12], out[11, 4:12], out[4:12, 4], out[4:12, 11]):
-        assert (border == PALETTE[1]).all()
-    assert (out[4:12, 12] == PALETTE[2]).all()
+    for border in (out[4, 4:20], out[11, 4:20], out[4:12, 4], out[4:12, 11], out[4:12, 12]):
+        assert (border == 255).all()
+    for around in (out[3, 4:20], out[12, 4:20], out[4:12, 3], out[4:12, 20]):
+        assert (around == 0).all()
 
 
 def test_the_border_of_the_photograph_is_no_outline(image: np.ndarray) -> None:
@@ -107,18 +112,37 @@ def test_the_border_of_the_photograph_is_no_outline(image: np.ndarray) -> None:
     assert (out == np.rint(image @ LUMA)[..., None]).all()
 
 
-def test_ignore_is_hatched_and_outlined_in_white() -> None:
-    photo = np.full((30, 30, 3), 10, np.uint8)
-    ids = np.zeros((30, 30), np.uint8)
-    ids[5:25, 5:25] = 255
-    out = ids_overlay(photo, ids, PALETTE)
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_undecided_pixels_are_striped_black_and_white(level: int) -> None:
+    ids = np.zeros((32, 32), np.uint8)
+    ids[4:28, 4:28] = 255
+    out = ids_overlay(np.full((32, 32, 3), level, np.uint8), ids, PALETTE, strength=1.0)
     rows, columns = np.indices(ids.shape)
-    inner = (slice(6, 24), slice(6, 24))
-    on_line = ((rows + columns) % HATCH_PERIOD == 0)[inner]
-    assert (out[inner][on_line] == 255).all()
-    assert (out[inner][~on_line] == 10).all()
-    assert (out[5, 5:25] == 255).all() and (out[5:25, 24] == 255).all()
-    assert (out[ids == 0] == 10).all()
+    white = (rows + columns) % HATCH_PERIOD < HATCH_PERIOD // 2
+    inside = ids == 255
+    assert (out[inside & white] == 255).all() and (out[inside & ~white] == 0).all()
+    assert (out[~inside] == level).all()
+
+
+def test_lines_grow_with_the_picture() -> None:
+    assert [line_width((side, side, 3)) for side in (20, 128, 320, 512)] == [1, 1, 2, 3]
+    ids = np.zeros((512, 512), np.uint8)
+    ids[100:400, 100:400] = 1
+    out = ids_overlay(np.full((512, 512, 3), 128, np.uint8), ids, PALETTE)
+    assert (out[250, 94:106, 0] == [128] * 3 + [0] * 3 + [255] * 3 + [out[250, 110, 0]] * 3).all()
+
+
+def test_mask_colours_differ_from_each_other_and_from_grey() -> None:
+    palette = mask_palette()
+    assert palette.shape == (256, 3) and (palette[0] == 0).all()
+    lab = rgb2lab(palette[1:22] / 255)  # VOC's classes and one more
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 1000 * np.eye(21)
+    assert apart.min() > 35
+    assert apart[:12, :12].min() > 45  # the demo's classes
+    assert np.hypot(lab[:, 1], lab[:, 2]).min() > 50
+    assert len(np.unique(palette, axis=0)) == 256
+    voc = rgb2lab(voc_palette()[1:22] / 255)
+    assert (np.linalg.norm(voc[:, None] - voc[None], axis=-1) + 1000 * np.eye(21)).min() < 25
 
 
 def test_target_overlay_keeps_targets_and_greys_the_rest(image: np.ndarray) -> None:

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
+from scipy import ndimage
 
 IGNORE = 255
-WHITE = (255, 255, 255)
-HATCH_PERIOD = 6
-"""Pixels from one hatch line to the next."""
-
-INFERNO = np.array(
-    [
-        (0, 0, 4), (22, 11, 57), (66, 10, 104), (106, 23, 110), (147, 38, 103), (188, 55, 84),
-        (221, 81, 58), (243, 120, 25), (252, 165, 10), (246, 215, 70), (252, 255, 164),
-    ],
-    np.float64,
-)  # fmt: skip
-"""Colours at 0, 0.1, .., 1: lightness rises all the way, so a map also reads in grey.
-
-Source: the colour map of that name by N. Smith and S. van der Walt, public domain.
-"""
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+HATCH_PERIOD = 8
+"""Lines' widths from one white stripe of undecided pixels to the next; see :func:`line_width`."""
 
 ERROR_COLOURS = {
     "hit": (0, 158, 115), "other class": (213, 94, 0),
@@ -33,17 +24,48 @@ Source: M. Okabe and K. Ito, Color Universal Design.
 """
 
 
+@cache
+def mask_palette() -> UInt8[np.ndarray, "256 3"]:
+    """Colours by class id for drawings: each as far as possible from all before it, and from grey.
+
+    VOC's palette, which mask files carry, has many dark colours that resemble each other. Id 0 is
+    black. Do not write into the array: every caller gets the same one.
+    """
+    from skimage.color import rgb2lab  # here, because it takes a while to import
+
+    levels = np.linspace(0, 255, 16).round() / 255
+    candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
+    lab = rgb2lab(candidates)
+    # neither pale nor so dark or light that an outline swallows it
+    clear = (np.hypot(lab[:, 1], lab[:, 2]) > 50) & (lab[:, 0] > 35) & (lab[:, 0] < 88)
+    candidates, lab = candidates[clear], lab[clear]
+    distance = np.hypot(lab[:, 1], lab[:, 2])  # to the grey of the same lightness
+    chosen = [np.zeros(3)]
+    for _ in range(255):
+        farthest = int(distance.argmax())
+        chosen.append(candidates[farthest])
+        distance = np.minimum(distance, np.linalg.norm(lab - lab[farthest], axis=-1))
+    return _to_bytes(255 * np.array(chosen))
+
+
+def line_width(shape: tuple[int, ...]) -> int:
+    """Pixels of an outline in an image of this height and width."""
+    return max(1, round(min(shape[:2]) / 160))
+
+
 def heat(values: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
-    """Colour of each value: black 0, purple, red, orange, pale yellow 1.
+    """Colour of each value: black 0, purple, red, orange, pale yellow 1 (inferno).
+
+    Lightness rises all the way, so a map also reads in grey.
 
     Raises:
         ValueError: If a value is nan or outside [0, 1].
     """
+    from matplotlib import colormaps  # here, because it takes a while to import
+
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueError(f"values must be in [0, 1], found {values.min()} .. {values.max()}")
-    anchors = np.linspace(0, 1, len(INFERNO))
-    channels = [np.interp(values, anchors, INFERNO[:, channel]) for channel in range(3)]
-    return _to_bytes(np.stack(channels, -1))
+    return _to_bytes(255 * colormaps["inferno"](values)[..., :3])
 
 
 def heat_overlay(
@@ -78,28 +100,32 @@ def ids_to_rgb(
 def ids_overlay(
     image: UInt8[np.ndarray, "height width 3"],
     ids: UInt8[np.ndarray, "height width"],
-    palette: UInt8[np.ndarray, "colours 3"],
-    strength: float = 0.6,
+    palette: UInt8[np.ndarray, "colours 3"] | None = None,
+    strength: float = 0.8,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Tint the (grey) photograph by class, with an outline in the full colour.
+    """Colour the regions of a mask on the grey photograph.
 
-    Background (0) is left untouched, 255 (ignore) is hatched and outlined in white.
+    Grey, because class colours must not be mistaken for the photograph's own. A region has a white
+    line inside its border and a black one around it, so it stands out from whatever it lies on.
+    Undecided pixels are striped black and white.
 
     Args:
         image: Photograph.
-        ids: 0 background, 1 + class index, 255 ignore.
-        palette: Colour by id.
+        ids: 0 background, 1 + class index, 255 undecided (ignore).
+        palette: Colour by id; None = :func:`mask_palette`.
         strength: Share of the class colour inside a region, 0 .. 1.
     """
     _same_size(image, ids)
-    colours = ids_to_rgb(ids, palette)
+    colours = ids_to_rgb(ids, mask_palette() if palette is None else palette)
+    width = line_width(ids.shape)
     ignored, painted = ids == IGNORE, (ids != 0) & (ids != IGNORE)
-    out = image.copy()
-    out[painted] = _mix(_grey(image), colours, strength)[painted]
     rows, columns = np.indices(ids.shape)
-    hatch = ignored & ((rows + columns) % HATCH_PERIOD == 0)
-    outline = (ids != 0) & _edge(ids)
-    out[hatch | outline] = colours[hatch | outline]
+    period = HATCH_PERIOD * width
+    colours[ignored & ((rows + columns) % period >= period // 2)] = BLACK
+    out = _to_bytes(_grey(image))
+    out[ids != 0] = _mix(_grey(image), colours, strength)[ids != 0]
+    out[_edge(ids, width) & painted] = WHITE
+    out[_edge(painted, width) & ~painted] = BLACK
     return out
 
 
@@ -109,7 +135,7 @@ def target_overlay(
     """Keep the target pixels as they are; the rest grey and dim, with a white line around them."""
     _same_size(image, target)
     out = np.where(target[..., None], image, _to_bytes(_grey(image) * 0.35 + 40))
-    out[~target & _edge(target)] = WHITE
+    out[~target & _edge(target, line_width(target.shape))] = WHITE
     return out
 
 
@@ -121,7 +147,7 @@ def outlined(
     """Draw a line just outside a region."""
     _same_size(image, region)
     out = image.copy()
-    out[~region & _edge(region)] = colour
+    out[~region & _edge(region, line_width(region.shape))] = colour
     return out
 
 
@@ -167,15 +193,13 @@ def upsample(
 
 
 def _edge(
-    regions: UInt8[np.ndarray, "height width"] | Bool[np.ndarray, "height width"],
+    regions: UInt8[np.ndarray, "height width"] | Bool[np.ndarray, "height width"], width: int
 ) -> Bool[np.ndarray, "height width"]:
-    """Pixels with another region above, below, left or right; the image's border is no edge."""
-    edge = np.zeros(regions.shape, bool)
-    below, right = regions[1:] != regions[:-1], regions[:, 1:] != regions[:, :-1]
-    edge[1:] |= below
-    edge[:-1] |= below
-    edge[:, 1:] |= right
-    edge[:, :-1] |= right
+    """Pixels at most ``width`` steps from another region; the image's border is no edge."""
+    near = ndimage.iterate_structure(ndimage.generate_binary_structure(2, 1), width)
+    values = regions.astype(np.uint8)
+    highest = ndimage.maximum_filter(values, footprint=near, mode="nearest")
+    edge: np.ndarray = highest != ndimage.minimum_filter(values, footprint=near, mode="nearest")
     return edge
 
 
@@ -196,9 +220,7 @@ def _mix(
     return _to_bytes((1 - strength) * photo + strength * colours)
 
 
-def _to_bytes(
-    colours: Float[np.ndarray, "height width 3"],
-) -> UInt8[np.ndarray, "height width 3"]:
+def _to_bytes(colours: Float[np.ndarray, "*shape 3"]) -> UInt8[np.ndarray, "*shape 3"]:
     return colours.round().astype(np.uint8)
 
 

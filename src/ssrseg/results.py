@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from ssrseg.data.images import voc_palette
 from ssrseg.errors import LabelsError, did_you_mean
 from ssrseg.overlay import heat_overlay, ids_overlay
 
@@ -42,7 +41,7 @@ class SegmentedImage:
 
     def overlay(self) -> UInt8[np.ndarray, "height width 3"]:
         """The mask in colour over the photograph."""
-        return ids_overlay(self.image, self.mask, voc_palette())
+        return ids_overlay(self.image, self.mask)
 
     def _repr_html_(self) -> str:
         """Photograph and mask side by side, for notebooks."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from ssrseg.config import Config
 from ssrseg.data.open import open_labelled
 from ssrseg.demo import run
+from ssrseg.demo.rows import GROUPS, SHORT
 
 
 @pytest.fixture(scope="module")
@@ -33,20 +35,39 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, run
 
 
 def test_every_row_of_every_table_has_a_figure(result: tuple[Path, run.DemoResult]) -> None:
-    _, found = result
-    rows = {name for group in run.GROUPS.values() for name in group}
+    out, found = result
+    rows = {name for group in GROUPS.values() for name in group}
     assert set(found.figures) == rows
     assert all(0 <= value <= 100 for values in found.figures.values() for value in values)
-    assert all(name in found.table for name in rows)
+    with (out / "figures.csv").open(newline="", encoding="utf-8") as file:
+        written = {each["row"]: each for each in csv.DictReader(file)}
+    assert {row: float(each["0"]) for row, each in written.items()} == pytest.approx(
+        {row: values[0] for row, values in found.figures.items()}, abs=5e-4
+    )
+    assert all(each["miou_mean"] == each["0"] and not each["miou_sd"] for each in written.values())
+
+
+def test_the_terminal_shows_a_few_rows_and_where_the_others_are(
+    result: tuple[Path, run.DemoResult],
+) -> None:
+    out, found = result
+    lines = found.table.splitlines()
+    assert len(lines) == 11
+    for name, line in zip(SHORT, lines[3:], strict=False):
+        assert line.split() == [*name.split(), f"{found.figures[name][0]:.1f}"]
+    assert lines[-1] == f"All {len(found.figures)} rows: {out / 'figures.csv'}"
 
 
 def test_the_report_shows_every_step(result: tuple[Path, run.DemoResult]) -> None:
     _, found = result
     text = found.page.read_text(encoding="utf-8")
     scenes = 6
-    assert text.count("data:image/png;base64,") == 7 * scenes
+    assert text.count("data:image/webp;base64,") == 8 * scenes
     assert 'src="http' not in text
-    assert text.count("<polyline") >= 2
+    assert text.count("<svg ") == 2  # the steps, the loss
+    assert text.index("<img") < text.index("<svg ") < text.index("<table>")
+    folded = html.unescape(text[text.index("Controls: what") :])
+    assert all(name in folded for name in GROUPS["controls"])
 
 
 def test_scenes_are_fresh_and_apart(result: tuple[Path, run.DemoResult]) -> None:

@@ -17,12 +17,19 @@ from tiny_encoders import tiny_config
 
 import ssrseg
 from ssrseg.config import Config
-from ssrseg.data.images import read_image, voc_palette, write_class_ids
+from ssrseg.data.images import read_image, write_class_ids
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import CheckpointError, ConfigError, DataError
 from ssrseg.method.metrics import ActivationShares, ErrorKinds
-from ssrseg.overlay import error_overlay, heat_overlay, ids_overlay, outlined, target_overlay
+from ssrseg.overlay import (
+    error_overlay,
+    heat_overlay,
+    ids_overlay,
+    mask_palette,
+    outlined,
+    target_overlay,
+)
 from ssrseg.paper.cam_comparison import CLIP_CAM, CMPA_CAM, OURS, PRIOR, UNMASKED, CamComparison
 from ssrseg.paper.drawing import (
     BLANK,
@@ -114,7 +121,7 @@ def test_figure_3_puts_every_mask_into_its_row_and_column() -> None:
         assert (shown[f"image/{k}"] == photo).all()
         for row, ids in (*each.masks.items(), ("ground truth", each.truth)):
             assert ids is not None
-            expected = ids_overlay(photo, ids.numpy(), voc_palette()[:4])
+            expected = ids_overlay(photo, ids.numpy(), mask_palette()[:4])
             assert (shown[f"{row}/{k}"] == expected).all()
 
 
@@ -137,7 +144,7 @@ def test_figure_3_a_class_has_one_colour_in_both_data_sets() -> None:
     right = replace(right, photo=photo, masks=masks, truth=None, miou={})
     figure = qualitative_figure([[left], [right]])
     shown = pictures(figure)
-    palette = voc_palette()[[0, 3, 2, 1]]  # boat is the third name, dog the second, cat the first
+    palette = mask_palette()[[0, 3, 2, 1]]  # boat is the third name, dog the second, cat the first
     assert (shown["SSR/1"] == ids_overlay(photo.numpy(), ids.numpy(), palette)).all()
     assert (shown["SeCo/1"] == BLANK).all() and (shown["ground truth/1"] == BLANK).all()
     assert "no mask" in words(figure)

@@ -1,21 +1,29 @@
-"""The demo's report: figures beside the paper's, pictures of every step, the training curve."""
+"""The demo's report: pictures of every step, a chart of what each brings, figures, controls."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
 
 from ssrseg import __version__
 from ssrseg.config import Config
-from ssrseg.data.images import read_image, read_truth, voc_palette
+from ssrseg.data.files import atomic_write
+from ssrseg.data.images import read_image, read_truth
 from ssrseg.data.open import open_labelled
+from ssrseg.data.sample import Sample
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.model import Rectifier
-from ssrseg.overlay import heat_overlay, ids_overlay, target_overlay, upsample
+from ssrseg.demo.rows import GROUPS, MAIN_ROWS, PAPERS_WEIGHTS, SHORT
+from ssrseg.model import SSR
+from ssrseg.overlay import IGNORE, heat_overlay, ids_overlay, mask_palette, target_overlay, upsample
 from ssrseg.paper.page import (
+    Bar,
+    BarChart,
     Chart,
     Curve,
     Picture,
@@ -24,30 +32,88 @@ from ssrseg.paper.page import (
     ReportTable,
     Section,
     TableRow,
+    print_table,
     write_page,
 )
 from ssrseg.paper.published import PAPER
-from ssrseg.paper.results import spread
-from ssrseg.paper.rows import READOUTS
+from ssrseg.paper.results import spread, summary
+from ssrseg.paper.rows import CMPA_CAM, READOUTS
 from ssrseg.pseudo_masks import rectify_photo
 
-SCENES_SHOWN = 8
+SCENES_SHOWN, SCENES_FOLDED = 3, 5
+PICTURE_SIDE = 512
 
-_PRINTED = [(each.ours, each.cells) for number in (3, 4) for each in PAPER[number].rows]
-PAPER_MAIN = {row: f"{cells[-1]}" for row, cells in _PRINTED} | {
-    each.ours: f"{each.cells[0]}" for each in PAPER[1].rows
+Figures = dict[str, list[float]]
+"""By row, one mIoU in percent per seed."""
+
+PAPER_MAIN = {
+    row: f"{each.cells[column]}"
+    for number, column in ((3, -1), (4, 0), (1, 0))
+    for each in PAPER[number].rows
+    for row in each.ours
 }
 """The paper's figures on VOC 2012 (Tables 1, 3, 4): another world, other encoders."""
 
 PAPER_LOSSES = {each.name: f"{each.cells[0]}" for each in PAPER[4].rows}
 
+TERMS = (
+    (
+        "CAM (class activation map)",
+        "where CLIP finds a class that the image is labelled with.",
+    ),
+    (
+        "CMPA (cross-modal prototype alignment)",
+        "two small heads, trained with image-level labels alone, that bring CLIP's image and text"
+        " features together, so that the CAM covers the class and less of anything else.",
+    ),
+    (
+        "SGC (superpixel-guided correction)",
+        "regions of one colour that the CAM fills well are its target regions; only from there"
+        " does it spread, to patches that the encoders' attention holds for the same thing.",
+    ),
+    (
+        "PAR (pixel-adaptive refinement)",
+        "moves the borders of the mask to where colours change. A decoder then learns from these"
+        " masks to segment images without labels.",
+    ),
+    ("The paper", "https://arxiv.org/abs/2512.01701"),
+)
+
+
+@dataclass(frozen=True)
+class SceneSteps:
+    """What every step makes of a scene; maps are of its first class, one value a patch."""
+
+    photo: UInt8[np.ndarray, "height width 3"]
+    clip_cam: Float[np.ndarray, "grid_h grid_w"]
+    cam: Float[np.ndarray, "grid_h grid_w"]
+    target: Bool[np.ndarray, "grid_h grid_w"]
+    refined_cam: Float[np.ndarray, "grid_h grid_w"]
+    pseudo_mask: UInt8[np.ndarray, "height width"]
+
+
+def scene_steps(model: SSR, sample: Sample, superpixels: SuperpixelCache) -> SceneSteps:
+    """Run the method on a scene whose labels are known."""
+    photo = read_image(sample.image)
+    found = rectify_photo(model, photo, sample.labels, superpixels, sample.name)
+    way = found.rectification
+    clip_cam, target = way.initial.clip_cam, way.target
+    assert clip_cam is not None and target is not None  # preset demo has both
+    return SceneSteps(
+        photo.numpy(),
+        clip_cam[0, 0].cpu().numpy(),
+        found.cam[0].numpy(),
+        target[0, 0].cpu().reshape(found.cam.shape[1:]).numpy(),
+        found.refined_cam[0].numpy(),
+        found.pseudo_mask.numpy(),
+    )
+
 
 def write_report(
     page: Path,
     folder: Path,
-    rectifier: Rectifier,
-    figures: dict[str, list[float]],
-    groups: dict[str, tuple[str, ...]],
+    model: SSR,
+    figures: Figures,
     facts: tuple[tuple[str, str], ...],
 ) -> None:
     """Write report.html.
@@ -55,203 +121,243 @@ def write_report(
     Args:
         page: The file.
         folder: Scenes and runs of the first seed, for the pictures and the curve.
-        rectifier: With the trained heads of that seed.
+        model: With the trained heads of that seed.
         figures: By row, one mIoU in percent per seed.
-        groups: Rows of each table: ``main``, ``controls``, ``masks``, ``losses``.
-        facts: Shown under the title.
+        facts: Shown at the end.
     """
+    shown, more = _scenes(folder, model)
     seeds = len(next(iter(figures.values())))
+    sections = (
+        replace(
+            shown,
+            title="From labels to masks, step by step",
+            text="The first of the unseen scenes, not chosen by hand. The steps know which classes"
+            " a scene shows; the prediction does not. The demo's CLIP takes the sky for sheep and"
+            " boats, and so do all masks made from its CAM. Click a picture to enlarge it.",
+        ),
+        *((replace(more, folded=True),) if more.rows else ()),
+        Section("What each step brings", charts=(_bars(figures, seeds),), terms=TERMS),
+        _why_they_fall(figures),
+        Section("Figures", tables=(_main_table(figures),)),
+        Section(
+            "Controls: what each gain has to be held against",
+            folded=True,
+            tables=(_control_table(figures),),
+        ),
+        Section("The paper's ablations in small", folded=True, tables=_small_tables(figures)),
+        Section("Training", folded=True, charts=_curves(folder / "ssr" / "log.csv")),
+        Section(
+            "Do it again",
+            "ssrseg demo --seeds 3 repeats all of this on three sets of scenes. The folder beside"
+            " this page holds the scenes in VOC's layout, the run with its settings, log and"
+            " checkpoint, and the predicted masks; figures.csv holds every figure.",
+            folded=True,
+        ),
+    )
     report = Report(
         "SSR on the demo world",
-        "Image-level labels in, masks out: every step of the method, on scenes that the encoders"
-        " have never seen, measured against true masks that the training never opened.",
+        "Image-level labels in, masks out, on drawn scenes that neither the encoders nor the"
+        " training have seen. True masks serve for scoring, and for one control: full supervision.",
         (*facts, ("seeds", str(seeds)), ("ssrseg", __version__)),
-        (
-            Section("What came out", "", tables=(_main_table(figures, groups),)),
-            Section("The paper's ablations", "", tables=_small_tables(figures, groups)),
-            _pictures(folder, rectifier),
-            Section("Training", "", charts=_curves(folder / "ssr" / "log.csv")),
-            Section(
-                "Do it again",
-                "ssrseg demo --seeds 3 repeats all of this on three sets of scenes. The folder"
-                " beside this page holds the scenes in VOC's layout, the run with its settings,"
-                " log and checkpoint, and the predicted masks.",
-            ),
-        ),
+        sections,
     )
     write_page(report, page)
 
 
-def _main_table(figures: dict[str, list[float]], groups: dict[str, tuple[str, ...]]) -> ReportTable:
-    return ReportTable(
-        "One step at a time",
-        ("step", "mIoU %", "paper, VOC 2012"),
-        tuple(
-            TableRow(name, (spread(figures[name]), PAPER_MAIN.get(name, "")))
-            for name in groups["main"]
-        )
-        + tuple(
-            TableRow(name, (spread(figures[name]), ""), kind="control")
-            for name in groups["controls"]
-        ),
-        "CAM seeds are scored on training scenes (labels known, masks unseen in training) at"
-        " the background exponent that scores best; the decoder on scenes it has never seen."
-        " The three rows from + CLIP attention to + SGC use the paper's weights and square; the"
-        " small CLIP's attention is no affinity, so they lose. The preset's row starts from the"
-        " CMPA CAM again; + PAR and the decoder build on it. Quiet rows are controls: a gain"
-        " counts only against them. An untrained projector keeps CLIP's cosines, so its GradCAM"
-        " equals CLIP's by construction.",
-    )
+def write_figures(path: Path, figures: Figures) -> None:
+    """Write every row as CSV: group, name, mean, standard deviation, one column per seed."""
+    seeds = len(next(iter(figures.values())))
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(("group", "row", "miou_mean", "miou_sd", *range(seeds)))
+        for group, names in GROUPS.items():
+            for name in names:
+                found = summary(figures[name])
+                assert found is not None
+                sd = "" if found.sd is None else f"{found.sd:.3f}"
+                values = (f"{value:.3f}" for value in found.values)
+                table.writerow((group, name, f"{found.mean:.3f}", sd, *values))
 
 
-def _small_tables(
-    figures: dict[str, list[float]], groups: dict[str, tuple[str, ...]]
-) -> tuple[ReportTable, ...]:
-    return (
-        ReportTable(
-            "Table 3 in small: who propagates, and from where",
-            ("attention", "no mask", "box", "SGC", "box and SGC"),
-            tuple(
-                TableRow(
-                    attention,
-                    tuple(
-                        spread(figures[f"{attention}, {mask}"])
-                        for mask in ("none", "box", "slic", "box_and_slic")
-                    ),
-                )
-                for attention in dict.fromkeys(row.split(", ")[0] for row in groups["masks"])
-            ),
-            "CMPA CAM, refined; mIoU % of the seeds.",
-        ),
-        ReportTable(
-            "Table 4 in small: the loss of CMPA",
-            ("loss", *READOUTS, "paper, VOC 2012"),
-            (
-                TableRow(
-                    "CLIP (no training)",
-                    (
-                        *(
-                            spread(figures[name])
-                            for name in ("CLIP CAM", "CLIP, patch", "CLIP, combined")
-                        ),
-                        "58.6",
-                    ),
-                ),
-                *(
-                    TableRow(
-                        loss,
-                        (
-                            *(spread(figures[f"{loss}, {readout}"]) for readout in READOUTS),
-                            PAPER_LOSSES.get(loss, ""),
-                        ),
-                    )
-                    for loss in dict.fromkeys(row.split(", ")[0] for row in groups["losses"])
-                ),
-                *(
-                    TableRow(
-                        control,
-                        (*(spread(figures[f"{control}, {x}"]) for x in READOUTS), ""),
-                        kind="control",
-                    )
-                    for control in ("untrained projector", "CLIP at CMPA's temperature")
-                ),
-            ),
-            "Initial CAM, before any propagation, by how it is read: GradCAM as in the paper, the"
-            " patches' own probabilities, or their geometric mean with CLIP's GradCAM.",
-        ),
-    )
-
-
-def _pictures(folder: Path, rectifier: Rectifier) -> Section:
-    config = rectifier.config
-    unseen = open_labelled(folder / "scenes", split="val")
-    superpixels = SuperpixelCache(
-        folder / "superpixels",
-        n_segments=config.sgc.n_segments,
-        compactness=config.sgc.compactness,
-    )
-    palette = voc_palette()
-    several = [sample for sample in unseen.samples if len(sample.labels) > 1]
-    single = [sample for sample in unseen.samples if len(sample.labels) == 1]
-    rows, shown = [], set()
-    for sample in (several[: SCENES_SHOWN // 2] + single)[:SCENES_SHOWN]:
-        photo = read_image(sample.image)
-        assert sample.truth is not None
-        truth = read_truth(sample.truth).numpy()
-        found = rectify_photo(rectifier, photo, sample.labels, superpixels, sample.name)
-        predicted = read_truth(folder / "ssr-crf" / "masks" / f"{sample.name}.png").numpy()
-        image, size = photo.numpy(), truth.shape
-        first = unseen.classes[sample.labels[0]]
-        target = found.rectified.target
-        assert target is not None
-        grid = found.cam.shape[1:]
-        target_map = target[0, 0].cpu().view(grid).repeat_interleave(size[0] // grid[0], 0)
-        target_map = target_map.repeat_interleave(size[1] // grid[1], 1).numpy()
-        shown |= set(sample.labels)
-        rows.append(
-            PictureRow(
-                ", ".join(unseen.classes[index] for index in sample.labels),
-                (
-                    Picture("image", image),
-                    Picture(f"CAM, {first}", heat_overlay(image, _full(found.cam[0], size))),
-                    Picture(f"target regions, {first}", target_overlay(image, target_map)),
-                    Picture(
-                        f"refined CAM, {first}",
-                        heat_overlay(image, _full(found.refined_cam[0], size)),
-                    ),
-                    Picture("pseudo mask", ids_overlay(image, found.pseudo_mask.numpy(), palette)),
-                    Picture("prediction", ids_overlay(image, predicted, palette)),
-                    Picture("truth", ids_overlay(image, truth, palette)),
-                ),
-            )
-        )
-    red, green, blue = 0, 1, 2
-    legend = tuple(
-        (
-            unseen.classes[index],
-            tuple(int(palette[index + 1][channel]) for channel in (red, green, blue)),
-        )
-        for index in sorted(shown)
-    )
-    return Section(
-        "Unseen scenes, step by step",
-        "CAM, target regions and pseudo mask know the labels of the image; the prediction does not."
-        " Maps are those of the class named under them, the first of the image. CLIP's GradCAM"
-        " takes the sky for sheep and boats; so do all masks that are made from it.",
-        rows=tuple(rows),
-        legend=(*legend, ("undecided", (255, 255, 255))),
-    )
-
-
-def _full(cam: torch.Tensor, size: tuple[int, ...]) -> np.ndarray:
-    return upsample(cam.numpy(), (size[0], size[1]))
-
-
-def _curves(log: Path) -> tuple[Chart, ...]:
-    with log.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    step = tuple(float(row["iteration"]) for row in rows)
-
-    def curve(name: str, field: str) -> Curve:
-        active = [
-            (x, float(row[field])) for x, row in zip(step, rows, strict=True) if float(row[field])
-        ]
-        return Curve(name, tuple(x for x, _ in active), tuple(y for _, y in active))
-
-    return (
-        Chart(
-            "Loss by iteration: CMPA first, then the decoder",
-            "iteration",
-            "loss",
-            (curve("L_proto", "proto"), curve("L_seg", "seg")),
-        ),
-    )
+def short_table(figures: Figures) -> str:
+    """What preset demo does, for the terminal."""
+    seeds = len(next(iter(figures.values())))
+    over = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
+    rows = tuple(TableRow(name, (spread(figures[name]),)) for name in SHORT)
+    return print_table(ReportTable(f"Demo world, {over}", ("step", "mIoU %"), rows))
 
 
 def demo_facts(config: Config, scenes: int, unseen: int) -> tuple[tuple[str, str], ...]:
-    """What a reader wants to know first."""
+    """What the figures were measured with."""
     return (
         ("training scenes", f"{scenes}, image-level labels only"),
         ("unseen scenes", str(unseen)),
         ("encoders", f"{config.backbones.clip}, {config.backbones.dino}"),
     )
+
+
+def _bars(figures: Figures, seeds: int) -> BarChart:
+    dots = f", mean of {seeds} seeds (dots)" if seeds > 1 else ""
+    return BarChart(
+        "Every step against true masks",
+        f"mIoU in %{dots}",
+        tuple(
+            Bar(row.name, tuple(figures[row.name]), group)
+            for group, rows in MAIN_ROWS.items()
+            for row in rows
+        ),
+    )
+
+
+def _why_they_fall(figures: Figures) -> Section:
+    cmpa = spread(figures[CMPA_CAM.name])
+    clip, dino, sgc = (spread(figures[row.name]) for row in PAPERS_WEIGHTS)
+    return Section(
+        "Why the three rows with the paper's weights fall here",
+        f"With the paper's weights the CMPA CAM goes from {cmpa} to {clip} (+ CLIP attention),"
+        f" {dino} (+ DINO attention, 0.4 : 0.6) and {sgc} (+ SGC); in the paper each of these rows"
+        " gains. All three spread the CAM along CLIP's attention. The small CLIP of this demo has"
+        " learned from drawn scenes, and its attention is no affinity: it does not join the patches"
+        " of one thing, so the CAM flows onto other things and the background."
+        "\n\n"
+        "Preset demo therefore spreads along the DINO-style encoder's attention alone, one step"
+        " instead of two. It starts from the CMPA CAM again, not from the three rows above it; PAR"
+        " and the decoder build on it.",
+    )
+
+
+def _main_table(figures: Figures) -> ReportTable:
+    return ReportTable(
+        "mIoU of the steps",
+        ("step", "mIoU %", "paper, VOC 2012"),
+        tuple(
+            TableRow(name, (spread(figures[name]), PAPER_MAIN.get(name, "")))
+            for name in GROUPS["main"]
+        ),
+        "CAMs are scored on training scenes (labels known, masks unseen) at the background exponent"
+        " that scores best, the decoder on unseen scenes. The paper's figures are of photographs"
+        " and of large encoders.",
+    )
+
+
+def _control_table(figures: Figures) -> ReportTable:
+    return ReportTable(
+        "mIoU of the controls",
+        ("control", "mIoU %"),
+        tuple(TableRow(name, (spread(figures[name]),)) for name in GROUPS["controls"]),
+        "An untrained projector keeps CLIP's cosines, so its GradCAM is CLIP's by construction.",
+    )
+
+
+def _small_tables(figures: Figures) -> tuple[ReportTable, ...]:
+    def cells(row: str, columns: Sequence[str]) -> tuple[str, ...]:
+        return tuple(spread(figures[f"{row}, {column}"]) for column in columns)
+
+    clip = tuple(spread(figures[name]) for name in ("CLIP CAM", "CLIP, patch", "CLIP, combined"))
+    attentions = dict.fromkeys(row.split(", ")[0] for row in GROUPS["masks"])
+    losses = dict.fromkeys(row.split(", ")[0] for row in GROUPS["losses"])
+    return (
+        ReportTable(
+            "Table 3 in small: who propagates, and from where",
+            ("attention", "no mask", "box", "SGC", "box and SGC"),
+            tuple(
+                TableRow(row, cells(row, ("none", "box", "slic", "box_and_slic")))
+                for row in attentions
+            ),
+            "CMPA CAM, refined; mIoU in %.",
+        ),
+        ReportTable(
+            "Table 4 in small: the loss of CMPA",
+            ("loss", *READOUTS, "paper, VOC 2012"),
+            (
+                TableRow("CLIP (no training)", (*clip, "58.6")),
+                *(
+                    TableRow(row, (*cells(row, READOUTS), PAPER_LOSSES.get(row, "")))
+                    for row in losses
+                ),
+                *(
+                    TableRow(row, (*cells(row, READOUTS), ""), kind="control")
+                    for row in ("untrained projector", "CLIP at CMPA's temperature")
+                ),
+            ),
+            "Initial CAM, before any propagation, by how it is read: GradCAM as in the paper, the"
+            " patches' own probabilities, or their geometric mean with CLIP's GradCAM; mIoU in %.",
+        ),
+    )
+
+
+def _scenes(folder: Path, model: SSR) -> tuple[Section, Section]:
+    """The scenes to show and those to fold away, each with the colours of its masks."""
+    unseen = open_labelled(folder / "scenes", split="val")
+    sgc = model.config.sgc
+    superpixels = SuperpixelCache(
+        folder / "superpixels", n_segments=sgc.n_segments, compactness=sgc.compactness
+    )
+
+    def section(samples: Sequence[Sample]) -> Section:
+        rows: list[PictureRow] = []
+        ids: set[int] = set()
+        for sample in samples:
+            assert sample.truth is not None
+            truth = read_truth(sample.truth).numpy()
+            predicted = read_truth(folder / "ssr-crf" / "masks" / f"{sample.name}.png").numpy()
+            steps = scene_steps(model, sample, superpixels)
+            ids |= set(np.unique([truth, predicted, steps.pseudo_mask]).tolist())
+            names = [unseen.classes[index] for index in sample.labels]
+            pictures = _step_pictures(steps, predicted, truth, names[0])
+            rows.append(PictureRow(", ".join(names), pictures))
+        legend = tuple(
+            (unseen.classes[value - 1], tuple(mask_palette()[value].tolist()))
+            for value in sorted(ids - {0, IGNORE})
+        )
+        return Section("More scenes", "", (*legend, ("undecided", None)), tuple(rows))
+
+    several = [sample for sample in unseen.samples if len(sample.labels) > 1]
+    single = [sample for sample in unseen.samples if len(sample.labels) == 1]
+    # one of a single class to two of several
+    mixed = several[:2] + single[:1] + several[2:5] + single[1:]
+    return section(mixed[:SCENES_SHOWN]), section(mixed[SCENES_SHOWN:][:SCENES_FOLDED])
+
+
+def _step_pictures(
+    steps: SceneSteps,
+    predicted: UInt8[np.ndarray, "height width"],
+    truth: UInt8[np.ndarray, "height width"],
+    name: str,
+) -> tuple[Picture, ...]:
+    """The steps in large, so that lines are thin: colours interpolated, masks not."""
+    height, width = steps.photo.shape[:2]
+    times = max(1, round(PICTURE_SIDE / max(height, width)))
+    size = (height * times, width * times)
+    bicubic = Image.Resampling.BICUBIC
+    photo = np.asarray(Image.fromarray(steps.photo).resize((size[1], size[0]), bicubic))
+
+    def nearest(ids: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(ids).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+    def heat(cam: np.ndarray) -> np.ndarray:
+        return heat_overlay(photo, upsample(cam, size))
+
+    return (
+        Picture("scene", photo),
+        Picture(f"CLIP's CAM: {name}", heat(steps.clip_cam)),
+        Picture(f"CAM after CMPA: {name}", heat(steps.cam)),
+        Picture(f"target regions (SGC): {name}", target_overlay(photo, nearest(steps.target))),
+        Picture(f"refined CAM (SGC): {name}", heat(steps.refined_cam)),
+        Picture("pseudo mask (PAR)", ids_overlay(photo, nearest(steps.pseudo_mask))),
+        Picture("prediction, labels unknown", ids_overlay(photo, nearest(predicted))),
+        Picture("true mask", ids_overlay(photo, nearest(truth))),
+    )
+
+
+def _curves(log: Path) -> tuple[Chart, ...]:
+    with log.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+
+    def curve(name: str, field: str) -> Curve:
+        active = [row for row in rows if float(row[field])]
+        x, y = ([float(row[each]) for row in active] for each in ("iteration", field))
+        return Curve(name, tuple(x), tuple(y))
+
+    curves = (curve("L_proto", "proto"), curve("L_seg", "seg"))
+    return (Chart("Loss: CMPA first, then the decoder", "iteration", "loss", curves),)

@@ -15,30 +15,13 @@ import torch
 
 from ssrseg.config import Config, load_config
 from ssrseg.data.open import open_labelled
-from ssrseg.demo.report import demo_facts, write_report
-from ssrseg.demo.scenes import CLASSES, write_dataset
-from ssrseg.model import load_rectifier
+from ssrseg.demo.report import Figures, demo_facts, short_table, write_figures, write_report
+from ssrseg.demo.rows import ROWS
+from ssrseg.demo.scenes import write_dataset
+from ssrseg.model import SSR
 from ssrseg.paper.cam_seeds import ALPHAS
-from ssrseg.paper.experiments import Bench
-from ssrseg.paper.results import spread
-from ssrseg.paper.rows import (
-    AS_SET,
-    CENTRE_PRIOR,
-    CLIP_CAM,
-    CLIP_READ,
-    CONTROLS,
-    DECODER,
-    DECODER_CRF,
-    FULL_DECODER,
-    FULL_DECODER_CRF,
-    GRID,
-    LOSSES,
-    STEPS,
-    TEMPERATURE,
-    UNTRAINED,
-    WITH_PAR,
-)
-from ssrseg.paper.run_experiments import load_heads, measure, variant
+from ssrseg.paper.experiments import Workspace
+from ssrseg.paper.run_experiments import run_experiments
 
 TRAIN_SCENES, VAL_SCENES = 400, 100
 SCORED_SCENES, QUICK_SCENES = 200, 60
@@ -46,48 +29,6 @@ SCORED_SCENES, QUICK_SCENES = 200, 60
 
 FIRST_SCENE = 2_000_000_000
 """Scene numbers of the demo begin here; the encoders were trained on smaller ones."""
-
-PRESET = "preset demo: DINO attention alone, one step, SGC"
-MAIN_ROWS = (CLIP_CAM, *STEPS, replace(AS_SET, name=PRESET), WITH_PAR)
-"""Table 3's steps with the paper's weights and CLIP-ES's square, then what the demo's preset does.
-
-CAM seeds of training scenes: labels known, masks unseen.
-"""
-
-_RENAMED = {
-    "the preset without CMPA": "preset demo without CMPA",
-    "the preset without a mask": "preset demo without SGC's mask",
-}
-_SHOWN = (
-    CENTRE_PRIOR.name,
-    *("CLIP CAM, SGC without propagation", "CMPA CAM, SGC without propagation"),
-    *_RENAMED,
-    "CLIP CAM + PAR (nothing of SSR)",
-    *("colour-position kernel, no mask", "colour-position kernel + SGC"),
-)
-_CONTROLS = {row.name: row for row in CONTROLS}
-CONTROL_ROWS = tuple(replace(_CONTROLS[name], name=_RENAMED.get(name, name)) for name in _SHOWN)
-MASK_ROWS = tuple(row for row in GRID if not row.name.startswith("no attention"))
-SEGMENTATION_ROWS = (DECODER, DECODER_CRF, FULL_DECODER, FULL_DECODER_CRF)
-
-GROUPS = {
-    "main": tuple(row.name for row in (*MAIN_ROWS, *SEGMENTATION_ROWS)),
-    "controls": tuple(row.name for row in (*CONTROL_ROWS, *CLIP_READ, *UNTRAINED, *TEMPERATURE)),
-    "masks": tuple(row.name for row in MASK_ROWS),
-    "losses": tuple(row.name for row in LOSSES),
-}
-"""Rows of each table of the report."""
-
-ROWS = (
-    *MAIN_ROWS,
-    *CONTROL_ROWS,
-    *MASK_ROWS,
-    *CLIP_READ,
-    *UNTRAINED,
-    *TEMPERATURE,
-    *LOSSES,
-    *SEGMENTATION_ROWS,
-)
 
 
 @dataclass(frozen=True)
@@ -97,10 +38,10 @@ class DemoResult:
     Attributes:
         figures: By row, one mIoU in percent per seed.
         page: The report.
-        table: The figures as text.
+        table: The main figures as text, and where the others are.
     """
 
-    figures: dict[str, list[float]]
+    figures: Figures
     page: Path
     table: str
 
@@ -109,7 +50,7 @@ def run_demo(out: Path, *, seeds: int = 1, device: str = "cpu") -> DemoResult:
     """Train SSR from image-level labels, segment unseen scenes, score everything, write a report.
 
     Args:
-        out: Folder for scenes, runs and report.html; a finished seed is not run again.
+        out: Folder for scenes, runs, figures.csv and report.html; a finished seed is not run again.
         seeds: Repetitions, each on fresh scenes and with fresh random numbers.
         device: ``cpu`` or ``cuda``.
     """
@@ -118,17 +59,17 @@ def run_demo(out: Path, *, seeds: int = 1, device: str = "cpu") -> DemoResult:
     with _one_thread():
         found = [_one_seed(out / f"seed-{seed}", seed, scored, device) for seed in range(seeds)]
     figures = {row: [each[row] for each in found] for row in found[0]}
-    page = out / "report.html"
-    config = demo_config(0)
-    base = load_rectifier(config, CLASSES, device=device)
     minutes = (time.monotonic() - start) / 60
+    page, table, first = out / "report.html", out / "figures.csv", out / "seed-0"
+    write_figures(table, figures)
+    config, data = demo_config(0), open_labelled(first / "scenes", split="val")
+    model = SSR.for_data(config, data, first / "ssr", device=device)
     facts = (
         *demo_facts(config, TRAIN_SCENES, VAL_SCENES),
         ("time of the last call", f"{minutes:.1f} minutes"),
     )
-    heads = load_heads(base, out / "seed-0" / "ssr")
-    write_report(page, out / "seed-0", variant(base, config, heads), figures, GROUPS, facts)
-    return DemoResult(figures, page, _table(figures))
+    write_report(page, first, model, figures, facts)
+    return DemoResult(figures, page, f"{short_table(figures)}\nAll {len(figures)} rows: {table}")
 
 
 @contextmanager
@@ -160,7 +101,7 @@ def _one_seed(folder: Path, seed: int, scored: int, device: str) -> dict[str, fl
             val=range(first + TRAIN_SCENES, first + TRAIN_SCENES + VAL_SCENES),
         )
     scenes = open_labelled(root, split="train")
-    bench = Bench(
+    workspace = Workspace(
         folder,
         demo_config(seed),
         train=scenes,
@@ -173,15 +114,6 @@ def _one_seed(folder: Path, seed: int, scored: int, device: str) -> dict[str, fl
         runs="{name}",
         predictions="{name}",
     )
-    return {each.row: 100 * (each.figures["miou"] or 0.0) for each in measure(ROWS, bench)}
-
-
-def _table(figures: dict[str, list[float]]) -> str:
-    width = max(map(len, figures))
-    several = len(next(iter(figures.values()))) > 1
-    lines = ["mIoU in %" + (", mean ± standard deviation over seeds" if several else "")]
-    order = (*GROUPS["main"], *GROUPS["controls"])
-    rest = [name for name in figures if name not in order]
-    return "\n".join(
-        lines + [f"{name:{width}}  {spread(figures[name])}" for name in (*order, *rest)]
-    )
+    return {
+        each.row: 100 * (each.figures["miou"] or 0.0) for each in run_experiments(ROWS, workspace)
+    }

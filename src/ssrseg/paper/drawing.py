@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from ssrseg.data.files import atomic_write
-from ssrseg.data.images import voc_palette
 from ssrseg.errors import ConfigError, PackageError
 from ssrseg.overlay import (
     ERROR_COLOURS,
@@ -22,6 +21,7 @@ from ssrseg.overlay import (
     heat,
     heat_overlay,
     ids_overlay,
+    mask_palette,
     outlined,
     target_overlay,
 )
@@ -348,10 +348,10 @@ def _ratio(photo: Rgb) -> float:
 
 
 def _shared_palette(columns: Sequence[MethodComparison]) -> dict[tuple[str, ...], np.ndarray]:
-    """Colours by id for each list of classes; the first list has VOC's order of colours."""
+    """Colours by id for each list of classes; the first list has the palette's order."""
     lists = list(dict.fromkeys(column.class_names for column in columns))
     place = {name: index % 255 + 1 for index, name in enumerate(dict.fromkeys(sum(lists, ())))}
-    palette = voc_palette()
+    palette = mask_palette()
     return {names: palette[[0, *(place[name] for name in names)]] for names in lists}
 
 

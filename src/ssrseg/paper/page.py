@@ -1,26 +1,38 @@
-"""Tables, curves and pictures as one HTML file that needs nothing else, or as plain text."""
+"""Tables, charts and pictures as one HTML file that needs nothing else, or as plain text."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
-import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import UInt8
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from ssrseg.data.files import atomic_write
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 Colour = tuple[int, int, int]
 
-PLOT_WIDTH, PLOT_HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 58, 16, 30, 48
-"""Size of a chart and the space around its axes, in SVG units (about a pixel)."""
+CHART_WIDTH, CHART_HEIGHT, BAR_HEIGHT = 4.4, 2.5, 0.4
+"""Inches: narrow, so that a phone shows a chart's text at about the size of its own."""
+
+INK, QUIET, LINE = "#1c1e21", "#666b73", "#dcdee2"
+SERIES = ("#1f6fb5", "#c8501e", "#1b8a63", "#a4458f", "#8a6d00", "#5a5f66")
+CSS_VARIABLES = {INK: "--ink", QUIET: "--quiet", LINE: "--line"} | {
+    colour: f"--c{index}" for index, colour in enumerate(SERIES)
+}
+"""Colours of the page by day and their names in its style sheet, which has others for the night."""
 
 
 @dataclass(frozen=True)
@@ -95,20 +107,51 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Section:
-    """A heading with what belongs to it; an empty line in ``text`` begins a paragraph."""
+class Bar:
+    """A bar as long as the mean of its values, with a dot for each where there are several."""
+
+    name: str
+    values: tuple[float, ...]
+    group: str
+
+
+@dataclass(frozen=True)
+class BarChart:
+    """Bars from 0; those of one group stand together, under its name and in its colour."""
 
     title: str
-    text: str
-    tables: tuple[ReportTable, ...] = ()
-    charts: tuple[Chart, ...] = ()
+    x_label: str
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with what belongs to it, in the order of the fields.
+
+    Attributes:
+        title: The heading.
+        text: An empty line begins a paragraph; web addresses become links.
+        legend: Colours of the pictures; None = striped, as undecided pixels are.
+        rows: Pictures.
+        charts: Curves or bars.
+        terms: Words and what they mean.
+        tables: Figures.
+        folded: Closed until the heading is clicked.
+    """
+
+    title: str
+    text: str = ""
+    legend: tuple[tuple[str, Colour | None], ...] = ()
     rows: tuple[PictureRow, ...] = ()
-    legend: tuple[tuple[str, Colour], ...] = ()
+    charts: tuple[Chart | BarChart, ...] = ()
+    terms: tuple[tuple[str, str], ...] = ()
+    tables: tuple[ReportTable, ...] = ()
+    folded: bool = False
 
 
 @dataclass(frozen=True)
 class Report:
-    """A page: title, what it shows in a sentence or two, facts of the run, sections."""
+    """A page: title, what it shows in a sentence or two, sections, facts of the run at the end."""
 
     title: str
     lead: str
@@ -116,17 +159,8 @@ class Report:
     sections: tuple[Section, ...]
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A chart in SVG units: ticks as (position, label), for each curve its unbroken pieces."""
-
-    x_ticks: tuple[tuple[float, str], ...]
-    y_ticks: tuple[tuple[float, str], ...]
-    pieces: tuple[tuple[tuple[tuple[float, float], ...], ...], ...]
-
-
 def write_page(report: Report, path: Path) -> None:
-    """Write the report as one HTML file without scripts or outside references.
+    """Write the report as one HTML file that loads nothing from outside.
 
     The same report gives the same bytes.
 
@@ -142,15 +176,7 @@ def write_page(report: Report, path: Path) -> None:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"data_uri": data_uri, "draw": draw}
-    environment.globals |= {
-        "width": PLOT_WIDTH,
-        "height": PLOT_HEIGHT,
-        "left": LEFT,
-        "right": PLOT_WIDTH - RIGHT,
-        "top": TOP,
-        "bottom": PLOT_HEIGHT - BOTTOM,
-    }
+    environment.filters |= {"data_uri": data_uri, "sha256": _sha256, "svg": svg}
     html = environment.get_template("page.html.jinja").render(report=report)
     with atomic_write(path) as temporary:
         temporary.write_text(html, encoding="utf-8", newline="\n")
@@ -167,72 +193,97 @@ def print_table(table: ReportTable) -> str:
         for line, note in zip(lines, notes, strict=True)
     ]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    return "\n".join([table.title, rule, aligned[0], rule, *aligned[1:], rule])
+    return "\n".join([table.title, rule, *aligned])
 
 
 def data_uri(image: UInt8[np.ndarray, "height width 3"]) -> str:
-    """The image as a lossless PNG inside a URI."""
+    """The image as WebP inside a URI; the loss is not seen."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    Image.fromarray(image).save(buffer, format="WEBP", quality=90)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def draw(chart: Chart) -> Drawing:
-    """Place a chart's points and ticks; y grows upwards and its axis ends on ticks."""
-    points = [
-        (x, y) for curve in chart.curves for x, y in zip(curve.x, curve.y, strict=True)
-        if math.isfinite(x) and math.isfinite(y)
-    ]  # fmt: skip
-    x_low, x_high = _range([x for x, _ in points])
-    y_low, y_high = _range([y for _, y in points])
-    x_step, y_step = _step(x_high - x_low), _step(y_high - y_low)
-    y_low, y_high = math.floor(y_low / y_step) * y_step, math.ceil(y_high / y_step) * y_step
+def draw(chart: Chart | BarChart) -> Figure:
+    """The chart as a figure of matplotlib."""
+    from matplotlib.figure import Figure  # here, because it takes a while to import
 
-    def across(x: float) -> float:
-        return round(LEFT + (x - x_low) / (x_high - x_low) * (PLOT_WIDTH - RIGHT - LEFT), 1)
-
-    def up(y: float) -> float:
-        return round(
-            PLOT_HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (PLOT_HEIGHT - BOTTOM - TOP), 1
-        )
-
-    return Drawing(
-        tuple((across(x), label) for x, label in _ticks(x_low, x_high, x_step)),
-        tuple((up(y), label) for y, label in _ticks(y_low, y_high, y_step)),
-        tuple(
-            tuple(tuple((across(x), up(y)) for x, y in piece) for piece in _pieces(curve))
-            for curve in chart.curves
-        ),
-    )
+    rows = len(chart.bars) + len(_groups(chart)) if isinstance(chart, BarChart) else 0
+    height = BAR_HEIGHT * rows + 0.5 if rows else CHART_HEIGHT
+    figure = Figure(figsize=(CHART_WIDTH, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(QUIET)
+    axes.tick_params(color=LINE, labelcolor=QUIET, labelsize=9)
+    axes.set_xlabel(chart.x_label, color=QUIET, fontsize=9, parse_math=False)
+    axes.set_axisbelow(True)
+    if isinstance(chart, BarChart):
+        _draw_bars(axes, chart)
+    else:
+        _draw_curves(axes, chart)
+    return figure
 
 
-def _pieces(curve: Curve) -> list[list[tuple[float, float]]]:
-    """Runs of finite points."""
-    pieces: list[list[tuple[float, float]]] = [[]]
-    for x, y in zip(curve.x, curve.y, strict=True):
-        if math.isfinite(x) and math.isfinite(y):
-            pieces[-1].append((x, y))
-        else:
-            pieces.append([])
-    return [piece for piece in pieces if piece]
+def _draw_curves(axes: Axes, chart: Chart) -> None:
+    axes.grid(axis="y", color=LINE, linewidth=0.8)
+    axes.set_ylabel(chart.y_label, color=QUIET, fontsize=9, parse_math=False)
+    for index, curve in enumerate(chart.curves):
+        x, y = np.array(curve.x, float), np.array(curve.y, float)
+        drawn = np.pad(np.isfinite(x) & np.isfinite(y), 1)
+        alone = drawn[1:-1] & ~drawn[:-2] & ~drawn[2:]  # no line would show these
+        axes.plot(
+            *(x, y), color=SERIES[index % len(SERIES)], linewidth=1.3,
+            marker="o", markersize=2.5, markevery=np.flatnonzero(alone).tolist(),
+        )  # fmt: skip
 
 
-def _range(values: list[float]) -> tuple[float, float]:
-    """Smallest and largest value, never the same; 0 .. 1 of nothing."""
-    if not values:
-        return 0.0, 1.0
-    low, high = min(values), max(values)
-    pad = 0.0 if high > low else abs(low) / 2 or 0.5
-    return low - pad, high + pad
+def _draw_bars(axes: Axes, chart: BarChart) -> None:
+    """Names stand above the bars, where a phone has room for them."""
+    axes.grid(axis="x", color=LINE, linewidth=0.8)
+    axes.set_yticks([])
+    top = 0.0
+    for index, (group, bars) in enumerate(_groups(chart).items()):
+        colour = SERIES[index % len(SERIES)]
+        axes.text(0, top + 0.25, group, color=colour, fontsize=10, fontweight="bold", va="center",
+                  parse_math=False)  # fmt: skip
+        for place, bar in enumerate(bars, 1):
+            y = top + place
+            mean, several = float(np.mean(bar.values)), len(bar.values) > 1
+            axes.text(0, y - 0.22, bar.name, color=INK, fontsize=9, va="center", parse_math=False)
+            axes.barh(y + 0.2, mean, 0.32, color=colour)
+            farthest = max(bar.values) if several else mean
+            axes.annotate(f"{mean:.1f}", (farthest, y + 0.2), (5, 0), textcoords="offset points",
+                          color=INK, fontsize=9, va="center")  # fmt: skip
+            if several:
+                axes.plot(bar.values, [y + 0.2] * len(bar.values), "o", color=INK, markersize=2.5)
+        top += len(bars) + 1
+    axes.set_ylim(top - 0.4, -0.2)
+    longest = max((value for bar in chart.bars for value in bar.values), default=1.0)
+    axes.set_xlim(0, 1.1 * longest or 1.0)
 
 
-def _step(span: float) -> float:
-    """1, 2 or 5 times a power of ten that divides the span in 3 to 6 parts."""
-    power = 10.0 ** math.floor(math.log10(span / 5))
-    return next(factor * power for factor in (1, 2, 5, 10) if span / (factor * power) <= 6)
+def _groups(chart: BarChart) -> dict[str, list[Bar]]:
+    groups: dict[str, list[Bar]] = {}
+    for bar in chart.bars:
+        groups.setdefault(bar.group, []).append(bar)
+    return groups
 
 
-def _ticks(low: float, high: float, step: float) -> list[tuple[float, str]]:
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    return [(index * step, f"{index * step:,.{decimals}f}") for index in range(first, last + 1)]
+def svg(chart: Chart | BarChart) -> Markup:
+    """The drawn chart as an SVG element in the page's own font and colours, by day and by night."""
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": chart.title}):
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        draw(chart).savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg ") :]
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # these would occur in every chart
+    for colour, variable in CSS_VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    return Markup(text)
+
+
+def _sha256(text: str) -> str:
+    """What a content security policy calls a script by."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
