@@ -454,7 +454,12 @@ def add_picture(figure: Figure, place: Place, picture: Picture, label: str) -> N
 def add_key(figure: Figure, entries: Sequence[tuple[str, Colour]], bottom: float = 0.0) -> None:
     """Colours and their names in the footer, as wide as the figure allows."""
     handles = [
-        Patch(facecolor=[c / 255 for c in colour], edgecolor="0.4", linewidth=0.4, label=name)
+        Patch(
+            facecolor="#{:02x}{:02x}{:02x}".format(*colour),
+            edgecolor="0.4",
+            linewidth=0.4,
+            label=name,
+        )
         for name, colour in entries
     ]
     wide, tall = figure.get_size_inches()
@@ -474,7 +479,7 @@ def key_columns(entries: Sequence[tuple[str, Colour]], width: float) -> int:
 
 
 def key_height(entries: Sequence[tuple[str, Colour]], width: float) -> float:
-    """Room that :func:`add_key` needs in a figure of that width."""
+    """Room that ``add_key`` needs in a figure of that width."""
     return LINE * 1.25 * -(-len(entries) // key_columns(entries, width)) + MARGIN
 
 
@@ -509,7 +514,7 @@ def check_suffix(path: Path) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write the figure as its suffix says (:data:`SUFFIXES`); the same one gives the same bytes."""
+    """Write the figure as its suffix says (``SUFFIXES``); the same one gives the same bytes."""
     dates: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     with atomic_write(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "ssrseg"}):
         figure.savefig(temporary, metadata=dates.get(path.suffix.lower()))

@@ -71,7 +71,7 @@ def run_experiments(
 def missing_tasks(
     rows: Sequence[Experiment], workspace: Workspace, *, seeds: int = 1
 ) -> list[Task]:
-    """What :func:`run_experiments` would have to do."""
+    """What ``run_experiments`` would have to do."""
     there = _results(workspace)
     return [task for task in tasks(rows, workspace, seeds) if task.key not in there]
 
