@@ -1,4 +1,4 @@
-"""The trained decoder: tokens of all CLIP blocks but the last -> class logits (spec §9)."""
+"""The trained decoder: tokens of all CLIP blocks but the last -> class logits."""
 
 from __future__ import annotations
 
