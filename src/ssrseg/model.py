@@ -101,7 +101,7 @@ class Rectification:
 class SSR(nn.Module, Loadable):
     """Semantic and Spatial Rectification.
 
-    Build one with :meth:`from_encoders` (training-free) or :meth:`from_pretrained` (trained). Any
+    Build one with ``from_encoders`` (training-free) or ``from_pretrained`` (trained). Any
     number of threads may use one object, as long as none trains it.
 
     Attributes:
@@ -169,7 +169,7 @@ class SSR(nn.Module, Loadable):
             image: RGB in [0, 1], sides whole numbers of patches.
             present: Class ids, -1 = empty slot.
             superpixels: Eq. 7, ids at any resolution, -1 = padding; needed where
-                :attr:`wants_superpixels`.
+                ``wants_superpixels``.
             photo: The same images at the size that masks are wanted in; None = ``image``.
             valid: False = padding, which has no CAM and gets 255.
             n_superpixels: A bound above every superpixel id; known, a GPU need not be asked.
@@ -541,7 +541,7 @@ class SSR(nn.Module, Loadable):
         """Mask of a photograph whose classes are not known, by the trained decoder.
 
         Args:
-            image: As for :meth:`rectify`; a list gives a list.
+            image: As for ``rectify``; a list gives a list.
             crf: Refine with a DenseCRF; None = as the settings say.
 
         Raises:
@@ -600,7 +600,7 @@ class SSR(nn.Module, Loadable):
 
     @property
     def clip_layers(self) -> int | tuple[int, ...]:
-        """CLIP blocks whose attention :meth:`encode` collects; () = none."""
+        """CLIP blocks whose attention ``encode`` collects; () = none."""
         wanted = self.config.affinity
         if wanted.kind != "attention" or not wanted.clip_weight:
             return ()

@@ -82,7 +82,7 @@ def class_faults(
 def check_classes(
     path: Path, named: list[tuple[int, str]], *, unit: str = "line"
 ) -> tuple[str, ...]:
-    """The names of a class list, if :func:`class_faults` finds nothing; LabelsError otherwise."""
+    """The names of a class list, if ``class_faults`` finds nothing; LabelsError otherwise."""
     if faults := class_faults(named, unit=unit):
         lines = [f"{unit} {number}: {text}" for number, text in faults]
         raise LabelsError(fault_report(path, lines))
