@@ -27,10 +27,7 @@ def allowed_words(
 ) -> Bool[Tensor, "batch words"]:
     """True for the texts that compete in an image: its present classes and every background.
 
-    Args:
-        present: Class ids, -1 for an empty slot.
-        n_classes: Foreground texts; they are words 0 .. n_classes - 1.
-        n_words: All texts; the rest are backgrounds.
+    Words 0 .. n_classes - 1 are the classes, the others backgrounds.
     """
     allowed = torch.zeros(len(present), n_words + 1, dtype=torch.bool, device=present.device)
     allowed.scatter_(1, torch.where(present < 0, n_words, present), True)
@@ -53,7 +50,7 @@ def word_probability(
         features: Image features (v or V, before or after ISA), any norm.
         text: Text features, any norm.
         scale: 1 / temperature: CLIP's own exp(logit_scale), or 1 / τ in CMPA mode.
-        allowed: Which texts compete.
+        allowed: See :func:`allowed_words`.
     """
     cosine = functional.normalize(features, dim=-1) @ functional.normalize(text, dim=-1).T
     shape = (len(allowed),) + (1,) * (features.ndim - 2) + (allowed.shape[1],)
@@ -78,7 +75,6 @@ def gradcam(
         normed: Output of ln_1 of the last block, CLS first.
         probability: Mean patch feature (batch, dim1) -> probability of each text (batch, words).
         present: Class ids, -1 for an empty slot (its CAM is 0); at least one slot.
-        grid: Patch rows and columns.
 
     Returns:
         CAMs in [0, 1], each class by itself.
@@ -122,10 +118,8 @@ def patch_cam(
 ) -> Float[Tensor, "batch slots grid_h grid_w"]:
     """The probability of each present class at every patch: the ``patch`` read-out, our choice.
 
-    CMPA is trained on pooled patches, and this reads patches.
-
-    Returns:
-        Maps in [0, 1], each class by itself; 0 for an empty slot.
+    CMPA is trained on pooled patches, and this reads patches. Each map is in [0, 1] by itself, and
+    0 for an empty slot.
     """
     probability = word_probability(patch_features, text, scale, allowed)  # (batch, patches, words)
     index = present.clamp(min=0)[:, None].expand(-1, probability.shape[1], -1)

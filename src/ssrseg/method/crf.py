@@ -92,9 +92,6 @@ def _simplex(
 def gaussian_filter(features: Float[Tensor, "dim pixels"]) -> Filter:
     """exp(-‖f_i - f_j‖² / 2) between pixels, normalised symmetrically: D^-1/2 K D^-1/2, D = K 1.
 
-    Args:
-        features: Divided by the kernel's standard deviations.
-
     Raises:
         ValueError: If the kernel is so narrow that the lattice cannot be numbered.
 
@@ -157,14 +154,11 @@ def dense_crf(
     and a bilateral one K_b of position and colour.
 
     Args:
-        image: RGB in 0..255.
         probabilities: p of each label; they need not sum to 1. Clipped to [1e-5, 1].
         iterations: Mean-field updates.
         gaussian_xy: Standard deviation of K_g, in pixels.
-        gaussian_weight: w_g.
         bilateral_xy: Standard deviation of K_b in position, in pixels.
         bilateral_rgb: Standard deviation of K_b in colour, in grey levels of 0..255.
-        bilateral_weight: w_b.
 
     Returns:
         Marginals that sum to 1 over the labels.
@@ -180,12 +174,8 @@ def dense_crf(
             f"image {tuple(image.shape)} and probabilities {tuple(probabilities.shape)} need the "
             "same height and width"
         )
-    rows, columns = torch.meshgrid(
-        torch.arange(height, device=image.device),
-        torch.arange(width, device=image.device),
-        indexing="ij",
-    )
-    position = torch.stack([columns.flatten(), rows.flatten()]).float()
+    sides = (torch.arange(side, device=image.device) for side in (height, width))
+    position = torch.cartesian_prod(*sides).T.flip(0).float()  # column and row of each pixel
     colour = image.flatten(0, 1).T.float()
     near = gaussian_filter(position / gaussian_xy)
     alike = gaussian_filter(torch.cat([position / bilateral_xy, colour / bilateral_rgb]))

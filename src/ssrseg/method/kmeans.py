@@ -19,8 +19,7 @@ def spread_seeds(
     """Initial centroids by k-means++: each new one far from those already chosen.
 
     Args:
-        points: Any scale.
-        valid: False = not a point (padding); at least one per set is true.
+        valid: False = padding; at least one point per set is true.
         k: Centroids; repeats where a set has fewer distinct points.
         generator: On the CPU, so that every device draws the same numbers.
 
@@ -52,9 +51,7 @@ def kmeans(
     """Lloyd's algorithm from given centroids; an empty cluster keeps its centroid.
 
     Args:
-        points: Any scale; squared Euclidean distance.
-        centroids: Where to begin.
-        valid: False = not a point; it is assigned, but moves no centroid.
+        valid: False = padding; it is assigned, but moves no centroid.
         iterations: Upper bound. The CPU stops when no assignment changes; a GPU goes on, which
             changes nothing any more and needs no answer from it.
 
