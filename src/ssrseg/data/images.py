@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from ssrseg.data.files import atomic_write
@@ -27,16 +27,11 @@ _UNREADABLE = (  # what Pillow's decoders raise on damaged files, beside OSError
     OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
     ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError,
 )  # fmt: skip
-_ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_UPRIGHT = {  # by EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 
 def read_image(path: Path | str) -> UInt8[Tensor, "height width 3"]:
@@ -182,7 +177,7 @@ def _orientation(image: Image.Image) -> int:
     """EXIF's, 1 = upright; a broken block makes no photograph unreadable and counts as upright."""
     try:
         with _pillow_quiet():
-            return int(image.getexif().get(_ORIENTATION_TAG, 1))
+            return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except _UNREADABLE:
         return 1
 
@@ -289,14 +284,10 @@ def _load(path: Path) -> Image.Image:
     """Open and decode, or say in one sentence why not."""
     try:
         if not path.exists():
-            near = _nearest_sibling(path)
-            raise DataError(
-                f"image {path} does not exist.{near} Check the path, or copy the file there."
-            )
+            cure = "Check the path, or copy the file there."
+            raise DataError(f"image {path} does not exist.{_nearest_sibling(path)} {cure}")
         if path.is_dir():
-            raise DataError(
-                f"{path} is a folder, but one image is expected here. Name a file in it."
-            )
+            raise DataError(f"{path} is a folder, but one image is expected. Name a file in it.")
         if path.stat().st_size == 0:
             raise DataError(f"image {path} is empty (0 bytes). Copy it again or remove it.")
         with _pillow_quiet(), Image.open(path) as image:
