@@ -66,7 +66,7 @@ def open_photos(folders: Sequence[str]) -> tuple[Photo, ...]:
     """Read photographs and their labels; masks beside them are left alone.
 
     Args:
-        folders: Each a data folder as :func:`ssrseg.data.open.open_labelled` takes it, with
+        folders: Each a data folder as ``ssrseg.data.open.open_labelled`` takes it, with
             ``:split`` behind it for a part.
     """
     photos = []
@@ -104,7 +104,7 @@ def sampling_weights(photos: Sequence[Photo]) -> Float[np.ndarray, " photos"]:
 
 
 class PhotoPictures:
-    """Square parts of photographs for DINO; implements :class:`encoders.dino.PictureSource`."""
+    """Square parts of photographs for DINO; implements ``encoders.dino.PictureSource``."""
 
     def __init__(self, photos: Sequence[Photo], recipe: DinoRecipe) -> None:
         """Keep the photographs."""
@@ -188,7 +188,7 @@ def kinds_in(photo: Photo, view: View) -> frozenset[str]:
 
 
 class CaptionedPhotos:
-    """Labelled photographs for CLIP; implements :class:`encoders.clip.CaptionSource`."""
+    """Labelled photographs for CLIP; implements ``encoders.clip.CaptionSource``."""
 
     def __init__(
         self, recipe: ClipRecipe, photos: Sequence[Photo], held_out: Sequence[Photo]

@@ -1,4 +1,4 @@
-"""Masks against true masks, one confusion matrix, image by image (spec §11)."""
+"""Masks against true masks, one confusion matrix, image by image."""
 
 from __future__ import annotations
 

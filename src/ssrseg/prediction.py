@@ -41,7 +41,7 @@ def predict(
 
     Args:
         images: One image, a folder of images, a list of images in one folder, or images by name
-            (as :func:`ssrseg.open_images` gives them).
+            (as ``ssrseg.open_images`` gives them).
         out: Gets masks/<name>.png (indexed), classes.txt and settings.txt.
         model: Run folder or model.safetensors.
         clip: Hub id or directory of CLIP, if it is not where it was in training.

@@ -183,14 +183,18 @@ class TableSetup(Setup):
             (self.seed_split, not all(decoders)),
             (self.val_split, any(decoders)),
         )
-        data = [open_data(self.data, split) if wanted else None for split, wanted in needed]
+        train, seeds, val = (
+            open_data(self.data, split) if wanted else None for split, wanted in needed
+        )
         from ssrseg.paper.cam_seeds import ALPHAS
         from ssrseg.paper.experiments import Workspace
 
         return Workspace(
             self.out,
             config,
-            *data,
+            train=train,
+            seeds=seeds,
+            val=val,
             cache=self.cache,
             device=self.pick_device(),
             jobs=self.jobs,
@@ -384,9 +388,11 @@ def _score(
         name: model.with_config(load_config(base=config.to_dict(), overrides=changes))
         for name, changes in rows.items()
     }
-    cells = {"n_segments": config.sgc.n_segments, "compactness": config.sgc.compactness}
-    alphas = ALPHAS if scored.exponents == "wide" else None
-    return score_seeds(models, images, SuperpixelCache(setup.cache, **cells), alphas=alphas)
+    sgc, alphas = config.sgc, ALPHAS if scored.exponents == "wide" else None
+    superpixels = SuperpixelCache(
+        setup.cache, n_segments=sgc.n_segments, compactness=sgc.compactness
+    )
+    return score_seeds(models, images, superpixels, alphas=alphas)
 
 
 # ---------------------------------------------------------------- figures

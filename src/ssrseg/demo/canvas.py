@@ -77,7 +77,7 @@ class Canvas:
         corners = (part.outline * self.side - (x0, y0)) * 2
         ImageDraw.Draw(stencil).polygon(corners.ravel().tolist(), fill=255)
         alpha = np.asarray(stencil.reduce(2), dtype=np.float32)[..., None] / 255
-        colour = np.asarray(part.colour, np.float32)
+        colour: np.ndarray = np.asarray(part.colour, np.float32)
         if part.texture:
             field = self._field(part.texture, y1 - y0, x1 - x0)[..., None]
             if part.spots is not None:

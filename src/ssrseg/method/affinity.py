@@ -48,7 +48,7 @@ def balance(
 
     Columns are brought to 1 as well, so that a patch that everybody looks at does not swallow the
     map. From CLIP-ES; the squaring that follows there is two steps of
-    :func:`ssrseg.method.sgc.corrected_cam`. ``attention`` is non-negative; row sums of the result
+    ``ssrseg.method.sgc.corrected_cam``. ``attention`` is non-negative; row sums of the result
     are about 1.
     """
     for _ in range(rounds):

@@ -50,7 +50,7 @@ def word_probability(
         features: Image features (v or V, before or after ISA), any norm.
         text: Text features, any norm.
         scale: 1 / temperature: CLIP's own exp(logit_scale), or 1 / τ in CMPA mode.
-        allowed: See :func:`allowed_words`.
+        allowed: See ``allowed_words``.
     """
     cosine = functional.normalize(features, dim=-1) @ functional.normalize(text, dim=-1).T
     shape = (len(allowed),) + (1,) * (features.ndim - 2) + (allowed.shape[1],)

@@ -313,7 +313,7 @@ def alignment_loss(
         loss: Row of Table 4.
         image: f_image of each pair, aligned (with gradient).
         classes: Of each pair.
-        positive: See :func:`positive_index`.
+        positive: See ``positive_index``.
         text: T', all aligned texts, the classes first (with gradient). As K-means of C distinct
             rows into C clusters gives back the rows, the text prototypes P_T are T'[:C].
         image_prototypes: P_I, one row per class (no gradient).

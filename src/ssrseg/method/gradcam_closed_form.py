@@ -10,7 +10,7 @@ of a backward pass can therefore be shared between classes or collapses to sums:
   products of attention's backward is left.
 
 Per class this leaves 10 n·D² + 2 n²·D of autograd's 24 n·D² + 8 n²·D multiplications.
-:func:`ssrseg.method.cam.gradcam` is the literal form, and the test of this one.
+``ssrseg.method.cam.gradcam`` is the literal form, and the test of this one.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class BlockWeights:
 
 @dataclass(frozen=True)
 class BlockTrace:
-    """What the forward pass leaves for :func:`mean_gradient`; queries are those of patches only.
+    """What the forward pass leaves for ``mean_gradient``; queries are those of patches only.
 
     Attributes:
         patch_features: V, not normalised.
@@ -205,7 +205,7 @@ def gradcam_closed_form(
     present: Int[Tensor, "batch slots"],
     grid: tuple[int, int],
 ) -> Float[Tensor, "batch slots grid_h grid_w"]:
-    """:func:`ssrseg.method.cam.gradcam` with the block's gradient in closed form."""
+    """``ssrseg.method.cam.gradcam`` with the block's gradient in closed form."""
     with torch.enable_grad():
         image_feature = trace.patch_features.mean(1).requires_grad_()
         chosen = probability(image_feature).gather(1, present.clamp(min=0)).sum(0)

@@ -40,7 +40,7 @@ def crf_scores(
     """Scores refined by a DenseCRF over the classes that an image shows, as in CLIP-ES.
 
     Args:
-        scores: From :func:`class_scores`; those of an empty slot become 0.
+        scores: From ``class_scores``; those of an empty slot become 0.
         photo: RGB in [0, 1].
         parameters: Gaussian reach and weight, bilateral reach, colour reach, weight.
     """
@@ -70,7 +70,7 @@ def class_ids(
     """The best-scoring class of every pixel: 0 = background, 1 + class index, 255 = ignore.
 
     Args:
-        scores: From :func:`class_scores`; an empty slot is never chosen.
+        scores: From ``class_scores``; an empty slot is never chosen.
         valid: False = padding, ignored.
         min_score: Pixels whose best score is below it are ignored (CLIP-ES: 0.95 after the CRF).
     """

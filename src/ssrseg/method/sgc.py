@@ -180,7 +180,7 @@ def target_patches(
     Args:
         cam: Initial CAMs in [0, 1].
         regions: Ids 0 .. n_regions - 1; -1 = padding.
-        high: τ_hi; this and ``ratio`` are those of :func:`activation_ratio`.
+        high: τ_hi; this and ``ratio`` are those of ``activation_ratio``.
         min_ratio: ρ.
         per_class: Targets for each class; else one set from the largest CAM of the image.
     """
@@ -213,7 +213,7 @@ def correction_mask(
 ) -> Bool[Tensor, "batch slots patches patches"]:
     """Mask of Eq. 10, as the paper writes it: true in column j iff patch j is a target.
 
-    For figures and tests; :func:`corrected_cam` needs no patches x patches mask.
+    For figures and tests; ``corrected_cam`` needs no patches x patches mask.
     """
     return target[:, :, None, :].expand(-1, -1, target.shape[-1], -1)
 
