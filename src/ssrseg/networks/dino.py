@@ -21,7 +21,6 @@ class FrozenDINO(Frozen):
     """A self-supervised ViT without a trainable parameter."""
 
     def __init__(self, model: ViTModel, *, precision: Precision = "fp32") -> None:
-        """Wrap a loaded model; ``precision`` is that of its blocks."""
         model.set_attn_implementation(NAME)
         super().__init__()
         self.model = model
@@ -36,9 +35,8 @@ class FrozenDINO(Frozen):
             BackboneError: If ``source`` is not a ViT, or cannot be read.
         """
         # no pooler: DINO checkpoints have none, and the library would make one up at random
-        model = load_pretrained(
-            ViTModel, source, "dino", "facebook/dino-vits16", add_pooling_layer=False
-        )
+        example = "facebook/dino-vits16"
+        model = load_pretrained(ViTModel, source, "dino", example, add_pooling_layer=False)
         return cls(model.float(), precision=precision)
 
     @property

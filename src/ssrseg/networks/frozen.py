@@ -66,7 +66,6 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
             this package.
         role: What it is to be, for the message ("clip", "dino", ...).
         example: A hub id that works.
-        options: Further arguments of ``from_pretrained``.
 
     Raises:
         BackboneError: If the directory is missing or holds another model, or the hub is out of
