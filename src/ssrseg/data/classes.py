@@ -42,11 +42,9 @@ _MOST = 254  # ids 1 .. 254 of an 8-bit map; 0 is background and 255 is ignore
 def class_faults(
     named: Iterable[tuple[int, str]], *, unit: str = "line", repeats: bool = False
 ) -> list[tuple[int, str]]:
-    """What is wrong with class names, wherever they come from; each fault with its number.
+    """What is wrong with class names, each numbered by line or another ``unit``; as faults.
 
-    Args:
-        named: Each name with the number of its ``unit``, a line or a category.
-        repeats: Whether the same name may come again, as labels do.
+    With ``repeats`` the same name may come again, as labels do.
     """
     faults = []
     first: dict[str, tuple[int, str]] = {}
@@ -143,8 +141,7 @@ def check_class_names(classes: Sequence[str]) -> tuple[str, ...]:
 def label_indices(labels: Sequence[object] | str, classes: tuple[str, ...]) -> tuple[int, ...]:
     """Indices of class names, each once; a single name may stand by itself.
 
-    Raises:
-        LabelsError: If there is none, or one is no class.
+    LabelsError if there is none, or one is no class.
     """
     names = [labels] if isinstance(labels, str) else list(labels)
     if not names:

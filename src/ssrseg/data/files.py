@@ -40,8 +40,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def write_json(path: Path, table: Any) -> None:
     """Write ``table`` as indented JSON, whole or not at all.
 
-    Raises:
-        ValueError: If a number is nan or infinite, which JSON does not have.
+    ValueError if a number is nan or infinite, which JSON does not have.
     """
     text = json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as temporary:

@@ -271,13 +271,9 @@ def class_ids_png(ids: UInt8[Tensor, "height width"]) -> bytes:
 
 def voc_palette() -> UInt8[np.ndarray, "256 3"]:
     """VOC's colours by class id: bits 0, 3, 6 of the id become the high bits of red, and so on."""
-    ids = np.arange(256)
-    palette = np.zeros((256, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            on = ids >> (3 * bit + channel) & 1
-            palette[:, channel] |= (on << (7 - bit)).astype(np.uint8)
-    return palette
+    ids, channels = np.arange(256)[:, None], np.arange(3)
+    high_bits = [(ids >> (3 * bit + channels) & 1) << (7 - bit) for bit in range(8)]
+    return np.sum(high_bits, axis=0).astype(np.uint8)
 
 
 def _load(path: Path) -> Image.Image:
@@ -351,8 +347,7 @@ def _nearest_sibling(path: Path) -> str:
 def read_mask(file: Path, size: tuple[int, int], n_classes: int) -> UInt8[Tensor, "height width"]:
     """A mask, checked against the size (height and width) and the classes of its image.
 
-    Raises:
-        DataError: If its size is not the image's, or it holds unknown class ids.
+    DataError if its size is not the image's, or it holds unknown class ids.
     """
     ids = read_truth(file)
     if ids.shape != size:

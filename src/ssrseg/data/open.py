@@ -37,10 +37,8 @@ def open_labelled(root: Path | str, *, split: str | None = None) -> LabelledImag
     file names are looked up, for scoring. Classes come from ``classes.txt`` or ``classes.yaml``,
     else they are those of VOC or COCO, and elsewhere those that occur in ``labels.csv``.
 
-    Args:
-        root: The folder.
-        split: Name of a list of image names, ``ImageSets/Segmentation/<split>.txt`` or
-            ``<split>.txt``; in a COCO tree also ``train`` or ``val``; None = all images.
+    A split is a list of image names, ``ImageSets/Segmentation/<split>.txt`` or ``<split>.txt``, and
+    in a COCO tree also ``train`` or ``val``; None = all images.
 
     Raises:
         DataError: If the folder has neither layout, or the split does not fit it.

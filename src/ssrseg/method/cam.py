@@ -13,13 +13,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-EPS = 1e-7
-
 
 def min_max(maps: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch height width"]:
     """Each map to [0, 1]: (x - min) / (max - min + 1e-7). A constant map becomes 0."""
     low = maps.amin((-2, -1), keepdim=True)
-    return (maps - low) / ((maps - low).amax((-2, -1), keepdim=True) + EPS)
+    return (maps - low) / ((maps - low).amax((-2, -1), keepdim=True) + 1e-7)
 
 
 def allowed_words(
@@ -68,16 +66,14 @@ def gradcam(
 
     CAM_c = ReLU(Σ_k α_ck a_k), α_ck = mean over patches of ∂p_c / ∂a_k, where a = ``normed`` and
     p_c is the probability of class c. Images do not interact, so one backward pass serves the same
-    slot of all images. The layer and the softmax are CLIP-ES's: the paper says GradCAM only.
+    slot of all images. Each CAM is in [0, 1] by itself. The layer and the softmax are CLIP-ES's:
+    the paper says GradCAM only.
 
     Args:
         last_block: ln_1 output (batch, tokens, dim) -> patch features (batch, patches, dim1).
         normed: Output of ln_1 of the last block, CLS first.
         probability: Mean patch feature (batch, dim1) -> probability of each text (batch, words).
         present: Class ids, -1 for an empty slot (its CAM is 0); at least one slot.
-
-    Returns:
-        CAMs in [0, 1], each class by itself.
     """
     with torch.enable_grad():
         normed = normed.detach().requires_grad_()

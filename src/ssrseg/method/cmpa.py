@@ -22,8 +22,6 @@ from ssrseg.method.kmeans import kmeans
 TEMPERATURES = (0.01, 0.5)
 """Range of τ (our choice)."""
 
-AlignmentLoss = Literal["crossmodal", "in_modal", "feature"]
-
 # --- Eq. 1: heads
 
 
@@ -68,18 +66,13 @@ class Projector(nn.Module):
 
 
 def shared_basis(
-    text_features: Float[Tensor, "words dim"],
-    image_features: Float[Tensor, "images dim"],
-    out: int,
+    text_features: Float[Tensor, "words dim"], image_features: Float[Tensor, "images dim"], out: int
 ) -> Float[Tensor, "out dim"]:
     """W0: an orthonormal basis of the texts' span, completed by principal directions of images.
 
     Every dot product with a text survives the projection unchanged, so an untrained head differs
-    from CLIP by a rescaling only; a random W0 moves the CAM by itself. Our choice.
-
-    Args:
-        text_features: All texts, backgrounds included.
-        image_features: Pooled image features of the training set.
+    from CLIP by a rescaling only; a random W0 moves the CAM by itself. Our choice. The texts are
+    all, backgrounds included; the images those of the training set, pooled.
 
     Raises:
         ValueError: If ``out`` exceeds the length of the features.
@@ -194,12 +187,7 @@ def usable_pairs(
 
 @dataclass(frozen=True)
 class Prototypes:
-    """P_I and how well its clusters agree with the classes.
-
-    Attributes:
-        image: P_I, unit norm; row c belongs to class c.
-        purity: Share of pairs in [0, 1] whose cluster is matched to their class.
-    """
+    """P_I, unit norm, row c for class c; and the share of pairs in the cluster of their class."""
 
     image: Float[Tensor, "proto dim"]
     purity: float
@@ -291,7 +279,7 @@ def prototype_loss(
 
 
 def alignment_loss(
-    loss: AlignmentLoss,
+    loss: Literal["crossmodal", "in_modal", "feature"],
     image: Float[Tensor, "pairs dim"],
     classes: Int[Tensor, " pairs"],
     positive: Int[Tensor, " pairs"],

@@ -87,9 +87,7 @@ def quick_gelu(hidden: Float[Tensor, "*size"]) -> tuple[Tensor, Tensor]:
     return activated, slope
 
 
-def with_slope(
-    activation: Callable[[Tensor], Tensor],
-) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def with_slope(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Any other elementwise activation with its slope, by autograd."""
 
     def both(hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,18 +138,9 @@ def run_block(
     post_unit, post_factor = _standardise(output, weights.eps)
     features = (post_unit * weights.post_weight + weights.post_bias) @ weights.projection.T
     return BlockTrace(
-        features,
-        attention,
-        query,
-        key,
-        value,
-        attended,
-        norm_unit,
-        norm_factor,
-        slope,
-        post_unit,
-        post_factor,
-    )
+        features, attention, query, key, value, attended,
+        norm_unit, norm_factor, slope, post_unit, post_factor,
+    )  # fmt: skip
 
 
 @torch.no_grad()

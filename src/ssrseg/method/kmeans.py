@@ -48,15 +48,11 @@ def kmeans(
     *,
     iterations: int = 50,
 ) -> tuple[Int[Tensor, "batch points"], Float[Tensor, "batch clusters dim"]]:
-    """Lloyd's algorithm from given centroids; an empty cluster keeps its centroid.
+    """Lloyd's algorithm from given centroids: cluster of each point, and the centroids.
 
-    Args:
-        valid: False = padding; it is assigned, but moves no centroid.
-        iterations: Upper bound. The CPU stops when no assignment changes; a GPU goes on, which
-            changes nothing any more and needs no answer from it.
-
-    Returns:
-        Cluster of each point, and the centroids.
+    An empty cluster keeps its centroid; padding (``valid`` false) is assigned, but moves none. The
+    CPU stops when no assignment changes; a GPU goes on, which changes nothing any more and needs no
+    answer from it.
     """
     assignment = points.new_full(points.shape[:2], -1, dtype=torch.long)
     for _ in range(iterations):

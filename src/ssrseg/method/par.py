@@ -41,9 +41,8 @@ def pixel_affinity(
     10⁻⁸ added to σ, so any normalisation of the image gives the same affinity. ``dilations`` are
     distances of the eight neighbours in pixels; the edge is replicated.
 
-    Returns:
-        >= 0, sums to 1 + w2 over the neighbours, which come dilation by dilation, each in reading
-        order (north-west first).
+    The result is >= 0 and sums to 1 + w2 over the neighbours, which come dilation by dilation, each
+    in reading order (north-west first).
 
     Source: AFA (Ru et al., CVPR 2022); the deviation was settled by WeCLIP's output.
     """
@@ -86,11 +85,8 @@ def pixel_adaptive_refinement(
 
     The affinity depends on the image alone and is computed once. Each iteration adds up shifted
     views in place, which avoids the (batch, channels, neighbours, height, width) array that the
-    peers build twenty times.
-
-    Returns:
-        Scores in the range of the input times (1 + w2)^iterations, because weights sum to 1 + w2.
-        No gradient.
+    peers build twenty times. As weights sum to 1 + w2, the range of the scores grows by this factor
+    in every iteration.
 
     Raises:
         ValueError: If image and scores differ in batch or size.

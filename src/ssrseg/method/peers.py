@@ -11,12 +11,12 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
+from ssrseg.method.kmeans import EXACT
 from ssrseg.method.pseudo_mask import IGNORE
 
 TINY = 1e-12
 BLOCK = 2**24
 """Numbers alive at once where patches x patches x words are needed: 64 MB."""
-EXACT = "donot_use_mm_for_euclid_dist"  # else the diagonal is not exactly 0
 
 # --- CLIP-ES (CVPR 2023)
 
@@ -28,11 +28,8 @@ def box_patches(
 
     Works on the CAM in 256 grey levels, as the original does. There a box's last row and column are
     clipped to the grid's last index, which is exclusive: the last row and column of the grid are
-    never inside a box. Kept, because the published figures were made with it.
-
-    Args:
-        cam: In [0, 1].
-        high: Share of the maximum that counts as high (0.4 for VOC, 0.7 for COCO).
+    never inside a box. Kept, because the published figures were made with it. ``high`` is the share
+    of the maximum that counts as high (0.4 for VOC, 0.7 for COCO).
     """
     height, width = cam.shape[2:]
     grey = (cam * 255).to(torch.uint8).cpu().numpy()
@@ -64,12 +61,8 @@ def decoder_gate(
 
     A block l stays if Σ(A_dec - A_l) is at most the mean of these sums over the blocks. A_dec is
     the same in all of them, so what decides is the attention that a block leaves to patches: it is
-    computed so, and the sums of a hundred thousand sigmoids do not drown the difference. As in
-    WeCLIP's code.
-
-    Args:
-        attention: A_l, averaged over heads, without CLS.
-        decoder_affinity: A_dec, see ``feature_affinity``.
+    computed so, and the sums of a hundred thousand sigmoids do not drown the difference. A_l is
+    averaged over heads, without CLS. As in WeCLIP's code.
     """
     on_patches = attention.sum((-2, -1), dtype=torch.float64)
     mean = on_patches.mean(1, keepdim=True)

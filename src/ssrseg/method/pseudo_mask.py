@@ -44,19 +44,11 @@ def crf_scores(
         photo: RGB in [0, 1].
         parameters: Gaussian reach and weight, bilateral reach, colour reach, weight.
     """
-    xy, weight, bilateral_xy, bilateral_rgb, bilateral_weight = parameters
     refined = torch.zeros_like(scores)
     for image, maps, slots, into in zip(photo, scores, present, refined, strict=True):
         used = functional.pad(slots >= 0, (1, 0), value=True)
-        into[used] = dense_crf(
-            (image * 255).round().to(torch.uint8).permute(1, 2, 0).cpu(),
-            maps[used].cpu(),
-            gaussian_xy=xy,
-            gaussian_weight=weight,
-            bilateral_xy=bilateral_xy,
-            bilateral_rgb=bilateral_rgb,
-            bilateral_weight=bilateral_weight,
-        ).to(maps)
+        levels = (image * 255).round().to(torch.uint8).permute(1, 2, 0)
+        into[used] = dense_crf(levels.cpu(), maps[used].cpu(), *parameters).to(maps)
     return refined
 
 

@@ -71,20 +71,16 @@ def colour_regions(
     n_superpixels: int | None = None,
     restarts: int = 3,
 ) -> Int[Tensor, "batch height width"]:
-    """Cluster superpixels by mean colour: the regions R_1 .. R_K of Eq. 8.
+    """Cluster superpixels by mean colour: the regions R_1 .. R_K of Eq. 8, by ids 0 .. k - 1.
 
     A region is a set of superpixels of like colour anywhere in the image; it need not be
     connected. CIELAB and the number of regions are our choice.
 
     Args:
         image: RGB in [0, 1].
-        superpixels: Ids per pixel, gaps allowed; -1 = padding.
-        k: Regions per image.
+        superpixels: Ids per pixel, gaps allowed; -1 = padding, and stays it.
         n_superpixels: A bound above every id; None reads the largest one from the device.
         restarts: K-means starts; the one with the least inertia is kept.
-
-    Returns:
-        Region ids 0 .. k - 1 per pixel; -1 = padding.
     """
     # mean colour of each superpixel: (batch, superpixels, 3); slot 0 is the padding
     index = superpixels.flatten(1).long() + 1  # (batch, pixels)
@@ -228,8 +224,8 @@ def corrected_cam(
 ) -> Float[Tensor, "batch slots grid_h grid_w"]:
     """Propagate each CAM along the affinity, from its target patches only (Eq. 10-11).
 
-    CAM_refine = (Aᵖ ⊙ Mask) · CAM. Masking columns equals zeroing the CAM outside the target
-    first, so neither the power of A nor a masked copy of it is ever built.
+    CAM_refine = (Aᵖ ⊙ Mask) · CAM, >= 0, not normalised. Masking columns equals zeroing the CAM
+    outside the target first, so neither the power of A nor a masked copy of it is ever built.
 
     Args:
         affinity: A. Row i receives, column j sends. Values >= 0. None where ``power`` is 0.
@@ -237,9 +233,6 @@ def corrected_cam(
         target: True where a patch lies in a target region of the class (Eq. 8); None = everywhere.
         power: p; CLIP-ES squares.
         axis: ``col``: targets send (the paper). ``row``: they receive. ``both``.
-
-    Returns:
-        Refined CAM, >= 0, not normalised.
     """
     moving = cam.flatten(2)  # (batch, slots, patches)
     if target is not None and axis != "row":

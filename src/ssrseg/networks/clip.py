@@ -54,6 +54,10 @@ class FrozenCLIP(Frozen):
 
     Attributes:
         logit_scale: exp(logit_scale), CLIP's own inverse temperature (100 for OpenAI's weights).
+        patch_size: Side of a patch in pixels.
+        depth: Blocks of the image tower (12 for ViT-B).
+        width: Length of a token (768 for ViT-B).
+        dim: d1, length of the space shared by images and texts (512 for ViT-B).
     """
 
     def __init__(
@@ -66,10 +70,14 @@ class FrozenCLIP(Frozen):
     ) -> None:
         model.vision_model.set_attn_implementation(NAME)
         super().__init__()
+        vision = model.config.vision_config
         self.model = model
         self.tokenizer = tokenizer
         self.pos_interpolation = pos_interpolation
         self.logit_scale = float(model.logit_scale.detach().exp())
+        self.patch_size = vision.patch_size
+        self.depth, self.width = len(self._blocks), vision.hidden_size
+        self.dim = model.config.projection_dim
         self._known_texts: dict[tuple[str, ...], Tensor] = {}
         self.freeze()
         self.keep(self._blocks[:-1], precision)
@@ -123,26 +131,6 @@ class FrozenCLIP(Frozen):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.model.logit_scale.device
-
-    @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        return self.model.config.vision_config.patch_size
-
-    @property
-    def depth(self) -> int:
-        """Blocks of the image tower (12 for ViT-B)."""
-        return len(self._blocks)
-
-    @property
-    def width(self) -> int:
-        """Length of a token (768 for ViT-B)."""
-        return self.model.config.vision_config.hidden_size
-
-    @property
-    def dim(self) -> int:
-        """d1, length of the space shared by images and texts (512 for ViT-B)."""
-        return self.model.config.projection_dim
 
     def _positions(self, grid: tuple[int, int]) -> Float[Tensor, "tokens dim"]:
         table = self.model.vision_model.embeddings.position_embedding.weight
@@ -240,12 +228,7 @@ class FrozenCLIP(Frozen):
     def attention(
         self, features: ClipFeatures, trace: BlockTrace
     ) -> tuple[Float[Tensor, "batch patches patches"], ...]:
-        """Attention of every block that ``encode`` was asked for, averaged over heads.
-
-        Args:
-            features: From ``encode``.
-            trace: The last block's, from ``trace_last_block``.
-        """
+        """Attention of every block that ``encode`` was asked for, averaged over heads."""
         if self.depth - 1 not in features.layers:
             return features.attention
         return (*features.attention, trace.attention.mean(1)[:, :, 1:])
@@ -254,8 +237,7 @@ class FrozenCLIP(Frozen):
     def text_features(self, texts: tuple[str, ...]) -> Float[Tensor, "words dim1"]:
         """Unit-norm features of texts, in their order; computed once.
 
-        Raises:
-            ValueError: For texts that ``load`` was not given, if it let the tower go.
+        ValueError for texts that ``load`` was not given, if it let the tower go.
         """
         device = self.device
         if not texts:
