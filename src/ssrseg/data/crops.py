@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,11 +127,11 @@ class CropDraws:
 
         ``pin`` puts them where copies to a GPU need not be waited for.
         """
+        draws: Any = range(start, stop)  # typed for a Dataset, but any sequence will do
         workers = self.settings.workers
-        loaded = DataLoader(
-            range(start, stop), batch, collate_fn=self._batch, num_workers=workers, pin_memory=pin
-        )
-        for each in loaded:
+        for each in DataLoader(
+            draws, batch, collate_fn=self._batch, num_workers=workers, pin_memory=pin
+        ):
             if isinstance(each, SSRError):
                 raise each
             yield each

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -93,9 +94,12 @@ def photo_batches(
             handed out.
     """
     most = settings.patches or PATCHES["cuda" if device.type == "cuda" else "cpu"]
+    numbered: Any = list(
+        enumerate(samples)
+    )  # loaders take any sequence, though typed for a Dataset
     read = partial(_read, max_side=settings.max_side, patch=patch, superpixels=superpixels)
     loader = DataLoader(
-        list(enumerate(samples)),
+        numbered,
         batch_size=None,
         collate_fn=read,  # called by the workers
         num_workers=settings.workers,

@@ -111,7 +111,7 @@ class FrozenCLIP(Frozen):
                 " model is from: CLIPTokenizer.from_pretrained(...).save_pretrained(...) writes"
                 " them."
             )
-        options = {"pos_interpolation": pos_interpolation, "precision": precision}
+        options: Any = {"pos_interpolation": pos_interpolation, "precision": precision}
         clip = cls(model.float(), tokenizer, **options)
         if texts is not None:
             features = clip.text_features(texts) if texts else None
