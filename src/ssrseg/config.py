@@ -6,7 +6,6 @@ The defaults are preset ``ssr``. Numbers in brackets are those of docs/decisions
 from __future__ import annotations
 
 from dataclasses import fields
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +24,7 @@ CountOrZero = Annotated[int, Field(ge=0)]
 Layers = int | Annotated[tuple[int, ...], Field(min_length=1)]
 Crf = tuple[Positive, NotNegative, Positive, Positive, NotNegative]
 
+PRESETS = Path(__file__).with_name("presets")
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 SPEED_KEYS = frozenset({"data.workers", "data.patches"})
@@ -310,20 +310,12 @@ def describe() -> list[tuple[str, str, str]]:
 
 def known_keys() -> list[str]:
     """Every dotted key, such as ``sgc.min_ratio``."""
-    defaults = Config()
-    return [
-        f"{section.name}.{entry.name}"
-        for section in fields(Config)
-        for entry in fields(getattr(defaults, section.name))
-    ]
+    return [key for key, _, _ in describe()]
 
 
 def preset_names() -> list[str]:
     """Presets that come with the package."""
-    folder = files("ssrseg") / "presets"
-    return sorted(
-        Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    )
+    return sorted(file.stem for file in PRESETS.glob("*.yaml"))
 
 
 def load_config(
@@ -335,7 +327,7 @@ def load_config(
     """Preset, then a file, then ``key=value`` overrides; the last one wins.
 
     Args:
-        preset: Name of a shipped preset.
+        preset: See ``preset_names``.
         file: YAML of the same shape; only what differs.
         overrides: ``section.key=value``, the value written as in YAML.
         base: A saved configuration to start from instead of the preset.
@@ -372,12 +364,9 @@ def load_config(
 def _preset(name: str) -> dict[str, Any]:
     known = preset_names()
     if name not in known:
-        raise ConfigError(
-            f"--preset {name} does not exist.{did_you_mean(name, known)} There are:"
-            f" {', '.join(known)}."
-        )
-    text = (files("ssrseg") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text) or {}
+        near = did_you_mean(name, known)
+        raise ConfigError(f"--preset {name} does not exist.{near} There are: {', '.join(known)}.")
+    return yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8")) or {}
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def test_what_is_said_of_unreadable_files(tmp_path):
         f"image {tmp_path}/no/a.jpg does not exist. Nor does its folder {tmp_path}/no."
     )
     assert error_of(tmp_path) == (
-        f"{tmp_path} is a folder, but one image is expected here. Name a file in it."
+        f"{tmp_path} is a folder, but one image is expected. Name a file in it."
     )
     assert error_of(tmp_path / "photo_1.jpg") == (
         f"image {tmp_path}/photo_1.jpg is empty (0 bytes). Copy it again or remove it."

@@ -143,6 +143,13 @@ def test_a_file_that_is_none(tmp_path: Path, content: str) -> None:
         build_vocabulary(("a",), file)
 
 
+def test_a_file_in_another_encoding(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.yaml"
+    file.write_bytes("template: '{}'\nclasses: {a: Ähre}\nbackground: []\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"prompts\.yaml is no prompt file .UnicodeDecodeError"):
+        build_vocabulary(("a",), file)
+
+
 def test_an_unknown_set_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r'"vocc" is neither .*es, demo, voc.*mean "voc"'):
         build_vocabulary(("dog",), "vocc")

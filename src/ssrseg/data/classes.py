@@ -42,39 +42,30 @@ _MOST = 254  # ids 1 .. 254 of an 8-bit map; 0 is background and 255 is ignore
 def class_faults(
     named: Iterable[tuple[int, str]], *, unit: str = "line", repeats: bool = False
 ) -> list[tuple[int, str]]:
-    """What is wrong with class names, wherever they come from; each fault with its number.
+    """What is wrong with class names, each numbered by line or another ``unit``; as faults.
 
-    Args:
-        named: Each name with the number of its line (or category).
-        unit: What the numbers count.
-        repeats: Whether the same name may come again, as labels do.
+    With ``repeats`` the same name may come again, as labels do.
     """
     faults = []
     first: dict[str, tuple[int, str]] = {}
     for number, name in named:
         at, spelling = first.setdefault(name.casefold(), (number, name))
         if name != spelling or (at != number and not repeats):
-            text = (
-                f'class "{name}" is already there, as "{spelling}" ({unit} {at}). Name each class'
-                " in one spelling, and once in a list."
-            )
+            text = f'class "{name}" is already there, as "{spelling}" ({unit} {at}).'
+            text += " Name each class in one spelling, and once in a list."
         elif name.casefold() == "background":
             text = f'"{name}" is no class; it is always there, with id 0. Remove it.'
         elif name.casefold() == NO_CLASS:
-            text = (
-                f'"{name}" cannot be a class; in labels.csv, "{NO_CLASS}" marks an image that shows'
-                " no class. Rename or respell it."
-            )
+            text = f'"{name}" cannot be a class; in labels.csv, "{NO_CLASS}" marks an image'
+            text += " that shows no class. Rename or respell it."
         elif not name or ";" in name:
             text = f'"{name}" cannot be a class name; ";" stands between labels. Rename it.'
         else:
             continue
         faults.append((number, text))
     if len(first) > _MOST:
-        text = (
-            f"there are {len(first)} classes; maps of class ids have 8 bits and hold {_MOST}, which"
-            " end before this one. Merge or split the classes."
-        )
+        text = f"there are {len(first)} classes; maps of class ids have 8 bits and hold {_MOST},"
+        text += " which end before this one. Merge or split the classes."
         faults.append(([*first.values()][_MOST][0], text))
     return faults
 
@@ -94,9 +85,8 @@ def check_classes(
 def read_classes(root: Path) -> tuple[tuple[str, ...], dict[str, str]] | None:
     """Class names in order, and the prompts that come with them.
 
-    Args:
-        root: Folder that may hold ``classes.txt`` (one name per line, ``#`` begins a comment) or
-            ``classes.yaml`` (name: prompt text, a list of synonyms, or nothing).
+    They are in ``classes.txt`` (one name per line, ``#`` begins a comment) or ``classes.yaml``
+    (name: prompt text, a list of synonyms, or nothing) of the folder ``root``.
 
     Returns:
         Names and prompt by name (synonyms joined by ", "; names without a prompt are absent), or
@@ -142,11 +132,7 @@ def _read_yaml(path: Path) -> tuple[tuple[str, ...], dict[str, str]]:
 
 
 def check_class_names(classes: Sequence[str]) -> tuple[str, ...]:
-    """Names that can be the classes of a model.
-
-    Raises:
-        LabelsError: If there is none, or one is empty, twice there or reserved.
-    """
+    """The names, if they can be the classes of a model; LabelsError otherwise."""
     if isinstance(classes, str):
         raise LabelsError(f'classes = "{classes}" is one text; give a list: ["{classes}"].')
     return check_classes(Path("classes"), list(enumerate(classes, 1)), unit="name")
@@ -155,8 +141,7 @@ def check_class_names(classes: Sequence[str]) -> tuple[str, ...]:
 def label_indices(labels: Sequence[object] | str, classes: tuple[str, ...]) -> tuple[int, ...]:
     """Indices of class names, each once; a single name may stand by itself.
 
-    Raises:
-        LabelsError: If there is none, or one is no class.
+    LabelsError if there is none, or one is no class.
     """
     names = [labels] if isinstance(labels, str) else list(labels)
     if not names:
@@ -195,9 +180,8 @@ def describe_labels(data: LabelledImages) -> list[str]:
         near = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
         near += [other for other in others if sorted(other) == sorted(name)]  # dgo for dog
         if count and parts:
-            lines.append(
-                f'Is "{name}" one class? Labels are separated by ";", as in "{";".join(parts)}".'
-            )
+            example = ";".join(parts)
+            lines.append(f'Is "{name}" one class? Labels are separated by ";", as in "{example}".')
         elif count == 1 and near and counts[near[0]] > 1:
             lines.append(f'Is "{name}" (1 image) another class than "{near[0]}"?')
     return lines

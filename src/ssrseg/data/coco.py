@@ -37,17 +37,14 @@ _RULE = 1  # of _derive; a table made by another one is made anew
 
 @dataclass(frozen=True)
 class LabelTable:
-    """Image-level labels of one instances file.
-
-    Attributes:
-        classes: Names by ascending category id; class index i has id i + 1 in masks.
-        images: How many images the file lists.
-        labels: Class indices, ascending, by file name, ascending; only images with an instance.
-    """
+    """Image-level labels of one instances file."""
 
     classes: tuple[str, ...]
+    """Names by ascending category id; class index i has id i + 1 in masks."""
     images: int
+    """How many images the file lists."""
     labels: Mapping[str, tuple[int, ...]]
+    """Class indices, ascending, by file name, ascending; only images with an instance."""
 
 
 def instances_file(root: Path, split: str) -> Path:
@@ -152,12 +149,9 @@ def image_key(stem: str) -> str:
 
 @dataclass(frozen=True)
 class ImageInstances:
-    """What is annotated in one image.
+    """What is annotated in one image of a height and width.
 
-    Attributes:
-        file_name: Of the image.
-        size: Height and width.
-        instances: (area, class id, segmentation) as in the file, class ids from 1.
+    Instances are (area, class id, segmentation) as in the file, class ids from 1.
     """
 
     file_name: str

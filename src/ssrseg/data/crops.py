@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ssrseg.config import DataConfig
 from ssrseg.data.images import check_size, read_image, read_mask
@@ -63,8 +64,12 @@ def derive_seed(seed: int, number: int, stream: int) -> int:
     return int(np.random.SeedSequence([seed, number, stream]).generate_state(1)[0])
 
 
-class CropDraws(Dataset[tuple[Crop, tuple[int, ...]]]):
-    """Crop number ``draw`` of a shuffled, endless pass over the images."""
+class CropDraws:
+    """Crop number ``draw`` of a shuffled, endless pass over the images.
+
+    With superpixels, or with masks if ``superpixels`` is None; DataError if an image has none.
+    ``min_side`` is the least height and width of an image in pixels: one patch.
+    """
 
     def __init__(
         self,
@@ -74,35 +79,21 @@ class CropDraws(Dataset[tuple[Crop, tuple[int, ...]]]):
         seed: int,
         min_side: int = 1,
     ) -> None:
-        """Draw crops with superpixels, or with masks if ``superpixels`` is None.
-
-        Args:
-            data: Training images.
-            settings: Size and scale of the crops.
-            superpixels: Where superpixels are kept.
-            seed: Of the draws.
-            min_side: Least height and width of an image in pixels: one patch.
-
-        Raises:
-            DataError: If masks are wanted and an image has none.
-        """
         self.data, self.settings, self.superpixels, self.seed = data, settings, superpixels, seed
         self.min_side = min_side
-        if superpixels is None:
-            bare = [sample.name for sample in data.samples if sample.truth is None]
-            if bare:
-                raise DataError(
-                    f"Full supervision needs a mask for every training image; {len(bare)} have none"
-                    f" under {data.root} (such as {bare[0]}). Put them into SegmentationClassAug,"
-                    " or train from labels."
-                )
+        bare = [sample.name for sample in data.samples if sample.truth is None]
+        if superpixels is None and bare:
+            raise DataError(
+                f"Full supervision needs a mask for every training image; {len(bare)} have none"
+                f" under {data.root} (such as {bare[0]}). Put them into SegmentationClassAug,"
+                " or train from labels."
+            )
 
     def __getitem__(self, draw: int) -> tuple[Crop, tuple[int, ...]]:
         """Crop and image-level labels."""
         epoch, position = divmod(draw, len(self.data))
-        sample = self.data.samples[
-            int(_shuffled(len(self.data), derive_seed(self.seed, epoch, 0))[position])
-        ]
+        order = _shuffled(len(self.data), derive_seed(self.seed, epoch, 0))
+        sample = self.data.samples[int(order[position])]
         photo = read_image(sample.image)
         check_size(photo, sample.image, self.min_side)
         size = (photo.shape[0], photo.shape[1])
@@ -132,59 +123,33 @@ class CropDraws(Dataset[tuple[Crop, tuple[int, ...]]]):
     def loader(
         self, start: int, stop: int, batch: int, *, pin: bool = False
     ) -> Iterator[CropBatch]:
-        """Batches of draws ``start`` .. ``stop``, in order, loaded ahead by worker processes.
+        """Batches of draws ``start`` .. ``stop`` - 1, in order, loaded ahead by worker processes.
 
-        Args:
-            start: First draw.
-            stop: One behind the last.
-            batch: Crops of a batch.
-            pin: Put batches where copies to a GPU need not be waited for.
+        ``pin`` puts them where copies to a GPU need not be waited for.
         """
-        loaded = DataLoader(
-            _Draws(self),
-            batch_size=batch,
-            sampler=range(start, stop),
-            num_workers=self.settings.workers,
-            collate_fn=_collate,
-            pin_memory=pin,
-        )
-        for each in loaded:
+        draws: Any = range(start, stop)  # typed for a Dataset, but any sequence will do
+        workers = self.settings.workers
+        for each in DataLoader(
+            draws, batch, collate_fn=self._batch, num_workers=workers, pin_memory=pin
+        ):
             if isinstance(each, SSRError):
                 raise each
             yield each
 
-
-class _Draws(Dataset["tuple[Crop, tuple[int, ...]] | SSRError"]):
-    """Hands faults over as values: raised in a worker they would come back as a traceback."""
-
-    def __init__(self, draws: CropDraws) -> None:
-        self.draws = draws
-
-    def __getitem__(self, draw: int) -> tuple[Crop, tuple[int, ...]] | SSRError:
+    def _batch(self, draws: list[int]) -> CropBatch | SSRError:
+        """Draws as a batch, or a fault: raised in a worker it would come back as a traceback."""
         try:
-            return self.draws[draw]
+            crops, labels = zip(*(self[draw] for draw in draws), strict=True)
         except SSRError as error:
             return error
+        image, ids, valid = (
+            torch.stack([getattr(crop, part) for crop in crops])
+            for part in ("image", "ids", "valid")
+        )
+        return CropBatch(image, ids, valid, present_slots(list(labels)), int(ids.max()) + 1)
 
 
 @lru_cache(maxsize=2)
 def _shuffled(count: int, seed: int) -> Int[Tensor, " images"]:
     """Order of a pass; kept, because every draw of the pass asks for it."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-
-
-def _collate(found: list[tuple[Crop, tuple[int, ...]] | SSRError]) -> CropBatch | SSRError:
-    drawn = []
-    for each in found:
-        if isinstance(each, SSRError):
-            return each
-        drawn.append(each)
-    crops = [crop for crop, _ in drawn]
-    ids = torch.stack([crop.ids for crop in crops])
-    return CropBatch(
-        torch.stack([crop.image for crop in crops]),
-        ids,
-        torch.stack([crop.valid for crop in crops]),
-        present_slots([labels for _, labels in drawn]),
-        int(ids.max()) + 1,
-    )

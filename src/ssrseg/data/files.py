@@ -22,11 +22,7 @@ def has_content(path: Path) -> bool:
 def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` and rename it to ``path`` if the block succeeds.
 
-    Args:
-        path: Final place of the file; its folder is made.
-
-    Yields:
-        The temporary path, with the same suffix, to be written in the block.
+    The folder is made, and the suffix is the same.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
@@ -44,8 +40,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def write_json(path: Path, table: Any) -> None:
     """Write ``table`` as indented JSON, whole or not at all.
 
-    Raises:
-        ValueError: If a number is nan or infinite, which JSON does not have.
+    ValueError if a number is nan or infinite, which JSON does not have.
     """
     text = json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as temporary:

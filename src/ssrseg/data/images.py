@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from ssrseg.data.files import atomic_write
@@ -27,16 +27,11 @@ _UNREADABLE = (  # what Pillow's decoders raise on damaged files, beside OSError
     OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
     ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError,
 )  # fmt: skip
-_ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_UPRIGHT = {  # by EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 
 def read_image(path: Path | str) -> UInt8[Tensor, "height width 3"]:
@@ -182,7 +177,7 @@ def _orientation(image: Image.Image) -> int:
     """EXIF's, 1 = upright; a broken block makes no photograph unreadable and counts as upright."""
     try:
         with _pillow_quiet():
-            return int(image.getexif().get(_ORIENTATION_TAG, 1))
+            return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except _UNREADABLE:
         return 1
 
@@ -276,27 +271,19 @@ def class_ids_png(ids: UInt8[Tensor, "height width"]) -> bytes:
 
 def voc_palette() -> UInt8[np.ndarray, "256 3"]:
     """VOC's colours by class id: bits 0, 3, 6 of the id become the high bits of red, and so on."""
-    ids = np.arange(256)
-    palette = np.zeros((256, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            on = ids >> (3 * bit + channel) & 1
-            palette[:, channel] |= (on << (7 - bit)).astype(np.uint8)
-    return palette
+    ids, channels = np.arange(256)[:, None], np.arange(3)
+    high_bits = [(ids >> (3 * bit + channels) & 1) << (7 - bit) for bit in range(8)]
+    return np.sum(high_bits, axis=0).astype(np.uint8)
 
 
 def _load(path: Path) -> Image.Image:
     """Open and decode, or say in one sentence why not."""
     try:
         if not path.exists():
-            near = _nearest_sibling(path)
-            raise DataError(
-                f"image {path} does not exist.{near} Check the path, or copy the file there."
-            )
+            cure = "Check the path, or copy the file there."
+            raise DataError(f"image {path} does not exist.{_nearest_sibling(path)} {cure}")
         if path.is_dir():
-            raise DataError(
-                f"{path} is a folder, but one image is expected here. Name a file in it."
-            )
+            raise DataError(f"{path} is a folder, but one image is expected. Name a file in it.")
         if path.stat().st_size == 0:
             raise DataError(f"image {path} is empty (0 bytes). Copy it again or remove it.")
         with _pillow_quiet(), Image.open(path) as image:
@@ -360,8 +347,7 @@ def _nearest_sibling(path: Path) -> str:
 def read_mask(file: Path, size: tuple[int, int], n_classes: int) -> UInt8[Tensor, "height width"]:
     """A mask, checked against the size (height and width) and the classes of its image.
 
-    Raises:
-        DataError: If its size is not the image's, or it holds unknown class ids.
+    DataError if its size is not the image's, or it holds unknown class ids.
     """
     ids = read_truth(file)
     if ids.shape != size:

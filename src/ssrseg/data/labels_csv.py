@@ -29,12 +29,9 @@ IMAGE_FOLDERS = ("JPEGImages", "images")
 
 @dataclass(frozen=True)
 class LabelRow:
-    """One line of the file.
+    """One line of the file: its number from 1, an image and its class indices, ascending.
 
-    Attributes:
-        line: Number of the line, from 1.
-        image: Path below the folder of the file, ``/`` between folders, as found on disk.
-        labels: Class indices, ascending; empty = ``none``.
+    The path is below the folder of the file, ``/`` between folders, as found on disk.
     """
 
     line: int
@@ -51,12 +48,8 @@ def read_labels_csv(
     line ends and blank lines are accepted.
 
     Args:
-        path: The file.
         classes: Names allowed; None = those that occur, sorted.
         source: Where ``classes`` come from, for messages.
-
-    Returns:
-        Class names, and the lines in order.
 
     Raises:
         LabelsError: With all the faults of the file at once.
@@ -104,9 +97,8 @@ def _entries(path: Path) -> tuple[list[_Entry], list[_Fault]]:
     lines = list(io.StringIO(read_text(path), newline=None))
     head = next((n for n, line in enumerate(lines) if line.strip(" \t\n,;")), None)
     if head is None:
-        raise LabelsError(
-            f'{path} is empty. Write the header "image,labels" and one line per image.'
-        )
+        cure = 'Write the header "image,labels" and one line per image.'
+        raise LabelsError(f"{path} is empty. {cure}")
     delimiter = next((mark for mark in ",;" if _is_header(lines[head], mark)), None)
     if delimiter is None:
         is_data = any(suffix in lines[head].casefold() for suffix in SUFFIXES)
@@ -149,11 +141,8 @@ def _label_faults(
     named: list[_Fault] = []
     for line, image, words in entries:
         if not words:
-            text = (
-                f'"{image}" has no label. Name its classes, remove the line, or write "{NO_CLASS}"'
-                " if the image shows none of the classes."
-            )
-            faults.append((line, text))
+            text = f'"{image}" has no label. Name its classes, remove the line, or write'
+            faults.append((line, f'{text} "{NO_CLASS}" if the image shows none of the classes.'))
         if NO_CLASS in words and set(words) != {NO_CLASS}:
             text = f'"{NO_CLASS}" stands beside other labels ({";".join(words)}).'
             faults.append((line, f"{text} Remove one or the other."))

@@ -7,16 +7,8 @@ import posixpath
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
+from ssrseg.data import coco
 from ssrseg.data.classes import VOC_CLASSES, read_classes
-from ssrseg.data.coco import (
-    SPLITS,
-    find_images,
-    find_masks,
-    image_key,
-    instances_file,
-    is_coco,
-    read_label_table,
-)
 from ssrseg.data.images import list_images
 from ssrseg.data.labels_csv import IMAGE_FOLDERS, read_labels_csv
 from ssrseg.data.sample import LabelledImages, Sample
@@ -45,10 +37,8 @@ def open_labelled(root: Path | str, *, split: str | None = None) -> LabelledImag
     file names are looked up, for scoring. Classes come from ``classes.txt`` or ``classes.yaml``,
     else they are those of VOC or COCO, and elsewhere those that occur in ``labels.csv``.
 
-    Args:
-        root: The folder.
-        split: Name of a list of image names, ``ImageSets/Segmentation/<split>.txt`` or
-            ``<split>.txt``; in a COCO tree also ``train`` or ``val``; None = all images.
+    A split is a list of image names, ``ImageSets/Segmentation/<split>.txt`` or ``<split>.txt``, and
+    in a COCO tree also ``train`` or ``val``; None = all images.
 
     Raises:
         DataError: If the folder has neither layout, or the split does not fit it.
@@ -61,7 +51,7 @@ def open_labelled(root: Path | str, *, split: str | None = None) -> LabelledImag
     if classes is None and _is_voc(root):
         classes, source = VOC_CLASSES, "VOC's class list"
     csv_path = root / "labels.csv"
-    if not csv_path.exists() and is_coco(root):
+    if not csv_path.exists() and coco.is_coco(root):
         return _open_coco(root, split, classes, prompts)
     if csv_path.exists():
         classes, rows = read_labels_csv(csv_path, classes=classes, source=source)
@@ -90,7 +80,7 @@ def open_images(root: Path, *, split: str | None = None) -> dict[str, Path]:
     Raises:
         DataError: If there are no such images, or the split does not fit them.
     """
-    if _is_voc(root) and not is_coco(root):
+    if _is_voc(root) and not coco.is_coco(root):
         images = _images_by_name(root / "JPEGImages")
         return {name: images[name] for name in _choose(root, split, images, "JPEGImages")}
     return {sample.name: sample.image for sample in open_labelled(root, split=split).samples}
@@ -100,20 +90,20 @@ def _open_coco(
     root: Path, split: str | None, listed: tuple[str, ...] | None, prompts: dict[str, str]
 ) -> LabelledImages:
     """Samples named like their images, which need not lie in COCO's own folders."""
-    known = {part for part in SPLITS if instances_file(root, part).is_file()}
-    parts = [split] if split in SPLITS else [part for part in SPLITS if part in known]
+    known = [part for part in coco.SPLITS if coco.instances_file(root, part).is_file()]
+    parts = [split] if split in coco.SPLITS else known
     images: dict[str, Path] = {}
     labels: dict[str, tuple[int, ...]] = {}
     classes: tuple[str, ...] = ()
     for part in parts:
-        table = read_label_table(instances_file(root, part))
+        table = coco.read_label_table(coco.instances_file(root, part))
         if classes and table.classes != classes:
             raise LabelsError(
                 f"{root}/annotations: the files of {' and '.join(parts)} list other categories."
                 " Unpack annotations_trainval2014.zip again."
             )
         classes = table.classes
-        found = find_images(root, part, table.labels)
+        found = coco.find_images(root, part, table.labels)
         missing = [name for name in table.labels if name not in found]
         if missing:
             raise DataError(
@@ -130,11 +120,11 @@ def _open_coco(
             f" annotations ({len(classes)} names, by category id). Remove it; a classes.yaml with"
             " exactly those names in that order may give prompts."
         )
-    chosen = list(images) if split in SPLITS else _choose(root, split, images, "the annotations")
-    truths = {key: path for name in _TRUTHS for key, path in find_masks(root / name).items()}
-    samples = (
-        Sample(name, images[name], labels[name], truths.get(image_key(name))) for name in chosen
-    )
+    own_list = None if split in coco.SPLITS else split
+    chosen = _choose(root, own_list, images, "the annotations")
+    masks = {key: path for name in _TRUTHS for key, path in coco.find_masks(root / name).items()}
+    truths = {name: masks.get(coco.image_key(name)) for name in chosen}
+    samples = (Sample(name, images[name], labels[name], truths[name]) for name in chosen)
     return LabelledImages(root, classes, tuple(samples), prompts)
 
 
@@ -143,9 +133,8 @@ def _is_voc(root: Path) -> bool:
 
 
 def _is_labelled(root: Path) -> bool:
-    if (root / "labels.csv").exists() or is_coco(root):
-        return True
-    return _is_voc(root) and (root / "Annotations").is_dir()
+    voc = _is_voc(root) and (root / "Annotations").is_dir()
+    return voc or (root / "labels.csv").exists() or coco.is_coco(root)
 
 
 def _check_folder(root: Path) -> None:

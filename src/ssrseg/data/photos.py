@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ssrseg.config import DataConfig
 from ssrseg.data.images import check_size, read_image
@@ -26,13 +28,9 @@ MOST_PHOTOS, MOST_BYTES = 128, 2**31
 
 @dataclass(frozen=True)
 class Photo:
-    """One photograph as the encoders and the refinement want it.
+    """One photograph as the encoders and the refinement want it; ``index`` is that of its sample.
 
-    Attributes:
-        index: Its place among the samples.
-        original: RGB at its own size.
-        small: RGB, at most ``data.max_side`` pixels a side.
-        superpixels: Of ``small``; None where nobody needs them.
+    ``small`` has at most ``data.max_side`` pixels a side, and superpixels where they are needed.
     """
 
     index: int
@@ -46,11 +44,10 @@ class PhotoBatch:
     """Photographs of one (limited) size.
 
     Attributes:
-        index: Their places among the samples.
-        originals: RGB of each at its own size, on the CPU.
+        index: Of their samples.
+        originals: At their own sizes, on the CPU.
         small: RGB in [0, 1] at the limited size.
         image: The same with sides of whole patches, for the encoders.
-        superpixels: Ids at the limited size.
         n_superpixels: A bound above every id.
         present: Classes of each, -1 = empty slot.
     """
@@ -64,30 +61,18 @@ class PhotoBatch:
     present: Int[Tensor, "batch slots"]
 
 
-class _Photos(Dataset[Photo | SSRError]):
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        max_side: int,
-        patch: int,
-        superpixels: SuperpixelCache | None,
-    ) -> None:
-        self.samples, self.max_side, self.patch = samples, max_side, patch
-        self.superpixels = superpixels
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Photo | SSRError:
-        sample = self.samples[index]
-        try:
-            photo = read_image(sample.image)
-            check_size(photo, sample.image, self.patch)
-            small = limit_side(photo, self.max_side)
-            ids = None if self.superpixels is None else self.superpixels(small, sample.name)
-        except SSRError as error:  # raised in a worker it would come back as a traceback
-            return error
-        return Photo(index, photo, small, ids)
+def _read(
+    numbered: tuple[int, Sample], max_side: int, patch: int, superpixels: SuperpixelCache | None
+) -> Photo | SSRError:
+    index, sample = numbered
+    try:
+        photo = read_image(sample.image)
+        check_size(photo, sample.image, patch)
+        small = limit_side(photo, max_side)
+        ids = None if superpixels is None else superpixels(small, sample.name)
+    except SSRError as error:  # raised in a worker it would come back as a traceback
+        return error
+    return Photo(index, photo, small, ids)
 
 
 def photo_batches(
@@ -100,20 +85,23 @@ def photo_batches(
     """Photographs in batches of equal size, in about the order of the samples.
 
     Args:
-        samples: What to read.
         settings: ``max_side``, ``workers`` and ``patches`` are used.
         patch: Side of a patch in pixels.
-        superpixels: Where superpixels are kept; None = not needed.
-        device: Where the batches go.
+        superpixels: None = not needed.
 
     Raises:
         SSRError: For a photograph that cannot be read, after all that were read before it have been
             handed out.
     """
     most = settings.patches or PATCHES["cuda" if device.type == "cuda" else "cpu"]
+    numbered: Any = list(
+        enumerate(samples)
+    )  # loaders take any sequence, though typed for a Dataset
+    read = partial(_read, max_side=settings.max_side, patch=patch, superpixels=superpixels)
     loader = DataLoader(
-        _Photos(samples, settings.max_side, patch, superpixels),
+        numbered,
         batch_size=None,
+        collate_fn=read,  # called by the workers
         num_workers=settings.workers,
         generator=torch.Generator(),  # a loader draws a seed: not from the numbers heads start with
     )
@@ -155,14 +143,7 @@ def _copied(photo: Photo) -> Photo:
 def join_photos(
     photos: Sequence[Photo], labels: Sequence[tuple[int, ...]], patch: int, device: torch.device
 ) -> PhotoBatch:
-    """Photographs of one limited size as a batch on a device.
-
-    Args:
-        photos: With superpixels all, or none.
-        labels: Classes of each.
-        patch: Side of a patch in pixels.
-        device: Where the batch goes.
-    """
+    """Photographs of one limited size, all with superpixels or none, as a batch on a device."""
     ids = [photo.superpixels for photo in photos if photo.superpixels is not None]
     superpixels = torch.stack(ids) if ids else None
     small = torch.stack([photo.small for photo in photos]).permute(0, 3, 1, 2)

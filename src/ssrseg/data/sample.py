@@ -18,7 +18,6 @@ class Sample:
     Attributes:
         name: Unique; path below the image folder without suffix, ``/`` between folders. Results
             are written under this name.
-        image: The photograph.
         labels: Indices of the classes present, ascending; empty = none of them.
         truth: Map of class ids, if one lies there; for scoring only.
     """
@@ -34,7 +33,6 @@ class LabelledImages:
     """A data set with image-level labels.
 
     Attributes:
-        root: Its folder.
         classes: Names; class index i has id i + 1 in maps of class ids.
         samples: In the order of the split or of the label file.
         prompts: By class name, what CLIP is asked instead of the name; from ``classes.yaml``.

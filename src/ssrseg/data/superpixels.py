@@ -37,15 +37,7 @@ class SuperpixelCache:
     def __call__(
         self, image: UInt8[Tensor, "height width 3"], name: str
     ) -> Int[Tensor, "height width"]:
-        """Superpixel ids from 0, int32.
-
-        Args:
-            image: RGB, 0 .. 255.
-            name: Name of the sample.
-
-        Raises:
-            ValueError: If there are more superpixels than uint16 can number.
-        """
+        """Superpixel ids from 0, int32; ValueError if there are more than uint16 can number."""
         if self.folder is None:
             return slic_labels(image, self.n_segments, self.compactness).int()
         path = self.path(image, name)
@@ -63,15 +55,7 @@ class SuperpixelCache:
         return labels.int()
 
     def path(self, image: UInt8[Tensor, "height width 3"], name: str) -> Path:
-        """Where the superpixels of ``image`` are stored.
-
-        Args:
-            image: RGB, 0 .. 255.
-            name: Name of the sample.
-
-        Raises:
-            ValueError: If the cache has no folder.
-        """
+        """Where the superpixels of ``image`` are stored; ValueError if the cache has no folder."""
         if self.folder is None:
             raise ValueError("this SuperpixelCache has no folder, so it stores nothing")
         settings = (tuple(image.shape), self.n_segments, float(self.compactness))

@@ -19,13 +19,7 @@ def to_unit(image: UInt8[Tensor, "height width 3"]) -> Float[Tensor, "3 height w
 def resize(
     image: UInt8[Tensor, "height width 3"], size: tuple[int, int], *, bicubic: bool = True
 ) -> UInt8[Tensor, "new_height new_width 3"]:
-    """Antialiased resize; bicubic as CLIP's own preprocessing, or bilinear.
-
-    Args:
-        image: RGB.
-        size: New height and width in pixels.
-        bicubic: Else bilinear.
-    """
+    """Antialiased resize; bicubic as CLIP's own preprocessing, or bilinear."""
     if tuple(image.shape[:2]) == size:
         return image
     kind = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
@@ -80,13 +74,11 @@ def random_crop(
     """Random resize, mirror and crop of an image together with a map of ids.
 
     Args:
-        image: RGB.
         ids: One id per pixel; resized by nearest neighbour.
         size: Side of the crop in pixels. What an image lacks is padded at a random side.
         scale: Smallest and largest resize factor.
         flip: Mirror half of the draws.
         fill: Id of the padding.
-        generator: Source of all randomness.
 
     Source: WeCLIP; the valid map is our choice, so that padding gets no label and sends
         nothing; as in WeCLIP, a CAM is min-maxed before its padding is cleared.
@@ -117,9 +109,7 @@ def random_crop(
 
 
 def _resized_window(
-    image: UInt8[Tensor, "height width 3"],
-    size: tuple[int, int],
-    window: tuple[int, int, int, int],
+    image: UInt8[Tensor, "height width 3"], size: tuple[int, int], window: tuple[int, int, int, int]
 ) -> UInt8[Tensor, "rows columns 3"]:
     """A window (top, left, rows, columns) of the image resized to ``size``; only it is computed."""
     top, left, rows, columns = window
@@ -127,9 +117,8 @@ def _resized_window(
     box = (left * right, top * down, (left + columns) * right, (top + rows) * down)
     box = (*box[:2], min(box[2], image.shape[1]), min(box[3], image.shape[0]))  # rounding
     picture = Image.fromarray(image.numpy())
-    return torch.from_numpy(
-        np.array(picture.resize((columns, rows), Image.Resampling.BILINEAR, box=box))
-    )
+    picture = picture.resize((columns, rows), Image.Resampling.BILINEAR, box=box)
+    return torch.from_numpy(np.array(picture))
 
 
 def _overlap(have: int, want: int, draw: float) -> tuple[int, int, int]:

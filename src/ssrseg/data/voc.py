@@ -15,11 +15,7 @@ def read_annotations(
 ) -> list[tuple[int, ...]]:
     """Class indices of images, from the objects in ``<name>.xml``, difficult ones included.
 
-    Args:
-        folder: ``Annotations``.
-        names: Image names without suffix.
-        classes: Names in order.
-        source: Where ``classes`` come from, for messages.
+    ``source`` says in messages where ``classes`` come from.
 
     Raises:
         LabelsError: With all missing or damaged files and unknown classes at once.

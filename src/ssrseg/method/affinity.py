@@ -8,12 +8,6 @@ from torch import Tensor
 TINY = 1e-12
 
 
-def _rows_to_one(
-    matrix: Float[Tensor, "batch patches patches"],
-) -> Float[Tensor, "batch patches patches"]:
-    return matrix / matrix.sum(-1, keepdim=True).clamp(min=TINY)
-
-
 def fuse_attention(
     clip_attention: Float[Tensor, "batch patches patches"] | None,
     dino_attention: Float[Tensor, "batch patches patches"] | None,
@@ -29,23 +23,22 @@ def fuse_attention(
     Args:
         clip_attention: Ā_clip, mean over heads and blocks; row i looks, column j is looked at.
         dino_attention: Ā_dino on the same grid.
-        clip_weight: Share of CLIP; 0 switches it off.
-        dino_weight: Share of DINO; 0 switches it off.
+        clip_weight: 0 switches CLIP off.
+        dino_weight: 0 switches DINO off.
 
     Raises:
         ValueError: If no attention has a positive weight, or one with a weight is missing.
     """
     pairs = [(clip_attention, clip_weight), (dino_attention, dino_weight)]
-    used = [(attention, weight) for attention, weight in pairs if weight > 0]
-    if not used or any(attention is None for attention, _ in used):
+    asked = [attention for attention, weight in pairs if weight > 0]
+    given = [attention for attention in asked if attention is not None]
+    if not given or len(given) < len(asked):
         raise ValueError(f"weights {clip_weight} : {dino_weight} ask for an attention not given")
-    if len(used) == 1:
-        assert used[0][0] is not None
-        return used[0][0]
+    if len(given) == 1:
+        return given[0]
+    clip, dino = (rows / rows.sum(-1, keepdim=True).clamp(min=TINY) for rows in given)
     total = clip_weight + dino_weight
-    assert clip_attention is not None and dino_attention is not None
-    clip_share, dino_share = clip_weight / total, dino_weight / total
-    return _rows_to_one(clip_attention) * clip_share + _rows_to_one(dino_attention) * dino_share
+    return clip * (clip_weight / total) + dino * (dino_weight / total)
 
 
 def balance(
@@ -55,16 +48,10 @@ def balance(
 
     Columns are brought to 1 as well, so that a patch that everybody looks at does not swallow the
     map. From CLIP-ES; the squaring that follows there is two steps of
-    ``ssrseg.method.sgc.corrected_cam``.
-
-    Args:
-        attention: Non-negative.
-        rounds: Sinkhorn rounds.
-
-    Returns:
-        Symmetric affinity; row sums are about 1.
+    ``ssrseg.method.sgc.corrected_cam``. ``attention`` is non-negative; row sums of the result
+    are about 1.
     """
     for _ in range(rounds):
-        attention = attention / attention.sum(-2, keepdim=True).clamp(min=TINY)
-        attention = _rows_to_one(attention)
+        for axis in (-2, -1):
+            attention = attention / attention.sum(axis, keepdim=True).clamp(min=TINY)
     return (attention + attention.mT) / 2

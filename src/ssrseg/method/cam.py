@@ -13,13 +13,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-EPS = 1e-7
-
 
 def min_max(maps: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch height width"]:
     """Each map to [0, 1]: (x - min) / (max - min + 1e-7). A constant map becomes 0."""
     low = maps.amin((-2, -1), keepdim=True)
-    return (maps - low) / ((maps - low).amax((-2, -1), keepdim=True) + EPS)
+    return (maps - low) / ((maps - low).amax((-2, -1), keepdim=True) + 1e-7)
 
 
 def allowed_words(
@@ -27,10 +25,7 @@ def allowed_words(
 ) -> Bool[Tensor, "batch words"]:
     """True for the texts that compete in an image: its present classes and every background.
 
-    Args:
-        present: Class ids, -1 for an empty slot.
-        n_classes: Foreground texts; they are words 0 .. n_classes - 1.
-        n_words: All texts; the rest are backgrounds.
+    Words 0 .. n_classes - 1 are the classes, the others backgrounds.
     """
     allowed = torch.zeros(len(present), n_words + 1, dtype=torch.bool, device=present.device)
     allowed.scatter_(1, torch.where(present < 0, n_words, present), True)
@@ -53,7 +48,7 @@ def word_probability(
         features: Image features (v or V, before or after ISA), any norm.
         text: Text features, any norm.
         scale: 1 / temperature: CLIP's own exp(logit_scale), or 1 / τ in CMPA mode.
-        allowed: Which texts compete.
+        allowed: See ``allowed_words``.
     """
     cosine = functional.normalize(features, dim=-1) @ functional.normalize(text, dim=-1).T
     shape = (len(allowed),) + (1,) * (features.ndim - 2) + (allowed.shape[1],)
@@ -71,17 +66,14 @@ def gradcam(
 
     CAM_c = ReLU(Σ_k α_ck a_k), α_ck = mean over patches of ∂p_c / ∂a_k, where a = ``normed`` and
     p_c is the probability of class c. Images do not interact, so one backward pass serves the same
-    slot of all images. The layer and the softmax are CLIP-ES's: the paper says GradCAM only.
+    slot of all images. Each CAM is in [0, 1] by itself. The layer and the softmax are CLIP-ES's:
+    the paper says GradCAM only.
 
     Args:
         last_block: ln_1 output (batch, tokens, dim) -> patch features (batch, patches, dim1).
         normed: Output of ln_1 of the last block, CLS first.
         probability: Mean patch feature (batch, dim1) -> probability of each text (batch, words).
         present: Class ids, -1 for an empty slot (its CAM is 0); at least one slot.
-        grid: Patch rows and columns.
-
-    Returns:
-        CAMs in [0, 1], each class by itself.
     """
     with torch.enable_grad():
         normed = normed.detach().requires_grad_()
@@ -122,10 +114,8 @@ def patch_cam(
 ) -> Float[Tensor, "batch slots grid_h grid_w"]:
     """The probability of each present class at every patch: the ``patch`` read-out, our choice.
 
-    CMPA is trained on pooled patches, and this reads patches.
-
-    Returns:
-        Maps in [0, 1], each class by itself; 0 for an empty slot.
+    CMPA is trained on pooled patches, and this reads patches. Each map is in [0, 1] by itself, and
+    0 for an empty slot.
     """
     probability = word_probability(patch_features, text, scale, allowed)  # (batch, patches, words)
     index = present.clamp(min=0)[:, None].expand(-1, probability.shape[1], -1)

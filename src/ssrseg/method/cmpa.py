@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -21,8 +22,6 @@ from ssrseg.method.kmeans import kmeans
 TEMPERATURES = (0.01, 0.5)
 """Range of τ (our choice)."""
 
-AlignmentLoss = Literal["crossmodal", "in_modal", "feature"]
-
 # --- Eq. 1: heads
 
 
@@ -31,6 +30,11 @@ class Projector(nn.Module):
 
     With a basis W0 the head is W0·x + s·MLP(x), s = 0 at the start, so that an untrained head keeps
     CLIP's cosines. Inputs are brought to unit norm, outputs are not.
+
+    Args:
+        dim: d1, length of CLIP's shared space.
+        out: d2, length of the aligned space.
+        basis: W0, orthonormal rows; None starts at random (the paper's words, taken literally).
     """
 
     def __init__(
@@ -42,24 +46,11 @@ class Projector(nn.Module):
         depth: int = 2,
         basis: Float[Tensor, "out dim"] | None = None,
     ) -> None:
-        """Build the head.
-
-        Args:
-            dim: d1, length of CLIP's shared space.
-            out: d2, length of the aligned space.
-            hidden: Width between the linear layers.
-            depth: Linear layers.
-            basis: W0, orthonormal rows; None starts at random (the paper's words, taken literally).
-        """
         super().__init__()
         layers: list[nn.Module] = []
-        widths = [dim] + [hidden] * (depth - 1) + [out]
-        for index in range(depth):
-            wide, next_wide = widths[index], widths[index + 1]
-            layers += [nn.Linear(wide, next_wide), nn.BatchNorm1d(next_wide)]
-            if index < depth - 1:
-                layers.append(nn.ReLU())
-        self.mlp = nn.Sequential(*layers)
+        for wide, next_wide in pairwise([dim, *[hidden] * (depth - 1), out]):
+            layers += [nn.Linear(wide, next_wide), nn.BatchNorm1d(next_wide), nn.ReLU()]
+        self.mlp = nn.Sequential(*layers[:-1])
         self.basis: Tensor | None
         self.register_buffer("basis", basis)
         self.gain = None if basis is None else nn.Parameter(torch.zeros(()))
@@ -75,19 +66,13 @@ class Projector(nn.Module):
 
 
 def shared_basis(
-    text_features: Float[Tensor, "words dim"],
-    image_features: Float[Tensor, "images dim"],
-    out: int,
+    text_features: Float[Tensor, "words dim"], image_features: Float[Tensor, "images dim"], out: int
 ) -> Float[Tensor, "out dim"]:
     """W0: an orthonormal basis of the texts' span, completed by principal directions of images.
 
     Every dot product with a text survives the projection unchanged, so an untrained head differs
-    from CLIP by a rescaling only; a random W0 moves the CAM by itself. Our choice.
-
-    Args:
-        text_features: All texts, backgrounds included.
-        image_features: Pooled image features of the training set.
-        out: Rows wanted.
+    from CLIP by a rescaling only; a random W0 moves the CAM by itself. Our choice. The texts are
+    all, backgrounds included; the images those of the training set, pooled.
 
     Raises:
         ValueError: If ``out`` exceeds the length of the features.
@@ -114,21 +99,16 @@ def shared_basis(
 
 
 class Alignment(nn.Module):
-    """ISA, TSA and the learnable temperature τ: all that CMPA trains."""
+    """ISA, TSA and the temperature τ: all that CMPA trains.
+
+    The paper says both "learnable" and "set to 0.05" of τ; ``learnable`` says which.
+    """
 
     log_temperature: Tensor
 
     def __init__(
         self, isa: Projector, tsa: Projector, *, temperature: float = 0.05, learnable: bool = True
     ) -> None:
-        """Join two heads.
-
-        Args:
-            isa: Image head.
-            tsa: Text head.
-            temperature: τ at the start.
-            learnable: Whether τ is trained (the paper says both "learnable" and "set to 0.05").
-        """
         super().__init__()
         self.isa, self.tsa = isa, tsa
         start = torch.tensor(math.log(temperature))
@@ -152,9 +132,7 @@ class Alignment(nn.Module):
 def no_heads(dim: int, temperature: float) -> Alignment:
     """Heads that hand CLIP's features on as they are: CMPA's read-outs without CMPA, a control.
 
-    Args:
-        dim: d1, length of CLIP's shared space.
-        temperature: τ; CLIP's own is 1 / exp(logit_scale).
+    CLIP's own ``temperature`` is 1 / exp(logit_scale).
     """
     heads = (Projector(dim, dim, hidden=1, basis=torch.eye(dim)) for _ in ("ISA", "TSA"))
     return Alignment(*heads, temperature=temperature, learnable=False).eval()
@@ -181,7 +159,7 @@ def pool_foreground(
 
     Args:
         patch_features: V, or ISA(V).
-        cam: CAMs in [0, 1].
+        cam: In [0, 1].
         inside: False = padding, which belongs to neither.
     """
     foreground = cam.flatten(2)  # (batch, slots, patches)
@@ -200,13 +178,7 @@ def usable_pairs(
     *,
     min_patches: int = 4,
 ) -> Bool[Tensor, "batch slots"]:
-    """Pairs (image, class) whose CAM is large enough to pool from (our choice).
-
-    Args:
-        cam: CAMs in [0, 1].
-        present: Class ids, -1 = empty slot.
-        min_patches: Patches that must have a CAM above 0.4.
-    """
+    """Pairs (image, class) with a CAM above 0.4 in at least ``min_patches`` (our choice)."""
     return (present >= 0) & (cam.sum(-1) > 1e-3) & ((cam > 0.4).sum(-1) >= min_patches)
 
 
@@ -215,12 +187,7 @@ def usable_pairs(
 
 @dataclass(frozen=True)
 class Prototypes:
-    """P_I and how well its clusters agree with the classes.
-
-    Attributes:
-        image: P_I, unit norm; row c belongs to class c.
-        purity: Share of pairs in [0, 1] whose cluster is matched to their class.
-    """
+    """P_I, unit norm, row c for class c; and the share of pairs in the cluster of their class."""
 
     image: Float[Tensor, "proto dim"]
     purity: float
@@ -242,7 +209,6 @@ def image_prototypes(
 
     Args:
         features: f_image of the whole training set, aligned, any norm.
-        classes: Class of each pair.
         fallback: Row c stands in for a class without a single pair (its aligned text).
         method: ``class_mean`` skips K-means.
     """
@@ -278,20 +244,15 @@ def positive_index(
 ) -> Int[Tensor, " pairs"]:
     """Which prototype is a pair's positive (``pos`` of Eq. 4).
 
-    Args:
-        features: f_image of each pair, aligned.
-        prototypes: P_I.
-        classes: Class of each pair.
-        labels: Classes present in each pair's image.
-        rule: ``cluster``: the nearest prototype, the paper's "cluster-generated pseudo label".
-            ``cluster_present``: the nearest among the image's classes. ``class``: the pair's class.
+    ``cluster``: the nearest one, the paper's "cluster-generated pseudo label". ``cluster_present``:
+    the nearest among the classes of the pair's image, ``labels``. ``class``: the pair's class.
     """
     if rule == "class":
         return classes
-    near = functional.normalize(features, dim=-1) @ functional.normalize(prototypes, dim=-1).T
+    cosine = prototype_similarity(features, prototypes, 1.0)
     if rule == "cluster_present":
-        near = near.masked_fill(~labels, -torch.inf)
-    return near.argmax(-1)
+        cosine = cosine.masked_fill(~labels, -torch.inf)
+    return cosine.argmax(-1)
 
 
 # --- Eq. 3-6: losses
@@ -303,9 +264,8 @@ def prototype_similarity(
     temperature: float | Float[Tensor, ""],
 ) -> Float[Tensor, "pairs proto"]:
     """p_ij = cos(v'_i, P_j) / τ (Eq. 3)."""
-    return (
-        functional.normalize(features, dim=-1) @ functional.normalize(prototypes, dim=-1).T
-    ) / temperature
+    cosine = functional.normalize(features, dim=-1) @ functional.normalize(prototypes, dim=-1).T
+    return cosine / temperature
 
 
 def prototype_loss(
@@ -319,7 +279,7 @@ def prototype_loss(
 
 
 def alignment_loss(
-    loss: AlignmentLoss,
+    loss: Literal["crossmodal", "in_modal", "feature"],
     image: Float[Tensor, "pairs dim"],
     classes: Int[Tensor, " pairs"],
     positive: Int[Tensor, " pairs"],
@@ -340,12 +300,11 @@ def alignment_loss(
     Args:
         loss: Row of Table 4.
         image: f_image of each pair, aligned (with gradient).
-        classes: Class of each pair.
-        positive: Prototype of each image feature (``pos`` of Eq. 4).
+        classes: Of each pair.
+        positive: See ``positive_index``.
         text: T', all aligned texts, the classes first (with gradient). As K-means of C distinct
             rows into C clusters gives back the rows, the text prototypes P_T are T'[:C].
         image_prototypes: P_I, one row per class (no gradient).
-        temperature: τ.
         symmetric: Also texts to prototypes; without it TSA has no gradient (Eq. 6, literally).
         bg_negatives: Background texts join P_T as further negatives.
     """
@@ -379,6 +338,5 @@ def background_loss(
         background: Aligned MAP(1 - max CAM, V), one per image.
         word: Row of ``text`` that is the positive.
         text: T' (no gradient flows into it).
-        temperature: τ.
     """
     return prototype_loss(prototype_similarity(background, text.detach(), temperature), word)

@@ -10,8 +10,6 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-LEAST_PROBABILITY = 1e-5
-
 
 @dataclass(frozen=True)
 class Filter:
@@ -92,11 +90,7 @@ def _simplex(
 def gaussian_filter(features: Float[Tensor, "dim pixels"]) -> Filter:
     """exp(-‖f_i - f_j‖² / 2) between pixels, normalised symmetrically: D^-1/2 K D^-1/2, D = K 1.
 
-    Args:
-        features: Divided by the kernel's standard deviations.
-
-    Raises:
-        ValueError: If the kernel is so narrow that the lattice cannot be numbered.
+    ValueError if the kernel is so narrow that the lattice cannot be numbered.
 
     Source: Adams, Baek & Davis 2010; normalisation of Krähenbühl & Koltun's code.
     """
@@ -143,31 +137,25 @@ def _softmax(energies: Float[Tensor, "pixels labels"]) -> Float[Tensor, "pixels 
 def dense_crf(
     image: UInt8[Tensor, "height width 3"],
     probabilities: Float[Tensor, "labels height width"],
-    *,
-    iterations: int = 10,
     gaussian_xy: float = 3.0,
     gaussian_weight: float = 3.0,
     bilateral_xy: float = 64.0,
     bilateral_rgb: float = 5.0,
     bilateral_weight: float = 4.0,
+    *,
+    iterations: int = 10,
 ) -> Float[Tensor, "labels height width"]:
-    """Marginals of a fully connected CRF: near pixels, and like-coloured ones, agree.
+    """Marginals (sum 1) of a fully connected CRF: near pixels, and like-coloured ones, agree.
 
     Q ← softmax(log p + w_g K_g Q + w_b K_b Q), with Potts compatibility, a kernel K_g of position
     and a bilateral one K_b of position and colour.
 
     Args:
-        image: RGB in 0..255.
         probabilities: p of each label; they need not sum to 1. Clipped to [1e-5, 1].
-        iterations: Mean-field updates.
         gaussian_xy: Standard deviation of K_g, in pixels.
-        gaussian_weight: w_g.
         bilateral_xy: Standard deviation of K_b in position, in pixels.
         bilateral_rgb: Standard deviation of K_b in colour, in grey levels of 0..255.
-        bilateral_weight: w_b.
-
-    Returns:
-        Marginals that sum to 1 over the labels.
+        iterations: Mean-field updates.
 
     Raises:
         ValueError: If the sizes differ.
@@ -180,18 +168,14 @@ def dense_crf(
             f"image {tuple(image.shape)} and probabilities {tuple(probabilities.shape)} need the "
             "same height and width"
         )
-    rows, columns = torch.meshgrid(
-        torch.arange(height, device=image.device),
-        torch.arange(width, device=image.device),
-        indexing="ij",
-    )
-    position = torch.stack([columns.flatten(), rows.flatten()]).float()
+    sides = (torch.arange(side, device=image.device) for side in (height, width))
+    position = torch.cartesian_prod(*sides).T.flip(0).float()  # column and row of each pixel
     colour = image.flatten(0, 1).T.float()
     near = gaussian_filter(position / gaussian_xy)
     alike = gaussian_filter(torch.cat([position / bilateral_xy, colour / bilateral_rgb]))
 
     # One row per pixel: every step above and below reads whole rows.
-    evidence = probabilities.float().flatten(1).T.contiguous().clamp(LEAST_PROBABILITY, 1).log()
+    evidence = probabilities.float().flatten(1).T.contiguous().clamp(1e-5, 1).log()
     marginals = _softmax(evidence.clone())
     for _ in range(iterations):
         energies = near(marginals).mul_(gaussian_weight)

@@ -58,11 +58,7 @@ class BlockTrace:
 
     Attributes:
         patch_features: V, not normalised.
-        attention: Per head; row = patch, column = token, CLS first.
-        query: Per head, of patches.
-        key: Per head, of all tokens.
-        value: Per head, of all tokens.
-        attended: Per head, what attention gives each patch.
+        attended: What attention gives each patch.
         norm_unit: Patches behind the second LayerNorm, before its scale.
         norm_factor: 1 / its deviation.
         slope: Derivative of the activation at the MLP's hidden layer.
@@ -91,9 +87,7 @@ def quick_gelu(hidden: Float[Tensor, "*size"]) -> tuple[Tensor, Tensor]:
     return activated, slope
 
 
-def with_slope(
-    activation: Callable[[Tensor], Tensor],
-) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def with_slope(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Any other elementwise activation with its slope, by autograd."""
 
     def both(hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,10 +108,7 @@ def run_block(
 ) -> BlockTrace:
     """The block's forward pass for the patches; CLS is attended to, but not computed.
 
-    Args:
-        weights: Of the block and what follows.
-        residual: The block's input, CLS first.
-        normed: ln_1 of it.
+    ``residual`` is the block's input, CLS first, ``normed`` ln_1 of it.
     """
     # queries of patches, keys and values of all tokens: (batch, heads, tokens, head_dim)
     batch, tokens, dim = normed.shape
@@ -147,31 +138,16 @@ def run_block(
     post_unit, post_factor = _standardise(output, weights.eps)
     features = (post_unit * weights.post_weight + weights.post_bias) @ weights.projection.T
     return BlockTrace(
-        features,
-        attention,
-        query,
-        key,
-        value,
-        attended,
-        norm_unit,
-        norm_factor,
-        slope,
-        post_unit,
-        post_factor,
-    )
+        features, attention, query, key, value, attended,
+        norm_unit, norm_factor, slope, post_unit, post_factor,
+    )  # fmt: skip
 
 
 @torch.no_grad()
 def mean_gradient(
     weights: BlockWeights, trace: BlockTrace, cotangent: Float[Tensor, "batch slots dim1"]
 ) -> Float[Tensor, "batch slots dim"]:
-    """Mean over patches of ∂p / ∂a for several p, given ∂p / ∂v of each.
-
-    Args:
-        weights: Those of the forward pass.
-        trace: From ``run_block``.
-        cotangent: ∂p / ∂v, v being the mean of the patch features; one row per p.
-    """
+    """Mean over patches of ∂p / ∂a for several p, given the ``cotangent`` ∂p / ∂v of each."""
     patches = trace.post_unit.shape[1]
     slope = trace.slope
     # shared by all classes: (batch, patches, hidden)
@@ -190,15 +166,9 @@ def mean_gradient(
         # MLP and its LayerNorm: (batch, patches, hidden), then (batch, patches, dim)
         at_hidden = (slope * (row @ weights.fc2_weight)[:, None]).addcmul_(shared, -along)
         at_mlp = (at_hidden @ weights.fc1_weight) * trace.post_factor * weights.norm_weight
-        at_middle = (
-            at_output
-            + (
-                at_mlp
-                - at_mlp.mean(-1, keepdim=True)
-                - trace.norm_unit * (at_mlp * trace.norm_unit).mean(-1, keepdim=True)
-            )
-            * trace.norm_factor
-        )
+        along = (at_mlp * trace.norm_unit).mean(-1, keepdim=True)
+        at_mlp = at_mlp - at_mlp.mean(-1, keepdim=True) - trace.norm_unit * along
+        at_middle = at_output + at_mlp * trace.norm_factor
         # attention's output: (batch, heads, patches, head_dim)
         at_heads = (at_middle @ weights.out_weight).view(*split).transpose(1, 2)
         # softmax: column sums of dS, and its column of CLS: (batch, heads, tokens or patches)
@@ -224,22 +194,12 @@ def gradcam_closed_form(
     present: Int[Tensor, "batch slots"],
     grid: tuple[int, int],
 ) -> Float[Tensor, "batch slots grid_h grid_w"]:
-    """``ssrseg.method.cam.gradcam`` with the block's gradient in closed form.
-
-    Args:
-        block: Weights of the last block.
-        trace: Its forward pass.
-        normed: Output of its ln_1, CLS first.
-        probability: Mean patch feature (batch, dim1) -> probability of each text (batch, words).
-        present: Class ids, -1 for an empty slot (its CAM is 0).
-        grid: Patch rows and columns.
-    """
+    """``ssrseg.method.cam.gradcam`` with the block's gradient in closed form."""
     with torch.enable_grad():
         image_feature = trace.patch_features.mean(1).requires_grad_()
         chosen = probability(image_feature).gather(1, present.clamp(min=0)).sum(0)
-        cotangent = torch.stack(
-            [torch.autograd.grad(p, image_feature, retain_graph=True)[0] for p in chosen], 1
-        )
+        rows = [torch.autograd.grad(p, image_feature, retain_graph=True)[0] for p in chosen]
+        cotangent = torch.stack(rows, 1)
     return weighted_cam(normed, mean_gradient(block, trace, cotangent), present, grid)
 
 

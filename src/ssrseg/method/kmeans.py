@@ -19,8 +19,7 @@ def spread_seeds(
     """Initial centroids by k-means++: each new one far from those already chosen.
 
     Args:
-        points: Any scale.
-        valid: False = not a point (padding); at least one per set is true.
+        valid: False = padding; at least one point per set is true.
         k: Centroids; repeats where a set has fewer distinct points.
         generator: On the CPU, so that every device draws the same numbers.
 
@@ -49,17 +48,11 @@ def kmeans(
     *,
     iterations: int = 50,
 ) -> tuple[Int[Tensor, "batch points"], Float[Tensor, "batch clusters dim"]]:
-    """Lloyd's algorithm from given centroids; an empty cluster keeps its centroid.
+    """Lloyd's algorithm from given centroids: cluster of each point, and the centroids.
 
-    Args:
-        points: Any scale; squared Euclidean distance.
-        centroids: Where to begin.
-        valid: False = not a point; it is assigned, but moves no centroid.
-        iterations: Upper bound. The CPU stops when no assignment changes; a GPU goes on, which
-            changes nothing any more and needs no answer from it.
-
-    Returns:
-        Cluster of each point, and the centroids.
+    An empty cluster keeps its centroid; padding (``valid`` false) is assigned, but moves none. The
+    CPU stops when no assignment changes; a GPU goes on, which changes nothing any more and needs no
+    answer from it.
     """
     assignment = points.new_full(points.shape[:2], -1, dtype=torch.long)
     for _ in range(iterations):

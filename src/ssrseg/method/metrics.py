@@ -8,25 +8,24 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
+from ssrseg.method.pseudo_mask import IGNORE
+
 
 @dataclass(frozen=True)
 class Scores:
     """How good a segmentation is; fractions in [0, 1] unless said otherwise.
 
-    Classes without a pixel of truth are nan in the class tensors and left out of every mean.
+    The numbers are means of the class tensors below. Classes without a pixel of truth are nan there
+    and left out of every mean.
 
     Attributes:
-        miou: Mean of ``iou``.
-        precision: Mean of ``class_precision``.
-        recall: Mean of ``class_recall``.
-        confusion_ratio: Mean of FP / TP, >= 0, lower is better. A class without a hit (TP = 0) has
-            no ratio and is left out, which flatters the mean: see ``classes_without_hit``.
-        classes_without_hit: Number of classes left out of ``confusion_ratio`` though they have
-            truth.
-        iou: TP / (TP + FP + FN) per class.
-        class_precision: TP / (TP + FP) per class; 0 for a class that is never predicted.
-        class_recall: TP / (TP + FN) per class.
-        class_confusion_ratio: FP / TP per class; nan for a class without a hit.
+        confusion_ratio: >= 0, lower is better. A class without a hit (TP = 0) has no ratio and is
+            left out, which flatters the mean: see ``classes_without_hit``.
+        classes_without_hit: How many are left out so, though they have truth.
+        iou: TP / (TP + FP + FN).
+        class_precision: TP / (TP + FP); 0 for a class that is never predicted.
+        class_recall: TP / (TP + FN).
+        class_confusion_ratio: FP / TP; nan for a class without a hit.
     """
 
     miou: float
@@ -41,21 +40,14 @@ class Scores:
 
 
 def confusion_matrix(
-    prediction: Integer[Tensor, "*size"],
-    truth: Integer[Tensor, "*size"],
-    n_classes: int,
-    ignore: int = 255,
+    prediction: Integer[Tensor, "*size"], truth: Integer[Tensor, "*size"], n_classes: int
 ) -> Int[Tensor, "truth prediction"]:
     """Count pixels by true and predicted class; the matrices of many images add up.
 
     Args:
         prediction: Class ids in [0, n_classes), everywhere: "no answer" cannot be scored.
-        truth: Class ids in [0, n_classes) or ``ignore``; any shape.
-        n_classes: Classes, background included.
-        ignore: Id of pixels of the truth that do not count.
-
-    Returns:
-        Pixels, rows = truth, columns = prediction.
+        truth: Class ids in [0, n_classes), or 255 where pixels do not count.
+        n_classes: Background included.
 
     Raises:
         ValueError: If the shapes differ, or an id is out of range (255 in the prediction too).
@@ -64,7 +56,7 @@ def confusion_matrix(
         raise ValueError(
             f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} differ in shape"
         )
-    counted = truth != ignore
+    counted = truth != IGNORE
     for name, ids in ("prediction", prediction), ("truth", truth[counted]):
         outside = ids[(ids < 0) | (ids >= n_classes)]
         if len(outside):
@@ -141,20 +133,10 @@ class ActivationShares:
 
 
 def activation_shares(
-    cam: Float[Tensor, "height width"],
-    truth: Integer[Tensor, "height width"],
-    class_id: int,
-    ignore: int = 255,
+    cam: Float[Tensor, "height width"], truth: Integer[Tensor, "height width"], class_id: int
 ) -> ActivationShares:
-    """How much of a CAM lies on its class, on other classes and on background.
-
-    Args:
-        cam: >= 0.
-        truth: Class ids, 0 = background; ``ignore`` does not count.
-        class_id: Id of the CAM's class in ``truth``.
-        ignore: Id of pixels that do not count.
-    """
-    values, ids = cam.double()[truth != ignore], truth[truth != ignore]
+    """How much of a CAM (>= 0) lies on its class, on other classes and on background (id 0)."""
+    values, ids = cam.double()[truth != IGNORE], truth[truth != IGNORE]
     total = values.sum()
     own, background = values[ids == class_id].sum(), values[ids == 0].sum()
     return ActivationShares(

@@ -16,11 +16,8 @@ def segmentation_loss(
     """Half the mean cross-entropy over background pixels plus half that over foreground pixels.
 
     The halves keep the background, most of the pixels, from drowning the classes. The paper says
-    cross-entropy; the halves are WeCLIP's.
-
-    Args:
-        logits: Channel 0 is the background.
-        pseudo_mask: Class ids; 255 is ignored. A half without pixels counts 0.
+    cross-entropy; the halves are WeCLIP's. Channel 0 of the logits is the background, 255 in the
+    mask is ignored, and a half without pixels counts 0.
     """
     target = pseudo_mask.long()
     per_pixel = functional.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")

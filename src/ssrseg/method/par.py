@@ -9,16 +9,19 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+DILATIONS = (1, 2, 4, 8, 12, 24)
 DIRECTIONS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0))
 TINY = 1e-8
+W1, W2 = 0.3, 0.01
+"""Width of both kernels in standard deviations, and weight of the position term [AFA]."""
 
 
 def _neighbours(
-    padded: Float[Tensor, "batch channels padded_h padded_w"], dilations: Sequence[int]
+    maps: Float[Tensor, "batch channels height width"], dilations: Sequence[int]
 ) -> list[Float[Tensor, "batch channels height width"]]:
-    """Views of a map padded by max(dilations), one per neighbour: no pixel is copied."""
-    margin = max(dilations)
-    height, width = padded.shape[2] - 2 * margin, padded.shape[3] - 2 * margin
+    """The maps shifted to each neighbour, edges replicated: views of one padded copy."""
+    margin, (height, width) = max(dilations), maps.shape[2:]
+    padded = functional.pad(maps, [margin] * 4, mode="replicate")
     return [
         padded[:, :, margin + dy * d :, margin + dx * d :][:, :, :height, :width]
         for d in dilations
@@ -26,40 +29,24 @@ def _neighbours(
     ]
 
 
-def _replicate_pad(
-    maps: Float[Tensor, "batch channels height width"], dilations: Sequence[int]
-) -> Float[Tensor, "batch channels padded_h padded_w"]:
-    return functional.pad(maps, [max(dilations)] * 4, mode="replicate")
-
-
 @torch.no_grad()
 def pixel_affinity(
-    image: Float[Tensor, "batch 3 height width"],
-    *,
-    dilations: Sequence[int] = (1, 2, 4, 8, 12, 24),
-    w1: float = 0.3,
-    w2: float = 0.01,
+    image: Float[Tensor, "batch 3 height width"], *, dilations: Sequence[int] = DILATIONS
 ) -> Float[Tensor, "neighbours batch 1 height width"]:
     """How much every pixel takes from each of its dilated neighbours.
 
     softmax_n(-mean_rgb((|I_n - I| / (w1 σ))²)) + w2 softmax_n(-(p_n / (w1 σ_p))²), where σ is the
     channel's unbiased standard deviation over the neighbours (the pixel itself left out), p_n the
     distance in pixels and σ_p its deviation. A channel's scale and offset cancel out, up to the
-    10⁻⁸ added to σ, so any normalisation of the image gives the same affinity.
+    10⁻⁸ added to σ, so any normalisation of the image gives the same affinity. ``dilations`` are
+    distances of the eight neighbours in pixels; the edge is replicated.
 
-    Args:
-        image: RGB, any affine scale per channel.
-        dilations: Distances of the eight neighbours, in pixels.
-        w1: Width of both kernels in standard deviations.
-        w2: Weight of the position term.
-
-    Returns:
-        >= 0, sums to 1 + w2 over the neighbours, which come dilation by dilation, each in reading
-        order (north-west first).
+    The result is >= 0 and sums to 1 + w2 over the neighbours, which come dilation by dilation, each
+    in reading order (north-west first).
 
     Source: AFA (Ru et al., CVPR 2022); the deviation was settled by WeCLIP's output.
     """
-    neighbours = _neighbours(_replicate_pad(image, dilations), dilations)
+    neighbours = _neighbours(image, dilations)
     mean = torch.zeros_like(image)
     for neighbour in neighbours:
         mean += neighbour
@@ -69,7 +56,7 @@ def pixel_affinity(
     for neighbour in neighbours:
         torch.sub(neighbour, mean, out=difference)
         width.addcmul_(difference, difference)
-    width.div_(len(neighbours) - 1).sqrt_().add_(TINY).mul_(w1)
+    width.div_(len(neighbours) - 1).sqrt_().add_(TINY).mul_(W1)
 
     colour = image.new_empty(len(neighbours), len(image), 1, *image.shape[2:])
     for neighbour, exponent in zip(neighbours, colour, strict=True):
@@ -80,10 +67,10 @@ def pixel_affinity(
         [d * (dy * dy + dx * dx) ** 0.5 for d in dilations for dy, dx in DIRECTIONS],
         dtype=image.dtype,
     ).to(image.device, non_blocking=True)
-    position = (-(distance / (distance.std() + TINY) / w1).square()).softmax(0)
+    position = (-(distance / (distance.std() + TINY) / W1).square()).softmax(0)
     # softmax of -colour in place: the maps are the largest thing in memory
     colour.neg_().sub_(colour.amax(0)).exp_()
-    return colour.div_(colour.sum(0)).add_(w2 * position.view(-1, 1, 1, 1, 1))
+    return colour.div_(colour.sum(0)).add_(W2 * position.view(-1, 1, 1, 1, 1))
 
 
 @torch.no_grad()
@@ -92,27 +79,14 @@ def pixel_adaptive_refinement(
     scores: Float[Tensor, "batch channels height width"],
     *,
     iterations: int = 20,
-    dilations: Sequence[int] = (1, 2, 4, 8, 12, 24),
-    w1: float = 0.3,
-    w2: float = 0.01,
+    dilations: Sequence[int] = DILATIONS,
 ) -> Float[Tensor, "batch channels height width"]:
     """Replace every pixel's scores by the affinity-weighted sum of its neighbours', repeatedly.
 
     The affinity depends on the image alone and is computed once. Each iteration adds up shifted
     views in place, which avoids the (batch, channels, neighbours, height, width) array that the
-    peers build twenty times.
-
-    Args:
-        image: RGB in [0, 1]; any other affine scale per channel does the same.
-        scores: Class scores, background included, at image size.
-        iterations: How often the scores move on.
-        dilations: Distances of the eight neighbours, in pixels; the edge is replicated.
-        w1: Width of the colour kernel in local standard deviations.
-        w2: Weight of the position kernel.
-
-    Returns:
-        Scores in the range of the input times (1 + w2)^iterations, because weights sum to 1 + w2.
-        No gradient.
+    peers build twenty times. As weights sum to 1 + w2, the range of the scores grows by this factor
+    in every iteration.
 
     Raises:
         ValueError: If image and scores differ in batch or size.
@@ -124,9 +98,9 @@ def pixel_adaptive_refinement(
             f"image {tuple(image.shape)} and scores {tuple(scores.shape)} need the same batch, "
             "height and width"
         )
-    affinity = pixel_affinity(image.to(scores.dtype), dilations=dilations, w1=w1, w2=w2)
+    affinity = pixel_affinity(image.to(scores.dtype), dilations=dilations)
     for _ in range(iterations):
-        neighbours = _neighbours(_replicate_pad(scores, dilations), dilations)
+        neighbours = _neighbours(scores, dilations)
         scores = neighbours[0] * affinity[0]
         for neighbour, weight in zip(neighbours[1:], affinity[1:], strict=True):
             scores.addcmul_(neighbour, weight)

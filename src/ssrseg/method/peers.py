@@ -11,12 +11,12 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
+from ssrseg.method.kmeans import EXACT
 from ssrseg.method.pseudo_mask import IGNORE
 
 TINY = 1e-12
 BLOCK = 2**24
 """Numbers alive at once where patches x patches x words are needed: 64 MB."""
-EXACT = "donot_use_mm_for_euclid_dist"  # else the diagonal is not exactly 0
 
 # --- CLIP-ES (CVPR 2023)
 
@@ -28,11 +28,8 @@ def box_patches(
 
     Works on the CAM in 256 grey levels, as the original does. There a box's last row and column are
     clipped to the grid's last index, which is exclusive: the last row and column of the grid are
-    never inside a box. Kept, because the published figures were made with it.
-
-    Args:
-        cam: CAMs in [0, 1].
-        high: Share of the maximum that counts as high (0.4 for VOC, 0.7 for COCO).
+    never inside a box. Kept, because the published figures were made with it. ``high`` is the share
+    of the maximum that counts as high (0.4 for VOC, 0.7 for COCO).
     """
     height, width = cam.shape[2:]
     grey = (cam * 255).to(torch.uint8).cpu().numpy()
@@ -52,11 +49,7 @@ def box_patches(
 def feature_affinity(
     features: Float[Tensor, "batch patches width"],
 ) -> Float[Tensor, "batch patches patches"]:
-    """WeCLIP: A_dec = sigmoid(F Fᵀ), how alike the decoder finds two patches, in (0, 1).
-
-    Args:
-        features: F, the decoder's fused features, not normalised.
-    """
+    """WeCLIP: A_dec = sigmoid(F Fᵀ) of the decoder's fused features, not normalised."""
     return (features @ features.mT).sigmoid()
 
 
@@ -68,12 +61,8 @@ def decoder_gate(
 
     A block l stays if Σ(A_dec - A_l) is at most the mean of these sums over the blocks. A_dec is
     the same in all of them, so what decides is the attention that a block leaves to patches: it is
-    computed so, and the sums of a hundred thousand sigmoids do not drown the difference. As in
-    WeCLIP's code.
-
-    Args:
-        attention: A_l of each block, averaged over heads, without CLS.
-        decoder_affinity: A_dec, see ``feature_affinity``.
+    computed so, and the sums of a hundred thousand sigmoids do not drown the difference. A_l is
+    averaged over heads, without CLS. As in WeCLIP's code.
     """
     on_patches = attention.sum((-2, -1), dtype=torch.float64)
     mean = on_patches.mean(1, keepdim=True)
@@ -98,7 +87,6 @@ def affinity_loss(
     Args:
         affinity: A_dec, in (0, 1).
         pseudo_mask: Class ids, read at each patch's first pixel; pairs with a 255 do not count.
-        grid: Patch rows and columns.
         radius: Rows and columns between two patches of a pair, at most.
     """
     # class of each patch, and the pairs that are near and known
@@ -125,10 +113,8 @@ def jensen_shannon(
     """Jensen-Shannon divergence of every two rows, in bits: 0 = equal, 1 = disjoint.
 
     JS(p, q) = H((p + q) / 2) - (H(p) + H(q)) / 2. The first term is no product of matrices: it
-    takes patches² x words logarithms, and goes through memory in blocks of rows.
-
-    Args:
-        distribution: Rows >= 0 that sum to 1.
+    takes patches² x words logarithms, and goes through memory in blocks of rows. Rows of
+    ``distribution`` sum to 1.
     """
     batch, patches, words = distribution.shape
     half = distribution / 2
@@ -154,7 +140,7 @@ def class_distribution_affinity(
     Args:
         affinity: A of Eq. 9. Row i receives, column j sends.
         patch_features: V, any norm.
-        text: T, every text, any norm.
+        text: T, any norm, backgrounds included.
         temperature: τ_d. JS of rows as soft as these is small, so useful values are small too.
     """
     # S_a, then its softmax over the texts: (batch, patches, words)
@@ -182,17 +168,12 @@ def colour_position_kernel(
 
     Args:
         image: RGB in [0, 1].
-        grid: Patch rows and columns.
         sigma_colour: Width in RGB units.
         sigma_position: Width in units of the longer side.
     """
     colour = functional.adaptive_avg_pool2d(image, grid).flatten(2).mT
-    rows, columns = torch.meshgrid(
-        torch.arange(grid[0], device=image.device),
-        torch.arange(grid[1], device=image.device),
-        indexing="ij",
-    )
-    position = torch.stack([rows, columns], -1).flatten(0, 1).to(image) / max(grid)
+    sides = (torch.arange(side, device=image.device) for side in grid)
+    position = torch.cartesian_prod(*sides).to(image) / max(grid)  # (patches, 2)
     far = torch.cdist(position, position, compute_mode=EXACT).square() / (2 * sigma_position**2)
     unlike = torch.cdist(colour, colour, compute_mode=EXACT).square() / (2 * sigma_colour**2)
     return torch.exp(-unlike - far)
@@ -206,10 +187,6 @@ def centre_prior(
     A CAM that does not beat it has located nothing. It is 1 in the centre and falls to 0 in the
     corners along ellipses that fit the image; at a background exponent of 1 the seed reaches 0.7 of
     the way to the sides. All classes of an image get the same map, so the first of them takes it.
-
-    Args:
-        present: Class ids, -1 for an empty slot (its CAM is 0).
-        grid: Patch rows and columns.
     """
     rows, columns = ((torch.arange(n, device=present.device) + 0.5) * (2 / n) - 1 for n in grid)
     distance = (rows[:, None] ** 2 + columns[None] ** 2).sqrt()

@@ -21,15 +21,8 @@ def class_scores(
 ) -> Float[Tensor, "batch channels height width"]:
     """Background score first, then one score per slot, at image size, as in WeCLIP and CLIP-ES.
 
-    bg = (1 - max_c CAM_c)^α.
-
-    Args:
-        refined_cam: >= 0, any scale; brought to [0, 1] class by class.
-        size: Height and width of the image.
-        alpha: α; larger values leave less to the background.
-
-    Returns:
-        Scores in [0, 1].
+    bg = (1 - max_c CAM_c)^α: a larger α leaves less to the background. CAMs are brought to [0, 1]
+    class by class.
     """
     # to image size: (batch, slots, height, width)
     cam = functional.interpolate(min_max(refined_cam), size, mode="bilinear", align_corners=False)
@@ -47,24 +40,15 @@ def crf_scores(
     """Scores refined by a DenseCRF over the classes that an image shows, as in CLIP-ES.
 
     Args:
-        scores: Background first, then the slots of ``present``.
+        scores: From ``class_scores``; those of an empty slot become 0.
         photo: RGB in [0, 1].
-        present: Class ids, -1 = empty slot (its scores become 0).
         parameters: Gaussian reach and weight, bilateral reach, colour reach, weight.
     """
-    xy, weight, bilateral_xy, bilateral_rgb, bilateral_weight = parameters
     refined = torch.zeros_like(scores)
     for image, maps, slots, into in zip(photo, scores, present, refined, strict=True):
         used = functional.pad(slots >= 0, (1, 0), value=True)
-        into[used] = dense_crf(
-            (image * 255).round().to(torch.uint8).permute(1, 2, 0).cpu(),
-            maps[used].cpu(),
-            gaussian_xy=xy,
-            gaussian_weight=weight,
-            bilateral_xy=bilateral_xy,
-            bilateral_rgb=bilateral_rgb,
-            bilateral_weight=bilateral_weight,
-        ).to(maps)
+        levels = (image * 255).round().to(torch.uint8).permute(1, 2, 0)
+        into[used] = dense_crf(levels.cpu(), maps[used].cpu(), *parameters).to(maps)
     return refined
 
 
@@ -78,8 +62,7 @@ def class_ids(
     """The best-scoring class of every pixel: 0 = background, 1 + class index, 255 = ignore.
 
     Args:
-        scores: Background first, then the slots of ``present``.
-        present: Class ids, -1 = empty slot (never chosen).
+        scores: From ``class_scores``; an empty slot is never chosen.
         valid: False = padding, ignored.
         min_score: Pixels whose best score is below it are ignored (CLIP-ES: 0.95 after the CRF).
     """

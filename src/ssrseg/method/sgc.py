@@ -30,10 +30,8 @@ def slic_labels(
 ) -> Int[Tensor, "height width"]:
     """SLIC superpixels of one image (Eq. 7), ids from 0.
 
-    Args:
-        image: RGB, 0 .. 255, not normalised.
-        n_segments: Wanted number; the library merges small ones, so about 2/3 of it comes out.
-        compactness: Weight of position against colour.
+    The library merges small ones, so about 2/3 of ``n_segments`` come out. ``compactness`` weighs
+    position against colour.
     """
     labels = slic(
         image.cpu().numpy(),
@@ -72,23 +70,17 @@ def colour_regions(
     *,
     n_superpixels: int | None = None,
     restarts: int = 3,
-    seed: int = 0,
 ) -> Int[Tensor, "batch height width"]:
-    """Cluster superpixels by mean colour: the regions R_1 .. R_K of Eq. 8.
+    """Cluster superpixels by mean colour: the regions R_1 .. R_K of Eq. 8, by ids 0 .. k - 1.
 
     A region is a set of superpixels of like colour anywhere in the image; it need not be
     connected. CIELAB and the number of regions are our choice.
 
     Args:
         image: RGB in [0, 1].
-        superpixels: Ids per pixel, gaps allowed; -1 = padding.
-        k: Regions per image (K of Eq. 8).
+        superpixels: Ids per pixel, gaps allowed; -1 = padding, and stays it.
         n_superpixels: A bound above every id; None reads the largest one from the device.
         restarts: K-means starts; the one with the least inertia is kept.
-        seed: Of the starts.
-
-    Returns:
-        Region ids 0 .. k - 1 per pixel; -1 = padding.
     """
     # mean colour of each superpixel: (batch, superpixels, 3); slot 0 is the padding
     index = superpixels.flatten(1).long() + 1  # (batch, pixels)
@@ -101,7 +93,7 @@ def colour_regions(
     valid = count > 0
     valid[:, 0] = False
     # K-means from several starts, all of them in one batch: (restarts * batch, superpixels)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     seeds = torch.cat([spread_seeds(mean, valid, k, generator) for _ in range(restarts)])
     points, counted = mean.repeat(restarts, 1, 1), valid.repeat(restarts, 1)
     cluster, centroids = kmeans(points, seeds, counted)
@@ -150,14 +142,10 @@ def activation_ratio(
     """r_k: how much of a region's activation is high-confidence activation (Eq. 8).
 
     Args:
-        cam: CAMs in [0, 1] at the size of ``regions``.
-        regions: Region ids 0 .. n_regions - 1; -1 = padding.
-        n_regions: K of Eq. 8.
+        cam: In [0, 1], at the size of ``regions``.
+        regions: Ids 0 .. n_regions - 1; -1 = padding.
         high: τ_hi, what counts as high confidence.
         ratio: Denominator: the region's activation, or the image's (the paper does not say).
-
-    Returns:
-        Ratios in [0, 1].
     """
     pixels = cam.flatten(2)
     index = (regions.flatten(1).long() + 1)[:, None].expand_as(pixels)
@@ -187,18 +175,15 @@ def target_patches(
 
     Args:
         cam: Initial CAMs in [0, 1].
-        regions: Region ids 0 .. n_regions - 1; -1 = padding.
-        n_regions: K of Eq. 8.
-        high: τ_hi.
+        regions: Ids 0 .. n_regions - 1; -1 = padding.
+        high: τ_hi; this and ``ratio`` are those of ``activation_ratio``.
         min_ratio: ρ.
-        ratio: See ``activation_ratio``.
         per_class: Targets for each class; else one set from the largest CAM of the image.
     """
     # r_k of every region, from CAMs at the size of the regions: (batch, slots, regions)
     source = cam if per_class else cam.amax(1, keepdim=True)
-    full = min_max(
-        functional.interpolate(source, regions.shape[1:], mode="bilinear", align_corners=False)
-    )
+    full = functional.interpolate(source, regions.shape[1:], mode="bilinear", align_corners=False)
+    full = min_max(full)
     r = activation_ratio(full, regions, n_regions, high=high, ratio=ratio)
     # target regions: r_k > ρ, or the best one: (batch, slots, regions)
     best = functional.one_hot(r.argmax(-1), n_regions).bool()
@@ -239,18 +224,15 @@ def corrected_cam(
 ) -> Float[Tensor, "batch slots grid_h grid_w"]:
     """Propagate each CAM along the affinity, from its target patches only (Eq. 10-11).
 
-    CAM_refine = (Aᵖ ⊙ Mask) · CAM. Masking columns equals zeroing the CAM outside the target
-    first, so neither the power of A nor a masked copy of it is ever built.
+    CAM_refine = (Aᵖ ⊙ Mask) · CAM, >= 0, not normalised. Masking columns equals zeroing the CAM
+    outside the target first, so neither the power of A nor a masked copy of it is ever built.
 
     Args:
         affinity: A. Row i receives, column j sends. Values >= 0. None where ``power`` is 0.
         cam: Initial CAM in [0, 1].
         target: True where a patch lies in a target region of the class (Eq. 8); None = everywhere.
         power: p; CLIP-ES squares.
-        axis: ``col``: targets send (the paper). ``row``: targets receive. ``both``.
-
-    Returns:
-        Refined CAM, >= 0, not normalised.
+        axis: ``col``: targets send (the paper). ``row``: they receive. ``both``.
     """
     moving = cam.flatten(2)  # (batch, slots, patches)
     if target is not None and axis != "row":

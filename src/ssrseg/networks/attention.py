@@ -57,15 +57,10 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 def run_block(
     block: nn.Module, hidden: Tensor, *, keep: bool
 ) -> tuple[Any, Float[Tensor, "batch patches patches"] | None]:
-    """Run a transformer block, or its attention alone.
-
-    Args:
-        block: A module of an encoder whose attention implementation is ``NAME``.
-        hidden: Its input, CLS first.
-        keep: Whether its attention is wanted.
+    """Run a transformer block, or its attention alone; the attention implementation is ``NAME``.
 
     Returns:
-        Its output, and its attention averaged over heads without CLS (None if not wanted).
+        Its output, and its attention averaged over heads without CLS (None if not to be kept).
     """
     kept: list[Tensor] | None = [] if keep else None
     output = block(hidden, None, kept_attention=kept)
@@ -73,26 +68,21 @@ def run_block(
 
 
 def resolve_layers(layers: int | tuple[int, ...], depth: int, key: str) -> tuple[int, ...]:
-    """Block indices from a setting.
+    """0-based block indices, increasing, from a setting.
 
     Args:
         layers: ``-8`` for the last eight blocks (all, if there are fewer), or 0-based indices.
         depth: Blocks of the encoder.
         key: Name of the setting, for the message.
 
-    Returns:
-        0-based indices, increasing.
-
     Raises:
         ConfigError: If an index is outside the encoder or nothing is selected.
     """
-    chosen = tuple(range(depth))[layers:] if isinstance(layers, int) else tuple(sorted(set(layers)))
-    if (
-        not chosen
-        or chosen[0] < 0
-        or chosen[-1] >= depth
-        or (isinstance(layers, int) and layers >= 0)
-    ):
+    if isinstance(layers, int):
+        chosen = tuple(range(depth))[layers:] if layers < 0 else ()
+    else:
+        chosen = tuple(sorted(set(layers)))
+    if not chosen or chosen[0] < 0 or chosen[-1] >= depth:
         raise ConfigError(
             f"{key} = {layers!r} does not fit an encoder of {depth} blocks. Give a negative number"
             f" (-8: the last eight) or a list of indices between 0 and {depth - 1}."

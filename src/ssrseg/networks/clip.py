@@ -48,10 +48,16 @@ class ClipFeatures:
 class FrozenCLIP(Frozen):
     """CLIP ViT (image + text) without a trainable parameter.
 
+    Position embeddings are resized to other grids by ``pos_interpolation``: CLIP-ES and WeCLIP use
+    bilinear, the library's own forward bicubic. ``precision`` is that of all blocks but the last,
+    which GradCAM differentiates.
+
     Attributes:
-        model: The library's CLIP.
-        tokenizer: Its tokenizer.
         logit_scale: exp(logit_scale), CLIP's own inverse temperature (100 for OpenAI's weights).
+        patch_size: Side of a patch in pixels.
+        depth: Blocks of the image tower (12 for ViT-B).
+        width: Length of a token (768 for ViT-B).
+        dim: d1, length of the space shared by images and texts (512 for ViT-B).
     """
 
     def __init__(
@@ -62,21 +68,16 @@ class FrozenCLIP(Frozen):
         pos_interpolation: Literal["bilinear", "bicubic"] = "bilinear",
         precision: Precision = "fp32",
     ) -> None:
-        """Wrap a loaded model.
-
-        Args:
-            model: The library's CLIP.
-            tokenizer: Its tokenizer.
-            pos_interpolation: How position embeddings are resized to another grid. CLIP-ES and
-                WeCLIP use bilinear; the library's own forward uses bicubic.
-            precision: Of all blocks but the last, which GradCAM differentiates.
-        """
         model.vision_model.set_attn_implementation(NAME)
         super().__init__()
+        vision = model.config.vision_config
         self.model = model
         self.tokenizer = tokenizer
         self.pos_interpolation = pos_interpolation
         self.logit_scale = float(model.logit_scale.detach().exp())
+        self.patch_size = vision.patch_size
+        self.depth, self.width = len(self._blocks), vision.hidden_size
+        self.dim = model.config.projection_dim
         self._known_texts: dict[tuple[str, ...], Tensor] = {}
         self.freeze()
         self.keep(self._blocks[:-1], precision)
@@ -92,38 +93,31 @@ class FrozenCLIP(Frozen):
     ) -> FrozenCLIP:
         """Load from a hub id or from a directory written by ``save_pretrained``.
 
-        Args:
-            source: Hub id or directory.
-            pos_interpolation: See the constructor.
-            precision: See the constructor.
-            texts: All texts that will ever be asked; they are embedded now, and the text tower (a
-                quarter of a gigabyte) is let go. None keeps it.
+        ``texts`` are all that will ever be asked; they are embedded now, and the text tower (a
+        quarter of a gigabyte) is let go. None keeps it.
 
         Raises:
             BackboneError: If ``source`` is not a CLIP, or cannot be read.
         """
-        model = load_pretrained(CLIPModel, source, "clip", "openai/clip-vit-base-patch16")
-        tokenizer = load_pretrained(
-            CLIPTokenizer, source, "CLIP tokenizer", "openai/clip-vit-base-patch16"
-        )
+        example = "openai/clip-vit-base-patch16"
+        model = load_pretrained(CLIPModel, source, "clip", example)
+        tokenizer = load_pretrained(CLIPTokenizer, source, "CLIP tokenizer", example)
         words, rows = len(tokenizer), model.config.text_config.vocab_size
-        if (
-            not rows / 2 < words <= rows
-        ):  # without its files the library hands out an empty tokenizer
+        # without its files the library hands out an empty tokenizer
+        if not rows / 2 < words <= rows:
             raise BackboneError(
                 f"{source} has no tokenizer that fits its CLIP ({words} tokens; the text tower"
                 f" knows {rows}). Copy tokenizer.json, or vocab.json and merges.txt, from where the"
                 " model is from: CLIPTokenizer.from_pretrained(...).save_pretrained(...) writes"
                 " them."
             )
-        clip = cls(
-            model.float(), tokenizer, pos_interpolation=pos_interpolation, precision=precision
-        )
+        options: Any = {"pos_interpolation": pos_interpolation, "precision": precision}
+        clip = cls(model.float(), tokenizer, **options)
         if texts is not None:
             features = clip.text_features(texts) if texts else None
             # Weights are mapped from the file, and what was read stays in memory: map it anew.
             del model, clip
-            clip = cls.load(source, pos_interpolation=pos_interpolation, precision=precision)
+            clip = cls.load(source, **options)
             clip.model.text_model = None
             if features is not None:
                 clip._known_texts[texts] = features
@@ -138,35 +132,14 @@ class FrozenCLIP(Frozen):
         """Where the weights are."""
         return self.model.logit_scale.device
 
-    @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        return self.model.config.vision_config.patch_size
-
-    @property
-    def depth(self) -> int:
-        """Blocks of the image tower (12 for ViT-B)."""
-        return len(self._blocks)
-
-    @property
-    def width(self) -> int:
-        """Length of a token (768 for ViT-B)."""
-        return self.model.config.vision_config.hidden_size
-
-    @property
-    def dim(self) -> int:
-        """d1, length of the space shared by images and texts (512 for ViT-B)."""
-        return self.model.config.projection_dim
-
     def _positions(self, grid: tuple[int, int]) -> Float[Tensor, "tokens dim"]:
         table = self.model.vision_model.embeddings.position_embedding.weight
         side = round((len(table) - 1) ** 0.5)
         if grid == (side, side):
             return table
         square = table[1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
-        resized = functional.interpolate(
-            square, size=grid, mode=self.pos_interpolation, align_corners=False
-        )
+        mode = self.pos_interpolation
+        resized = functional.interpolate(square, size=grid, mode=mode, align_corners=False)
         return torch.cat([table[:1], resized.flatten(2)[0].T])
 
     @torch.no_grad()
@@ -227,6 +200,7 @@ class FrozenCLIP(Frozen):
         block, post = self._blocks[-1], self.model.vision_model.post_layernorm
         attention, mlp = block.self_attn, block.mlp
         inputs = (attention.q_proj, attention.k_proj, attention.v_proj)
+        quick = isinstance(mlp.activation_fn, QuickGELUActivation)
         return BlockWeights(
             qkv_weight=torch.cat([linear.weight for linear in inputs]),
             qkv_bias=torch.cat([linear.bias for linear in inputs]),
@@ -243,28 +217,18 @@ class FrozenCLIP(Frozen):
             projection=self.model.visual_projection.weight,
             heads=attention.num_heads,
             eps=block.layer_norm2.eps,
-            activation=(
-                quick_gelu
-                if isinstance(mlp.activation_fn, QuickGELUActivation)
-                else with_slope(mlp.activation_fn)
-            ),
+            activation=quick_gelu if quick else with_slope(mlp.activation_fn),
         )
 
     def trace_last_block(self, features: ClipFeatures) -> BlockTrace:
         """``last_block`` with all that GradCAM's closed form needs."""
-        return run_last_block(
-            self.last_block_weights, features.tokens[-1], self.last_norm(features)
-        )
+        normed = self.last_norm(features)
+        return run_last_block(self.last_block_weights, features.tokens[-1], normed)
 
     def attention(
         self, features: ClipFeatures, trace: BlockTrace
     ) -> tuple[Float[Tensor, "batch patches patches"], ...]:
-        """Attention of every block that ``encode`` was asked for, averaged over heads.
-
-        Args:
-            features: From ``encode``.
-            trace: The last block's, from ``trace_last_block``.
-        """
+        """Attention of every block that ``encode`` was asked for, averaged over heads."""
         if self.depth - 1 not in features.layers:
             return features.attention
         return (*features.attention, trace.attention.mean(1)[:, :, 1:])
@@ -273,8 +237,7 @@ class FrozenCLIP(Frozen):
     def text_features(self, texts: tuple[str, ...]) -> Float[Tensor, "words dim1"]:
         """Unit-norm features of texts, in their order; computed once.
 
-        Raises:
-            ValueError: For texts that ``load`` was not given, if it let the tower go.
+        ValueError for texts that ``load`` was not given, if it let the tower go.
         """
         device = self.device
         if not texts:

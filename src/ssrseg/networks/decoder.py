@@ -22,22 +22,20 @@ def decoder_width(clip_width: int) -> int:
 class Decoder(nn.Module):
     """One MLP per CLIP block, fused to one width, three transformer layers, one linear classifier.
 
+    Args:
+        blocks: CLIP blocks that are read (11 for ViT-B).
+        clip_width: Length of their tokens.
+        n_classes: Foreground classes; the logits have one channel more, channel 0 being the
+            background.
+        layers: Transformer layers.
+        dropout: Share of channels dropped after the fusion, in training.
+
     Source: WeCLIP; 5,985,045 parameters for ViT-B and 20 classes.
     """
 
     def __init__(
         self, blocks: int, clip_width: int, n_classes: int, *, layers: int = 3, dropout: float = 0.1
     ) -> None:
-        """Build with random weights.
-
-        Args:
-            blocks: CLIP blocks that are read (11 for ViT-B).
-            clip_width: Length of their tokens.
-            n_classes: Foreground classes; the logits have one channel more, channel 0 being the
-                background.
-            layers: Transformer layers.
-            dropout: Share of channels dropped after the fusion, in training.
-        """
         super().__init__()
         width = decoder_width(clip_width)
         self.reduce = nn.ModuleList(
@@ -63,11 +61,7 @@ class Decoder(nn.Module):
     def fusion(
         self, tokens: Sequence[Float[Tensor, "batch tokens dim"]]
     ) -> Float[Tensor, "batch patches width"]:
-        """F: the tokens of all blocks brought to one width, before the transformer layers.
-
-        Args:
-            tokens: One tensor per block, CLS first (it is left out).
-        """
+        """F: the tokens of all blocks, CLS left out, brought to one width."""
         reduced = [mlp(block[:, 1:]) for mlp, block in zip(self.reduce, tokens, strict=True)]
         fused = self.fuse(torch.cat(reduced, dim=-1))
         # Dropout2d drops whole channels of (batch, channel, 1, patches)
@@ -86,10 +80,5 @@ class Decoder(nn.Module):
     def forward(
         self, tokens: Sequence[Float[Tensor, "batch tokens dim"]], grid: tuple[int, int]
     ) -> Float[Tensor, "batch classes grid_h grid_w"]:
-        """Logits on the patch grid.
-
-        Args:
-            tokens: One tensor per block, CLS first (it is left out).
-            grid: Patch rows and columns.
-        """
+        """Logits on the patch grid from the tokens of each block, CLS first."""
         return self.segment(self.fusion(tokens), grid)

@@ -18,13 +18,13 @@ PIXEL_STD = (0.229, 0.224, 0.225)
 
 
 class FrozenDINO(Frozen):
-    """A self-supervised ViT without a trainable parameter."""
+    """A self-supervised ViT without a trainable parameter; ``depth`` is its number of blocks."""
 
     def __init__(self, model: ViTModel, *, precision: Precision = "fp32") -> None:
-        """Wrap a loaded model; ``precision`` is that of its blocks."""
         model.set_attn_implementation(NAME)
         super().__init__()
         self.model = model
+        self.patch_size, self.depth = model.config.patch_size, len(model.layers)
         self.freeze()
         self.keep(model.layers, precision)
 
@@ -32,24 +32,12 @@ class FrozenDINO(Frozen):
     def load(cls, source: str | Path, *, precision: Precision = "fp32") -> FrozenDINO:
         """Load from a hub id or from a directory written by ``save_pretrained``.
 
-        Raises:
-            BackboneError: If ``source`` is not a ViT, or cannot be read.
+        BackboneError if ``source`` is not a ViT, or cannot be read.
         """
         # no pooler: DINO checkpoints have none, and the library would make one up at random
-        model = load_pretrained(
-            ViTModel, source, "dino", "facebook/dino-vits16", add_pooling_layer=False
-        )
+        example = "facebook/dino-vits16"
+        model = load_pretrained(ViTModel, source, "dino", example, add_pooling_layer=False)
         return cls(model.float(), precision=precision)
-
-    @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        return self.model.config.patch_size
-
-    @property
-    def depth(self) -> int:
-        """Blocks of the encoder (12 for ViT-S)."""
-        return len(self.model.layers)
 
     @torch.no_grad()
     def attention(
@@ -57,9 +45,8 @@ class FrozenDINO(Frozen):
     ) -> Float[Tensor, "batch patches patches"]:
         """Attention of the chosen blocks, averaged over heads and blocks (Ā_dino of Eq. 9).
 
-        Args:
-            pixels: Normalised by ``PIXEL_MEAN`` and ``PIXEL_STD``.
-            layers: ``-8`` for the last eight blocks, or 0-based indices.
+        Pixels are normalised by ``PIXEL_MEAN`` and ``PIXEL_STD``; layers are -8 for the last eight
+        blocks, or 0-based indices.
         """
         chosen = resolve_layers(layers, self.depth, "affinity.dino_layers")
         hidden = self.model.embeddings(pixels, interpolate_pos_encoding=True)

@@ -66,7 +66,6 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
             this package.
         role: What it is to be, for the message ("clip", "dino", ...).
         example: A hub id that works.
-        options: Further arguments of ``from_pretrained``.
 
     Raises:
         BackboneError: If the directory is missing or holds another model, or the hub is out of
@@ -98,8 +97,8 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         with _quiet(looks_local):
-            if not looks_local and not _in_cache(kind, str(source)):
-                _reach_hub(str(source), role, example)
+            if not looks_local:
+                _reach_hub(kind, str(source), role, example)
             loaded = kind.from_pretrained(str(source), **options)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         where = "could not be read" if looks_local else "could not be fetched from the hub"
@@ -118,14 +117,11 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
     return model
 
 
-def _in_cache(kind: Any, hub_id: str) -> bool:
-    """Whether the hub's client has the files already, so that no network is needed."""
-    wanted = "config.json" if issubclass(kind, nn.Module) else "tokenizer_config.json"
-    return isinstance(try_to_load_from_cache(hub_id, wanted), str)
-
-
-def _reach_hub(hub_id: str, role: str, example: str) -> None:
+def _reach_hub(kind: Any, hub_id: str, role: str, example: str) -> None:
     """One quick question to the hub, so that nobody waits for retries behind a closed door."""
+    wanted = "config.json" if issubclass(kind, nn.Module) else "tokenizer_config.json"
+    if isinstance(try_to_load_from_cache(hub_id, wanted), str):
+        return  # its client has the files already
     try:
         model_info(hub_id, timeout=10)
     except Exception as error:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import yaml
 
 from ssrseg.errors import ConfigError, did_you_mean
+
+PROMPTS = Path(__file__).with_name("prompts")
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,7 @@ class Vocabulary:
 
 def available() -> list[str]:
     """Names of the prompt sets that come with the package."""
-    folder = files("ssrseg.networks") / "prompts"
-    return sorted(
-        Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    )
+    return sorted(file.stem for file in PROMPTS.glob("*.yaml"))
 
 
 def build_vocabulary(
@@ -47,7 +45,7 @@ def build_vocabulary(
     word of a class's prompt, is left out: it would compete with the class in the CAM's softmax.
 
     Args:
-        classes: Class names.
+        classes: Their names.
         prompts: Name of a shipped set (``voc``, ``coco``, ``coco-clip-es``, ``demo``) or a YAML
             file with ``template``, ``classes`` (name: prompt) and ``background`` (list of words).
         own: Prompts by class name that come with the data set; they win over the set's.
@@ -55,19 +53,15 @@ def build_vocabulary(
     Raises:
         ConfigError: If the set is unknown or the file lacks a key.
     """
-    if str(prompts) in available():
-        text = (files("ssrseg.networks") / "prompts" / f"{prompts}.yaml").read_text(
-            encoding="utf-8"
-        )
-    elif Path(prompts).is_file():
-        text = Path(prompts).read_text(encoding="utf-8")
-    else:
+    shipped = str(prompts) in available()
+    file = PROMPTS / f"{prompts}.yaml" if shipped else Path(prompts)
+    if not file.is_file():
         raise ConfigError(
             f'prompts.set = "{prompts}" is neither a shipped set ({", ".join(available())}) nor a'
             f" file.{did_you_mean(str(prompts), available())}"
         )
     try:
-        table = yaml.safe_load(text)
+        table = yaml.safe_load(file.read_text(encoding="utf-8"))
         template, named, background = table["template"], table["classes"] or {}, table["background"]
         if template.format("cat") == template:
             raise ValueError("the template has no {} for the name")
@@ -90,27 +84,18 @@ def build_vocabulary(
     named_by = {word: taken.get(word.lower()) or _meant(word, classes) for word in background}
     kept = [word for word in background if named_by[word] is None]
     found = {word: name for word, name in named_by.items() if name is not None}
-    return Vocabulary(
-        classes,
-        tuple(template.format(phrase) for phrase in (*phrases, *kept)),
-        tuple(found),
-        tuple(found.values()),
-    )
+    texts = tuple(template.format(phrase) for phrase in (*phrases, *kept))
+    return Vocabulary(classes, texts, tuple(found), tuple(found.values()))
 
 
 def _meant(phrase: str, classes: tuple[str, ...]) -> str | None:
     """The class whose name ends a phrase, singular or plural: a palm tree is a tree."""
-    words = _words(phrase)
-    for name in classes:
-        parts = _words(name)
+    words, *named = (re.findall(r"[^\W_]+", text.lower()) for text in (phrase, *classes))
+    for name, parts in zip(classes, named, strict=True):
         ending = words[-len(parts) :] if parts else []
         if len(ending) == len(parts) > 0 and all(map(_same_word, ending, parts)):
             return name
     return None
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+", text.lower())
 
 
 def _same_word(one: str, other: str) -> bool:

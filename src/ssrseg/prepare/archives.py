@@ -29,10 +29,8 @@ class Archive:
     """A file to fetch and unpack.
 
     Attributes:
-        name: File name.
         url: Official address; empty = only for registered users.
-        size: Bytes.
-        sha256: Checksum; the official servers have no https, or none that a client accepts.
+        sha256: The official servers have no https, or none that a client accepts.
         top: Folder inside the archive that is unpacked.
         wanted: Beginnings of the paths below ``top`` that are; empty = all.
     """

@@ -12,35 +12,13 @@ import torch
 
 from ssrseg.config import Config
 from ssrseg.console import CheckResult
-from ssrseg.data.coco import (
-    IMAGE_FOLDERS,
-    SPLITS,
-    ImageInstances,
-    LabelTable,
-    find_images,
-    find_masks,
-    image_folder,
-    image_key,
-    instances_by_image,
-    instances_file,
-    read_instances,
-    read_label_table,
-    semantic_mask,
-)
+from ssrseg.data import coco
 from ssrseg.data.files import has_content
 from ssrseg.data.images import read_truth, write_class_ids
 from ssrseg.data.open import open_labelled
 from ssrseg.errors import DataError
+from ssrseg.prepare import steps
 from ssrseg.prepare.archives import COCO_ANNOTATIONS, COCO_IMAGES
-from ssrseg.prepare.steps import (
-    ArchiveSource,
-    MissingFiles,
-    Prepared,
-    check_root,
-    missing_files,
-    report_missing,
-    store_superpixels,
-)
 from ssrseg.prepare.workers import run_all
 
 PUBLISHED = {"train": (82_081, 82_783), "val": (40_137, 40_504)}
@@ -58,7 +36,7 @@ def prepare_coco(
     superpixels: Path | None = None,
     split: str | None = None,
     workers: int = 1,
-) -> Prepared:
+) -> steps.Prepared:
     """Complete a COCO 2014 tree as far as possible, and say what it lacks.
 
     Makes the tables of image-level labels, and the true masks where there are none. The lists
@@ -72,64 +50,64 @@ def prepare_coco(
         LabelsError: If annotations are faulty.
     """
     own, inner = ("annotations", "train2014", "images"), ("coco", "COCO", "coco2014", "COCO2014")
-    check_root(root, "COCO 2014", own=own, inner=inner, may_be_new=download)
-    source = ArchiveSource(root / "downloads", download, mirror)
-    files = [instances_file(root, part) for part in SPLITS]
+    steps.check_root(root, "COCO 2014", own=own, inner=inner, may_be_new=download)
+    source = steps.ArchiveSource(root / "downloads", download, mirror)
+    files = [coco.instances_file(root, part) for part in coco.SPLITS]
     if not all(file.is_file() for file in files):
         source.unpack(COCO_ANNOTATIONS, root / COCO_ANNOTATIONS.top)
+    names = [file.name for file in files]
     there = [file.name for file in files if file.is_file()]
-    missing = missing_files("annotations", [file.name for file in files], there, COCO_ANNOTATIONS)
+    missing = steps.missing_files("annotations", names, there, COCO_ANNOTATIONS)
     if missing:
-        return Prepared(root, tuple(report_missing(missing, source)))
-    tables = {part: read_label_table(instances_file(root, part)) for part in SPLITS}
+        return steps.Prepared(root, tuple(steps.report_missing(missing, source)))
+    tables = {part: coco.read_label_table(coco.instances_file(root, part)) for part in coco.SPLITS}
     findings = [_labels(part, table) for part, table in tables.items()]
-    missing = [each for part in SPLITS for each in _complete(root, part, tables[part], source)]
-    findings += report_missing(missing, source)
+    missing = [each for part in coco.SPLITS for each in _complete(root, part, tables[part], source)]
+    findings += steps.report_missing(missing, source)
     findings += [_write_masks(root, part, table, workers) for part, table in tables.items()]
     if not missing:
         if (root / "labels.csv").is_file():
             findings.append(CheckResult("labels.csv", "is there and wins over the annotations"))
             parts: Sequence[str | None] = [split]
         else:
-            parts = [split] if split else SPLITS
+            parts = [split] if split else coco.SPLITS
         opened = [open_labelled(root, split=part) for part in parts]
         if superpixels is not None:
-            findings.append(store_superpixels(opened, superpixels, config, workers))
-    return Prepared(root, tuple(findings))
+            findings.append(steps.store_superpixels(opened, superpixels, config, workers))
+    return steps.Prepared(root, tuple(findings))
 
 
-def _labels(part: str, table: LabelTable) -> CheckResult:
+def _labels(part: str, table: coco.LabelTable) -> CheckResult:
     count = sum(len(labels) for labels in table.labels.values())
-    text = (
-        f"{len(table.labels):,} of {table.images:,} images show an instance, {count:,} classes in"
-    )
-    published = "; the published list has {:,} of {:,}".format(*PUBLISHED[part])
-    is_whole = (len(table.labels), table.images) == PUBLISHED[part]
-    return CheckResult(part, f"{text} them{'' if is_whole else published}")
+    text = f"{len(table.labels):,} of {table.images:,} images show an instance,"
+    text += f" {count:,} classes in them"
+    if (len(table.labels), table.images) != PUBLISHED[part]:
+        text += "; the published list has {:,} of {:,}".format(*PUBLISHED[part])
+    return CheckResult(part, text)
 
 
 def _complete(
-    root: Path, part: str, table: LabelTable, source: ArchiveSource
-) -> list[MissingFiles]:
+    root: Path, part: str, table: coco.LabelTable, source: steps.ArchiveSource
+) -> list[steps.MissingFiles]:
     """Unpack the images of a split if any are missing; those that still are."""
     archive = COCO_IMAGES[part]
 
-    def missing() -> list[MissingFiles]:
-        found = find_images(root, part, table.labels)
+    def missing() -> list[steps.MissingFiles]:
+        found = coco.find_images(root, part, table.labels)
         there = {name for name, path in found.items() if has_content(path)}
-        return missing_files(f"images of {part}", table.labels, there, archive)
+        return steps.missing_files(f"images of {part}", table.labels, there, archive)
 
-    folder = image_folder(root, part) or root / IMAGE_FOLDERS[0].format(part)
+    folder = coco.image_folder(root, part) or root / coco.IMAGE_FOLDERS[0].format(part)
     found = missing()
     return missing() if found and source.unpack(archive, folder) else found
 
 
-def _write_masks(root: Path, part: str, table: LabelTable, workers: int) -> CheckResult:
+def _write_masks(root: Path, part: str, table: coco.LabelTable, workers: int) -> CheckResult:
     """Masks of the images that have none yet, under the names of the images."""
     folder = root / "SegmentationClass"
-    there = {key: path for key, path in find_masks(folder).items() if has_content(path)}
+    there = {key: path for key, path in coco.find_masks(folder).items() if has_content(path)}
     _check_ids(there, table)
-    bare = {name for name in table.labels if image_key(Path(name).stem) not in there}
+    bare = {name for name in table.labels if coco.image_key(Path(name).stem) not in there}
     if bare and find_spec("pycocotools") is None:
         return CheckResult(
             f"true masks of {part}",
@@ -138,7 +116,7 @@ def _write_masks(root: Path, part: str, table: LabelTable, workers: int) -> Chec
             " masks nothing can be scored; training from labels needs none.",
         )
     if bare:
-        found = instances_by_image(read_instances(instances_file(root, part)))
+        found = coco.instances_by_image(coco.read_instances(coco.instances_file(root, part)))
         todo = (image for image in found if image.file_name in bare)
         work = partial(_write_mask, folder=folder / f"{part}2014")
         total = len(table.labels)
@@ -146,15 +124,15 @@ def _write_masks(root: Path, part: str, table: LabelTable, workers: int) -> Chec
     return CheckResult(f"true masks of {part}", f"{len(table.labels):,}, {len(bare):,} written now")
 
 
-def _write_mask(image: ImageInstances, *, folder: Path) -> str:
+def _write_mask(image: coco.ImageInstances, *, folder: Path) -> str:
     name = Path(image.file_name).stem
-    write_class_ids(folder / f"{name}.png", semantic_mask(image))
+    write_class_ids(folder / f"{name}.png", coco.semantic_mask(image))
     return name
 
 
-def _check_ids(there: Mapping[str, Path], table: LabelTable) -> None:
+def _check_ids(there: Mapping[str, Path], table: coco.LabelTable) -> None:
     """Refuse masks that hold COCO's category ids (1 .. 90), as some converters write them."""
-    keys = ((name, image_key(Path(name).stem)) for name in table.labels)
+    keys = ((name, coco.image_key(Path(name).stem)) for name in table.labels)
     looked_at = islice(((name, there[key]) for name, key in keys if key in there), _LOOKED_AT)
     for name, path in looked_at:
         expected = [label + 1 for label in table.labels[name]]

@@ -43,8 +43,7 @@ def download(
         url: Address, http or https.
         path: Final place; its folder is made.
         size: Bytes the file must have.
-        sha256: Its checksum in hexadecimal digits.
-        progress: Told how many bytes have arrived.
+        sha256: In hexadecimal digits.
         attempts: Connections in a row that may bring nothing.
         pause: Seconds between them.
         timeout: Seconds without a byte after which a connection counts as lost.

@@ -48,8 +48,7 @@ def train_aug(voc_train: Iterable[str], voc_val: Iterable[str], sbd: Iterable[st
 def read_sbd(path: Path) -> UInt8[Tensor, "height width"]:
     """Class ids of an SBD mask ``cls/<name>.mat``: 0 background, 1 .. 20; no ignore.
 
-    Raises:
-        DataError: If it cannot be read or is no SBD mask.
+    DataError if it cannot be read or is no SBD mask.
     """
     try:
         found = loadmat(path, variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0]

@@ -27,12 +27,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a data set has and what it lacks.
-
-    Attributes:
-        root: Its folder.
-        findings: One line per part; those with a cure are missing.
-    """
+    """What the data set in a folder has and what it lacks: a finding per part, with cures."""
 
     root: Path
     findings: tuple[CheckResult, ...]
@@ -85,14 +80,7 @@ class ArchiveSource:
 
 @dataclass(frozen=True)
 class MissingFiles:
-    """Files that a data set lacks.
-
-    Attributes:
-        what: Such as "images".
-        total: How many there should be.
-        names: Of those that are missing.
-        archive: What provides them.
-    """
+    """The names of files that are missing, of a total, and the archive that provides them."""
 
     what: str
     total: int
@@ -147,9 +135,8 @@ def store_superpixels(
     """
     config = config or Config()
     samples = [*{sample.name: sample for part in data for sample in part.samples}.values()]
-    cache = SuperpixelCache(
-        folder, n_segments=config.sgc.n_segments, compactness=config.sgc.compactness
-    )
+    sgc = config.sgc
+    cache = SuperpixelCache(folder, n_segments=sgc.n_segments, compactness=sgc.compactness)
     check_room(folder, _superpixel_bytes(samples, folder, config), "The superpixels")
     work = partial(_store, cache=cache, max_side=config.data.max_side)
     run_all(work, samples, workers, "Superpixels", len(samples))
@@ -178,7 +165,7 @@ def check_root(
     """Raise DataError for a folder that is not there, or one too high.
 
     Args:
-        root: The data set's folder.
+        root: The folder.
         what: Name of the data set.
         own: Folders of which a tree has at least one.
         inner: Where the data set may lie below ``root``, if the user means its parent.

@@ -11,17 +11,9 @@ from ssrseg.data.files import atomic_write, has_content
 from ssrseg.data.images import write_class_ids
 from ssrseg.data.open import open_labelled
 from ssrseg.data.text import read_lines
+from ssrseg.prepare import steps
 from ssrseg.prepare.archives import SBD, VOC_TEST, VOC_TRAINVAL
 from ssrseg.prepare.sbd import SBD_FOLDERS, find_sbd, read_sbd, train_aug
-from ssrseg.prepare.steps import (
-    ArchiveSource,
-    MissingFiles,
-    Prepared,
-    check_root,
-    missing_files,
-    report_missing,
-    store_superpixels,
-)
 from ssrseg.prepare.workers import run_all
 
 PUBLISHED = {"train": 1464, "train_aug": 10582, "val": 1449, "test": 1456}
@@ -39,7 +31,7 @@ def prepare_voc(
     superpixels: Path | None = None,
     split: str | None = None,
     workers: int = 1,
-) -> Prepared:
+) -> steps.Prepared:
     """Complete a VOC 2012 tree as far as possible, and say what it lacks.
 
     Writes ``ImageSets/Segmentation/train_aug.txt`` and ``SegmentationClassAug``, where they are
@@ -60,12 +52,12 @@ def prepare_voc(
         LabelsError: If annotations are faulty.
     """
     own, inner = ("JPEGImages", "ImageSets"), ("VOCdevkit/VOC2012", "VOC2012")
-    check_root(root, "VOC 2012", own=own, inner=inner, may_be_new=download)
-    source = ArchiveSource(root / "downloads", download, mirror)
+    steps.check_root(root, "VOC 2012", own=own, inner=inner, may_be_new=download)
+    source = steps.ArchiveSource(root / "downloads", download, mirror)
     missing = _complete(root, source)
     tree = _Tree(root)
     findings = [tree.count(name) for name in ("train", "train_aug", "val") if name in tree.lists]
-    findings += [*_leak(tree), *_masks_of_others(tree), *report_missing(missing, source)]
+    findings += [*_leak(tree), *_masks_of_others(tree), *steps.report_missing(missing, source)]
     written = _write_masks(tree, workers)
     if not missing:
         labelled = {name: open_labelled(root, split=name) for name in ("train_aug", "val")}
@@ -75,9 +67,9 @@ def prepare_voc(
         findings.append(CheckResult("true masks", f"{_AUG}: {written:,} written now"))
         if superpixels is not None:
             chosen = [open_labelled(root, split=split)] if split else labelled.values()
-            findings.append(store_superpixels(chosen, superpixels, config, workers))
+            findings.append(steps.store_superpixels(chosen, superpixels, config, workers))
     findings.append(_test_list(tree, source))
-    return Prepared(root, tuple(findings))
+    return steps.Prepared(root, tuple(findings))
 
 
 class _Tree:
@@ -86,11 +78,7 @@ class _Tree:
     def __init__(self, root: Path) -> None:
         self.root, self.sbd = root, find_sbd(root)
         files = {name: self.list_file(name) for name in PUBLISHED}
-        self.lists = {
-            name: [text for _, text in read_lines(file)]
-            for name, file in files.items()
-            if file.is_file()
-        }
+        self.lists = {name: _names(file) for name, file in files.items() if file.is_file()}
         self.has_own_lists = {"train", "val"} <= self.lists.keys()
         self.own = [*self.lists.get("train", ()), *self.lists.get("val", ())]
         self.added = sorted(set(self.lists.get("train_aug", ())) - set(self.own))
@@ -110,13 +98,17 @@ class _Tree:
         return CheckResult(name, f"{count:,} images{note}")
 
 
+def _names(file: Path) -> list[str]:
+    return [name for _, name in read_lines(file)]
+
+
 def _stems(folder: Path, suffix: str) -> set[str]:
     if not folder.is_dir():
         return set()
     return {file.stem for file in folder.iterdir() if file.suffix == suffix and has_content(file)}
 
 
-def _complete(root: Path, source: ArchiveSource) -> list[MissingFiles]:
+def _complete(root: Path, source: steps.ArchiveSource) -> list[steps.MissingFiles]:
     """Unpack what is missing, archive by archive; what remains."""
     if _missing_for_test(_Tree(root)):
         source.unpack(VOC_TEST, root)
@@ -133,23 +125,23 @@ def _complete(root: Path, source: ArchiveSource) -> list[MissingFiles]:
         tried |= archives.keys()
 
 
-def _missing(tree: _Tree) -> list[MissingFiles]:
+def _missing(tree: _Tree) -> list[steps.MissingFiles]:
     """What the lists name and the folders lack."""
     lists = [f"{name}.txt" for name in tree.lists]
-    missing = missing_files("lists", ("train.txt", "val.txt"), lists, VOC_TRAINVAL)
+    missing = steps.missing_files("lists", ("train.txt", "val.txt"), lists, VOC_TRAINVAL)
     if missing:
         return missing
-    missing += missing_files("list train_aug", ["train_aug.txt"], lists, SBD)
+    missing += steps.missing_files("list train_aug", ["train_aug.txt"], lists, SBD)
     everything = [*tree.own, *tree.added]
-    missing += missing_files("images", everything, tree.images, VOC_TRAINVAL)
+    missing += steps.missing_files("images", everything, tree.images, VOC_TRAINVAL)
     if not (tree.root / "labels.csv").is_file():
-        missing += missing_files("annotations", everything, tree.annotations, VOC_TRAINVAL)
+        missing += steps.missing_files("annotations", everything, tree.annotations, VOC_TRAINVAL)
     # a mask in SegmentationClass wins by its name, so another one does not make up for an empty one
     empty = {file.stem for file in (tree.root / "SegmentationClass").glob("*")} - tree.own_masks
     masks = (tree.aug_masks - empty) | tree.own_masks
-    missing += missing_files("masks of VOC", tree.own, masks, VOC_TRAINVAL)
+    missing += steps.missing_files("masks of VOC", tree.own, masks, VOC_TRAINVAL)
     masks = tree.aug_masks | tree.sbd_masks
-    return missing + missing_files("masks of SBD", tree.added, masks, SBD)
+    return missing + steps.missing_files("masks of SBD", tree.added, masks, SBD)
 
 
 def _write_train_aug(tree: _Tree) -> None:
@@ -157,8 +149,7 @@ def _write_train_aug(tree: _Tree) -> None:
     if "train_aug" in tree.lists or not tree.has_own_lists:
         return
     if tree.sbd is not None:
-        files = (tree.sbd / "train.txt", tree.sbd / "val.txt")
-        added = [name for file in files for _, name in read_lines(file)]
+        added = _names(tree.sbd / "train.txt") + _names(tree.sbd / "val.txt")
     elif tree.aug_masks - set(tree.own):  # converted by others: the masks' names are SBD's lists
         added = sorted(tree.aug_masks)
     else:
@@ -193,14 +184,14 @@ def _write_mask(source: Path, *, folder: Path) -> str:
     return source.stem
 
 
-def _missing_for_test(tree: _Tree) -> list[MissingFiles]:
+def _missing_for_test(tree: _Tree) -> list[steps.MissingFiles]:
     """What the list for the VOC server and its images lack."""
     if "test" not in tree.lists:
-        return missing_files("list", ["test.txt"], (), VOC_TEST)
-    return missing_files("images", tree.lists["test"], tree.images, VOC_TEST)
+        return steps.missing_files("list", ["test.txt"], (), VOC_TEST)
+    return steps.missing_files("images", tree.lists["test"], tree.images, VOC_TEST)
 
 
-def _test_list(tree: _Tree, source: ArchiveSource) -> CheckResult:
+def _test_list(tree: _Tree, source: steps.ArchiveSource) -> CheckResult:
     """The test list is for the server alone; without it nothing else suffers."""
     missing = _missing_for_test(tree)
     if not missing:
@@ -218,10 +209,8 @@ def _leak(tree: _Tree) -> list[CheckResult]:
     both = sorted(set(tree.lists.get("train_aug", ())) & set(tree.lists.get("val", ())))
     if not both:
         return []
-    cure = (
-        f"{both[0]} and others would be trained on and scored. Remove"
-        f" {tree.list_file('train_aug')}; the same command derives it anew."
-    )
+    cure = f"{both[0]} and others would be trained on and scored. Remove"
+    cure += f" {tree.list_file('train_aug')}; the same command derives it anew."
     return [CheckResult("train_aug and val", f"{len(both):,} images are in both", cure)]
 
 
@@ -231,11 +220,9 @@ def _masks_of_others(tree: _Tree) -> list[CheckResult]:
     others = [name for name in names if name in tree.aug_masks and name not in tree.own_masks]
     if not others:
         return []
-    return [
-        CheckResult(
-            "masks of VOC",
-            f"{len(others):,} of {len(names):,} have one in {_AUG} only. If those were converted"
-            " from SBD, scores are not comparable, as SBD marks no undecided outlines: VOC's own"
-            " belong into SegmentationClass",
-        )
-    ]
+    found = (
+        f"{len(others):,} of {len(names):,} have one in {_AUG} only. If those were converted from"
+        " SBD, scores are not comparable, as SBD marks no undecided outlines: VOC's own belong into"
+        " SegmentationClass"
+    )
+    return [CheckResult("masks of VOC", found)]

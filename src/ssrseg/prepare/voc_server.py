@@ -41,8 +41,8 @@ def voc_archive(masks: Path, data: Path, out: Path, *, split: str = "test") -> S
     Args:
         masks: Folder written by ``predict``, or any folder of ``<name>.png`` of class ids.
         data: VOC tree with the images and lists; no labels are needed.
-        out: The archive, ``.tgz`` or ``.tar.gz``; it appears whole or not at all.
-        split: The list; the server scores ``test``.
+        out: ``.tgz`` or ``.tar.gz``; it appears whole or not at all.
+        split: The server scores ``test``.
 
     Raises:
         DataError: If a mask is missing, has another size than its image, undecided pixels (255) or
@@ -51,7 +51,13 @@ def voc_archive(masks: Path, data: Path, out: Path, *, split: str = "test") -> S
     if not out.name.endswith((".tgz", ".tar.gz")):
         raise DataError(f"--out {out}: the server takes .tgz or .tar.gz. Name it results.tgz.")
     folder = masks / "masks" if (masks / "masks").is_dir() else masks
-    _check_classes(masks / "classes.txt")
+    listed = masks / "classes.txt"  # as `predict` writes it
+    names = [name for _, name in read_lines(listed)] if listed.is_file() else list(VOC_CLASSES)
+    if names != list(VOC_CLASSES):
+        raise DataError(
+            f"{listed} names {len(names)} classes that are not VOC's 20 in VOC's order; the server"
+            " knows no others. Pack masks of a model that was trained on VOC."
+        )
     images = open_images(data, split=split)
     if split == "test" and len(images) != PUBLISHED:
         raise DataError(
@@ -71,18 +77,6 @@ def voc_archive(masks: Path, data: Path, out: Path, *, split: str = "test") -> S
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     return ServerArchive(out, len(images))
-
-
-def _check_classes(path: Path) -> None:
-    """What `predict` writes beside its masks, if it did."""
-    if not path.is_file():
-        return
-    names = tuple(name for _, name in read_lines(path))
-    if names != VOC_CLASSES:
-        raise DataError(
-            f"{path} names {len(names)} classes that are not VOC's 20 in VOC's order; the server"
-            " knows no others. Pack masks of a model that was trained on VOC."
-        )
 
 
 def _server_png(path: Path, image: Path) -> bytes:
