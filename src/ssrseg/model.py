@@ -464,16 +464,8 @@ class SSR(nn.Module, Loadable):
         small = limit_side(photo, max(self.config.data.max_side, test.long_side))
         probabilities = self.probabilities(small)
         if test.crf if crf is None else crf:
-            xy, weight, bilateral_xy, bilateral_rgb, bilateral_weight = test.crf_parameters
             probabilities = dense_crf(
-                small,
-                probabilities.cpu(),
-                iterations=test.crf_iterations,
-                gaussian_xy=xy,
-                gaussian_weight=weight,
-                bilateral_xy=bilateral_xy,
-                bilateral_rgb=bilateral_rgb,
-                bilateral_weight=bilateral_weight,
+                small, probabilities.cpu(), *test.crf_parameters, iterations=test.crf_iterations
             )
         confidence, ids = probabilities.max(0)
         return _enlarge(ids.to(torch.uint8), photo), _enlarge(confidence, photo)
