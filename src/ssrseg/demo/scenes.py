@@ -78,7 +78,7 @@ _GROUNDS: dict[str, tuple[tuple[Colour, ...], str, float]] = {
 def _clouds(canvas: Canvas, horizon: float) -> None:
     for _ in range(canvas.rng.integers(0, 3)):
         x, y = canvas.rng.uniform(0, 1), canvas.rng.uniform(0.03, max(0.06, horizon - 0.12))
-        tone = pick(canvas.rng, ((244, 244, 246), (246, 214, 222)), 5)
+        tone = pick(canvas.rng, ((244, 244, 246), (246, 214, 222)), 5.0)
         for shift in (-0.09, 0.0, 0.08):
             outline = oval(x + shift, y + abs(shift) / 4, 0.085, 0.05 - abs(shift) / 5)
             canvas.scenery("cloud", Part(outline, tone, "cloudy", 6))
@@ -90,7 +90,7 @@ def _trees(canvas: Canvas, horizon: float, most: int) -> None:
         foot = horizon + canvas.rng.uniform(0.0, 0.08)
         trunk = box(x - 0.022, foot - 0.5 * tall, x + 0.022, foot)
         canvas.scenery("tree", Part(trunk, (98, 70, 46), "planks", 8))
-        leaf = pick(canvas.rng, ((46, 104, 50), (74, 128, 44)), 9)
+        leaf = pick(canvas.rng, ((46, 104, 50), (74, 128, 44)), 9.0)
         for dx, dy in ((-0.06, 0.55), (0.06, 0.6), (0.0, 0.78)):
             crown = oval(x + dx, foot - dy * tall, 0.09, 0.26 * tall)
             canvas.scenery("tree", Part(crown, leaf, "fluff", 14))
@@ -101,7 +101,7 @@ def _rocks(canvas: Canvas, horizon: float, most: int) -> None:
         x, y = canvas.rng.uniform(0, 1), canvas.rng.uniform(horizon + 0.08, 1.0)
         wide, tall = canvas.rng.uniform(0.1, 0.22), canvas.rng.uniform(0.1, 0.2)
         outline = np.array([[-1, 0], [-0.8, -0.5], [-0.2, -1], [0.4, -0.85], [0.9, -0.4], [1, 0]])
-        tone = pick(canvas.rng, ((128, 122, 120), (104, 98, 106)), 9)
+        tone = pick(canvas.rng, ((128, 122, 120), (104, 98, 106)), 9.0)
         canvas.scenery("rock", Part(outline * (wide, tall) + (x, y), tone, "blotch", 14))
 
 
@@ -111,9 +111,9 @@ def _buildings(canvas: Canvas, horizon: float) -> None:
         width, tall = canvas.rng.uniform(0.2, 0.36), canvas.rng.uniform(0.2, 0.42)
         top, right = horizon - tall, left + width
         if canvas.rng.random() < 0.75:
-            tone = pick(canvas.rng, _FACADES, 9)
+            tone = pick(canvas.rng, _FACADES, 9.0)
             canvas.scenery("building", Part(box(left, top, right, horizon), tone, "bricks", 8))
-            pane = pick(canvas.rng, ((238, 218, 104), (66, 62, 84)), 9)
+            pane = pick(canvas.rng, ((238, 218, 104), (66, 62, 84)), 9.0)
             for y in np.arange(top + 0.04, horizon - 0.05, 0.095):
                 for x in np.arange(left + 0.035, right - 0.05, 0.08):
                     window = box(float(x), float(y), float(x) + 0.04, float(y) + 0.055)
@@ -123,7 +123,7 @@ def _buildings(canvas: Canvas, horizon: float) -> None:
 
 def _ground(canvas: Canvas, name: str, top: float, bottom: float = 1.0) -> None:
     colours, texture, strength = _GROUNDS[name]
-    tone = pick(canvas.rng, colours, 9)
+    tone = pick(canvas.rng, colours, 9.0)
     canvas.scenery(name, Part(box(0.0, top, 1.01, bottom + 0.01), tone, texture, strength))
 
 
@@ -136,7 +136,7 @@ def _surroundings(canvas: Canvas, place: str) -> float:
         _ground(canvas, "floor", horizon)
         canvas.scenery("wall", Part(box(0.0, horizon - 0.02, 1.01, horizon), (232, 226, 214)))
         return float(horizon)
-    canvas.scenery("sky", Part(box(0.0, 0.0, 1.01, 1.01), pick(rng, _SKIES, 9), "cloudy", 6))
+    canvas.scenery("sky", Part(box(0.0, 0.0, 1.01, 1.01), pick(rng, _SKIES, 9.0), "cloudy", 6))
     _clouds(canvas, horizon)
     if place == "street":
         _buildings(canvas, horizon)
