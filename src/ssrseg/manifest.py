@@ -42,9 +42,10 @@ class Manifest:
                         " corrections by hand included. Mend it, or delete it if they may."
                     )
                 for row in reader:
+                    values = {column: row[column] for column in COLUMNS}
                     # a line cut short by a kill is made again
-                    if row["mask"] is not None and row["mask"] == _mask(row["name"]):
-                        self._rows[row["name"]] = {column: row[column] for column in COLUMNS}
+                    if None not in values.values() and values["mask"] == _mask(values["name"]):
+                        self._rows[values["name"]] = values
         self.write()
 
     def write(self) -> None:
