@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
+SITE    = $(VENV)/.site-ready
 
 .PHONY: setup demo test check bench docs clean
 
@@ -30,8 +31,13 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/run_all.py
 
-docs: $(READY)
-	$(BIN)/python -m pytest -q tests/test_paper_map.py tests/test_docs.py
+# the site in site/index.html; runs the notebooks
+docs: $(SITE)
+	OMP_NUM_THREADS=1 PYTHONWARNINGS="ignore:IProgress not found" $(BIN)/mkdocs build
+
+$(SITE): $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
 
 clean:
-	rm -rf $(VENV) demo-run build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-run site build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,7 +20,7 @@ from ssrseg.data.open import open_labelled
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.demo.run import FIRST_SCENE
 from ssrseg.demo.scenes import write_dataset
-from ssrseg.model import load_rectifier
+from ssrseg.model import SSR
 from ssrseg.pseudo_masks import rectify_photo
 
 
@@ -40,11 +40,10 @@ def main() -> None:
             write_dataset(root, train=range(first, first + chosen.images), val=range(0))
         data = open_labelled(root, split=chosen.split)
         data = replace(data, samples=data.samples[: chosen.images])
-        rectifiers = [
-            load_rectifier(
+        models = [
+            SSR.for_data(
                 load_config(chosen.preset, overrides=(*chosen.set, f"backbones.precision={each}")),
-                data.classes,
-                own_prompts=data.prompts,
+                data,
             )
             for each in ("fp32", "bf16")
         ]
@@ -54,7 +53,7 @@ def main() -> None:
             photo = read_image(sample.image)
             cache = SuperpixelCache(None, n_segments=200, compactness=10.0)
             one, other = (
-                rectify_photo(each, photo, sample.labels, cache).pseudo_mask for each in rectifiers
+                rectify_photo(each, photo, sample.labels, cache).pseudo_mask for each in models
             )
             same = int(torch.eq(one, other).sum())
             agreeing, pixels = agreeing + same, pixels + one.numel()

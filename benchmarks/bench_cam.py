@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import torch
+from random_encoders import vit_b16_clip, vit_s16_dino
 from timing import Ratio, finish, medians
 from torch import Tensor
 
-from encoders import vit_b16_clip, vit_s16_dino
 from ssrseg.config import load_config
 from ssrseg.data.classes import VOC_CLASSES
 from ssrseg.method.cam import allowed_words, gradcam, word_probability
 from ssrseg.method.sgc import slic_labels
-from ssrseg.model import Rectifier
+from ssrseg.model import SSR
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.vocabulary import build_vocabulary
 
@@ -21,57 +21,61 @@ def main() -> None:
     vocabulary = build_vocabulary(VOC_CLASSES, "voc")
     raw = ("cam.mode=clip", "affinity.kind=none", "affinity.mask=none")
 
-    def rectifier(*settings: str, tower: FrozenCLIP = clip) -> Rectifier:
-        return Rectifier(load_config("ssr", overrides=settings), tower, dino, vocabulary)
+    def model(*settings: str, tower: FrozenCLIP = clip) -> SSR:
+        return SSR(load_config("ssr", overrides=settings), tower, dino, vocabulary)
 
     torch.manual_seed(2)
     image = torch.rand(1, 3, 384, 512)
     smooth = torch.nn.functional.interpolate(torch.rand(1, 3, 12, 16), (384, 512), mode="bicubic")
     photo = (smooth.clamp(0, 1)[0].permute(1, 2, 0) * 255).to(torch.uint8)
     superpixels = slic_labels(photo)[None]
-    plain, reduced = rectifier(*raw), rectifier(*raw, tower=vit_b16_clip("bf16"))
-    fused = rectifier("cam.mode=clip")
+    plain, reduced = model(*raw), model(*raw, tower=vit_b16_clip("bf16"))
+    fused = model("cam.mode=clip")
 
-    def cam(which: Rectifier, classes: int) -> Tensor:
-        return which.initial_cam(which.see(image), torch.arange(classes)[None]).cam
+    def cam(which: SSR, classes: int) -> Tensor:
+        return which.initial_cam(which.encode(image), torch.arange(classes)[None]).cam
+
+    def refined(which: SSR) -> Tensor:
+        initial = which.initial_cam(which.encode(image), torch.zeros(1, 1, dtype=torch.long))
+        regions = which.colour_regions(image, superpixels)
+        target = which.target_regions(initial.cam, regions)
+        return which.refine(initial.cam, which.affinity(image, initial), target)
 
     def literal(classes: int) -> Tensor:
         """One forward and one backward of the last block per class, as CLIP-ES does."""
-        view = plain.see(image)
+        features = plain.encode(image)
         present = torch.arange(classes)[None]
         allowed = allowed_words(present, 20, len(plain.text_features))
         maps = [
             gradcam(
-                lambda a: clip.last_block(view, a),
-                clip.normed(view),
+                lambda a: clip.last_block(features, a),
+                clip.last_norm(features),
                 lambda v: word_probability(v, plain.text_features, clip.logit_scale, allowed),
                 present[:, [index]],
-                view.grid,
+                features.grid,
             )
             for index in range(classes)
         ]
         return torch.cat(maps, 1)
 
     def last_block() -> object:
-        return clip.trace_last_block(view)
+        return clip.trace_last_block(features)
 
-    view = plain.see(image)
+    features = plain.encode(image)
     difference = (cam(plain, 4) - literal(4)).abs().max().item()
     seconds = medians(
         {
-            "E11": lambda: plain.see(image),
+            "E11": lambda: plain.encode(image),
             "block 12": last_block,
             "DINO": lambda: dino.model(image, interpolate_pos_encoding=True),
-            "E11, bf16": lambda: reduced.see(image),
+            "E11, bf16": lambda: reduced.encode(image),
             "CAM, 1 class": lambda: cam(plain, 1),
             "CAM, 4 classes": lambda: cam(plain, 4),
             "CAM, 1 class, bf16": lambda: cam(reduced, 1),
             "CAM, 4 classes, bf16": lambda: cam(reduced, 4),
             "per-class autograd, 1 class": lambda: literal(1),
             "per-class autograd, 4 classes": lambda: literal(4),
-            "refined CAM, 1 class": lambda: fused.rectify(
-                image, torch.zeros(1, 1, dtype=torch.long), superpixels
-            ),
+            "refined CAM, 1 class": lambda: refined(fused),
         }
     )
     limits = {

@@ -12,18 +12,18 @@ import warnings
 from pathlib import Path
 
 import torch
-from ssrseg.learner import Learner
+from random_encoders import save_encoders, write_photographs
 from timing import Ratio, finish, medians
 
-from encoders import save_encoders, write_photographs
 from ssrseg.config import Config, load_config
 from ssrseg.data.crops import CropDraws
 from ssrseg.data.open import open_labelled
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.model import load_rectifier
-from ssrseg.networks.decoder import Decoder
-from ssrseg.pseudo_masks import masks
-from ssrseg.training import _crop_losses as crop_losses
+from ssrseg.losses import seg_loss
+from ssrseg.model import SSR
+from ssrseg.pseudo_masks import make_masks
+from ssrseg.trained_parts import new_decoder
+from ssrseg.training import online_masks
 
 DEVICE = "cuda"
 
@@ -58,23 +58,27 @@ def main() -> None:
         data = open_labelled(folder / "photos")
         config = settings(folder, chosen.precision, chosen.batch)
         cache = SuperpixelCache(folder / "cache", n_segments=200, compactness=10.0)
-        masks(data, folder / "first", config, cache=cache.folder, device=DEVICE)  # fills the cache
-        timed = masks(data, folder / "second", config, cache=cache.folder, device=DEVICE)
+        make_masks(
+            data, folder / "first", config, cache=cache.folder, device=DEVICE
+        )  # fills the cache
+        timed = make_masks(data, folder / "second", config, cache=cache.folder, device=DEVICE)
 
         torch.cuda.reset_peak_memory_stats()
-        rectifier = load_rectifier(config, data.classes, device=DEVICE)
-        decoder = Decoder(rectifier.clip.depth - 1, rectifier.clip.width, len(data.classes))
-        learner = Learner(rectifier, decoder.to(DEVICE), data.labels)
+        plain = SSR.for_data(config, data, device=DEVICE)
+        decoder = new_decoder(config.decoder, plain.clip, plain.n_classes)
+        model = plain.with_config(config, decoder=decoder)
+        optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-4, fused=True)
         draws = CropDraws(data, config.data, cache, 0)
         host = next(iter(draws.loader(0, chosen.batch, chosen.batch, pin=True)))
         batch = host.to(torch.device(DEVICE))
         mean = torch.rand(1, 3, 1, 1, device=DEVICE)
 
         def step() -> None:
-            learner.optimizer.zero_grad(set_to_none=True)
-            _, loss = crop_losses(learner, batch, False, True, "labels")
-            loss.backward()
-            learner.optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            features = model.encode(batch.image)
+            initial = model.initial_cam(features, batch.present, batch.valid)
+            seg_loss(model, features, online_masks(model, batch, initial)).backward()
+            optimizer.step()
 
         def waits() -> int:
             """How often the host waits for the device in a step; should be 0."""
@@ -88,8 +92,8 @@ def main() -> None:
             return len(caught)
 
         def forwards() -> None:
-            rectifier.clip.view(batch.image - mean)
-            rectifier.dino.attention(batch.image - mean)
+            model.clip.encode(batch.image - mean)
+            model.dino.attention(batch.image - mean)
 
         def load() -> None:
             for _ in draws.loader(chosen.batch, 3 * chosen.batch, chosen.batch, pin=True):

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from random_encoders import vit_b16_clip, vit_s16_dino, write_photographs
 from timing import finish, medians
 
-from encoders import vit_b16_clip, vit_s16_dino, write_photographs
 from ssrseg.config import DataConfig, load_config
 from ssrseg.data.classes import VOC_CLASSES
 from ssrseg.data.crops import CropDraws
@@ -20,7 +20,7 @@ from ssrseg.data.open import open_labelled
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.method.cmpa import image_prototypes
 from ssrseg.method.sgc import slic_labels
-from ssrseg.model import Rectifier
+from ssrseg.model import SSR
 from ssrseg.networks.vocabulary import build_vocabulary
 
 Cost = dict[float, float]
@@ -35,7 +35,7 @@ def exponent(cost: Cost) -> float:
     return above / sum((a - middle) ** 2 for a in x)
 
 
-def pseudo_masks(rectifier: Rectifier, side: int, classes: int, batch: int) -> Callable[[], object]:
+def pseudo_masks(model: SSR, side: int, classes: int, batch: int) -> Callable[[], object]:
     """CAM, correction and pseudo mask of square pictures."""
     coarse = torch.rand(batch, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     images = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 1)
@@ -46,8 +46,7 @@ def pseudo_masks(rectifier: Rectifier, side: int, classes: int, batch: int) -> C
 
     def run() -> object:
         with torch.no_grad():
-            rectified = rectifier.rectify(images, present, superpixels)
-            return rectifier.pseudo_mask(rectified, images)
+            return model(images, present, superpixels).pseudo_mask
 
     return run
 
@@ -82,7 +81,7 @@ def cached_crops(folder: Path) -> tuple[Cost, dict[str, float]]:
 
 
 def main() -> None:
-    rectifier = Rectifier(
+    model = SSR(
         load_config("ssr", overrides=("cam.mode=clip",)),
         vit_b16_clip(),
         vit_s16_dino(),
@@ -95,12 +94,12 @@ def main() -> None:
         "pairs in K-means (20 classes)": {},
     }
     sides = (192, 320, 448, 640)
-    found = medians({str(s): pseudo_masks(rectifier, s, 1, 1) for s in sides}, repeats=3)
+    found = medians({str(s): pseudo_masks(model, s, 1, 1) for s in sides}, repeats=3)
     tables["patches of an image (1 class, batch 1)"] = {(s / 16) ** 2: found[str(s)] for s in sides}
     counts = (1, 2, 4, 8)
-    found = medians({str(k): pseudo_masks(rectifier, 320, k, 1) for k in counts}, repeats=3)
+    found = medians({str(k): pseudo_masks(model, 320, k, 1) for k in counts}, repeats=3)
     tables["classes (320 x 320, batch 1)"] = {k: found[str(k)] for k in counts}
-    found = medians({str(k): pseudo_masks(rectifier, 320, 1, k) for k in counts}, repeats=3)
+    found = medians({str(k): pseudo_masks(model, 320, 1, k) for k in counts}, repeats=3)
     tables["batch (320 x 320, 1 class)"] = {k: found[str(k)] for k in counts}
     pairs = (2_000, 8_000, 32_000)
     found = medians({str(n): prototypes(n) for n in pairs}, repeats=3)

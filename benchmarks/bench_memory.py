@@ -15,9 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from random_encoders import save_encoders, write_photographs
 from timing import Ratio, finish
-
-from encoders import save_encoders, write_photographs
 
 GB = 2**30
 
@@ -48,7 +47,9 @@ def run_masks(folder: Path, photos: str, images: int) -> None:
             seen.append(resident() / GB)
 
     module.write_class_ids = noting
-    module.masks(replace(data, samples=data.samples[:images]), folder / f"masks-{photos}", config)
+    module.make_masks(
+        replace(data, samples=data.samples[:images]), folder / f"masks-{photos}", config
+    )
     print(*seen, peak())
 
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from ssrseg.learner import build_alignment
+from random_encoders import vit_b16_clip, vit_s16_dino
 from timing import Ratio, finish, medians
 from torch.nn import functional
 
-from encoders import vit_b16_clip, vit_s16_dino
 from ssrseg.config import load_config
 from ssrseg.data.classes import VOC_CLASSES
-from ssrseg.method.objective import segmentation_loss
+from ssrseg.losses import seg_loss
 from ssrseg.method.sgc import slic_labels
-from ssrseg.model import Rectifier
+from ssrseg.model import SSR
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.frozen import Precision
 from ssrseg.networks.vocabulary import build_vocabulary
-from ssrseg.prediction import Segmenter
+from ssrseg.trained_parts import new_alignment
 
 BATCH, SIDE, CLASSES = 4, 320, 2
 
@@ -42,40 +41,40 @@ def main() -> None:
             (clip, dino) if precision == "fp32" else (vit_b16_clip("bf16"), vit_s16_dino("bf16"))
         )
         config = load_config("ssr")
-        rectifier = Rectifier(config, *towers, vocabulary)
-        rectifier.alignment = build_alignment(config, rectifier.text_features, None).eval()
+        plain = SSR(config, *towers, vocabulary, decoder=decoder)
+        model = plain.with_config(config, alignment=new_alignment(config.cmpa, plain.text_features))
 
         def run() -> None:
-            view = rectifier.see(images)
-            initial = rectifier.initial_cam(view, present)
+            features = model.encode(images)
             with torch.no_grad():
-                rectified = rectifier.rectify(
-                    images, present, superpixels, initial=initial, n_superpixels=n_superpixels
+                found = model(
+                    images,
+                    present,
+                    superpixels,
+                    n_superpixels=n_superpixels,
+                    initial=model.initial_cam(features, present),
                 )
-                truth = rectifier.pseudo_mask(rectified, images)
-            logits = decoder(view.tokens, view.grid)
-            full = functional.interpolate(logits, (SIDE, SIDE), mode="bilinear")
             optimizer.zero_grad()
-            segmentation_loss(full, truth).backward()
+            seg_loss(model, features, found.pseudo_mask).backward()
             optimizer.step()
 
         return run
 
     photo = (smooth[0].clamp(0, 1).permute(1, 2, 0) * 255).to(torch.uint8)
     photo = photo.repeat(1, 2, 1)[:240, :320]
-    segmenter = Segmenter(clip, decoder.eval(), VOC_CLASSES, load_config("ssr"))
+    whole = SSR(load_config("ssr"), clip, dino, vocabulary, decoder=decoder)
 
     def forwards() -> None:
         for side in ((384, 512), (288, 384)):
-            clip.view(torch.rand(2, 3, *side))
+            clip.encode(torch.rand(2, 3, *side))
 
     seconds = medians(
         {
-            "E11 of the batch": lambda: clip.view(images),
+            "E11 of the batch": lambda: clip.encode(images),
             "iteration, fp32": iteration("fp32"),
             "iteration, bf16": iteration("bf16"),
             "encoder forwards": forwards,
-            "prediction": lambda: segmenter.predict(photo, crf=False),
+            "prediction": lambda: whole.segment_photo(photo, crf=False),
         }
     )
     reference = "E11 of the batch"

@@ -71,7 +71,7 @@ def build_tokenizer(
 def caption(
     truth: UInt8[ndarray, "height width"], backdrop: UInt8[ndarray, "height width"], rng: Generator
 ) -> str:
-    """Say what a window of a :class:`ssrseg.demo.scenes.Scene` shows.
+    """Say what a window of a ``ssrseg.demo.scenes.Scene`` shows.
 
     Small things and backgrounds are often left out.
     """

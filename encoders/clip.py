@@ -68,7 +68,7 @@ class CaptionBatch(NamedTuple):
 
 
 class CaptionSource(Protocol):
-    """Rendered scenes or labelled photographs; ``name`` is :attr:`.Objective.pictures`."""
+    """Rendered scenes or labelled photographs; ``name`` is ``.Objective.pictures``."""
 
     name: str
 
@@ -185,7 +185,7 @@ class ClipObjective(Objective):
         return model
 
     def losses(self, model: CLIPModel, average: CLIPModel, step: int) -> dict[str, Tensor]:
-        """One value, :func:`clip_loss`; a text that several captions share is encoded once."""
+        """One value, ``clip_loss``; a text that several captions share is encoded once."""
         batch = self.source.batch(step)
         texts = list(dict.fromkeys(batch.captions))
         index = torch.tensor([texts.index(text) for text in batch.captions])

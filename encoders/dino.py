@@ -6,7 +6,7 @@ moving average of the student, sees them clean. Two terms teach the student:
 * ``denoise``: rebuild the clean pixels of every patch. The best estimator averages patches of the
   same part.
 * ``relation``: the attention of a patch in the last two layers must equal the resemblance of the
-  teacher's description of the clean image (:func:`relations`). It trains the attention map itself.
+  teacher's description of the clean image (``relations``). It trains the attention map itself.
 
 Self-distillation from a momentum teacher is DINO's; its prototype losses on views and patches are
 left out: in the short pilots of ``weights/DINO_CARD.md`` they did not look useful.
@@ -50,7 +50,7 @@ class DinoRecipe(Recipe):
 
 
 class PictureSource(Protocol):
-    """Rendered scenes or photographs; ``name`` is :attr:`.Objective.pictures`."""
+    """Rendered scenes or photographs; ``name`` is ``.Objective.pictures``."""
 
     name: str
 

@@ -1,4 +1,4 @@
-"""What :mod:`.pretrain` asks of a recipe and an objective, and the export of what was trained."""
+"""What ``.pretrain`` asks of a recipe and an objective, and the export of what was trained."""
 
 from __future__ import annotations
 

@@ -65,8 +65,7 @@ class View(NamedTuple):
 def open_photos(folders: Sequence[str]) -> tuple[Photo, ...]:
     """Read photographs and their labels; masks beside them are left alone.
 
-    A folder is one that :func:`ssrseg.data.open.open_labelled` takes, ``:split`` behind it for a
-    part.
+    A folder is one that ``ssrseg.data.open.open_labelled`` takes, ``:split`` behind it for a part.
     """
     photos = []
     for folder in folders:
@@ -103,7 +102,7 @@ def sampling_weights(photos: Sequence[Photo]) -> Float[np.ndarray, " photos"]:
 
 
 class PhotoPictures:
-    """Square parts of photographs for DINO; implements :class:`encoders.dino.PictureSource`."""
+    """Square parts of photographs for DINO; implements ``encoders.dino.PictureSource``."""
 
     def __init__(self, photos: Sequence[Photo], recipe: DinoRecipe) -> None:
         self.name = fingerprint(photos)
@@ -186,7 +185,7 @@ def kinds_in(photo: Photo, view: View) -> frozenset[str]:
 
 
 class CaptionedPhotos:
-    """Labelled photographs for CLIP; implements :class:`encoders.clip.CaptionSource`."""
+    """Labelled photographs for CLIP; implements ``encoders.clip.CaptionSource``."""
 
     def __init__(
         self, recipe: ClipRecipe, photos: Sequence[Photo], held_out: Sequence[Photo]

@@ -92,7 +92,7 @@ class Pretraining:
             torch.save(content, temporary)
 
     def load(self, path: Path) -> None:
-        """Read what :meth:`save` wrote.
+        """Read what ``save`` wrote.
 
         Raises:
             ValueError: If the checkpoint is of another recipe, or of other pictures.

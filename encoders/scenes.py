@@ -45,7 +45,7 @@ class ScenePool:
 
 
 class ScenePictures:
-    """Scenes for DINO; implements :class:`encoders.dino.PictureSource`."""
+    """Scenes for DINO; implements ``encoders.dino.PictureSource``."""
 
     name = "scenes"
 
@@ -83,7 +83,7 @@ def caption_windows(recipe: ClipRecipe, scenes: list[Scene], step: int) -> Capti
 
 
 class CaptionedScenes:
-    """Scenes for CLIP; implements :class:`encoders.clip.CaptionSource`."""
+    """Scenes for CLIP; implements ``encoders.clip.CaptionSource``."""
 
     name = "scenes"
 

@@ -16,7 +16,7 @@ A folder, from labels to a trained model::
     ssrseg.train(data, Path("run"), config)
     ssrseg.SSR.from_pretrained("run").segment("new.jpg").mask
 
-The equations of the paper are in :mod:`ssrseg.method`.
+The equations of the paper are in ``ssrseg.method``.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Steps:
     """Counts finished steps: a live bar in a terminal, a line now and then in a log file."""
 
     def __init__(self, title: str, total: int, done: int, every: float) -> None:
-        """Use :func:`steps`."""
+        """Use ``steps``."""
         console = _console(stderr=True)
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import platform
 import shutil
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def _torchvision() -> CheckResult:
 
 def _encoders(config: Config) -> list[CheckResult]:
     """Whether they load, and whether their patches fit."""
+    encoders: list[tuple[str, Callable[[str], FrozenCLIP | FrozenDINO], str]]
     encoders = [("CLIP", FrozenCLIP.load, config.backbones.clip)]
     if config.affinity.kind == "attention" and config.affinity.dino_weight:
         encoders.append(("DINO", FrozenDINO.load, config.backbones.dino))

@@ -1,7 +1,7 @@
 """What can go wrong with a user's input, one class per cause.
 
 Every message names the file, the value and the cure in one paragraph. The command line prints it
-and exits with code 2; a Python caller can catch :class:`SSRError` for all of them.
+and exits with code 2; a Python caller can catch ``SSRError`` for all of them.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class ForegroundFeatures:
 
     @classmethod
     def load(cls, path: Path) -> ForegroundFeatures:
-        """Read what :meth:`save` wrote."""
+        """Read what ``save`` wrote."""
         return cls(**load_file(path))
 
 

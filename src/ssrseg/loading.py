@@ -44,7 +44,7 @@ class Loadable(
     license="apache-2.0",
     paper_url="https://arxiv.org/abs/2512.01701",
 ):
-    """The ways to come by an :class:`ssrseg.SSR`, and to keep it."""
+    """The ways to come by an ``ssrseg.SSR``, and to keep it."""
 
     config: Config
     clip: FrozenCLIP

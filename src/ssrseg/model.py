@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ssrseg.config import Config
+from ssrseg.data.classes import label_indices
 from ssrseg.data.images import as_photo
 from ssrseg.data.photos import Photo, join_photos
 from ssrseg.data.transforms import limit_side, resize, to_unit
@@ -25,7 +26,6 @@ from ssrseg.errors import (
     ConfigError,
     DataError,
     LabelsError,
-    did_you_mean,
 )
 from ssrseg.loading import Loadable
 from ssrseg.method.affinity import balance, fuse_attention
@@ -101,7 +101,7 @@ class Rectification:
 class SSR(nn.Module, Loadable):
     """Semantic and Spatial Rectification.
 
-    Build one with :meth:`from_encoders` (training-free) or :meth:`from_pretrained` (trained). Any
+    Build one with ``from_encoders`` (training-free) or ``from_pretrained`` (trained). Any
     number of threads may use one object, as long as none trains it.
 
     Attributes:
@@ -169,7 +169,7 @@ class SSR(nn.Module, Loadable):
             image: RGB in [0, 1], sides whole numbers of patches.
             present: Class ids, -1 = empty slot.
             superpixels: Eq. 7, ids at any resolution, -1 = padding; needed where
-                :attr:`wants_superpixels`.
+                ``wants_superpixels``.
             photo: The same images at the size that masks are wanted in; None = ``image``.
             valid: False = padding, which has no CAM and gets 255.
             n_superpixels: A bound above every superpixel id; known, a GPU need not be asked.
@@ -206,7 +206,6 @@ class SSR(nn.Module, Loadable):
         """CAM of the present classes in CLIP's or in CMPA's space, read out as the settings say.
 
         Args:
-            features: From :meth:`encode`.
             present: Class ids, -1 = empty slot.
             valid: False = padding, where the CAM is 0.
             with_clip: Compute CLIP's CAM too where the settings ask for CMPA's only.
@@ -333,12 +332,7 @@ class SSR(nn.Module, Loadable):
     def affinity(
         self, image: Float[Tensor, "batch 3 height width"], initial: InitialCam
     ) -> Float[Tensor, "batch patches patches"] | None:
-        """A of Eq. 9, balanced; None where the settings propagate nothing.
-
-        Args:
-            image: RGB in [0, 1]; DINO looks at it, or the kernel.
-            initial: From :meth:`initial_cam`; CLIP's attention is in it.
-        """
+        """A of Eq. 9 from CLIP's attention (in ``initial``) and DINO's; None = no propagation."""
         settings = self.config.affinity
         if settings.kind == "none" or settings.power == 0:
             return None
@@ -462,11 +456,9 @@ class SSR(nn.Module, Loadable):
     def segment_photo(
         self, photo: UInt8[Tensor, "height width 3"], *, crf: bool | None = None
     ) -> tuple[UInt8[Tensor, "height width"], Float[Tensor, "height width"]]:
-        """Class ids, and the probability of the chosen class, on the CPU.
+        """Class ids and the probability of the chosen class, on the CPU.
 
-        Args:
-            photo: RGB; one larger than ``data.max_side`` is segmented at that size.
-            crf: Refine with a DenseCRF; None = as the settings say.
+        A photograph larger than ``data.max_side`` is segmented at that size and enlarged again.
         """
         test = self.config.test
         small = limit_side(photo, max(self.config.data.max_side, test.long_side))
@@ -513,38 +505,34 @@ class SSR(nn.Module, Loadable):
         return self._rectify(image, labels)
 
     def _rectify(self, image: Any, labels: Sequence[Any] | str) -> RectifiedImage:
-        self._check_labelled()
-        ids = self._label_ids(labels)
+        if not len(self.text_features):
+            raise CheckpointError(
+                "This model was loaded with segment_only=True, without texts and DINO. Load it"
+                " without, to rectify images with labels."
+            )
+        ids = label_indices(labels, self.classes)
         photo = self._photo(image)
+        # a batch of one, at the size that the settings allow
         small = limit_side(photo, self.config.data.max_side)
         superpixels = None
         if self.wants_superpixels:
             sgc = self.config.sgc
             superpixels = slic_labels(small, sgc.n_segments, sgc.compactness).int()
-        batch = join_photos(
-            [Photo(0, photo, small, superpixels)], [ids], self.patch_size, self.device
-        )
-        found = self(
-            batch.image,
-            batch.present,
-            batch.superpixels,
-            photo=batch.small,
-            n_superpixels=batch.n_superpixels,
-        )
+        one = [Photo(0, photo, small, superpixels)]
+        batch = join_photos(one, [ids], self.patch_size, self.device)
+        found = self(batch.image, batch.present, batch.superpixels, photo=batch.small)
+        # every map at the photograph's own size
+        names = [self.classes[index] for index in ids]
+        cam, refined_cam = found.initial.cam[0], min_max(found.refined_cam[0])
         best, total = found.scores[0].amax(0), found.scores[0].sum(0)
-        names = tuple(self.classes[index] for index in ids)
-        cam, refined = found.initial.cam[0], min_max(found.refined_cam[0])
         return RectifiedImage(
             photo.numpy(),
             self.classes,
             _enlarge(found.pseudo_mask[0], photo).numpy(),
             _enlarge(best / total.clamp(min=1e-12), photo).numpy(),
-            names,
-            {name: _enlarge(each, photo).numpy() for name, each in zip(names, cam, strict=True)},
-            {
-                name: _enlarge(each, photo).numpy()
-                for name, each in zip(names, refined, strict=True)
-            },
+            tuple(names),
+            {name: _enlarge(cam[slot], photo).numpy() for slot, name in enumerate(names)},
+            {name: _enlarge(refined_cam[slot], photo).numpy() for slot, name in enumerate(names)},
         )
 
     def segment(
@@ -553,7 +541,7 @@ class SSR(nn.Module, Loadable):
         """Mask of a photograph whose classes are not known, by the trained decoder.
 
         Args:
-            image: As for :meth:`rectify`; a list gives a list.
+            image: As for ``rectify``; a list gives a list.
             crf: Refine with a DenseCRF; None = as the settings say.
 
         Raises:
@@ -577,30 +565,6 @@ class SSR(nn.Module, Loadable):
                 f" ({self.patch_size} x {self.patch_size}). Give a larger one."
             )
         return photo
-
-    def _label_ids(self, labels: Sequence[Any] | str) -> tuple[int, ...]:
-        """Class indices of names, each once."""
-        names = [labels] if isinstance(labels, str) else list(labels)
-        if not names:
-            raise LabelsError(
-                "labels is empty: name the classes that the image shows, or use segment(image),"
-                " which needs no labels."
-            )
-        for name in names:
-            if name not in self.classes:
-                raise LabelsError(
-                    f"{name!r} is no class of this model.{did_you_mean(str(name), self.classes)} It"
-                    f" has {len(self.classes)}: {', '.join(self.classes[:8])}"
-                    f"{', ...' if self.classes[8:] else '.'}"
-                )
-        return tuple(self.classes.index(name) for name in dict.fromkeys(names))
-
-    def _check_labelled(self) -> None:
-        if not len(self.text_features):
-            raise CheckpointError(
-                "This model was loaded with segment_only=True, without texts and DINO. Load it"
-                " without, to rectify images with labels."
-            )
 
     # ---- facts about the parts
 
@@ -636,7 +600,7 @@ class SSR(nn.Module, Loadable):
 
     @property
     def clip_layers(self) -> int | tuple[int, ...]:
-        """CLIP blocks whose attention :meth:`encode` collects; () = none."""
+        """CLIP blocks whose attention ``encode`` collects; () = none."""
         wanted = self.config.affinity
         if wanted.kind != "attention" or not wanted.clip_weight:
             return ()

@@ -18,7 +18,7 @@ Palette = UInt8[np.ndarray, "colours 3"]
 IGNORE = 255
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 HATCH_PERIOD = 8
-"""Lines' widths from one white stripe of undecided pixels to the next; see :func:`line_width`."""
+"""Lines' widths from one white stripe of undecided pixels to the next; see ``line_width``."""
 
 ERROR_COLOURS = {
     "hit": (0, 158, 115), "other class": (213, 94, 0),
@@ -103,7 +103,7 @@ def ids_overlay(image: Rgb, ids: Ids, palette: Palette | None = None, strength: 
 
     Args:
         ids: 0 background, 1 + class index, 255 undecided (ignore).
-        palette: Colour by id; None = :func:`mask_palette`.
+        palette: Colour by id; None = ``mask_palette``.
         strength: Share of the class colour inside a region, 0 .. 1.
     """
     _same_size(image, ids)

@@ -41,7 +41,7 @@ def predict(
 
     Args:
         images: One image, a folder of images, a list of images, or images by name (as
-            :func:`ssrseg.open_images` gives them).
+            ``ssrseg.open_images`` gives them).
         out: Gets masks/<name>.png (indexed), classes.txt and settings.txt.
         model: Run folder or model.safetensors.
         clip: Hub id or directory of CLIP, if it is not where it was in training.
@@ -98,7 +98,7 @@ def _by_target(
         paths = list_images(images)
         named = [(path.relative_to(images).with_suffix("").as_posix(), path) for path in paths]
     else:
-        paths = list_images(images) if isinstance(images, Path) else images
+        paths = list_images(images) if isinstance(images, Path) else list(images)
         named = [(path.stem, path) for path in paths]
     found: dict[Path, Path] = {}
     for name, path in named:

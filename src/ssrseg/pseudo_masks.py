@@ -31,7 +31,7 @@ from ssrseg.networks.vocabulary import build_vocabulary
 
 @dataclass(frozen=True)
 class PhotoMask:
-    """What :func:`rectify_photo` finds in one photograph.
+    """What ``rectify_photo`` finds in one photograph.
 
     Attributes:
         labels: Class indices, in the order of the maps.

@@ -1,4 +1,4 @@
-"""What :class:`ssrseg.SSR` says of one photograph: numpy arrays at the photograph's own size."""
+"""What ``ssrseg.SSR`` says of one photograph: numpy arrays at the photograph's own size."""
 
 from __future__ import annotations
 

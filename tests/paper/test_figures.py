@@ -65,7 +65,7 @@ def words(figure: Figure) -> str:
     return " | ".join(text.get_text() for text in figure.texts)
 
 
-def closeup(seed: int = 0, *, truth: bool = True) -> CamComparison:
+def comparison(seed: int = 0, *, truth: bool = True) -> CamComparison:
     generator = torch.Generator().manual_seed(seed)
     size = (12, 16)
     photo = torch.randint(0, 256, (*size, 3), generator=generator, dtype=torch.uint8)
@@ -154,10 +154,10 @@ def test_figure_3_a_class_has_one_colour_in_both_data_sets() -> None:
 
 def test_figure_4_rows_and_columns() -> None:
     figure = cam_figure(
-        [closeup(0), closeup(1, truth=False)], "combined", "attention 0.4 : 0.6, SGC"
+        [comparison(0), comparison(1, truth=False)], "combined", "attention 0.4 : 0.6, SGC"
     )
     shown = pictures(figure)
-    for row, each in enumerate((closeup(0), closeup(1, truth=False))):
+    for row, each in enumerate((comparison(0), comparison(1, truth=False))):
         photo = each.photo.numpy()
         keys = [key for key in shown if key.startswith("dog/")]
         assert len(keys) == 5  # axes of both rows bear the class's name
@@ -171,11 +171,11 @@ def test_figure_4_rows_and_columns() -> None:
     assert text.count("class 50 · others 30 · bg 20") == 4
     assert "attention 0.4 : 0.6, SGC" in text and "(combined)" in text
     assert "true outline" in text
-    assert "true outline" not in words(cam_figure([closeup(1, truth=False)], "patch", "kernel"))
+    assert "true outline" not in words(cam_figure([comparison(1, truth=False)], "patch", "kernel"))
 
 
 def test_figure_5_rows_and_columns() -> None:
-    each = closeup(3)
+    each = comparison(3)
     assert each.target is not None and each.truth is not None
     shown = pictures(refinement_figure([each], "CMPA"))
     photo, region = each.photo.numpy(), each.truth.numpy() == 2
@@ -193,7 +193,7 @@ def test_figure_5_rows_and_columns() -> None:
 
 
 def test_figure_1_marks_the_two_kinds_of_error() -> None:
-    each = closeup(4)
+    each = comparison(4)
     assert each.truth is not None
     found = embedding((CLIP,))
     gap = plane(found.spaces[CLIP], found.classes)

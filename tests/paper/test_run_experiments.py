@@ -214,13 +214,13 @@ def test_nothing_is_done_twice(measured: tuple[Workspace, list[Result]], no_work
     )
 
 
-def test_habits_and_places_do_not_count(
+def test_speed_and_places_do_not_count(
     measured: tuple[Workspace, list[Result]], no_work: None, clip_dir: Path, tmp_path: Path
 ) -> None:
     workspace, results = measured
     moved = shutil.copytree(clip_dir, tmp_path / "moved")
-    habits = ("data.workers=1", "optim.save_every=7", f"backbones.clip={moved}", "test.flip=false")
-    other = replace(workspace, config=workspace.settings(0, *habits), jobs=3, command="else")
+    idle = ("data.workers=1", "optim.save_every=7", f"backbones.clip={moved}", "test.flip=false")
+    other = replace(workspace, config=workspace.settings(0, *idle), jobs=3, command="else")
     assert run_experiments((CMPA_CAM,), other, seeds=2) == by_row(results)["CMPA CAM"]
 
 

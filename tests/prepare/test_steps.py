@@ -41,7 +41,7 @@ from ssrseg.prepare.archives import (
 from ssrseg.prepare.coco import prepare_coco
 from ssrseg.prepare.steps import Prepared
 from ssrseg.prepare.voc import prepare_voc
-from ssrseg.pseudo_masks import masks
+from ssrseg.pseudo_masks import make_masks
 from ssrseg.training import train
 
 NAMES = [f"2007_{i:06d}" for i in range(9)]
@@ -331,7 +331,7 @@ def test_training_and_masks_find_the_superpixels(
     assert all(max(map(int, shape[1:-1].split(", "))) <= 64 for shape in no_slic)
     data = open_labelled(tree, split="train_aug")
     train(data, tmp_path / "run", config, cache=tmp_path / "cache")
-    masks(data, tmp_path / "masks", config, cache=tmp_path / "cache")
+    make_masks(data, tmp_path / "masks", config, cache=tmp_path / "cache")
     assert len(no_slic) == 9
     prepare_voc(tree, config=config, superpixels=tmp_path / "cache")
     assert len(no_slic) == 9

@@ -62,8 +62,10 @@ def masks(*, setup: ModelSetup, out: Path, save_cams: bool = False) -> None:
     images = _open(setup)
     from ssrseg.pseudo_masks import make_masks
 
-    speed = {"cache": setup.cache, "device": setup.pick_device()}
-    result = make_masks(images, out, config, model=setup.model, save_cams=save_cams, **speed)
+    model, cache, device = setup.model, setup.cache, setup.pick_device()
+    result = make_masks(
+        images, out, config, model=model, save_cams=save_cams, cache=cache, device=device
+    )
     _echo_written(result)
     if result.absent:
         first = (f"{name} ({', '.join(words)})" for name, words in result.absent.items())

@@ -168,14 +168,18 @@ class TableSetup(Setup):
         cams = any(row.measure != "segmentation" for row in rows)
         decoders = any(row.measure == "segmentation" for row in rows)
         needed = ((self.train_split, trained), (self.seed_split, cams), (self.val_split, decoders))
-        data = [open_data(self.data, split) if wanted else None for split, wanted in needed]
+        train, seeds, val = (
+            open_data(self.data, split) if wanted else None for split, wanted in needed
+        )
         from ssrseg.paper.cam_seeds import ALPHAS
         from ssrseg.paper.experiments import Workspace
 
         return Workspace(
             self.out,
             config,
-            *data,
+            train=train,
+            seeds=seeds,
+            val=val,
             cache=self.cache,
             device=self.pick_device(),
             jobs=self.jobs,

@@ -11,7 +11,7 @@ import yaml
 
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.text import fault_report, read_lines, read_text
-from ssrseg.errors import LabelsError
+from ssrseg.errors import LabelsError, did_you_mean
 
 NO_CLASS = "none"
 """Label of an image that shows none of the classes; an empty label is taken for a slip."""
@@ -82,7 +82,7 @@ def class_faults(
 def check_classes(
     path: Path, named: list[tuple[int, str]], *, unit: str = "line"
 ) -> tuple[str, ...]:
-    """The names of a class list, if :func:`class_faults` finds nothing; LabelsError otherwise."""
+    """The names of a class list, if ``class_faults`` finds nothing; LabelsError otherwise."""
     if faults := class_faults(named, unit=unit):
         lines = [f"{unit} {number}: {text}" for number, text in faults]
         raise LabelsError(fault_report(path, lines))
@@ -150,6 +150,28 @@ def check_class_names(classes: Sequence[str]) -> tuple[str, ...]:
     if isinstance(classes, str):
         raise LabelsError(f'classes = "{classes}" is one text; give a list: ["{classes}"].')
     return check_classes(Path("classes"), list(enumerate(classes, 1)), unit="name")
+
+
+def label_indices(labels: Sequence[object] | str, classes: tuple[str, ...]) -> tuple[int, ...]:
+    """Indices of class names, each once; a single name may stand by itself.
+
+    Raises:
+        LabelsError: If there is none, or one is no class.
+    """
+    names = [labels] if isinstance(labels, str) else list(labels)
+    if not names:
+        raise LabelsError(
+            "labels is empty: name the classes that the image shows, or use segment(image), which"
+            " needs no labels."
+        )
+    for name in names:
+        if name not in classes:
+            known = ", ".join(classes[:8]) + (", ..." if classes[8:] else ".")
+            raise LabelsError(
+                f"{name!r} is no class of this model.{did_you_mean(str(name), classes)} It has"
+                f" {len(classes)}: {known}"
+            )
+    return tuple(classes.index(str(name)) for name in dict.fromkeys(names))
 
 
 def describe_labels(data: LabelledImages) -> list[str]:

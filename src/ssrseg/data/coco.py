@@ -133,7 +133,7 @@ def find_images(root: Path, split: str, names: Iterable[str]) -> dict[str, Path]
 
 
 def find_masks(folder: Path) -> dict[str, Path]:
-    """Masks below a folder (which need not exist) by :func:`image_key`, from listings alone."""
+    """Masks below a folder (which need not exist) by ``image_key``, from listings alone."""
     paths = sorted(folder.rglob("*.png"))
     return {image_key(path.stem): path for path in paths if not path.name.startswith(".")}
 
@@ -166,7 +166,7 @@ class ImageInstances:
 
 
 def instances_by_image(found: dict[str, Any]) -> Iterator[ImageInstances]:
-    """Annotated images of what :func:`read_instances` returns, by ascending file name."""
+    """Annotated images of what ``read_instances`` returns, by ascending file name."""
     ids = sorted(category["id"] for category in found["categories"])
     index = {category: number for number, category in enumerate(ids, 1)}
     grouped = defaultdict(list)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -50,12 +51,11 @@ class CropBatch:
     def split(self, size: int) -> Iterator[CropBatch]:
         """Micro-batches of at most ``size`` crops."""
         for start in range(0, len(self.image), size):
-            part = slice(start, start + size)
-            yield self._each(lambda tensor, part=part: tensor[part])
+            yield self._each(itemgetter(slice(start, start + size)))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> CropBatch:
-        tensors = (self.image, self.ids, self.valid, self.present)
-        return CropBatch(*map(change, tensors), self.n_ids)
+        image, ids, valid, present = map(change, (self.image, self.ids, self.valid, self.present))
+        return CropBatch(image, ids, valid, present, self.n_ids)
 
 
 def derive_seed(seed: int, number: int, stream: int) -> int:

@@ -55,7 +55,7 @@ def read_image(path: Path | str) -> UInt8[Tensor, "height width 3"]:
 def as_photo(image: object) -> UInt8[Tensor, "height width 3"]:
     """A photograph in any of the usual forms as RGB, 0 .. 255, in new memory.
 
-    A path is read by :func:`read_image`, and a PIL image is treated as its file would be. NumPy
+    A path is read by ``read_image``, and a PIL image is treated as its file would be. NumPy
     arrays and tensors are height x width x channels or channels x height x width, with 3 channels,
     4 (RGBA, laid on white) or 1; or height x width (grey). They hold uint8, or floats from 0 to 1,
     which are rounded to the nearest of the 256 levels. Nothing is guessed: other integers are

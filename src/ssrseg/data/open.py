@@ -85,7 +85,7 @@ def open_labelled(root: Path | str, *, split: str | None = None) -> LabelledImag
 def open_images(root: Path, *, split: str | None = None) -> dict[str, Path]:
     """Images by name of the sample, in the order of a list, for prediction: no labels are needed.
 
-    The folder is one that :func:`open_labelled` opens, or it has VOC's images and lists alone.
+    The folder is one that ``open_labelled`` opens, or it has VOC's images and lists alone.
 
     Raises:
         DataError: If there are no such images, or the split does not fit them.

@@ -49,7 +49,7 @@ class SuperpixelCache:
         if self.folder is None:
             return slic_labels(image, self.n_segments, self.compactness).int()
         path = self.path(image, name)
-        stored = _read(path, tuple(image.shape[:2]))
+        stored = _read(path, (image.shape[0], image.shape[1]))
         if stored is not None:
             return torch.from_numpy(stored.astype(np.int32))
         labels = slic_labels(image, self.n_segments, self.compactness)
@@ -75,7 +75,8 @@ class SuperpixelCache:
         if self.folder is None:
             raise ValueError("this SuperpixelCache has no folder, so it stores nothing")
         settings = (tuple(image.shape), self.n_segments, float(self.compactness))
-        key = hashlib.blake2b(repr((settings, skimage.__version__)).encode(), digest_size=8)
+        version = skimage.__version__  # type: ignore[attr-defined]  # its stub leaves it out
+        key = hashlib.blake2b(repr((settings, version)).encode(), digest_size=8)
         key.update(image.cpu().numpy().tobytes())
         return self.folder / f"{name}.{key.hexdigest()}.npy"
 

@@ -73,7 +73,7 @@ class Canvas:
         corners = (part.outline * self.side - (x0, y0)) * 2
         ImageDraw.Draw(stencil).polygon(corners.ravel().tolist(), fill=255)
         alpha = np.asarray(stencil.reduce(2), dtype=np.float32)[..., None] / 255
-        colour = np.asarray(part.colour, np.float32)
+        colour: np.ndarray = np.asarray(part.colour, np.float32)
         if part.texture:
             y, x = self.rng.integers(0, self.side, 2)  # a random part of the noise field
             field = _textures(self.side)[part.texture]

@@ -27,7 +27,7 @@ class Part(NamedTuple):
     Attributes:
         outline: Corners (x, y) in the unit box, y downwards.
         colour: RGB, 0 to 255.
-        texture: Name of a noise field of :mod:`ssrseg.demo.canvas`, or "" for a flat colour.
+        texture: Name of a noise field of ``ssrseg.demo.canvas``, or "" for a flat colour.
         strength: Standard deviation of the texture in grey levels.
         spots: Second colour, shown where the texture is above its mean (patches, stripes).
     """

@@ -55,7 +55,7 @@ def balance(
 
     Columns are brought to 1 as well, so that a patch that everybody looks at does not swallow the
     map. From CLIP-ES; the squaring that follows there is two steps of
-    :func:`ssrseg.method.sgc.corrected_cam`.
+    ``ssrseg.method.sgc.corrected_cam``.
 
     Args:
         attention: Non-negative.

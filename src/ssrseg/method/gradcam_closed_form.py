@@ -10,7 +10,7 @@ of a backward pass can therefore be shared between classes or collapses to sums:
   products of attention's backward is left.
 
 Per class this leaves 10 n·D² + 2 n²·D of autograd's 24 n·D² + 8 n²·D multiplications.
-:func:`ssrseg.method.cam.gradcam` is the literal form, and the test of this one.
+``ssrseg.method.cam.gradcam`` is the literal form, and the test of this one.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class BlockWeights:
 
 @dataclass(frozen=True)
 class BlockTrace:
-    """What the forward pass leaves for :func:`mean_gradient`; queries are those of patches only.
+    """What the forward pass leaves for ``mean_gradient``; queries are those of patches only.
 
     Attributes:
         patch_features: V, not normalised.
@@ -169,7 +169,7 @@ def mean_gradient(
 
     Args:
         weights: Those of the forward pass.
-        trace: From :func:`run_block`.
+        trace: From ``run_block``.
         cotangent: ∂p / ∂v, v being the mean of the patch features; one row per p.
     """
     patches = trace.post_unit.shape[1]
@@ -224,7 +224,7 @@ def gradcam_closed_form(
     present: Int[Tensor, "batch slots"],
     grid: tuple[int, int],
 ) -> Float[Tensor, "batch slots grid_h grid_w"]:
-    """:func:`ssrseg.method.cam.gradcam` with the block's gradient in closed form.
+    """``ssrseg.method.cam.gradcam`` with the block's gradient in closed form.
 
     Args:
         block: Weights of the last block.

@@ -73,7 +73,7 @@ def decoder_gate(
 
     Args:
         attention: A_l of each block, averaged over heads, without CLS.
-        decoder_affinity: A_dec, see :func:`feature_affinity`.
+        decoder_affinity: A_dec, see ``feature_affinity``.
     """
     on_patches = attention.sum((-2, -1), dtype=torch.float64)
     mean = on_patches.mean(1, keepdim=True)

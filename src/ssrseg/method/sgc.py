@@ -191,7 +191,7 @@ def target_patches(
         n_regions: K of Eq. 8.
         high: τ_hi.
         min_ratio: ρ.
-        ratio: See :func:`activation_ratio`.
+        ratio: See ``activation_ratio``.
         per_class: Targets for each class; else one set from the largest CAM of the image.
     """
     # r_k of every region, from CAMs at the size of the regions: (batch, slots, regions)
@@ -224,7 +224,7 @@ def correction_mask(
 ) -> Bool[Tensor, "batch slots patches patches"]:
     """Mask of Eq. 10, as the paper writes it: true in column j iff patch j is a target.
 
-    For figures and tests; :func:`corrected_cam` needs no patches x patches mask.
+    For figures and tests; ``corrected_cam`` needs no patches x patches mask.
     """
     return target[:, :, None, :].expand(-1, -1, target.shape[-1], -1)
 

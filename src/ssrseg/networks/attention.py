@@ -37,6 +37,7 @@ def _attend(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
         return attended, None
+    assert scaling is not None
     heads, total = [], None
     for head in range(query.shape[1]):  # one tokens x tokens map alive at a time
         logits = query[:, head] @ key[:, head].mT * scaling

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.activations import QuickGELUActivation
@@ -130,7 +130,7 @@ class FrozenCLIP(Frozen):
         return clip
 
     @property
-    def _blocks(self) -> nn.ModuleList:
+    def _blocks(self) -> Any:  # the library's blocks: their parts have no types
         return self.model.vision_model.encoder.layers
 
     @property
@@ -181,7 +181,7 @@ class FrozenCLIP(Frozen):
             pixels: Normalised by ``PIXEL_MEAN`` and ``PIXEL_STD``; sides at least one patch (what
                 exceeds a whole number of patches is cut off at the right and bottom).
             attention_layers: Blocks whose attention is wanted: ``-8`` for the last eight, or
-                0-based indices. That of the last block comes from :meth:`attention`.
+                0-based indices. That of the last block comes from ``attention``.
         """
         vision = self.model.vision_model
         layers: tuple[int, ...] = ()
@@ -213,7 +213,7 @@ class FrozenCLIP(Frozen):
         """Last block, final LayerNorm and projection: the patch features V, not normalised.
 
         Their mean over patches is the image feature v. Differentiable in ``normed``, the output of
-        :meth:`last_norm`.
+        ``last_norm``.
         """
         block, vision = self._blocks[-1], self.model.vision_model
         attended, _ = block.self_attn(hidden_states=normed, attention_mask=None)
@@ -251,7 +251,7 @@ class FrozenCLIP(Frozen):
         )
 
     def trace_last_block(self, features: ClipFeatures) -> BlockTrace:
-        """:meth:`last_block` with all that GradCAM's closed form needs."""
+        """``last_block`` with all that GradCAM's closed form needs."""
         return run_last_block(
             self.last_block_weights, features.tokens[-1], self.last_norm(features)
         )
@@ -259,11 +259,11 @@ class FrozenCLIP(Frozen):
     def attention(
         self, features: ClipFeatures, trace: BlockTrace
     ) -> tuple[Float[Tensor, "batch patches patches"], ...]:
-        """Attention of every block that :meth:`encode` was asked for, averaged over heads.
+        """Attention of every block that ``encode`` was asked for, averaged over heads.
 
         Args:
-            features: From :meth:`encode`.
-            trace: The last block's, from :meth:`trace_last_block`.
+            features: From ``encode``.
+            trace: The last block's, from ``trace_last_block``.
         """
         if self.depth - 1 not in features.layers:
             return features.attention
@@ -274,7 +274,7 @@ class FrozenCLIP(Frozen):
         """Unit-norm features of texts, in their order; computed once.
 
         Raises:
-            ValueError: For texts that :meth:`load` was not given, if it let the tower go.
+            ValueError: For texts that ``load`` was not given, if it let the tower go.
         """
         device = self.device
         if not texts:

@@ -1,4 +1,4 @@
-"""The trained decoder: tokens of all CLIP blocks but the last -> class logits (spec §9)."""
+"""The trained decoder: tokens of all CLIP blocks but the last -> class logits."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Decoder(nn.Module):
     def segment(
         self, fused: Float[Tensor, "batch patches width"], grid: tuple[int, int]
     ) -> Float[Tensor, "batch classes grid_h grid_w"]:
-        """Logits on the patch grid from what :meth:`fusion` hands out."""
+        """Logits on the patch grid from what ``fusion`` hands out."""
         for layer in self.layers:
             fused = layer(fused)
         logits: Tensor = self.classify(fused)

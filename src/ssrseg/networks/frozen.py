@@ -25,7 +25,7 @@ Precision = Literal["fp32", "bf16"]
 
 
 class Frozen(nn.Module):
-    """A module that cannot be trained; :meth:`train` leaves it in eval mode."""
+    """A module that cannot be trained; ``train`` leaves it in eval mode."""
 
     precision: Precision = "fp32"
 
@@ -35,7 +35,7 @@ class Frozen(nn.Module):
         return self.eval()
 
     def keep(self, blocks: Iterable[nn.Module], precision: Precision) -> None:
-        """Choose the arithmetic of some blocks; it holds inside :meth:`reduced`.
+        """Choose the arithmetic of some blocks; it holds inside ``reduced``.
 
         In bf16 the weights of linear layers are converted once, where autocast alone would convert
         them in every forward pass (frozen weights are not cached); the numbers are the same. The
@@ -49,7 +49,7 @@ class Frozen(nn.Module):
                         module.to(torch.bfloat16)
 
     def reduced(self, device: torch.device) -> torch.autocast:
-        """The context in which blocks given to :meth:`keep` run."""
+        """The context in which blocks given to ``keep`` run."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def train(self, mode: bool = True) -> Frozen:

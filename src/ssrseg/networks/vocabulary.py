@@ -1,4 +1,4 @@
-"""The texts that CLIP compares an image with: class names, synonyms, background words (spec §4)."""
+"""The texts that CLIP compares an image with: class names, synonyms, background words."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def combinations(variations: Sequence[str]) -> list[tuple[str, ...]]:
 def ablation_rows(
     variations: Sequence[str], config: Config, measure: Measure
 ) -> tuple[Experiment, ...]:
-    """An experiment for every one of :func:`combinations`; each trains only what it changes."""
+    """An experiment for every one of ``combinations``; each trains only what it changes."""
     return tuple(_row(each, config, measure) for each in combinations(variations))
 
 

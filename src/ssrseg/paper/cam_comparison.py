@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
@@ -61,7 +62,7 @@ class CamComparison:
     errors: dict[str, ErrorKinds]
 
 
-def prior_config(config: Config, mask: str = "box") -> Config:
+def prior_config(config: Config, mask: Literal["box", "none"] = "box") -> Config:
     """The same settings with CLIP's own CAM along CLIP's attention: CLIP-ES, WeCLIP before its RFM.
 
     Args:

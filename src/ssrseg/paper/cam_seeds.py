@@ -84,7 +84,7 @@ def score_seeds(
         models: By name, all with the same encoders and ``data``.
         data: Images with labels and true masks; the masks are opened here, for scoring only.
         superpixels: Where superpixels are kept.
-        alphas: Exponents to try; None = :func:`exponents`.
+        alphas: Exponents to try; None = ``exponents``.
         keep: Folder of counts so far, from which a stopped call goes on; the names of
             ``models`` have to stand for their settings and for the images.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -33,7 +34,7 @@ from ssrseg.paper.separation import Separation
 try:
     import matplotlib
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 except ImportError as error:  # an optional package
@@ -215,12 +216,12 @@ def tsne_figure(
 def draw_plane(axes: Axes, plane: Plane, names: tuple[str, ...]) -> None:
     """Points in the colours of their classes, stars for texts, names where a class lies."""
     for colour, index, text in zip(COLOURS, plane.shown, plane.text, strict=False):
-        own = plane.image[plane.classes == index]
+        own, name = plane.image[plane.classes == index], names[index]
+        x, y = own.T
+        axes.scatter(x, y, s=7, color=colour, alpha=0.75, linewidths=0, zorder=2, label=name)
+        x, y = text
         axes.scatter(
-            *own.T, s=7, color=colour, alpha=0.75, linewidths=0, zorder=2, label=names[index]
-        )
-        axes.scatter(
-            *text, s=63, color=colour, marker="*", edgecolors="black", linewidths=0.6, zorder=4
+            x, y, s=63, color=colour, marker="*", edgecolors="black", linewidths=0.6, zorder=4
         )
     axes.margins(0.05)
     _name_classes(axes, plane, names)
@@ -231,7 +232,7 @@ def draw_plane(axes: Axes, plane: Plane, names: tuple[str, ...]) -> None:
 def _name_classes(axes: Axes, plane: Plane, names: tuple[str, ...]) -> None:
     """A class's name at the median of its points, moved up or down where another stands there."""
     frame = axes.get_window_extent()
-    wide, tall = frame.size / axes.figure.dpi
+    wide, tall = frame.width / axes.figure.dpi, frame.height / axes.figure.dpi
     taken: list[tuple[float, float, float]] = []  # centre and half a width
     for index in plane.shown:
         middle = np.median(plane.image[plane.classes == index], axis=0)
@@ -453,7 +454,12 @@ def add_picture(figure: Figure, place: Place, picture: Picture, label: str) -> N
 def add_key(figure: Figure, entries: Sequence[tuple[str, Colour]], bottom: float = 0.0) -> None:
     """Colours and their names in the footer, as wide as the figure allows."""
     handles = [
-        Patch(facecolor=np.array(colour) / 255, edgecolor="0.4", linewidth=0.4, label=name)
+        Patch(
+            facecolor="#{:02x}{:02x}{:02x}".format(*colour),
+            edgecolor="0.4",
+            linewidth=0.4,
+            label=name,
+        )
         for name, colour in entries
     ]
     wide, tall = figure.get_size_inches()
@@ -473,7 +479,7 @@ def key_columns(entries: Sequence[tuple[str, Colour]], width: float) -> int:
 
 
 def key_height(entries: Sequence[tuple[str, Colour]], width: float) -> float:
-    """Room that :func:`add_key` needs in a figure of that width."""
+    """Room that ``add_key`` needs in a figure of that width."""
     return LINE * 1.25 * -(-len(entries) // key_columns(entries, width)) + MARGIN
 
 
@@ -491,7 +497,7 @@ def add_note(figure: Figure, text: str) -> None:
     write(figure, SIDE + MARGIN, MARGIN, text, va="bottom", ha="left")
 
 
-def write(figure: Figure, x: float, y: float, text: str, **style: object) -> None:
+def write(figure: Figure, x: float, y: float, text: str, **style: Any) -> None:
     """Text at a place; names of images and classes are not read as formulas."""
     wide, tall = figure.get_size_inches()
     style = {"size": SMALL, "ha": "center", "va": "center", "linespacing": 1.15, **style}
@@ -508,7 +514,7 @@ def check_suffix(path: Path) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write the figure as its suffix says (:data:`SUFFIXES`); the same one gives the same bytes."""
+    """Write the figure as its suffix says (``SUFFIXES``); the same one gives the same bytes."""
     dates: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     with atomic_write(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "ssrseg"}):
         figure.savefig(temporary, metadata=dates.get(path.suffix.lower()))

@@ -1,8 +1,8 @@
 """Named measurements in a folder: what they are, and what of them is there already.
 
-A workspace holds ``runs/`` (folders of :func:`ssrseg.train`, shared between measurements),
+A workspace holds ``runs/`` (folders of ``ssrseg.train``, shared between measurements),
 ``predictions/`` and ``results/``, one JSON file per measurement with everything behind its figures.
-A result is found again by what decides it (:mod:`ssrseg.paper.provenance`), not by its name.
+A result is found again by what decides it (``ssrseg.paper.provenance``), not by its name.
 """
 
 from __future__ import annotations

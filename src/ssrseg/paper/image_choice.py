@@ -129,7 +129,7 @@ def first_of_several(data: LabelledImages) -> ImageChoice:
 
 
 def named_with_truth(data: LabelledImages, wanted: str) -> ImageChoice:
-    """The first image of :func:`named`, which must have a true mask."""
+    """The first image of ``named``, which must have a true mask."""
     choice = named(data, wanted)
     if choice.shown[0].sample.truth is None:
         raise _without_truth(f"--images: {choice.names[0]} of {data.root} is no image that")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
 
 import yaml
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 Cells = tuple[float | str | None, ...]
+_STRICT = ConfigDict(extra="forbid")  # a misspelt key of the file is an error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class PaperRow:
     """A row of a table.
 
@@ -32,7 +33,7 @@ class PaperRow:
     kind: Literal["method", "control"] = "method"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class PaperTable:
     """A table of the paper.
 

@@ -69,7 +69,7 @@ class Results:
         return "-" if found is None else spread(found.values, digits)
 
     def text(self, row: str, what: str) -> str:
-        """A cell: a figure of :data:`MEASURES`, or ``confusion``, ``alpha``, ``seeds``, ..."""
+        """A cell: a figure of ``MEASURES``, or ``confusion``, ``alpha``, ``seeds``, ..."""
         special = {
             "confusion": self.confusion,
             "alpha": self.alpha,

@@ -108,7 +108,7 @@ LOSSES = tuple(row for name, each in LOSS_TRAININGS.items() for row in by_readou
 UNTRAINED = by_readout("untrained projector", CMPA, "untrained")
 TEMPERATURE = by_readout("CLIP at CMPA's temperature", CMPA, "temperature")
 CLIP_READ = by_readout("CLIP", None, "clip")[1:]
-"""Frozen CLIP by the read-outs of CMPA; by GradCAM it is :data:`CLIP_CAM`."""
+"""Frozen CLIP by the read-outs of CMPA; by GradCAM it is ``CLIP_CAM``."""
 
 DECODER = Experiment("decoder", training=SSR, measure="segmentation")
 DECODER_CRF = Experiment("decoder + CRF", training=SSR, measure="segmentation", crf=True)

@@ -71,7 +71,7 @@ def run_experiments(
 def missing_tasks(
     rows: Sequence[Experiment], workspace: Workspace, *, seeds: int = 1
 ) -> list[Task]:
-    """What :func:`run_experiments` would have to do."""
+    """What ``run_experiments`` would have to do."""
     there = _results(workspace)
     return [task for task in tasks(rows, workspace, seeds) if task.key not in there]
 
@@ -124,7 +124,7 @@ def _workers(jobs: int) -> Iterator[Callable[[Iterable[Call]], None]]:
     with ProcessPoolExecutor(jobs, get_context("spawn"), _quiet_worker, (threads,)) as pool:
 
         def beside(calls: Iterable[Call]) -> None:
-            for each in [pool.submit(*call) for call in calls]:
+            for each in [pool.submit(work, *arguments) for work, *arguments in calls]:
                 each.result()
 
         yield beside

@@ -84,7 +84,7 @@ def _cells(
 
     Sources: ``paper``: the row's next printed figure; ``server``: ours is known to a server only;
     ``coco``: our mIoU there; ``share``: our mIoU in % of full supervision; a read-out: mIoU of the
-    row's measurement by it; else what :meth:`Results.text` knows.
+    row's measurement by it; else what ``Results.text`` knows.
     """
     printed = iter(row.cells)
     for source in sources:

@@ -63,7 +63,7 @@ def prepare_coco(
 
     Makes the tables of image-level labels, and the true masks where there are none. The lists
     published for this task are the images with at least one instance; they are derived. The
-    arguments are those of :func:`ssrseg.prepare.voc.prepare_voc`; ``split`` is ``train``, ``val``
+    arguments are those of ``ssrseg.prepare.voc.prepare_voc``; ``split`` is ``train``, ``val``
     or a list of one's own, None = both.
 
     Raises:

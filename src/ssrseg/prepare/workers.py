@@ -29,7 +29,7 @@ def run_all(
     total: int,
     done: int = 0,
 ) -> None:
-    """Call :func:`in_processes` to the end and show progress, with the names it returns."""
+    """Call ``in_processes`` to the end and show progress, with the names it returns."""
     with steps(title, total, done=done) as counter:
         for name in in_processes(function, items, workers):
             counter.advance(name)
