@@ -211,7 +211,7 @@ def test_two_images_of_one_name(run: Path, tree: Path, tmp_path: Path) -> None:
 
 
 def test_faults(run: Path, tree: Path, tmp_path: Path, dino_dir: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"without model\.safetensors"):
         predict(tree / "JPEGImages", tmp_path / "out", tree)
     with pytest.raises(DataError, match="does not exist"):
         predict(tmp_path / "absent", tmp_path / "out", run)

@@ -56,5 +56,5 @@ def test_a_path_as_somebody_gave_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for empty in ("", "  "):
         with pytest.raises(DataError, match=r"^the path of an image is empty"):
             user_path(empty, "an image")
-    with pytest.raises(CheckpointError, match=r"a model is text or a pathlib\.Path, not None"):
+    with pytest.raises(CheckpointError, match=r"a model is None, but text or a pathlib\.Path"):
         user_path(None, "a model", CheckpointError)

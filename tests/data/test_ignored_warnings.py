@@ -10,7 +10,7 @@ from ssrseg.data.ignored_warnings import IgnoredWarnings
 
 
 def test_warnings_are_ignored_inside_and_nowhere_else() -> None:
-    quiet = IgnoredWarnings((DeprecationWarning, ""), (Warning, r"test_\w+$"))
+    quiet = IgnoredWarnings((DeprecationWarning, ""), (Warning, __name__))
     before = list(warnings.filters)
     with quiet:
         warnings.warn("old", DeprecationWarning, stacklevel=1)

@@ -23,7 +23,7 @@ def user_path(path: object, what: str, error: type[SSRError] = DataError) -> Pat
         SSRError: ``error``, if it is empty, or no path at all; ``what`` says of what it should be.
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise error(f"the path of {what} is text or a pathlib.Path, not {path!r}. Give it as such.")
+        raise error(f"the path of {what} is {path!r}, but text or a pathlib.Path is expected.")
     if not str(path).strip():
         raise error(f'the path of {what} is empty (""). Name a file or a folder.')
     return Path(os.path.expanduser(path))
