@@ -144,7 +144,6 @@ class ClipObjective(Objective):
     fused = True
 
     def __init__(self, recipe: ClipRecipe, source: CaptionSource) -> None:
-        """Keep the recipe and where windows and captions come from."""
         self.recipe, self.source, self.pictures = recipe, source, source.name
         self.tokenizer = source.tokenizer()
 

@@ -228,7 +228,6 @@ class DinoObjective(Objective):
     folder, processor, mean, std = "dino", "ViTImageProcessor", PIXEL_MEAN, PIXEL_STD
 
     def __init__(self, recipe: DinoRecipe, source: PictureSource) -> None:
-        """Keep the recipe and where the pictures come from."""
         self.recipe, self.source, self.pictures = recipe, source, source.name
 
     def build_model(self) -> nn.ModuleDict:
@@ -248,9 +247,8 @@ class DinoObjective(Objective):
             add_pooling_layer=False,
         )
         with torch.no_grad():
-            encoder.embeddings.position_embeddings.copy_(
-                sincos_positions(recipe.grid, recipe.width)
-            )
+            start = sincos_positions(recipe.grid, recipe.width)
+            encoder.embeddings.position_embeddings.copy_(start)
         decoder = nn.Linear(recipe.width, 3 * recipe.patch**2)
         return nn.ModuleDict({"encoder": encoder, "decoder": decoder})
 

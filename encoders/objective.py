@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ssrseg.data.files import atomic_write
+from ssrseg.data.files import atomic_write, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,5 +116,5 @@ class Objective(ABC):
             "size": {"height": self.recipe.side, "width": self.recipe.side},
         }
         for name, content in (("config", config), ("preprocessor_config", processor)):
-            with atomic_write(folder / f"{name}.json") as temporary:
-                temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+            text = json.dumps(content, indent=2, sort_keys=True)
+            write_text(folder / f"{name}.json", f"{text}\n")

@@ -65,9 +65,7 @@ class View(NamedTuple):
 def open_photos(folders: Sequence[str]) -> tuple[Photo, ...]:
     """Read photographs and their labels; masks beside them are left alone.
 
-    Args:
-        folders: Each a data folder as ``ssrseg.data.open.open_labelled`` takes it, with
-            ``:split`` behind it for a part.
+    A folder is one that ``ssrseg.data.open.open_labelled`` takes, ``:split`` behind it for a part.
     """
     photos = []
     for folder in folders:
@@ -107,7 +105,6 @@ class PhotoPictures:
     """Square parts of photographs for DINO; implements ``encoders.dino.PictureSource``."""
 
     def __init__(self, photos: Sequence[Photo], recipe: DinoRecipe) -> None:
-        """Keep the photographs."""
         self.name = fingerprint(photos)
         self._photos, self._side = photos, recipe.side
 

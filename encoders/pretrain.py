@@ -113,8 +113,6 @@ def pretrain(
     """Pretrain; write ``checkpoint.pt``, ``log.csv`` and the averaged model to ``out``.
 
     Args:
-        objective: What is trained on what.
-        out: Folder for the three.
         resume: Go on from ``out/checkpoint.pt`` if it is there.
         every: Steps between two lines of the log, each with an export and a checkpoint; None =
             the recipe's.

@@ -138,7 +138,9 @@ def test_a_folder_an_image_and_a_list(run: Path, tree: Path, tmp_path: Path) -> 
     predict(tmp_path / "in" / "a.jpg", tmp_path / "single", run)
     single = tmp_path / "single" / "masks" / "a.png"
     assert single.read_bytes() == (masks / "a.png").read_bytes()
-    assert predict(photos[:2], tmp_path / "listed", run).written == 2
+    apart = [photos[2], tmp_path / "in" / "a.jpg"]
+    assert predict(apart, tmp_path / "listed", run).written == 2
+    assert (tmp_path / "listed" / "masks" / "a.png").read_bytes() == single.read_bytes()
     with Image.open(single) as mask, Image.open(photos[0]) as photo:
         assert (mask.mode, mask.size) == ("P", photo.size)
 
@@ -213,6 +215,8 @@ def test_faults(run: Path, tree: Path, tmp_path: Path, dino_dir: Path) -> None:
         predict(tree / "JPEGImages", tmp_path / "out", tree)
     with pytest.raises(DataError, match="does not exist"):
         predict(tmp_path / "absent", tmp_path / "out", run)
+    with pytest.raises(DataError, match="the list is empty"):
+        predict([], tmp_path / "out", run)
     with pytest.raises(BackboneError, match="is not a clip"):
         predict(tree / "JPEGImages", tmp_path / "out", run, clip=str(dino_dir))
     other = tiny_clip(tmp_path / "wide", width=128)

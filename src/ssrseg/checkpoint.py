@@ -46,12 +46,8 @@ class Checkpoint:
 
     def part(self, name: str) -> dict[str, Tensor]:
         """The tensors of one owner, without its name; empty if there are none."""
-        prefix = name + "."
-        return {
-            key.removeprefix(prefix): tensor
-            for key, tensor in self.tensors.items()
-            if key.startswith(prefix)
-        }
+        found = ((key.partition("."), tensor) for key, tensor in self.tensors.items())
+        return {rest: tensor for (owner, _, rest), tensor in found if owner == name}
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -60,16 +56,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: If the file cannot be written.
     """
-    header = {
-        "format": "ssrseg-1",
-        "version": version("ssrseg"),
-        "config": checkpoint.config.to_dict(),
-        "classes": checkpoint.classes,
-        "texts": checkpoint.texts,
-        "data": checkpoint.data,
-        "iteration": checkpoint.iteration,
-        "supervision": checkpoint.supervision,
-    }
+    names = ("classes", "texts", "data", "iteration", "supervision")
+    header = {name: getattr(checkpoint, name) for name in names}
+    header |= {
+        "config": checkpoint.config.to_dict(), "format": "ssrseg-1", "version": version("ssrseg"),
+    }  # fmt: skip
     tensors = {key: value.detach().cpu().contiguous() for key, value in checkpoint.tensors.items()}
     try:
         with atomic_write(path) as temporary:
@@ -98,24 +89,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safe_open(file, framework="pt") as reader:
             header = json.loads((reader.metadata() or {})["ssrseg"])
             tensors = {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118
-        return Checkpoint(
-            tensors,
-            load_config(base=header["config"]),
-            tuple(header["classes"]),
-            tuple(header["texts"]),
-            header["data"],
-            header["iteration"],
-            header["supervision"],
-        )
+        config = load_config(base=header["config"])
+        classes, texts = tuple(header["classes"]), tuple(header["texts"])
+        plain = (header[key] for key in ("data", "iteration", "supervision"))
+        return Checkpoint(tensors, config, classes, texts, *plain)
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(
             f"{file} is not a checkpoint of ssrseg, or it is damaged ({type(error).__name__}:"
             f" {error}). Train again, or copy it anew."
         ) from error
     except ConfigError as error:
-        raise CheckpointError(
-            f"{file} was written by another version of ssrseg: {error}"
-        ) from error
+        raise CheckpointError(f"{file} is of another version of ssrseg: {error}") from error
 
 
 def model_digest(path: Path) -> str:
@@ -151,9 +135,8 @@ def load_part(module: nn.Module, checkpoint: Checkpoint, name: str, origin: Path
 def data_digest(data: LabelledImages, *, truth: bool = False) -> str:
     """A name for images and their labels: another one if an image or a label changes.
 
-    Args:
-        data: Images; of each the name, the labels and the size of the file count.
-        truth: The true masks count as well, by their contents.
+    Of an image the name, the labels and the size of the file count; with ``truth`` the true masks
+    as well, by their contents.
     """
     rows = []
     for sample in data.samples:
@@ -201,10 +184,7 @@ def check_classes(found: tuple[str, ...], expected: tuple[str, ...], path: Path)
 def check_same_run(earlier: Checkpoint, now: Checkpoint, path: Path) -> None:
     """Raise CheckpointError unless a run may go on from a checkpoint: the same in all but speed.
 
-    Args:
-        earlier: What the file holds.
-        now: What would be written; its tensors and iteration do not count.
-        path: The file, for the message.
+    ``now`` is what would be written; its tensors and iteration do not count.
     """
     check_classes(earlier.classes, now.classes, path)
     old, new = earlier.config.to_dict(), now.config.to_dict()

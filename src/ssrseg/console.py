@@ -64,13 +64,9 @@ class Steps:
             return
         self._told = spent
         left = spent / (task.completed - self._first) * ((task.total or 0) - task.completed)
-        text = f"{task.description} {task.completed:.0f}/{task.total:.0f}, {_clock(spent)} spent,"
-        text += f" {_clock(left)} left {note}"
-        self.bar.console.print(text.rstrip(), soft_wrap=True)
-
-
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+        spent_text, left_text = (timedelta(seconds=round(each)) for each in (spent, left))
+        text = f"{task.description} {task.completed:.0f}/{task.total:.0f}, {spent_text} spent,"
+        self.bar.console.print(f"{text} {left_text} left {note}".rstrip(), soft_wrap=True)
 
 
 @contextmanager
@@ -78,8 +74,6 @@ def steps(title: str, total: int, *, done: int = 0, every: float = 15.0) -> Iter
     """Show progress on standard error.
 
     Args:
-        title: What is being done.
-        total: All steps.
         done: Steps of an earlier run; the time left is estimated without them.
         every: Seconds between lines where standard error is not a terminal.
     """
@@ -99,13 +93,7 @@ def track(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, numbers: bool = False
 ) -> None:
-    """Print a table on standard output.
-
-    Args:
-        columns: Titles; none are shown if there are none.
-        rows: Cells.
-        numbers: Whether all columns but the first hold numbers, which stand to the right.
-    """
+    """Print a table on standard output; ``numbers`` puts all columns but the first to the right."""
     console = _console()
     if not console.is_terminal:  # one row a line, for grep
         console = _console(width=10_000)

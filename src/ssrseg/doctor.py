@@ -22,12 +22,16 @@ PACKAGES = ("torch", "transformers", "safetensors", "numpy", "scipy", "scikit-im
 
 def examine(config: Config) -> list[CheckResult]:
     """Look at this machine with the settings of a run, whose encoders are loaded."""
+    device = f"cpu, {torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+        device = f"cuda: {torch.cuda.get_device_name(0)}, {memory:.0f} GB"
     return [
         _package("ssrseg"),
         CheckResult("python", platform.python_version()),
         *map(_package, PACKAGES),
         _torchvision(),
-        _device(),
+        CheckResult("device", device),
         CheckResult("free disk here", f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GB"),
         *_encoders(config),
     ]
@@ -48,20 +52,9 @@ def _torchvision() -> CheckResult:
     except PackageNotFoundError:
         return CheckResult("torchvision", "not installed (not needed)")
     except (ImportError, RuntimeError) as error:
-        return CheckResult(
-            "torchvision",
-            f"{found} fails at import ({error})",
-            "It breaks transformers. pip uninstall torchvision, or install the one made for your"
-            " torch.",
-        )
+        cure = "It breaks transformers. pip uninstall torchvision, or install that of your torch."
+        return CheckResult("torchvision", f"{found} fails at import ({error})", cure)
     return CheckResult("torchvision", found)
-
-
-def _device() -> CheckResult:
-    if torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-        return CheckResult("device", f"cuda: {torch.cuda.get_device_name(0)}, {memory:.0f} GB")
-    return CheckResult("device", f"cpu, {torch.get_num_threads()} threads")
 
 
 def _encoders(config: Config) -> list[CheckResult]:

@@ -39,14 +39,6 @@ class PackageError(SSRError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A suggestion to append to a message.
-
-    Args:
-        word: What the user wrote.
-        known: What would have been accepted.
-
-    Returns:
-        ``' Did you mean "dog"?'`` with a leading blank, or the empty string if nothing is near.
-    """
+    """``' Did you mean "dog"?'``, to append to a message; empty if nothing known is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f' Did you mean "{near[0]}"?' if near else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ssrseg.console import track
-from ssrseg.data.files import atomic_write
+from ssrseg.data.files import write_json
 from ssrseg.data.images import check_class_ids, read_truth
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.text import read_lines
@@ -47,7 +46,7 @@ def evaluate(predictions: Path, data: LabelledImages) -> Evaluation:
     Args:
         predictions: Folder written by ``masks`` or ``predict``, or any folder of indexed PNGs
             named like the images.
-        data: Images with true masks; those without are left out.
+        data: Images without a true mask are left out.
 
     Raises:
         DataError: If masks are missing, of another size, of other classes, or hold unknown ids.
@@ -68,9 +67,9 @@ def evaluate(predictions: Path, data: LabelledImages) -> Evaluation:
             f" {missing[0]}.png). Finish the run that writes them, or name the --split they are of."
         )
     _same_classes(predictions / "classes.txt", data.classes)
-    n_classes = len(data.classes) + 1
-    matrix = torch.zeros(n_classes, n_classes, dtype=torch.long)
-    images = torch.zeros(n_classes, dtype=torch.long)
+    classes = ("background", *data.classes)
+    matrix = torch.zeros(len(classes), len(classes), dtype=torch.long)
+    images = torch.zeros(len(classes), dtype=torch.long)
     open_pixels = all_pixels = 0
     for sample, truth_path in track(known, "Scoring", len(known)):
         file = folder / f"{sample.name}.png"
@@ -85,15 +84,9 @@ def evaluate(predictions: Path, data: LabelledImages) -> Evaluation:
         scored, decided = truth != IGNORE, found != IGNORE
         all_pixels += int(scored.sum())
         open_pixels += int((scored & ~decided).sum())
-        matrix += confusion_matrix(found[decided], truth[decided], n_classes)
+        matrix += confusion_matrix(found[decided], truth[decided], len(classes))
         images[truth[scored].unique().long()] += 1
-    return Evaluation(
-        scores(matrix),
-        ("background", *data.classes),
-        images,
-        matrix,
-        open_pixels / max(all_pixels, 1),
-    )
+    return Evaluation(scores(matrix), classes, images, matrix, open_pixels / max(all_pixels, 1))
 
 
 def _same_classes(listed: Path, classes: tuple[str, ...]) -> None:
@@ -117,43 +110,31 @@ def save_evaluation(result: Evaluation, path: Path) -> None:
         "undecided": result.undecided,
         "classes": class_figures(result.scores, result.classes, result.images),
     }
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    write_json(path, table)
 
 
 def mean_figures(found: Scores) -> dict[str, float | None]:
     """The four measures, ready for JSON; None = not defined."""
-    return {
-        "miou": found.miou,
-        "precision": found.precision,
-        "recall": found.recall,
-        "confusion_ratio": None if math.isnan(found.confusion_ratio) else found.confusion_ratio,
-    }
+    names = ("miou", "precision", "recall", "confusion_ratio")
+    return {name: _defined(getattr(found, name)) for name in names}
 
 
 def class_figures(
     found: Scores, classes: tuple[str, ...], images: Int[Tensor, " classes"]
 ) -> dict[str, dict[str, float | int | None]]:
-    """Measures and number of images by class, ready for JSON.
-
-    Args:
-        found: Scores.
-        classes: Background first.
-        images: Images that show each class.
-    """
+    """Measures by class, background first, and number of images that show it, ready for JSON."""
     columns = {
+        "images": images,
         "iou": found.iou,
         "precision": found.class_precision,
         "recall": found.class_recall,
         "confusion_ratio": found.class_confusion_ratio,
     }
     return {
-        name: {
-            "images": int(images[index]),
-            **{
-                key: None if values[index].isnan() else float(values[index])
-                for key, values in columns.items()
-            },
-        }
+        name: {key: _defined(values[index].item()) for key, values in columns.items()}
         for index, name in enumerate(classes)
     }
+
+
+def _defined(value: float | int) -> float | int | None:
+    return None if math.isnan(value) else value

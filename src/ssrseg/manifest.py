@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -33,23 +33,20 @@ class Manifest:
         if path.is_file():
             with path.open(newline="", encoding="utf-8-sig") as file:  # Excel adds a mark
                 reader = csv.DictReader(file)
-                self._check(reader.fieldnames or ())
+                found = reader.fieldnames or ()
+                if not set(COLUMNS) <= set(found):
+                    raise DataError(
+                        f'{path} is not as ssrseg writes it: it begins with "{",".join(found)}"'
+                        f' instead of "{",".join(COLUMNS)}" (a spreadsheet may have saved it with'
+                        " other separators). Without it the masks beside it would be made anew,"
+                        " corrections by hand included. Mend it, or delete it if they may."
+                    )
                 for row in reader:
-                    values = {column: row.get(column) for column in COLUMNS}
-                    whole = {key: value for key, value in values.items() if value is not None}
+                    values = {column: row[column] for column in COLUMNS}
                     # a line cut short by a kill is made again
-                    if len(whole) == len(COLUMNS) and whole["mask"] == _mask(whole["name"]):
-                        self._rows[whole["name"]] = whole
+                    if None not in values.values() and values["mask"] == _mask(values["name"]):
+                        self._rows[values["name"]] = values
         self.write()
-
-    def _check(self, columns: Sequence[str]) -> None:
-        if not set(COLUMNS) <= set(columns):
-            raise DataError(
-                f'{self.path} is not as ssrseg writes it: it begins with "{",".join(columns)}"'
-                f' instead of "{",".join(COLUMNS)}" (a spreadsheet may have saved it with other'
-                " separators). Without it the masks beside it would be made anew, corrections by"
-                " hand included. Mend it, or delete it if they may."
-            )
 
     def write(self) -> None:
         """Write the table anew, a line per mask."""

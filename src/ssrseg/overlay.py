@@ -9,6 +9,12 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from scipy import ndimage
 
+Rgb = UInt8[np.ndarray, "height width 3"]
+Ids = UInt8[np.ndarray, "height width"]
+Map = Float[np.ndarray, "height width"]
+Region = Bool[np.ndarray, "height width"]
+Palette = UInt8[np.ndarray, "colours 3"]
+
 IGNORE = 255
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 HATCH_PERIOD = 8
@@ -18,10 +24,7 @@ ERROR_COLOURS = {
     "hit": (0, 158, 115), "other class": (213, 94, 0),
     "background": (240, 228, 66), "missed": (86, 180, 233),
 }  # fmt: skip
-"""Four colours that colour-blind people can tell apart.
-
-Source: M. Okabe and K. Ito, Color Universal Design.
-"""
+"""Four that colour-blind people can tell apart (M. Okabe and K. Ito, Color Universal Design)."""
 
 
 @cache
@@ -53,7 +56,7 @@ def line_width(shape: tuple[int, ...]) -> int:
     return max(1, round(min(shape[:2]) / 160))
 
 
-def heat(values: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
+def heat(values: Map) -> Rgb:
     """Colour of each value: black 0, purple, red, orange, pale yellow 1 (inferno).
 
     Lightness rises all the way, so a map also reads in grey.
@@ -68,11 +71,7 @@ def heat(values: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height
     return _to_bytes(255 * colormaps["inferno"](values)[..., :3])
 
 
-def heat_overlay(
-    image: UInt8[np.ndarray, "height width 3"],
-    values: Float[np.ndarray, "height width"],
-    strength: float = 0.5,
-) -> UInt8[np.ndarray, "height width 3"]:
+def heat_overlay(image: Rgb, values: Map, strength: float = 0.5) -> Rgb:
     """Mix the grey photograph with the colours of ``values``: strength 0 = grey, 1 = colours.
 
     Grey, because the photograph's own colours would read as heat.
@@ -81,9 +80,7 @@ def heat_overlay(
     return _mix(_grey(image), heat(values), strength)
 
 
-def ids_to_rgb(
-    ids: UInt8[np.ndarray, "height width"], palette: UInt8[np.ndarray, "colours 3"]
-) -> UInt8[np.ndarray, "height width 3"]:
+def ids_to_rgb(ids: Ids, palette: Palette) -> Rgb:
     """Colour of each class id; 255 (ignore) is white.
 
     Raises:
@@ -97,12 +94,7 @@ def ids_to_rgb(
     return colours
 
 
-def ids_overlay(
-    image: UInt8[np.ndarray, "height width 3"],
-    ids: UInt8[np.ndarray, "height width"],
-    palette: UInt8[np.ndarray, "colours 3"] | None = None,
-    strength: float = 0.8,
-) -> UInt8[np.ndarray, "height width 3"]:
+def ids_overlay(image: Rgb, ids: Ids, palette: Palette | None = None, strength: float = 0.8) -> Rgb:
     """Colour the regions of a mask on the grey photograph.
 
     Grey, because class colours must not be mistaken for the photograph's own. A region has a white
@@ -110,7 +102,6 @@ def ids_overlay(
     Undecided pixels are striped black and white.
 
     Args:
-        image: Photograph.
         ids: 0 background, 1 + class index, 255 undecided (ignore).
         palette: Colour by id; None = ``mask_palette``.
         strength: Share of the class colour inside a region, 0 .. 1.
@@ -129,9 +120,7 @@ def ids_overlay(
     return out
 
 
-def target_overlay(
-    image: UInt8[np.ndarray, "height width 3"], target: Bool[np.ndarray, "height width"]
-) -> UInt8[np.ndarray, "height width 3"]:
+def target_overlay(image: Rgb, target: Region) -> Rgb:
     """Keep the target pixels as they are; the rest grey and dim, with a white line around them."""
     _same_size(image, target)
     out = np.where(target[..., None], image, _to_bytes(_grey(image) * 0.35 + 40))
@@ -139,11 +128,7 @@ def target_overlay(
     return out
 
 
-def outlined(
-    image: UInt8[np.ndarray, "height width 3"],
-    region: Bool[np.ndarray, "height width"],
-    colour: tuple[int, int, int] = WHITE,
-) -> UInt8[np.ndarray, "height width 3"]:
+def outlined(image: Rgb, region: Region, colour: tuple[int, int, int] = WHITE) -> Rgb:
     """Draw a line just outside a region."""
     _same_size(image, region)
     out = image.copy()
@@ -151,19 +136,10 @@ def outlined(
     return out
 
 
-def error_overlay(
-    image: UInt8[np.ndarray, "height width 3"],
-    predicted: UInt8[np.ndarray, "height width"],
-    truth: UInt8[np.ndarray, "height width"],
-    strength: float = 0.65,
-) -> UInt8[np.ndarray, "height width 3"]:
+def error_overlay(image: Rgb, predicted: Ids, truth: Ids, strength: float = 0.65) -> Rgb:
     """Tint the (grey) photograph by what a mask gets right and wrong (Figure 1a).
 
-    Args:
-        image: Photograph.
-        predicted: Class ids; 255 is left untouched.
-        truth: Class ids; 255 is left untouched.
-        strength: Share of the colour, 0 .. 1.
+    Where either has 255, the photograph stays. ``strength`` is the colours' share, 0 .. 1.
     """
     _same_size(image, predicted)
     _same_size(image, truth)
@@ -181,40 +157,27 @@ def error_overlay(
     return out
 
 
-def upsample(
-    values: Float[np.ndarray, "grid_h grid_w"], size: tuple[int, int]
-) -> Float[np.ndarray, "height width"]:
+def upsample(values: Float[np.ndarray, "grid_h grid_w"], size: tuple[int, int]) -> Map:
     """Enlarge a map to (height, width), bilinear between cell centres; range is kept."""
-    enlarged = Image.fromarray(values.astype(np.float32)).resize(
-        (size[1], size[0]), Image.Resampling.BILINEAR
-    )
+    image = Image.fromarray(values.astype(np.float32))
+    enlarged = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     # Rounding may leave the range by one unit in the last place, which `heat` refuses.
     return np.asarray(enlarged).clip(values.min(), values.max())
 
 
-def _edge(
-    regions: UInt8[np.ndarray, "height width"] | Bool[np.ndarray, "height width"], width: int
-) -> Bool[np.ndarray, "height width"]:
+def _edge(regions: Ids | Region, width: int) -> Region:
     """Pixels at most ``width`` steps from another region; the image's border is no edge."""
     near = ndimage.iterate_structure(ndimage.generate_binary_structure(2, 1), width)
-    values = regions.astype(np.uint8)
-    highest = ndimage.maximum_filter(values, footprint=near, mode="nearest")
-    edge: np.ndarray = highest != ndimage.minimum_filter(values, footprint=near, mode="nearest")
+    edge: np.ndarray = ndimage.morphological_gradient(regions.astype(np.uint8), footprint=near) > 0
     return edge
 
 
-def _grey(
-    image: UInt8[np.ndarray, "height width 3"],
-) -> Float[np.ndarray, "height width 3"]:
+def _grey(image: Rgb) -> Float[np.ndarray, "height width 3"]:
     luma = image @ np.array([0.299, 0.587, 0.114])
     return np.repeat(luma[..., None], 3, -1)
 
 
-def _mix(
-    photo: Float[np.ndarray, "height width 3"],
-    colours: UInt8[np.ndarray, "height width 3"],
-    strength: float,
-) -> UInt8[np.ndarray, "height width 3"]:
+def _mix(photo: Float[np.ndarray, "height width 3"], colours: Rgb, strength: float) -> Rgb:
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must be in [0, 1], not {strength}")
     return _to_bytes((1 - strength) * photo + strength * colours)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ssrseg.checkpoint import model_digest
 from ssrseg.config import TestConfig
 from ssrseg.console import steps
-from ssrseg.data.files import atomic_write
+from ssrseg.data.files import write_text
 from ssrseg.data.images import check_size, fits, list_images, read_image, write_class_ids
 from ssrseg.errors import CheckpointError, DataError
 from ssrseg.model import SSR
@@ -40,34 +40,29 @@ def predict(
     """Write a mask for every image of a folder; no labels needed.
 
     Args:
-        images: One image, a folder of images, a list of images in one folder, or images by name
-            (as ``ssrseg.open_images`` gives them).
+        images: One image, a folder of images, a list of images, or images by name (as
+            ``ssrseg.open_images`` gives them).
         out: Gets masks/<name>.png (indexed), classes.txt and settings.txt.
         model: Run folder or model.safetensors.
         clip: Hub id or directory of CLIP, if it is not where it was in training.
         crf: Refine with a DenseCRF; None = as the settings say.
         test: Scales, flip and DenseCRF; None = the run's settings.
         overwrite: Make masks anew that are there already.
-        device: ``cpu`` or ``cuda``.
 
     Raises:
-        DataError: If there is no image or one cannot be read; masks already written stay.
+        DataError: If there is no image, one cannot be read, or two have the same name; masks
+            already written stay.
         CheckpointError: If there is no model, it does not fit the encoder, or ``out`` holds masks
             of another one.
     """
     start = time.monotonic()
+    paths = _by_target(images, out / "masks")
     ssr = SSR.from_pretrained(model, clip=clip, segment_only=True, device=device)
     own = ssr.config.test
     if test is not None:
         ssr = ssr.with_config(replace(ssr.config, test=test))
     wanted = ssr.config.test.crf if crf is None else crf
-    paths, names = _named(images)
-    targets = _targets(paths, names, out)
-    todo = [
-        (path, target)
-        for path, target in zip(paths, targets, strict=True)
-        if overwrite or not fits(target, path)
-    ]
+    todo = {target: path for target, path in paths.items() if overwrite or not fits(target, path)}
     made_by = f"model: {model_digest(model)}\ncrf: {wanted}\n"
     if ssr.config.test != own:
         made_by += f"{ssr.config.test}\n"
@@ -78,16 +73,12 @@ def predict(
             " --overwrite."
         )
     if overwrite:  # an interrupted call must not leave masks of two models
-        for _, target in todo:
+        for target in todo:
             target.unlink(missing_ok=True)
-    for path, text in (
-        (settings, made_by),
-        (out / "classes.txt", "\n".join(ssr.classes) + "\n"),
-    ):
-        with atomic_write(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write_text(settings, made_by)
+    write_text(out / "classes.txt", "\n".join(ssr.classes) + "\n")
     with steps("Prediction", len(paths), done=len(paths) - len(todo)) as progress:
-        for path, target in todo:
+        for target, path in todo.items():
             photo = read_image(path)
             check_size(photo, path, ssr.patch_size)
             ids, _ = ssr.segment_photo(photo, crf=wanted)
@@ -96,23 +87,27 @@ def predict(
     return PredictResult(out, len(todo), len(paths) - len(todo), time.monotonic() - start)
 
 
-def _targets(paths: Sequence[Path], names: Sequence[str], out: Path) -> list[Path]:
-    """Where the masks go; two images that would share one are refused."""
-    targets = [out / "masks" / f"{name}.png" for name in names]
-    first: dict[Path, Path] = {}
-    for path, target in zip(paths, targets, strict=True):
-        if first.setdefault(target, path) != path:
+def _by_target(
+    images: Path | Sequence[Path] | Mapping[str, Path], folder: Path
+) -> dict[Path, Path]:
+    """Images by the file that their mask goes into; two that would share one are refused."""
+    named: Iterable[tuple[str, Path]]
+    if isinstance(images, Mapping):
+        named = images.items()
+    elif isinstance(images, Path) and images.is_dir():
+        paths = list_images(images)
+        named = [(path.relative_to(images).with_suffix("").as_posix(), path) for path in paths]
+    else:
+        paths = list_images(images) if isinstance(images, Path) else list(images)
+        named = [(path.stem, path) for path in paths]
+    found: dict[Path, Path] = {}
+    for name, path in named:
+        target = folder / f"{name}.png"
+        if found.setdefault(target, path) != path:
             raise DataError(
-                f"{first[target]} and {path} have the same name up to the suffix, under which masks"
+                f"{found[target]} and {path} have the same name up to the suffix, under which masks"
                 " are written. Rename or remove one."
             )
-    return targets
-
-
-def _named(images: Path | Sequence[Path] | Mapping[str, Path]) -> tuple[list[Path], list[str]]:
-    """Paths, and the names that masks are written under."""
-    if isinstance(images, Mapping):
-        return list(images.values()), list(images)
-    paths = list_images(images) if isinstance(images, Path) else list(images)
-    root = images if isinstance(images, Path) and images.is_dir() else paths[0].parent
-    return paths, [path.relative_to(root).with_suffix("").as_posix() for path in paths]
+    if not found:
+        raise DataError("There is no image to segment: the list is empty. Give at least one.")
+    return found

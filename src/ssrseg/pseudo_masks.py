@@ -15,7 +15,7 @@ from torch.nn import functional
 from ssrseg.checkpoint import model_digest
 from ssrseg.config import Config
 from ssrseg.console import steps
-from ssrseg.data.files import atomic_write
+from ssrseg.data.files import atomic_write, write_text
 from ssrseg.data.images import fits, read_image, read_truth, write_class_ids
 from ssrseg.data.photos import Photo, PhotoBatch, join_photos, photo_batches
 from ssrseg.data.sample import LabelledImages, Sample
@@ -54,7 +54,6 @@ class MasksResult:
 
     Attributes:
         out: Folder with masks/, manifest.csv and, if asked for, cams/.
-        written: Masks made now.
         skipped: Masks that an earlier call had made.
         seconds: Time of this call, loading included.
         absent: Names of the classes that an image is labelled with and its mask lacks, by image;
@@ -75,47 +74,24 @@ def rectify_photo(
     superpixels: SuperpixelCache,
     name: str = "photo",
 ) -> PhotoMask:
-    """CAMs and pseudo mask of one photograph.
-
-    Args:
-        model: Encoders and settings.
-        photo: RGB.
-        labels: Classes in it.
-        superpixels: Where superpixels are kept.
-        name: Of the cache entry.
-    """
+    """CAMs and pseudo mask of one photograph with the classes in it; ``name`` is for the cache."""
     small = limit_side(photo, model.config.data.max_side)
     ids = superpixels(small, name) if model.wants_superpixels else None
     whole = Photo(0, photo, small, ids)
-    batch = join_photos([whole], [labels], model.patch_size, model.device)
-    return rectify_batch(model, batch)[0]
+    return rectify_batch(model, join_photos([whole], [labels], model.patch_size, model.device))[0]
 
 
 def rectify_batch(model: SSR, batch: PhotoBatch) -> list[PhotoMask]:
     """CAMs and pseudo masks of photographs of one size."""
-    rectification = model(
-        batch.image,
-        batch.present,
-        batch.superpixels,
-        photo=batch.small,
-        n_superpixels=batch.n_superpixels,
-    )
-    ids, present = rectification.pseudo_mask.cpu(), batch.present.cpu()
-    cam = rectification.initial.cam.cpu()
-    refined = min_max(rectification.refined_cam).cpu()
+    images, bound = (batch.image, batch.present, batch.superpixels), batch.n_superpixels
+    way = model(*images, photo=batch.small, n_superpixels=bound)
+    ids, cam, refined = (each.cpu() for each in (way.pseudo_mask, way.initial.cam, way.refined_cam))
     found = []
-    for row, original in enumerate(batch.originals):
-        labels = tuple(index for index in present[row].tolist() if index >= 0)
-        enlarged = functional.interpolate(ids[row][None, None], original.shape[:2], mode="nearest")
-        found.append(
-            PhotoMask(
-                labels,
-                cam[row, : len(labels)],
-                refined[row, : len(labels)],
-                enlarged[0, 0],
-                rectification,
-            )
-        )
+    for row, slots in enumerate(batch.present.tolist()):
+        labels = tuple(index for index in slots if index >= 0)
+        size, n = batch.originals[row].shape[:2], len(labels)
+        enlarged = functional.interpolate(ids[row][None, None], size, mode="nearest")[0, 0]
+        found.append(PhotoMask(labels, cam[row, :n], min_max(refined[row, :n]), enlarged, way))
     return found
 
 
@@ -137,12 +113,10 @@ def make_masks(
         data: Images with their labels. No mask of theirs is opened.
         out: Gets masks/<name>.png (indexed, 255 = ignore), classes.txt (line 1 = id 1),
             manifest.csv and config.yaml.
-        config: All settings.
         model: Run folder or checkpoint whose CMPA heads, or decoder for RFM, are used; None =
             training-free.
         save_cams: Also write cams/<name>.npz with ``classes``, ``cam`` and ``refined_cam``.
         cache: Folder of superpixels, to be shared between runs; by default inside ``out``.
-        device: ``cpu`` or ``cuda``.
 
     Raises:
         ConfigError: If ``out`` holds masks made with other settings.
@@ -152,18 +126,17 @@ def make_masks(
     """
     start = time.monotonic()
     texts = build_vocabulary(data.classes, config.prompts.set, data.prompts).texts
-    settings = _settings(config, data.classes, texts, model)
-    _same_settings(out, settings)
+    settings, path = _settings(config, data.classes, texts, model), out / "config.yaml"
+    if path.is_file() and path.read_text(encoding="utf-8") != settings:
+        raise ConfigError(
+            f"{out} holds masks made with other settings, classes, prompts or another model (see"
+            f" {path}). Use the same ones to go on, or another --out to begin anew."
+        )
     ssr = SSR.for_data(config, data, model, device=device)
-    listed = "".join(f"{name}\n" for name in data.classes)
-    for name, text in (("config.yaml", settings), ("classes.txt", listed)):
-        with atomic_write(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    superpixels = SuperpixelCache(
-        cache or out / "superpixels",
-        n_segments=config.sgc.n_segments,
-        compactness=config.sgc.compactness,
-    )
+    write_text(path, settings)
+    write_text(out / "classes.txt", "".join(f"{name}\n" for name in data.classes))
+    folder, sgc = cache or out / "superpixels", config.sgc
+    superpixels = SuperpixelCache(folder, n_segments=sgc.n_segments, compactness=sgc.compactness)
     manifest = Manifest(out / "manifest.csv", data.classes)
     todo = [sample for sample in data.samples if not _is_done(sample, out, manifest, save_cams)]
     skipped = len(data) - len(todo)
@@ -189,14 +162,11 @@ def pseudo_mask_miou(model: SSR, data: LabelledImages, superpixels: SuperpixelCa
     n_classes = len(data.classes) + 1
     matrix = torch.zeros(n_classes, n_classes, dtype=torch.long)
     for sample in data.samples:
-        if sample.truth is None:
-            continue
-        found = rectify_photo(
-            model, read_image(sample.image), sample.labels, superpixels, sample.name
-        )
-        truth = read_truth(sample.truth)
-        decided = found.pseudo_mask != 255
-        matrix += confusion_matrix(found.pseudo_mask[decided], truth[decided], n_classes)
+        if sample.truth is not None:
+            photo = read_image(sample.image)
+            ids = rectify_photo(model, photo, sample.labels, superpixels, sample.name).pseudo_mask
+            truth, decided = read_truth(sample.truth), ids != 255
+            matrix += confusion_matrix(ids[decided], truth[decided], n_classes)
     return scores(matrix).miou
 
 
@@ -217,15 +187,6 @@ def _settings(
     made_by = f"# model: {model_digest(model)}\n" if model else ""
     lasting = replace(config, data=replace(config.data, workers=0, patches=None))
     return f"{lasting.to_yaml()}# classes: {'; '.join(classes)}\n# texts: {texts}\n{made_by}"
-
-
-def _same_settings(out: Path, settings: str) -> None:
-    path = out / "config.yaml"
-    if path.is_file() and path.read_text(encoding="utf-8") != settings:
-        raise ConfigError(
-            f"{out} holds masks made with other settings, classes, prompts or another model (see"
-            f" {path}). Use the same ones to go on, or another --out to begin anew."
-        )
 
 
 def _is_done(sample: Sample, out: Path, manifest: Manifest, save_cams: bool) -> bool:

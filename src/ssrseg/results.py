@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8
 from PIL import Image
 
 from ssrseg.errors import LabelsError, did_you_mean
-from ssrseg.overlay import heat_overlay, ids_overlay
+from ssrseg.overlay import Ids, Map, Rgb, heat_overlay, ids_overlay
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +26,10 @@ class SegmentedImage:
         confidence: Share of the chosen class among all scores of the pixel, in [0, 1].
     """
 
-    image: UInt8[np.ndarray, "height width 3"]
+    image: Rgb
     classes: tuple[str, ...]
-    mask: UInt8[np.ndarray, "height width"]
-    confidence: Float[np.ndarray, "height width"]
+    mask: Ids
+    confidence: Map
 
     @property
     def areas(self) -> dict[str, float]:
@@ -39,7 +38,7 @@ class SegmentedImage:
         named = {name: float(pixels[index + 1]) for index, name in enumerate(self.classes)}
         return {name: share for name, share in named.items() if share}
 
-    def overlay(self) -> UInt8[np.ndarray, "height width 3"]:
+    def overlay(self) -> Rgb:
         """The mask in colour over the photograph."""
         return ids_overlay(self.image, self.mask)
 
@@ -61,10 +60,10 @@ class RectifiedImage(SegmentedImage):
     """
 
     labels: tuple[str, ...]
-    cam: Mapping[str, Float[np.ndarray, "height width"]]
-    refined_cam: Mapping[str, Float[np.ndarray, "height width"]]
+    cam: Mapping[str, Map]
+    refined_cam: Mapping[str, Map]
 
-    def heat(self, label: str, *, refined: bool = True) -> UInt8[np.ndarray, "height width 3"]:
+    def heat(self, label: str, *, refined: bool = True) -> Rgb:
         """The CAM of a class in colour over the photograph.
 
         Raises:
@@ -86,7 +85,7 @@ class RectifiedImage(SegmentedImage):
         return _side_by_side(pictures | {"mask": self.overlay()})
 
 
-def _side_by_side(pictures: Mapping[str, UInt8[np.ndarray, "height width 3"]]) -> str:
+def _side_by_side(pictures: Mapping[str, Rgb]) -> str:
     """HTML of captioned pictures, each at most 240 pixels wide."""
     cells = []
     for caption, picture in pictures.items():

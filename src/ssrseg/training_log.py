@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ssrseg.data.files import atomic_write
+from ssrseg.data.files import write_text
 
 FIELDS = ("iteration", "loss", "proto", "seg", "temperature", "purity", "lr", "pseudo_miou")
 
@@ -15,22 +15,16 @@ EVERY = 10
 
 
 class Log:
-    """Appends rows; those after the iteration a run resumes from are dropped.
-
-    Attributes:
-        path: The file.
-        last: The last row that was written.
-    """
+    """Appends rows to a file; ``last`` is the last row that was written."""
 
     def __init__(self, path: Path, first: int) -> None:
-        """Open ``path``, keeping rows up to iteration ``first``."""
+        """Open ``path``; rows after iteration ``first``, from which a run goes on, are dropped."""
         self.path = path
         self._waiting: list[dict[str, float | Tensor]] = []
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
         whole = [line for line in lines[1:] if line.endswith("\n")]  # a kill may cut the last one
         kept = [line for line in whole if int(line.partition(",")[0]) <= first]
-        with atomic_write(path) as temporary:
-            temporary.write_text("".join([",".join(FIELDS) + "\n", *kept]), encoding="utf-8")
+        write_text(path, "".join([",".join(FIELDS) + "\n", *kept]))
         last = kept[-1].split(",") if kept else []
         self.last = {name: float(value) for name, value in zip(FIELDS, last, strict=False)}
 

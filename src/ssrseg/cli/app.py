@@ -106,7 +106,7 @@ class Setup:
         return load_settings(self.method, self.encoders, model)
 
     def pick_device(self) -> str:
-        """The device, checked."""
+        """The device, known to work."""
         from ssrseg.device import pick_device
 
         return pick_device(self.device)

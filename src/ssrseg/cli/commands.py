@@ -30,7 +30,8 @@ from ssrseg.console import note, print_table, show
 
 if TYPE_CHECKING:
     from ssrseg.data.sample import LabelledImages
-    from ssrseg.evaluation import Evaluation
+    from ssrseg.prediction import PredictResult
+    from ssrseg.pseudo_masks import MasksResult
 
 
 @command(EVERYDAY)
@@ -61,16 +62,11 @@ def masks(*, setup: ModelSetup, out: Path, save_cams: bool = False) -> None:
     images = _open(setup)
     from ssrseg.pseudo_masks import make_masks
 
+    model, cache, device = setup.model, setup.cache, setup.pick_device()
     result = make_masks(
-        images,
-        out,
-        config,
-        model=setup.model,
-        save_cams=save_cams,
-        cache=setup.cache,
-        device=setup.pick_device(),
+        images, out, config, model=model, save_cams=save_cams, cache=cache, device=device
     )
-    _echo_written(result.written, result.skipped, result.out, result.seconds)
+    _echo_written(result)
     if result.absent:
         first = (f"{name} ({', '.join(words)})" for name, words in result.absent.items())
         more = ", ..." if len(result.absent) > 5 else ""
@@ -81,39 +77,40 @@ def masks(*, setup: ModelSetup, out: Path, save_cams: bool = False) -> None:
         )
 
 
-@Parameter(name="*", group=Group("Training", sort_key=1))
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """What is trained, and how far."""
-
-    supervision: Literal["labels", "full"] = "labels"
-    """labels: SSR. full: the same decoder on true masks, the control of Table 6."""
-    monitor: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0
-    """Score the pseudo masks of so many images that have true masks. Default: of none."""
-    stop_after: Count | None = None
-    """Stop after so many iterations; the same command goes on from there."""
+TRAINING = Parameter(group=Group("Training", sort_key=1))
+FromZero = Annotated[int, Parameter(validator=validators.Number(gte=0))]
 
 
 @command(EVERYDAY)
-def train(*, setup: DataSetup, out: Path, training: Training = Training()) -> None:
+def train(
+    *,
+    setup: DataSetup,
+    out: Path,
+    supervision: Annotated[Literal["labels", "full"], TRAINING] = "labels",
+    monitor: Annotated[FromZero, TRAINING] = 0,
+    stop_after: Annotated[Count | None, TRAINING] = None,
+) -> None:
     """Train a segmentation model from image-level labels.
 
     Args:
         out: Run folder; run the same command again to resume.
+        supervision: labels: SSR. full: the same decoder on true masks, the control of Table 6.
+        monitor: Score the pseudo masks of so many images that have true masks. Default: of none.
+        stop_after: Stop after so many iterations; the same command goes on from there.
     """
     config = setup.settings()
     images = _open(setup)
     from ssrseg.training import train
 
-    known = tuple(each for each in images.samples if each.truth is not None)[: training.monitor]
+    known = tuple(each for each in images.samples if each.truth is not None)[:monitor]
     result = train(
         images,
         out,
         config,
-        supervision=training.supervision,
+        supervision=supervision,
         monitor=replace(images, samples=known) if known else None,
+        stop_after=stop_after,
         cache=setup.cache,
-        stop_after=training.stop_after,
         device=setup.pick_device(),
     )
     if result.finished:
@@ -132,11 +129,9 @@ def _open(setup: DataSetup) -> LabelledImages:
     return images
 
 
-def _echo_written(written: int, skipped: int, out: Path, seconds: float) -> None:
-    echo(
-        f"{written} masks written to {out / 'masks'} in {seconds:.0f} s,"
-        f" {skipped} were there already."
-    )
+def _echo_written(result: MasksResult | PredictResult) -> None:
+    done = f"{result.written} masks written to {result.out / 'masks'} in {result.seconds:.0f} s"
+    echo(f"{done}, {result.skipped} were there already.")
 
 
 @Parameter(name="*")
@@ -192,7 +187,7 @@ def predict(
     result = predict(
         chosen, out, model, clip=clip, crf=crf, overwrite=overwrite, device=pick_device(device)
     )
-    _echo_written(result.written, result.skipped, result.out, result.seconds)
+    _echo_written(result)
 
 
 @command(EVERYDAY)
@@ -205,22 +200,9 @@ def evaluate(
         masks: Folder written by `masks` or `predict`.
         json: Also write the figures to this file.
     """
-    from ssrseg.evaluation import evaluate, save_evaluation
+    from ssrseg.evaluation import class_figures, evaluate, save_evaluation
 
     result = evaluate(masks, open_data(data, split))
-    _print_evaluation(result)
-    if json is not None:
-        save_evaluation(result, json)
-
-
-def percent(share: float | None) -> str:
-    """``48.6`` for 0.486; a dash where there is nothing to measure."""
-    return "-" if share is None else f"{100 * share:.1f}"
-
-
-def _print_evaluation(result: Evaluation) -> None:
-    from ssrseg.evaluation import class_figures
-
     scores, rows = result.scores, []
     for name, each in class_figures(scores, result.classes, result.images).items():
         shares = (percent(each[figure]) for figure in ("iou", "precision", "recall"))
@@ -237,6 +219,13 @@ def _print_evaluation(result: Evaluation) -> None:
             f"{scores.classes_without_hit} classes are never hit and have no confusion ratio: the"
             " mean over the others flatters."
         )
+    if json is not None:
+        save_evaluation(result, json)
+
+
+def percent(share: float | None) -> str:
+    """``48.6`` for 0.486; a dash where there is nothing to measure."""
+    return "-" if share is None else f"{100 * share:.1f}"
 
 
 @command(EVERYDAY)

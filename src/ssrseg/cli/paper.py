@@ -32,32 +32,20 @@ from ssrseg.console import print_table, show
 from ssrseg.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ssrseg.config import Config
-    from ssrseg.data.sample import LabelledImages
-    from ssrseg.paper.cam_seeds import SeedScores
-    from ssrseg.paper.experiments import Experiment, Workspace
+    from ssrseg.paper.experiments import Experiment, Result, Workspace
     from ssrseg.paper.results import TableReport
 
 # ---------------------------------------------------------------- data sets
 
 NEXT = {
-    "voc": "ssrseg train --data {data} --split train_aug{cache} --out run",
-    "coco": (
-        "ssrseg train --data {data} --split train --prompts coco --set sgc.high=0.7"
-        " --set optim.iterations=80000 --set optim.pairs=256{cache} --out run"
-    ),
-}  # 0.7 and 80,000 iterations: CLIP-ES's and WeCLIP's settings for COCO
+    "voc": "--split train_aug",
+    "coco": "--split train --prompts coco --set sgc.high=0.7 --set optim.iterations=80000"
+    " --set optim.pairs=256",
+}
+"""How to train on what is ready; 0.7 and 80,000 are CLIP-ES's and WeCLIP's settings for COCO."""
 
 
-@Parameter(name="*", group=Group("Download", sort_key=1))
-@dataclass(frozen=True, kw_only=True)
-class Download:
-    """Where archives come from."""
-
-    download: bool = False
-    """Fetch missing archives (VOC 3.4 GB, COCO 20.4 GB) and unpack them."""
-    mirror: str | None = None
-    """Address that has the archives by their names, if not the official one."""
+DOWNLOAD = Parameter(group=Group("Download", sort_key=1))
 
 
 @Parameter(name="*", group=Group("Superpixels", sort_key=1))
@@ -79,7 +67,8 @@ def prepare(
     /,
     *,
     data: Path,
-    fetch: Download = Download(),
+    download: Annotated[bool, DOWNLOAD] = False,
+    mirror: Annotated[str | None, DOWNLOAD] = None,
     cells: Superpixels = Superpixels(),
     method: Method = Method(),
     workers: Annotated[Count | None, Parameter(group=SPEED)] = None,
@@ -89,6 +78,8 @@ def prepare(
     Args:
         dataset: VOC 2012 with SBD's masks, or COCO 2014.
         data: Folder of the data set; --download makes it.
+        download: Fetch missing archives (VOC 3.4 GB, COCO 20.4 GB) and unpack them.
+        mirror: Address that has the archives by their names, if not the official one.
         workers: Processes for masks and superpixels. Default: one per processor.
     """
     config = load_settings(method)
@@ -101,27 +92,23 @@ def prepare(
     from ssrseg.prepare.coco import prepare_coco
     from ssrseg.prepare.voc import prepare_voc
 
+    # a scheduler often grants fewer processors than there are
+    granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     result = (prepare_voc if dataset == "voc" else prepare_coco)(
         data,
         config=config,
-        download=fetch.download,
-        mirror=fetch.mirror,
+        download=download,
+        mirror=mirror,
         superpixels=folder,
         split=cells.split,
-        workers=workers or _processors(),
+        workers=workers or granted or 1,
     )
     code = show(result.findings)
     if code == 0:
         shared = f" --cache {shlex.quote(str(folder))}" if folder else ""
-        echo(f"Complete. Next: {NEXT[dataset].format(data=shlex.quote(str(data)), cache=shared)}")
+        command = f"ssrseg train --data {shlex.quote(str(data))} {NEXT[dataset]}{shared} --out run"
+        echo(f"Complete. Next: {command}")
     return code
-
-
-def _processors() -> int:
-    """Those this process may use; a scheduler often grants fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @command(DATA_SETS)
@@ -177,12 +164,10 @@ class TableSetup(Setup):
     def workspace(self, rows: Sequence[Experiment]) -> Workspace:
         """The workspace, with the images that the rows need."""
         config = self.settings()
-        decoders = [row.measure == "segmentation" for row in rows]
-        needed = (
-            (self.train_split, any(row.training is not None for row in rows)),
-            (self.seed_split, not all(decoders)),
-            (self.val_split, any(decoders)),
-        )
+        trained = any(row.training is not None for row in rows)
+        cams = any(row.measure != "segmentation" for row in rows)
+        decoders = any(row.measure == "segmentation" for row in rows)
+        needed = ((self.train_split, trained), (self.seed_split, cams), (self.val_split, decoders))
         train, seeds, val = (
             open_data(self.data, split) if wanted else None for split, wanted in needed
         )
@@ -219,16 +204,18 @@ class TableSetup(Setup):
             cache=self.cache and self.cache / "coco",
         )
 
-    def echo_plan(self, rows: Sequence[Experiment], workspace: Workspace) -> None:
-        """What is going to be measured."""
-        from ssrseg.paper.run_experiments import missing_tasks
+    def measure(self, rows: Sequence[Experiment], workspace: Workspace) -> list[Result]:
+        """Say what is missing and measure it, unless only what is there is wanted."""
+        from ssrseg.paper.run_experiments import missing_tasks, run_experiments
 
-        todo = {task.key: task for task in missing_tasks(rows, workspace, seeds=self.seeds)}
-        runs = {task.run for task in todo.values() if task.run}
-        unfinished = sum(not (run / "model.safetensors").exists() for run in runs)
-        echo(f"{len(todo)} figures to measure, {unfinished} runs to train, in {workspace.out}.")
+        if not self.collect:
+            todo = {task.key: task for task in missing_tasks(rows, workspace, seeds=self.seeds)}
+            runs = {task.run for task in todo.values() if task.run}
+            unfinished = sum(not (run / "model.safetensors").exists() for run in runs)
+            echo(f"{len(todo)} figures to measure, {unfinished} runs to train, in {workspace.out}.")
+        return run_experiments(rows, workspace, seeds=self.seeds, collect=self.collect)
 
-    def echo_report(self, report: TableReport, name: str) -> None:
+    def report(self, report: TableReport, name: str) -> None:
         """Print a table and write it with everything behind it."""
         echo(report.text())
         echo(f"\n{report.write(self.out, name)} has the classes and what was used.")
@@ -276,12 +263,11 @@ def table(
     workspaces = [setup.workspace(known)]
     if coco is not None and number == 1:
         workspaces.append(setup.on_coco(coco, coco_set).workspace(known))
-    for each in workspaces if not setup.collect else ():
-        setup.echo_plan(wanted, each)
-        run_experiments(wanted, each, seeds=setup.seeds)
+    for each in workspaces:
+        setup.measure(wanted, each)
     found = [run_experiments(known, each, seeds=setup.seeds, collect=True) for each in workspaces]
     on_coco = found[1] if len(found) > 1 else None
-    setup.echo_report(paper_table(number, found[0], on_coco, _again()), f"table-{number}")
+    setup.report(paper_table(number, found[0], on_coco, _again()), f"table-{number}")
 
 
 @command(PAPER)
@@ -300,48 +286,60 @@ def ablate(
     if not variations:
         raise ConfigError("ablate what? Name a setting with its values: sgc.min_ratio=0.3,0.5,0.7.")
     from ssrseg.paper.ablation import ablation_rows, ablation_table, distinct_tasks
-    from ssrseg.paper.run_experiments import run_experiments
 
     wanted = ablation_rows(variations, config, measure)
     workspace = setup.workspace(wanted)
     distinct_tasks(wanted, workspace, setup.seeds)  # before anything is measured
-    if not setup.collect:
-        setup.echo_plan(wanted, workspace)
-    found = run_experiments(wanted, workspace, seeds=setup.seeds, collect=setup.collect)
+    found = setup.measure(wanted, workspace)
     keys = "-".join(each.partition("=")[0] for each in variations)
-    setup.echo_report(ablation_table(wanted, found, _again()), f"ablate-{keys}-{measure}")
+    setup.report(ablation_table(wanted, found, _again()), f"ablate-{keys}-{measure}")
 
 
 # ---------------------------------------------------------------- CAM seeds
 
 
-@Parameter(name="*", group=Group("What is scored", sort_key=1))
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """CAMs, and how they are scored."""
-
-    par: bool = False
-    """Also score the CAMs refined by PAR."""
-    crf: bool = False
-    """Also score them refined by DenseCRF, at pseudo.alpha."""
-    exponents: Exponents = "protocol"
-    per_class: bool = False
-    """Also print every class."""
+SCORED = Parameter(group=Group("What is scored", sort_key=1))
 
 
 @command(PAPER)
-def seeds(*, setup: ModelSetup, json: Path | None = None, scored: Scored = Scored()) -> None:
+def seeds(
+    *,
+    setup: ModelSetup,
+    json: Path | None = None,
+    par: Annotated[bool, SCORED] = False,
+    crf: Annotated[bool, SCORED] = False,
+    exponents: Annotated[Exponents, SCORED] = "protocol",
+    per_class: Annotated[bool, SCORED] = False,
+) -> None:
     """Score CAMs at their best exponent, as in Tables 2 to 4.
 
     Args:
         json: Also write all figures to this file.
+        par: Also score the CAMs refined by PAR.
+        crf: Also score them refined by DenseCRF, at pseudo.alpha.
+        per_class: Also print every class.
     """
     config = setup.settings()
     images = open_data(setup.data, setup.split)
-    found = _score(images, config, setup, scored)
+    from ssrseg.config import load_config
     from ssrseg.data.files import write_json
+    from ssrseg.data.superpixels import SuperpixelCache
     from ssrseg.evaluation import class_figures, mean_figures
+    from ssrseg.model import SSR
+    from ssrseg.paper.cam_seeds import ALPHAS, score_seeds
+    from ssrseg.paper.rows import RAW
 
+    model = SSR.for_data(config, images, setup.model, device=setup.pick_device())
+    changes = {"initial CAM": RAW, "refined CAM": ("pseudo.refine=none",)}
+    changes |= {"+ PAR": ("pseudo.refine=par",)} if par else {}
+    changes |= {"+ CRF": ("pseudo.refine=crf",)} if crf else {}
+    models = {
+        name: model.with_config(load_config(base=config.to_dict(), overrides=each))
+        for name, each in changes.items()
+    }
+    cache, sgc, alphas = setup.cache, config.sgc, ALPHAS if exponents == "wide" else None
+    cells = SuperpixelCache(cache, n_segments=sgc.n_segments, compactness=sgc.compactness)
+    found = score_seeds(models, images, cells, alphas=alphas)
     classes = ("background", *images.classes)
     figures: dict[str, dict[str, Any]] = {
         name: {
@@ -352,47 +350,21 @@ def seeds(*, setup: ModelSetup, json: Path | None = None, scored: Scored = Score
         }
         for name, each in found.items()
     }
-    shares = ("miou", "precision", "recall")
-    rows = [
-        (name, *(percent(each[share]) for share in shares), f"{each['alpha']:g}")
-        for name, each in figures.items()
-    ]
+    rows = []
+    for name, each in figures.items():
+        shares = (percent(each[share]) for share in ("miou", "precision", "recall"))
+        rows.append((name, *shares, f"{each['alpha']:g}"))
     print_table(("seeds", "mIoU", "precision", "recall", "α"), rows, numbers=True)
-    if scored.per_class:
+    if per_class:
+        rows = []
+        for name in classes:
+            of_class = [each["classes"][name] for each in figures.values()]
+            shares = (percent(each["iou"]) for each in of_class)
+            rows.append((name, str(of_class[0]["images"]), *shares))
         columns = ("class", "images", *(f"IoU, {name}" for name in figures))
-        by_class = [[each["classes"][name] for each in figures.values()] for name in classes]
-        rows = [
-            (name, str(each[0]["images"]), *(percent(one["iou"]) for one in each))
-            for name, each in zip(classes, by_class, strict=True)
-        ]
         print_table(columns, rows, numbers=True)
     if json is not None:
         write_json(json, {"settings": config.to_dict(), "seeds": figures})
-
-
-def _score(
-    images: LabelledImages, config: Config, setup: ModelSetup, scored: Scored
-) -> dict[str, SeedScores]:
-    """One pass for the initial CAM and every refinement."""
-    from ssrseg.config import load_config
-    from ssrseg.data.superpixels import SuperpixelCache
-    from ssrseg.model import SSR
-    from ssrseg.paper.cam_seeds import ALPHAS, score_seeds
-    from ssrseg.paper.rows import RAW
-
-    model = SSR.for_data(config, images, setup.model, device=setup.pick_device())
-    rows = {"initial CAM": RAW, "refined CAM": ("pseudo.refine=none",)}
-    rows |= {"+ PAR": ("pseudo.refine=par",)} if scored.par else {}
-    rows |= {"+ CRF": ("pseudo.refine=crf",)} if scored.crf else {}
-    models = {
-        name: model.with_config(load_config(base=config.to_dict(), overrides=changes))
-        for name, changes in rows.items()
-    }
-    sgc, alphas = config.sgc, ALPHAS if scored.exponents == "wide" else None
-    superpixels = SuperpixelCache(
-        setup.cache, n_segments=sgc.n_segments, compactness=sgc.compactness
-    )
-    return score_seeds(models, images, superpixels, alphas=alphas)
 
 
 # ---------------------------------------------------------------- figures

@@ -37,11 +37,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write text in UTF-8, whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
 def write_json(path: Path, table: Any) -> None:
     """Write ``table`` as indented JSON, whole or not at all.
 
     ValueError if a number is nan or infinite, which JSON does not have.
     """
-    text = json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False)
-    with atomic_write(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(path, json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -60,10 +60,6 @@ class Canvas:
         self.backdrop = np.zeros((side, side), np.uint8)
         self.truth = np.zeros((side, side), np.uint8)
 
-    def _field(self, name: str, height: int, width: int) -> Float[np.ndarray, "height width"]:
-        y, x = self.rng.integers(0, self.side, 2)
-        return _textures(self.side)[name][y : y + height, x : x + width]
-
     def paint(self, part: Part, ids: UInt8[np.ndarray, "side side"], value: int) -> None:
         """Fill a polygon and write ``value`` into ``ids`` where it covers half a pixel or more."""
         low = np.floor(part.outline.min(0) * self.side).astype(int)
@@ -79,7 +75,9 @@ class Canvas:
         alpha = np.asarray(stencil.reduce(2), dtype=np.float32)[..., None] / 255
         colour: np.ndarray = np.asarray(part.colour, np.float32)
         if part.texture:
-            field = self._field(part.texture, y1 - y0, x1 - x0)[..., None]
+            y, x = self.rng.integers(0, self.side, 2)  # a random part of the noise field
+            field = _textures(self.side)[part.texture]
+            field = field[y : y + y1 - y0, x : x + x1 - x0, None]
             if part.spots is not None:
                 colour = np.where(field > 0, np.asarray(part.spots, np.float32), colour)
             colour = colour + part.strength * field
@@ -97,10 +95,7 @@ class Canvas:
         tilt = self.rng.normal(0, 0.12 if SPRITES[name].flies else 0.025)
         cosine, sine = np.cos(tilt), np.sin(tilt)
         for part in SPRITES[name].draw(self.rng):
-            local = part.outline - (0.5, 1.0)
-            if flip:
-                local = local * (-1, 1)
-            local = local * (width, height)
+            local = (part.outline - (0.5, 1.0)) * (-1 if flip else 1, 1) * (width, height)
             turned = local @ np.array([[cosine, sine], [-sine, cosine]])
             standing = np.add(turned, (left + width / 2, top + height))
             self.paint(part._replace(outline=standing), self.truth, 1 + CLASSES.index(name))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
+from torch import Tensor
 
 from ssrseg import __version__
-from ssrseg.config import Config
 from ssrseg.data.files import atomic_write
 from ssrseg.data.images import read_image, read_truth
 from ssrseg.data.open import open_labelled
@@ -37,8 +37,8 @@ from ssrseg.paper.page import (
 )
 from ssrseg.paper.published import PAPER
 from ssrseg.paper.results import spread, summary
-from ssrseg.paper.rows import CMPA_CAM, READOUTS
-from ssrseg.pseudo_masks import rectify_photo
+from ssrseg.paper.rows import CMPA_CAM, MASKS, READOUTS
+from ssrseg.pseudo_masks import PhotoMask, rectify_photo
 
 SCENES_SHOWN, SCENES_FOLDED = 3, 5
 PICTURE_SIDE = 512
@@ -57,10 +57,7 @@ PAPER_MAIN = {
 PAPER_LOSSES = {each.name: f"{each.cells[0]}" for each in PAPER[4].rows}
 
 TERMS = (
-    (
-        "CAM (class activation map)",
-        "where CLIP finds a class that the image is labelled with.",
-    ),
+    ("CAM (class activation map)", "where CLIP finds a class that the image is labelled with."),
     (
         "CMPA (cross-modal prototype alignment)",
         "two small heads, trained with image-level labels alone, that bring CLIP's image and text"
@@ -80,41 +77,8 @@ TERMS = (
 )
 
 
-@dataclass(frozen=True)
-class SceneSteps:
-    """What every step makes of a scene; maps are of its first class, one value a patch."""
-
-    photo: UInt8[np.ndarray, "height width 3"]
-    clip_cam: Float[np.ndarray, "grid_h grid_w"]
-    cam: Float[np.ndarray, "grid_h grid_w"]
-    target: Bool[np.ndarray, "grid_h grid_w"]
-    refined_cam: Float[np.ndarray, "grid_h grid_w"]
-    pseudo_mask: UInt8[np.ndarray, "height width"]
-
-
-def scene_steps(model: SSR, sample: Sample, superpixels: SuperpixelCache) -> SceneSteps:
-    """Run the method on a scene whose labels are known."""
-    photo = read_image(sample.image)
-    found = rectify_photo(model, photo, sample.labels, superpixels, sample.name)
-    way = found.rectification
-    clip_cam, target = way.initial.clip_cam, way.target
-    assert clip_cam is not None and target is not None  # preset demo has both
-    return SceneSteps(
-        photo.numpy(),
-        clip_cam[0, 0].cpu().numpy(),
-        found.cam[0].numpy(),
-        target[0, 0].cpu().reshape(found.cam.shape[1:]).numpy(),
-        found.refined_cam[0].numpy(),
-        found.pseudo_mask.numpy(),
-    )
-
-
 def write_report(
-    page: Path,
-    folder: Path,
-    model: SSR,
-    figures: Figures,
-    facts: tuple[tuple[str, str], ...],
+    page: Path, folder: Path, model: SSR, figures: Figures, facts: tuple[tuple[str, str], ...]
 ) -> None:
     """Write report.html.
 
@@ -122,11 +86,24 @@ def write_report(
         page: The file.
         folder: Scenes and runs of the first seed, for the pictures and the curve.
         model: With the trained heads of that seed.
-        figures: By row, one mIoU in percent per seed.
-        facts: Shown at the end.
+        figures: All rows.
+        facts: Shown at the end, as (what, value).
     """
     shown, more = _scenes(folder, model)
     seeds = len(next(iter(figures.values())))
+    dots = f", mean of {seeds} seeds (dots)" if seeds > 1 else ""
+    bars = tuple(
+        Bar(row.name, tuple(figures[row.name]), group)
+        for group, rows in MAIN_ROWS.items()
+        for row in rows
+    )
+    chart = BarChart("Every step against true masks", f"mIoU in %{dots}", bars)
+    controls = ReportTable(
+        "mIoU of the controls",
+        ("control", "mIoU %"),
+        _rows(figures, GROUPS["controls"]),
+        "An untrained projector keeps CLIP's cosines, so its GradCAM is CLIP's by construction.",
+    )
     sections = (
         replace(
             shown,
@@ -136,16 +113,12 @@ def write_report(
             " boats, and so do all masks made from its CAM. Click a picture to enlarge it.",
         ),
         *((replace(more, folded=True),) if more.rows else ()),
-        Section("What each step brings", charts=(_bars(figures, seeds),), terms=TERMS),
+        Section("What each step brings", charts=(chart,), terms=TERMS),
         _why_they_fall(figures),
         Section("Figures", tables=(_main_table(figures),)),
-        Section(
-            "Controls: what each gain has to be held against",
-            folded=True,
-            tables=(_control_table(figures),),
-        ),
+        Section("Controls: what each gain has to be held against", folded=True, tables=(controls,)),
         Section("The paper's ablations in small", folded=True, tables=_small_tables(figures)),
-        Section("Training", folded=True, charts=_curves(folder / "ssr" / "log.csv")),
+        Section("Training", folded=True, charts=(_curves(folder / "ssr" / "log.csv"),)),
         Section(
             "Do it again",
             "ssrseg demo --seeds 3 repeats all of this on three sets of scenes. The folder beside"
@@ -154,14 +127,12 @@ def write_report(
             folded=True,
         ),
     )
-    report = Report(
-        "SSR on the demo world",
+    lead = (
         "Image-level labels in, masks out, on drawn scenes that neither the encoders nor the"
-        " training have seen. True masks serve for scoring, and for one control: full supervision.",
-        (*facts, ("seeds", str(seeds)), ("ssrseg", __version__)),
-        sections,
+        " training have seen. True masks serve for scoring, and for one control: full supervision."
     )
-    write_page(report, page)
+    facts = (*facts, ("seeds", str(seeds)), ("ssrseg", __version__))
+    write_page(Report("SSR on the demo world", lead, facts, sections), page)
 
 
 def write_figures(path: Path, figures: Figures) -> None:
@@ -183,35 +154,16 @@ def short_table(figures: Figures) -> str:
     """What preset demo does, for the terminal."""
     seeds = len(next(iter(figures.values())))
     over = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
-    rows = tuple(TableRow(name, (spread(figures[name]),)) for name in SHORT)
-    return print_table(ReportTable(f"Demo world, {over}", ("step", "mIoU %"), rows))
+    table = ReportTable(f"Demo world, {over}", ("step", "mIoU %"), _rows(figures, SHORT))
+    return print_table(table)
 
 
-def demo_facts(config: Config, scenes: int, unseen: int) -> tuple[tuple[str, str], ...]:
-    """What the figures were measured with."""
-    return (
-        ("training scenes", f"{scenes}, image-level labels only"),
-        ("unseen scenes", str(unseen)),
-        ("encoders", f"{config.backbones.clip}, {config.backbones.dino}"),
-    )
-
-
-def _bars(figures: Figures, seeds: int) -> BarChart:
-    dots = f", mean of {seeds} seeds (dots)" if seeds > 1 else ""
-    return BarChart(
-        "Every step against true masks",
-        f"mIoU in %{dots}",
-        tuple(
-            Bar(row.name, tuple(figures[row.name]), group)
-            for group, rows in MAIN_ROWS.items()
-            for row in rows
-        ),
-    )
+def _rows(figures: Figures, names: Iterable[str]) -> tuple[TableRow, ...]:
+    return tuple(TableRow(name, (spread(figures[name]),)) for name in names)
 
 
 def _why_they_fall(figures: Figures) -> Section:
-    cmpa = spread(figures[CMPA_CAM.name])
-    clip, dino, sgc = (spread(figures[row.name]) for row in PAPERS_WEIGHTS)
+    cmpa, clip, dino, sgc = (spread(figures[row.name]) for row in (CMPA_CAM, *PAPERS_WEIGHTS))
     return Section(
         "Why the three rows with the paper's weights fall here",
         f"With the paper's weights the CMPA CAM goes from {cmpa} to {clip} (+ CLIP attention),"
@@ -227,63 +179,43 @@ def _why_they_fall(figures: Figures) -> Section:
 
 
 def _main_table(figures: Figures) -> ReportTable:
+    rows = _rows(figures, GROUPS["main"])
     return ReportTable(
         "mIoU of the steps",
         ("step", "mIoU %", "paper, VOC 2012"),
-        tuple(
-            TableRow(name, (spread(figures[name]), PAPER_MAIN.get(name, "")))
-            for name in GROUPS["main"]
-        ),
+        tuple(replace(row, cells=(*row.cells, PAPER_MAIN.get(row.name, ""))) for row in rows),
         "CAMs are scored on training scenes (labels known, masks unseen) at the background exponent"
         " that scores best, the decoder on unseen scenes. The paper's figures are of photographs"
         " and of large encoders.",
     )
 
 
-def _control_table(figures: Figures) -> ReportTable:
-    return ReportTable(
-        "mIoU of the controls",
-        ("control", "mIoU %"),
-        tuple(TableRow(name, (spread(figures[name]),)) for name in GROUPS["controls"]),
-        "An untrained projector keeps CLIP's cosines, so its GradCAM is CLIP's by construction.",
-    )
-
-
-def _small_tables(figures: Figures) -> tuple[ReportTable, ...]:
-    def cells(row: str, columns: Sequence[str]) -> tuple[str, ...]:
+def _small_tables(figures: Figures) -> tuple[ReportTable, ReportTable]:
+    def cells(row: str, columns: Iterable[str]) -> tuple[str, ...]:
         return tuple(spread(figures[f"{row}, {column}"]) for column in columns)
 
     clip = tuple(spread(figures[name]) for name in ("CLIP CAM", "CLIP, patch", "CLIP, combined"))
     attentions = dict.fromkeys(row.split(", ")[0] for row in GROUPS["masks"])
     losses = dict.fromkeys(row.split(", ")[0] for row in GROUPS["losses"])
-    return (
-        ReportTable(
-            "Table 3 in small: who propagates, and from where",
-            ("attention", "no mask", "box", "SGC", "box and SGC"),
-            tuple(
-                TableRow(row, cells(row, ("none", "box", "slic", "box_and_slic")))
-                for row in attentions
-            ),
-            "CMPA CAM, refined; mIoU in %.",
-        ),
-        ReportTable(
-            "Table 4 in small: the loss of CMPA",
-            ("loss", *READOUTS, "paper, VOC 2012"),
-            (
-                TableRow("CLIP (no training)", (*clip, "58.6")),
-                *(
-                    TableRow(row, (*cells(row, READOUTS), PAPER_LOSSES.get(row, "")))
-                    for row in losses
-                ),
-                *(
-                    TableRow(row, (*cells(row, READOUTS), ""), kind="control")
-                    for row in ("untrained projector", "CLIP at CMPA's temperature")
-                ),
-            ),
-            "Initial CAM, before any propagation, by how it is read: GradCAM as in the paper, the"
-            " patches' own probabilities, or their geometric mean with CLIP's GradCAM; mIoU in %.",
-        ),
+    controls = ("untrained projector", "CLIP at CMPA's temperature")
+    by_mask = ReportTable(
+        "Table 3 in small: who propagates, and from where",
+        ("attention", "no mask", "box", "SGC", "box and SGC"),
+        tuple(TableRow(row, cells(row, MASKS)) for row in attentions),
+        "CMPA CAM, refined; mIoU in %.",
     )
+    by_loss = ReportTable(
+        "Table 4 in small: the loss of CMPA",
+        ("loss", *READOUTS, "paper, VOC 2012"),
+        (
+            TableRow("CLIP (no training)", (*clip, "58.6")),
+            *(TableRow(x, (*cells(x, READOUTS), PAPER_LOSSES.get(x, ""))) for x in losses),
+            *(TableRow(x, (*cells(x, READOUTS), ""), kind="control") for x in controls),
+        ),
+        "Initial CAM, before any propagation, by how it is read: GradCAM as in the paper, the"
+        " patches' own probabilities, or their geometric mean with CLIP's GradCAM; mIoU in %.",
+    )
+    return by_mask, by_loss
 
 
 def _scenes(folder: Path, model: SSR) -> tuple[Section, Section]:
@@ -299,12 +231,17 @@ def _scenes(folder: Path, model: SSR) -> tuple[Section, Section]:
         ids: set[int] = set()
         for sample in samples:
             assert sample.truth is not None
-            truth = read_truth(sample.truth).numpy()
-            predicted = read_truth(folder / "ssr-crf" / "masks" / f"{sample.name}.png").numpy()
-            steps = scene_steps(model, sample, superpixels)
-            ids |= set(np.unique([truth, predicted, steps.pseudo_mask]).tolist())
+            photo = read_image(sample.image)
+            found = rectify_photo(model, photo, sample.labels, superpixels, sample.name)
+            predicted = read_truth(folder / "ssr-crf" / "masks" / f"{sample.name}.png")
+            masks = {
+                "pseudo mask (PAR)": found.pseudo_mask.numpy(),
+                "prediction, labels unknown": predicted.numpy(),
+                "true mask": read_truth(sample.truth).numpy(),
+            }
+            ids |= set(np.unique([*masks.values()]).tolist())
             names = [unseen.classes[index] for index in sample.labels]
-            pictures = _step_pictures(steps, predicted, truth, names[0])
+            pictures = _step_pictures(photo.numpy(), found, masks, names[0])
             rows.append(PictureRow(", ".join(names), pictures))
         legend = tuple(
             (unseen.classes[value - 1], tuple(mask_palette()[value].tolist()))
@@ -320,44 +257,45 @@ def _scenes(folder: Path, model: SSR) -> tuple[Section, Section]:
 
 
 def _step_pictures(
-    steps: SceneSteps,
-    predicted: UInt8[np.ndarray, "height width"],
-    truth: UInt8[np.ndarray, "height width"],
+    photo: UInt8[np.ndarray, "height width 3"],
+    found: PhotoMask,
+    masks: Mapping[str, UInt8[np.ndarray, "height width"]],
     name: str,
 ) -> tuple[Picture, ...]:
-    """The steps in large, so that lines are thin: colours interpolated, masks not."""
-    height, width = steps.photo.shape[:2]
+    """The steps for the first class, ``name``, and the masks: enlarged, so that lines are thin."""
+    height, width = photo.shape[:2]
     times = max(1, round(PICTURE_SIDE / max(height, width)))
-    size = (height * times, width * times)
-    bicubic = Image.Resampling.BICUBIC
-    photo = np.asarray(Image.fromarray(steps.photo).resize((size[1], size[0]), bicubic))
+    size = (width * times, height * times)
+    large = np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BICUBIC))
 
     def nearest(ids: np.ndarray) -> np.ndarray:
-        return np.asarray(Image.fromarray(ids).resize((size[1], size[0]), Image.Resampling.NEAREST))
+        return np.asarray(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST))
 
-    def heat(cam: np.ndarray) -> np.ndarray:
-        return heat_overlay(photo, upsample(cam, size))
+    way = found.rectification
+    clip_cam, target = way.initial.clip_cam, way.target
+    assert clip_cam is not None and target is not None  # preset demo has both
+    sending = nearest(target[0, 0].cpu().reshape(found.cam.shape[1:]).numpy())
+
+    def heat(what: str, cam: Tensor) -> Picture:
+        values = upsample(cam.cpu().numpy(), size[::-1])
+        return Picture(f"{what}: {name}", heat_overlay(large, values))
 
     return (
-        Picture("scene", photo),
-        Picture(f"CLIP's CAM: {name}", heat(steps.clip_cam)),
-        Picture(f"CAM after CMPA: {name}", heat(steps.cam)),
-        Picture(f"target regions (SGC): {name}", target_overlay(photo, nearest(steps.target))),
-        Picture(f"refined CAM (SGC): {name}", heat(steps.refined_cam)),
-        Picture("pseudo mask (PAR)", ids_overlay(photo, nearest(steps.pseudo_mask))),
-        Picture("prediction, labels unknown", ids_overlay(photo, nearest(predicted))),
-        Picture("true mask", ids_overlay(photo, nearest(truth))),
+        Picture("scene", large),
+        heat("CLIP's CAM", clip_cam[0, 0]),
+        heat("CAM after CMPA", found.cam[0]),
+        Picture(f"target regions (SGC): {name}", target_overlay(large, sending)),
+        heat("refined CAM (SGC)", found.refined_cam[0]),
+        *(Picture(what, ids_overlay(large, nearest(ids))) for what, ids in masks.items()),
     )
 
 
-def _curves(log: Path) -> tuple[Chart, ...]:
+def _curves(log: Path) -> Chart:
     with log.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-
-    def curve(name: str, field: str) -> Curve:
+    curves = []
+    for name, field in (("L_proto", "proto"), ("L_seg", "seg")):
         active = [row for row in rows if float(row[field])]
-        x, y = ([float(row[each]) for row in active] for each in ("iteration", field))
-        return Curve(name, tuple(x), tuple(y))
-
-    curves = (curve("L_proto", "proto"), curve("L_seg", "seg"))
-    return (Chart("Loss: CMPA first, then the decoder", "iteration", "loss", curves),)
+        x, y = (tuple(float(row[each]) for row in active) for each in ("iteration", field))
+        curves.append(Curve(name, x, y))
+    return Chart("Loss: CMPA first, then the decoder", "iteration", "loss", tuple(curves))

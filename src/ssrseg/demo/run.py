@@ -6,8 +6,6 @@ Everything here goes through the public verbs, as a user's own script would.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import torch
 
 from ssrseg.config import Config, load_config
 from ssrseg.data.open import open_labelled
-from ssrseg.demo.report import Figures, demo_facts, short_table, write_figures, write_report
+from ssrseg.demo.report import Figures, short_table, write_figures, write_report
 from ssrseg.demo.rows import ROWS
 from ssrseg.demo.scenes import write_dataset
 from ssrseg.model import SSR
@@ -36,7 +34,6 @@ class DemoResult:
     """What the demo found.
 
     Attributes:
-        figures: By row, one mIoU in percent per seed.
         page: The report.
         table: The main figures as text, and where the others are.
     """
@@ -52,12 +49,17 @@ def run_demo(out: Path, *, seeds: int = 1, device: str = "cpu") -> DemoResult:
     Args:
         out: Folder for scenes, runs, figures.csv and report.html; a finished seed is not run again.
         seeds: Repetitions, each on fresh scenes and with fresh random numbers.
-        device: ``cpu`` or ``cuda``.
     """
     start = time.monotonic()
     scored = SCORED_SCENES if seeds > 1 else QUICK_SCENES
-    with _one_thread():
+    threads = torch.get_num_threads()
+    # small matrices gain nothing from a second thread, and on a busy machine two threads that wait
+    # for each other were seen to take forty times as long
+    torch.set_num_threads(1)
+    try:
         found = [_one_seed(out / f"seed-{seed}", seed, scored, device) for seed in range(seeds)]
+    finally:
+        torch.set_num_threads(threads)
     figures = {row: [each[row] for each in found] for row in found[0]}
     minutes = (time.monotonic() - start) / 60
     page, table, first = out / "report.html", out / "figures.csv", out / "seed-0"
@@ -65,25 +67,13 @@ def run_demo(out: Path, *, seeds: int = 1, device: str = "cpu") -> DemoResult:
     config, data = demo_config(0), open_labelled(first / "scenes", split="val")
     model = SSR.for_data(config, data, first / "ssr", device=device)
     facts = (
-        *demo_facts(config, TRAIN_SCENES, VAL_SCENES),
+        ("training scenes", f"{TRAIN_SCENES}, image-level labels only"),
+        ("unseen scenes", str(VAL_SCENES)),
+        ("encoders", f"{config.backbones.clip}, {config.backbones.dino}"),
         ("time of the last call", f"{minutes:.1f} minutes"),
     )
     write_report(page, first, model, figures, facts)
     return DemoResult(figures, page, f"{short_table(figures)}\nAll {len(figures)} rows: {table}")
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Small matrices gain nothing from a second thread.
-
-    On a busy machine two threads that wait for each other were seen to take forty times as long.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def demo_config(seed: int, *overrides: str) -> Config:
@@ -92,14 +82,10 @@ def demo_config(seed: int, *overrides: str) -> Config:
 
 
 def _one_seed(folder: Path, seed: int, scored: int, device: str) -> dict[str, float]:
-    first = FIRST_SCENE + seed * 10_000
-    root = folder / "scenes"
+    root, first = folder / "scenes", FIRST_SCENE + seed * 10_000
     if not (root / "labels.csv").is_file():
-        write_dataset(
-            root,
-            train=range(first, first + TRAIN_SCENES),
-            val=range(first + TRAIN_SCENES, first + TRAIN_SCENES + VAL_SCENES),
-        )
+        train, last = range(first, first + TRAIN_SCENES), first + TRAIN_SCENES + VAL_SCENES
+        write_dataset(root, train=train, val=range(train.stop, last))
     scenes = open_labelled(root, split="train")
     workspace = Workspace(
         folder,
@@ -114,6 +100,5 @@ def _one_seed(folder: Path, seed: int, scored: int, device: str) -> dict[str, fl
         runs="{name}",
         predictions="{name}",
     )
-    return {
-        each.row: 100 * (each.figures["miou"] or 0.0) for each in run_experiments(ROWS, workspace)
-    }
+    found = run_experiments(ROWS, workspace)
+    return {each.row: 100 * (each.figures["miou"] or 0.0) for each in found}

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from ssrseg.data.files import atomic_write
+from ssrseg.data.files import atomic_write, write_text
 from ssrseg.data.images import write_class_ids
 from ssrseg.demo.canvas import BACKGROUNDS, Canvas
-from ssrseg.demo.sprites import CLASSES, SPRITES, Colour, Part, box, oval
+from ssrseg.demo.sprites import CLASSES, SPRITES, Colour, Part, box, oval, pick
 
 __all__ = ["BACKGROUNDS", "CLASSES", "Scene", "render_scene", "write_dataset"]
 
@@ -43,37 +43,25 @@ class Scene:
     classes: tuple[str, ...]
 
 
-class _Place(NamedTuple):
-    """A kind of scene: its likely things, and pairs that like each other's company."""
-
-    things: tuple[str, ...]
-    pairs: tuple[tuple[str, str], ...]
-
-
-_PLACES = {
-    "field": _Place(
+_PLACES: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str], ...]]] = {
+    "field": (
         ("sheep", "sheep", "cow", "cow", "bird", "person", "balloon", "car"),
         (("sheep", "person"), ("cow", "bird"), ("sheep", "cow")),
     ),
-    "street": _Place(
+    "street": (
         ("car", "car", "bus", "bus", "person", "balloon", "bird"),
         (("bus", "person"), ("car", "person"), ("car", "bus")),
     ),
-    "sea": _Place(
+    "sea": (
         ("boat", "boat", "boat", "bird", "bird", "person", "balloon"),
         (("boat", "bird"), ("boat", "person")),
     ),
-    "room": _Place(
+    "room": (
         ("chair", "chair", "table", "table", "bottle", "bottle", "tv", "tv", "person"),
         (("table", "bottle"), ("chair", "table"), ("tv", "chair"), ("tv", "table")),
     ),
 }
-
-
-def _tint(rng: np.random.Generator, colours: tuple[Colour, ...], jitter: float = 9.0) -> Colour:
-    base = np.asarray(colours[rng.integers(len(colours))])
-    red, green, blue = np.clip(base + rng.normal(0, jitter, 3), 0, 255).astype(int).tolist()
-    return red, green, blue
+"""Kinds of scenes: their likely things, and pairs that like each other's company."""
 
 
 _SKIES = ((150, 196, 236), (120, 150, 205), (216, 226, 236), (160, 214, 200))
@@ -90,7 +78,7 @@ _GROUNDS: dict[str, tuple[tuple[Colour, ...], str, float]] = {
 def _clouds(canvas: Canvas, horizon: float) -> None:
     for _ in range(canvas.rng.integers(0, 3)):
         x, y = canvas.rng.uniform(0, 1), canvas.rng.uniform(0.03, max(0.06, horizon - 0.12))
-        tone = _tint(canvas.rng, ((244, 244, 246), (246, 214, 222)), 5.0)
+        tone = pick(canvas.rng, ((244, 244, 246), (246, 214, 222)), 5.0)
         for shift in (-0.09, 0.0, 0.08):
             outline = oval(x + shift, y + abs(shift) / 4, 0.085, 0.05 - abs(shift) / 5)
             canvas.scenery("cloud", Part(outline, tone, "cloudy", 6))
@@ -102,7 +90,7 @@ def _trees(canvas: Canvas, horizon: float, most: int) -> None:
         foot = horizon + canvas.rng.uniform(0.0, 0.08)
         trunk = box(x - 0.022, foot - 0.5 * tall, x + 0.022, foot)
         canvas.scenery("tree", Part(trunk, (98, 70, 46), "planks", 8))
-        leaf = _tint(canvas.rng, ((46, 104, 50), (74, 128, 44)))
+        leaf = pick(canvas.rng, ((46, 104, 50), (74, 128, 44)), 9.0)
         for dx, dy in ((-0.06, 0.55), (0.06, 0.6), (0.0, 0.78)):
             crown = oval(x + dx, foot - dy * tall, 0.09, 0.26 * tall)
             canvas.scenery("tree", Part(crown, leaf, "fluff", 14))
@@ -113,7 +101,7 @@ def _rocks(canvas: Canvas, horizon: float, most: int) -> None:
         x, y = canvas.rng.uniform(0, 1), canvas.rng.uniform(horizon + 0.08, 1.0)
         wide, tall = canvas.rng.uniform(0.1, 0.22), canvas.rng.uniform(0.1, 0.2)
         outline = np.array([[-1, 0], [-0.8, -0.5], [-0.2, -1], [0.4, -0.85], [0.9, -0.4], [1, 0]])
-        tone = _tint(canvas.rng, ((128, 122, 120), (104, 98, 106)))
+        tone = pick(canvas.rng, ((128, 122, 120), (104, 98, 106)), 9.0)
         canvas.scenery("rock", Part(outline * (wide, tall) + (x, y), tone, "blotch", 14))
 
 
@@ -123,9 +111,9 @@ def _buildings(canvas: Canvas, horizon: float) -> None:
         width, tall = canvas.rng.uniform(0.2, 0.36), canvas.rng.uniform(0.2, 0.42)
         top, right = horizon - tall, left + width
         if canvas.rng.random() < 0.75:
-            tone = _tint(canvas.rng, _FACADES)
+            tone = pick(canvas.rng, _FACADES, 9.0)
             canvas.scenery("building", Part(box(left, top, right, horizon), tone, "bricks", 8))
-            pane = _tint(canvas.rng, ((238, 218, 104), (66, 62, 84)))
+            pane = pick(canvas.rng, ((238, 218, 104), (66, 62, 84)), 9.0)
             for y in np.arange(top + 0.04, horizon - 0.05, 0.095):
                 for x in np.arange(left + 0.035, right - 0.05, 0.08):
                     window = box(float(x), float(y), float(x) + 0.04, float(y) + 0.055)
@@ -135,7 +123,7 @@ def _buildings(canvas: Canvas, horizon: float) -> None:
 
 def _ground(canvas: Canvas, name: str, top: float, bottom: float = 1.0) -> None:
     colours, texture, strength = _GROUNDS[name]
-    tone = _tint(canvas.rng, colours)
+    tone = pick(canvas.rng, colours, 9.0)
     canvas.scenery(name, Part(box(0.0, top, 1.01, bottom + 0.01), tone, texture, strength))
 
 
@@ -148,7 +136,7 @@ def _surroundings(canvas: Canvas, place: str) -> float:
         _ground(canvas, "floor", horizon)
         canvas.scenery("wall", Part(box(0.0, horizon - 0.02, 1.01, horizon), (232, 226, 214)))
         return float(horizon)
-    canvas.scenery("sky", Part(box(0.0, 0.0, 1.01, 1.01), _tint(rng, _SKIES), "cloudy", 6))
+    canvas.scenery("sky", Part(box(0.0, 0.0, 1.01, 1.01), pick(rng, _SKIES, 9.0), "cloudy", 6))
     _clouds(canvas, horizon)
     if place == "street":
         _buildings(canvas, horizon)
@@ -170,41 +158,39 @@ def _surroundings(canvas: Canvas, place: str) -> float:
     return float(horizon)
 
 
-def _choose_things(rng: np.random.Generator, place: _Place, crowded: bool) -> list[str]:
+def _choose_things(rng: np.random.Generator, place: str, crowded: bool) -> list[str]:
     """Names of the things in a scene; a second one often is of the same class."""
+    things, pairs = _PLACES[place]
     shares = (0.08, 0.32, 0.35, 0.25) if crowded else (0.5, 0.33, 0.13, 0.04)
     count = 1 + int(rng.choice(4, p=shares))
     same = 0.15 if crowded else 0.3
     names: list[str] = []
     if count > 1 and rng.random() < 0.35:
-        names.extend(place.pairs[rng.integers(len(place.pairs))])
+        names.extend(pairs[rng.integers(len(pairs))])
     while len(names) < count:
         if names and rng.random() < same:
             names.append(names[rng.integers(len(names))])
         elif rng.random() < 0.12:
             names.append(CLASSES[rng.integers(len(CLASSES))])
         else:
-            names.append(place.things[rng.integers(len(place.things))])
+            names.append(things[rng.integers(len(things))])
     return names
 
 
 def render_scene(
     seed: int, *, density: Literal["voc", "crowded"] = "voc", size: int = 128
 ) -> Scene:
-    """Render one scene; the same arguments give the same bytes.
+    """Render one scene of ``size`` x ``size`` pixels; the same arguments give the same bytes.
 
-    Args:
-        seed: Which scene, >= 0.
-        density: ``voc`` has about 1.5 classes and a quarter of foreground, as PASCAL VOC;
-            ``crowded`` has about 2.2 classes of smaller things.
-        size: Side in pixels.
+    Density ``voc`` has about 1.5 classes and a quarter of foreground, as PASCAL VOC; ``crowded``
+    has about 2.2 classes of smaller things.
     """
     crowded = density == "crowded"
     rng = np.random.default_rng([seed, int(crowded)])
     canvas = Canvas(size, rng)
     place = list(_PLACES)[rng.integers(len(_PLACES))]
     horizon = _surroundings(canvas, place)
-    names = _choose_things(rng, _PLACES[place], crowded)
+    names = _choose_things(rng, place, crowded)
     zoom = 1.08 if crowded else (1.6, 1.42, 1.25, 1.15)[len(names) - 1]
     placed = []
     for name in names:
@@ -227,11 +213,7 @@ def write_dataset(root: Path, *, train: range, val: range) -> None:
     """Write scenes as a data set in the layout of VOC 2012.
 
     Pixel truth goes into ``SegmentationClassAug`` alone; image-level labels into ``labels.csv``.
-
-    Args:
-        root: Folder to write to.
-        train: Seeds of the training scenes.
-        val: Seeds of the held-out scenes.
+    ``train`` and ``val`` are seeds of scenes.
 
     Raises:
         ValueError: If a seed is in both.
@@ -245,12 +227,10 @@ def write_dataset(root: Path, *, train: range, val: range) -> None:
             scene = render_scene(seed)
             with atomic_write(root / "JPEGImages" / f"{name}.jpg") as temporary:
                 Image.fromarray(scene.image).save(temporary, quality=95)
-            truth = torch.from_numpy(scene.truth)
-            write_class_ids(root / "SegmentationClassAug" / f"{name}.png", truth)
+            file = root / "SegmentationClassAug" / f"{name}.png"
+            write_class_ids(file, torch.from_numpy(scene.truth))
             rows.append(f"JPEGImages/{name}.jpg,{';'.join(scene.classes)}")
-        with atomic_write(root / "ImageSets" / "Segmentation" / f"{split}.txt") as temporary:
-            temporary.write_text("\n".join(names) + "\n")
-    with atomic_write(root / "labels.csv") as temporary:
-        temporary.write_text("\n".join(rows) + "\n")
-    with atomic_write(root / "classes.txt") as temporary:
-        temporary.write_text("\n".join(CLASSES) + "\n")
+        listed = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+        write_text(listed, "\n".join(names) + "\n")
+    write_text(root / "labels.csv", "\n".join(rows) + "\n")
+    write_text(root / "classes.txt", "\n".join(CLASSES) + "\n")

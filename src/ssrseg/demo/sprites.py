@@ -57,7 +57,7 @@ class Sprite(NamedTuple):
 
 def box(x0: float, y0: float, x1: float, y1: float) -> Float[np.ndarray, "4 2"]:
     """Corners of a rectangle."""
-    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], dtype=np.float64)
+    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
 
 
 _ANGLES = np.linspace(0, 2 * np.pi, 21)
@@ -69,10 +69,10 @@ def oval(x: float, y: float, rx: float, ry: float) -> Float[np.ndarray, "21 2"]:
     return _CIRCLE * (rx, ry) + (x, y)
 
 
-def _pick(rng: np.random.Generator, colours: tuple[Colour, ...]) -> Colour:
-    """One of the colours, slightly changed."""
-    base = colours[rng.integers(len(colours))]
-    red, green, blue = np.clip(np.array(base) + rng.normal(0, 8, 3), 0, 255).astype(int).tolist()
+def pick(rng: np.random.Generator, colours: tuple[Colour, ...], jitter: float = 8.0) -> Colour:
+    """One of the colours, each channel changed by noise of this standard deviation."""
+    base = np.array(colours[rng.integers(len(colours))])
+    red, green, blue = np.clip(base + rng.normal(0, jitter, 3), 0, 255).astype(int).tolist()
     return red, green, blue
 
 
@@ -82,7 +82,7 @@ def _shade(colour: Colour, factor: float) -> Colour:
 
 
 def _points(*corners: tuple[float, float]) -> Float[np.ndarray, "corners 2"]:
-    return np.array(corners, dtype=np.float64)
+    return np.array(corners)
 
 
 def _legs(colour: Colour) -> list[Part]:
@@ -90,8 +90,8 @@ def _legs(colour: Colour) -> list[Part]:
 
 
 def _sheep(rng: np.random.Generator) -> list[Part]:
-    wool = _pick(rng, (WHITE, CREAM))
-    face = _pick(rng, (BLACK, (232, 186, 176)))
+    wool = pick(rng, (WHITE, CREAM))
+    face = pick(rng, (BLACK, (232, 186, 176)))
     angles = np.linspace(0, 2 * np.pi, 36)
     bump = 1 + 0.06 * np.cos(angles * 9)
     fleece = np.stack([0.62 + 0.37 * bump * np.cos(angles), 0.47 + 0.27 * bump * np.sin(angles)], 1)
@@ -106,7 +106,7 @@ def _sheep(rng: np.random.Generator) -> list[Part]:
 
 def _cow(rng: np.random.Generator) -> list[Part]:
     hide, spots = ((WHITE, BLACK), (CREAM, (132, 84, 52)))[rng.integers(2)]
-    hide = _pick(rng, (hide,))
+    hide = pick(rng, (hide,))
     return [
         *_legs(_shade(spots, 0.9)),
         Part(_points((0.94, 0.35), (0.99, 0.4), (0.98, 0.75), (0.95, 0.75)), spots),
@@ -127,31 +127,24 @@ def _wheels(places: tuple[float, ...], radius: float, aspect: float) -> list[Par
 
 
 def _car(rng: np.random.Generator) -> list[Part]:
-    paint = _pick(rng, ((206, 34, 34), (48, 84, 190), (232, 180, 40)))
+    paint = pick(rng, ((206, 34, 34), (48, 84, 190), (232, 180, 40)))
+    bonnet, roof = ((0.0, 0.84), (0.01, 0.55), (0.2, 0.46)), ((0.32, 0.08), (0.7, 0.08))
     return [
-        Part(
-            _points(
-                (0.0, 0.84), (0.01, 0.55), (0.2, 0.46), (0.32, 0.08), (0.7, 0.08), (0.84, 0.44),
-                (0.99, 0.52), (1.0, 0.84),
-            ),
-            paint,
-        ),
+        Part(_points(*bonnet, *roof, (0.84, 0.44), (0.99, 0.52), (1.0, 0.84)), paint),
         Part(_points((0.27, 0.44), (0.35, 0.16), (0.49, 0.16), (0.49, 0.44)), GLASS),
         Part(_points((0.53, 0.44), (0.53, 0.16), (0.68, 0.16), (0.77, 0.44)), GLASS),
         Part(box(0.0, 0.74, 1.0, 0.84), _shade(paint, 0.6)),
         Part(oval(0.035, 0.62, 0.03, 0.06), (250, 240, 180)),
         *_wheels((0.22, 0.78), 0.2, 2.1),
-    ]  # fmt: skip
+    ]
 
 
 def _bus(rng: np.random.Generator) -> list[Part]:
-    paint = _pick(rng, ((232, 180, 40), (48, 84, 190)))
-    count = 5
-    panes = [Part(box(0.05 + 0.185 * k, 0.14, 0.2 + 0.185 * k, 0.42), GLASS) for k in range(count)]
+    paint = pick(rng, ((232, 180, 40), (48, 84, 190)))
     return [
         Part(box(0.0, 0.02, 1.0, 0.86), paint),
         Part(box(0.0, 0.02, 1.0, 0.08), _shade(paint, 0.7)),
-        *panes,
+        *(Part(box(0.05 + 0.185 * k, 0.14, 0.2 + 0.185 * k, 0.42), GLASS) for k in range(5)),
         Part(box(0.0, 0.55, 1.0, 0.62), WHITE),
         Part(box(0.0, 0.78, 1.0, 0.86), BLACK),
         *_wheels((0.2, 0.8), 0.14, 1.75),
@@ -159,8 +152,8 @@ def _bus(rng: np.random.Generator) -> list[Part]:
 
 
 def _boat(rng: np.random.Generator) -> list[Part]:
-    hull = _pick(rng, ((140, 88, 50), (206, 50, 46)))
-    sail = _pick(rng, (WHITE, (222, 170, 60)))
+    hull = pick(rng, ((140, 88, 50), (206, 50, 46)))
+    sail = pick(rng, (WHITE, (222, 170, 60)))
     return [
         Part(box(0.48, 0.0, 0.515, 0.75), (96, 66, 44)),
         Part(_points((0.46, 0.03), (0.46, 0.68), (0.1, 0.68)), sail, "cloudy", 5),
@@ -171,7 +164,7 @@ def _boat(rng: np.random.Generator) -> list[Part]:
 
 
 def _bird(rng: np.random.Generator) -> list[Part]:
-    coat = _pick(rng, ((46, 46, 58), (128, 102, 140), (44, 84, 62)))
+    coat = pick(rng, ((46, 46, 58), (128, 102, 140), (44, 84, 62)))
     up = 1.0 if rng.random() < 0.6 else -1.0
     tip = 0.5 - 0.5 * up
     return [
@@ -186,7 +179,7 @@ def _bird(rng: np.random.Generator) -> list[Part]:
 
 
 def _chair(rng: np.random.Generator) -> list[Part]:
-    wood = _pick(rng, ((196, 92, 36), (128, 74, 44)))
+    wood = pick(rng, ((196, 92, 36), (128, 74, 44)))
     dark = _shade(wood, 0.72)
     return [
         Part(box(0.06, 0.6, 0.17, 1.0), dark),
@@ -200,7 +193,7 @@ def _chair(rng: np.random.Generator) -> list[Part]:
 
 
 def _table(rng: np.random.Generator) -> list[Part]:
-    wood = _pick(rng, ((206, 166, 112), (128, 74, 44)))
+    wood = pick(rng, ((206, 166, 112), (128, 74, 44)))
     dark = _shade(wood, 0.72)
     return [
         *(Part(box(x, 0.2, x + 0.075, 1.0), dark) for x in (0.06, 0.86)),
@@ -211,25 +204,20 @@ def _table(rng: np.random.Generator) -> list[Part]:
 
 
 def _bottle(rng: np.random.Generator) -> list[Part]:
-    glass = _pick(rng, ((36, 118, 62), (150, 130, 44)))
-    label = _pick(rng, (WHITE,))
+    glass = pick(rng, ((36, 118, 62), (150, 130, 44)))
+    label = pick(rng, (WHITE,))
+    neck, shoulders = ((0.34, 0.3), (0.34, 0.06), (0.66, 0.06), (0.66, 0.3)), (1.0, 0.44)
     return [
-        Part(
-            _points(
-                (0.34, 0.06), (0.66, 0.06), (0.66, 0.3), (1.0, 0.44), (1.0, 1.0), (0.0, 1.0),
-                (0.0, 0.44), (0.34, 0.3),
-            ),
-            glass,
-        ),
+        Part(_points(*neck, shoulders, (1.0, 1.0), (0.0, 1.0), (0.0, 0.44)), glass),
         Part(box(0.3, 0.0, 0.7, 0.09), (188, 60, 46)),
         Part(box(0.0, 0.56, 1.0, 0.82), label),
         Part(box(0.14, 0.64, 0.86, 0.7), glass),
         Part(box(0.1, 0.42, 0.24, 0.56), _shade(glass, 1.6)),
-    ]  # fmt: skip
+    ]
 
 
 def _balloon(rng: np.random.Generator) -> list[Part]:
-    skin = _pick(rng, ((214, 40, 60), (240, 130, 190), (90, 60, 190)))
+    skin = pick(rng, ((214, 40, 60), (240, 130, 190), (90, 60, 190)))
     return [
         Part(_points((0.48, 0.66), (0.52, 0.66), (0.58, 0.84), (0.5, 1.0), (0.54, 0.84)), BLACK),
         Part(_points((0.5, 0.6), (0.62, 0.73), (0.38, 0.73)), _shade(skin, 0.75)),
@@ -240,10 +228,10 @@ def _balloon(rng: np.random.Generator) -> list[Part]:
 
 
 def _person(rng: np.random.Generator) -> list[Part]:
-    shirt = _pick(rng, ((200, 44, 42), (112, 52, 148), (52, 122, 60)))
-    trousers = _pick(rng, ((56, 84, 168), (52, 48, 52)))
-    skin = _pick(rng, SKINS)
-    hair = _pick(rng, ((58, 40, 30), (206, 166, 84)))
+    shirt = pick(rng, ((200, 44, 42), (112, 52, 148), (52, 122, 60)))
+    trousers = pick(rng, ((56, 84, 168), (52, 48, 52)))
+    skin = pick(rng, SKINS)
+    hair = pick(rng, ((58, 40, 30), (206, 166, 84)))
     return [
         Part(box(0.25, 0.58, 0.47, 0.97), trousers),
         Part(box(0.53, 0.58, 0.75, 0.97), _shade(trousers, 0.88)),
@@ -260,7 +248,7 @@ def _person(rng: np.random.Generator) -> list[Part]:
 
 
 def _tv(rng: np.random.Generator) -> list[Part]:
-    frame = _pick(rng, ((60, 60, 66), (170, 172, 178)))
+    frame = pick(rng, ((60, 60, 66), (170, 172, 178)))
     dark, light = ((52, 78, 190), (36, 44, 120)), ((70, 150, 190), (150, 214, 226))
     screen, beam = (dark, light)[rng.integers(2)]
     return [
