@@ -85,8 +85,7 @@ def rectify_photo(
 
 def rectify_batch(model: SSR, batch: PhotoBatch) -> list[PhotoMask]:
     """CAMs and pseudo masks of photographs of one size."""
-    images, bound = (batch.image, batch.present, batch.superpixels), batch.n_superpixels
-    way = model(*images, photo=batch.small, n_superpixels=bound)
+    way = model.rectify_batch(batch)
     ids, cam, refined = (each.cpu() for each in (way.pseudo_mask, way.initial.cam, way.refined_cam))
     found = []
     for row, slots in enumerate(batch.present.tolist()):
