@@ -21,7 +21,7 @@ from torch import Tensor
 from ssrseg.checkpoint import (
     MODEL_FILE,
     Checkpoint,
-    check_classes,
+    check_same_classes,
     load_checkpoint,
     save_checkpoint,
 )
@@ -147,7 +147,7 @@ class Loadable(
         if run is None:
             return model
         checkpoint = load_checkpoint(run)
-        check_classes(checkpoint.classes, data.classes, run)
+        check_same_classes(checkpoint.classes, data.classes, run)
         has_heads = config.cam.mode == "cmpa" and bool(checkpoint.part("alignment"))
         gates = config.affinity.rfm_after is not None
         if not has_heads and not gates:
@@ -195,7 +195,7 @@ class Loadable(
             CheckpointError: If there is no model, or it does not fit the encoder.
             BackboneError: If an encoder cannot be loaded.
         """
-        file = _model_file(source, **hub)
+        file = model_file(source, **hub)
         checkpoint = load_checkpoint(file)
         config = _with_encoders(checkpoint.config, clip, dino)
         clip_tower, dino_tower = _load_encoders(
@@ -358,7 +358,7 @@ def _lasting(source: str | Path) -> str:
     return str(folder.resolve()) if folder.is_dir() else str(source)
 
 
-def _model_file(source: str | Path, **hub: Any) -> Path:
+def model_file(source: str | Path, **hub: Any) -> Path:
     """A path on this disk, or the file fetched from the hub."""
     path = Path(source).expanduser()
     if path.exists() or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):

@@ -27,6 +27,7 @@ from ssrseg.data.crops import CropBatch, CropDraws, derive_seed
 from ssrseg.data.files import atomic_write
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.device import pick_device
 from ssrseg.errors import CheckpointError, DataError
 from ssrseg.foreground import ForegroundFeatures, collect_foreground
 from ssrseg.losses import crop_pairs, draw_pairs, proto_loss, seg_loss
@@ -166,13 +167,13 @@ class _State:
 
 def train(
     data: LabelledImages,
-    out: Path,
+    out: str | Path,
     config: Config,
     *,
     supervision: Supervision = "labels",
     monitor: LabelledImages | None = None,
-    cache: Path | None = None,
-    device: str = "cpu",
+    cache: str | Path | None = None,
+    device: str = "auto",
     stop_after: int | None = None,
 ) -> TrainResult:
     """Train from image-level labels; go on where an earlier call in the same folder stopped.
@@ -188,7 +189,7 @@ def train(
         monitor: Images with true masks; at every checkpoint the pseudo masks of these are scored
             and logged. Nothing is learned or chosen from it.
         cache: Folder of superpixels, to be shared between runs; by default inside ``out``.
-        device: ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu`` or ``cuda``.
         stop_after: Stop, resumable, when so many iterations are finished.
 
     Raises:
@@ -196,6 +197,7 @@ def train(
         DataError: If an image cannot be read, CMPA finds no pair, or a mask is missing where
             ``supervision`` is ``full``.
     """
+    out, device = Path(out), pick_device(device)
     superpixels = SuperpixelCache(
         cache or out / "superpixels",
         n_segments=config.sgc.n_segments,
