@@ -18,6 +18,7 @@ from ssrseg.checkpoint import (
     check_same_classes,
     load_checkpoint,
     load_part,
+    model_digest,
     save_checkpoint,
 )
 from ssrseg.config import Config, load_config
@@ -85,10 +86,34 @@ def test_part_that_does_not_fit(example: Checkpoint) -> None:
 
 
 def test_missing_and_unfinished(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"--model .*no model\.safetensors.* to finish it"):
+    with pytest.raises(
+        CheckpointError, match=r"--model\) is a folder without model\.safetensors.* finish it"
+    ):
         load_checkpoint(tmp_path)
-    with pytest.raises(CheckpointError, match=r"--model .*absent: there is no absent"):
-        load_checkpoint(tmp_path / "absent")
+    (tmp_path / "run").mkdir()
+    for read in (load_checkpoint, model_digest):
+        with pytest.raises(CheckpointError) as caught:
+            read(tmp_path / "rum")
+        assert str(caught.value).startswith(
+            f"model {tmp_path}/rum (--model) does not exist, seen from {Path.cwd()}. Did you mean"
+            ' "run"? Give a run folder written by'
+        )
+        with pytest.raises(CheckpointError, match="path of a model is empty"):
+            read("")
+
+
+def test_paths_as_text(
+    example: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_checkpoint(tmp_path / "run" / MODEL_FILE, example)
+    assert load_checkpoint("~/run").classes == example.classes
+    assert model_digest("~/run") == model_digest(tmp_path / "run" / MODEL_FILE)
+
+
+def test_shown_without_its_tensors(example: Checkpoint) -> None:
+    assert "tensor" not in repr(example)
+    assert "red car" in repr(example)
 
 
 def without_header(path: Path) -> None:

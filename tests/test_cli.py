@@ -238,11 +238,11 @@ def test_slips_on_the_command_line(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--preset", "papr"), ("--preset papr", 'Did you mean "paper"?', "clip-es")),
+        (("--preset", "papr"), ('preset "papr" (--preset)', 'Did you mean "paper"?', "clip-es")),
         (("--set", "sgc.min_rato=0.4"), ("sgc.min_rato", 'Did you mean "sgc.min_ratio"?')),
         (("--set", "sgc.min_ratio=7"), ("sgc.min_ratio = 7", "less than or equal to 1")),
-        (("--set", "sgc.min_ratio"), ("--set sgc.min_ratio", "section.key=value")),
-        (("--set", "sgc.min_ratio=[1"), ("--set sgc.min_ratio=[1", "YAML")),
+        (("--set", "sgc.min_ratio"), ('"sgc.min_ratio" (--set)', "section.key=value")),
+        (("--set", "sgc.min_ratio=[1"), ('"sgc.min_ratio=[1" (--set)', "YAML")),
         (("--set", "cam.mode=dino"), ("cam.mode", "'clip', 'cmpa' or 'centre'")),
     ],
     ids=lambda value: value[-1],
@@ -451,7 +451,7 @@ def test_a_folder_without_a_model(
     message = terminal.refused(
         "predict", "--images", photos / "images", "--model", photos, "--out", out
     )
-    assert f"--model {photos}" in message
+    assert f"model {photos} (--model) is a folder without" in message
     assert "model.safetensors" in message
     broken = tmp_path / "model.safetensors"
     broken.write_bytes(b"not tensors at all")
@@ -500,8 +500,8 @@ def test_a_device_that_is_not_there(
     command = ("masks", "--data", photos, "--out", out, *encoders[:-2])
     for device in ("cuda", "cuda:7", "gpu"):
         message = terminal.refused(*command, "--device", device)
-        assert f"--device {device}" in message
-        assert "--device auto or cpu" in message
+        assert f'device "{device}" (--device)' in message
+        assert "Use auto or cpu" in message
     assert not out.exists()
 
 

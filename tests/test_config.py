@@ -159,12 +159,12 @@ def test_set_understands(override: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("sgc.min_ration=0.4", r'--set: .*"sgc\.min_ration"\. Did you mean "sgc\.min_ratio"\?'),
+        ("sgc.min_ration=0.4", r'\(--set\): .*"sgc\.min_ration"\. Did you mean "sgc\.min_ratio"\?'),
         ("affinty.mask=box", r'"affinty\.mask"\. Did you mean "affinity\.mask"\?'),
-        ("nothing.at_all=1", r'--set: there is no setting "nothing\.at_all"'),
-        ("sgc.high", r"--set sgc\.high: expected section\.key=value"),
-        ("high=0.4", r"--set high=0\.4: expected section\.key=value"),
-        ("sgc.high=[0.4", r"--set sgc\.high=\[0\.4.*YAML"),
+        ("nothing.at_all=1", r'settings \(--set\): there is no setting "nothing\.at_all"'),
+        ("sgc.high", r'setting "sgc\.high" \(--set\): expected section\.key=value'),
+        ("high=0.4", r'setting "high=0\.4" \(--set\): expected section\.key=value'),
+        ("sgc.high=[0.4", r'setting "sgc\.high=\[0\.4" \(--set\).*YAML'),
         ("sgc.high=", r"sgc\.high = None"),
         ("data.crop=0", r"data\.crop = 0: .*greater than or equal to 1"),
         ("data.crop=32.5", r"data\.crop = 32\.5: "),
@@ -190,6 +190,13 @@ def test_set_refuses(override: str, message: str) -> None:
         load_config(overrides=[override])
 
 
+def test_one_setting_may_stand_by_itself(tmp_path: Path) -> None:
+    assert load_config(overrides="sgc.high=0.3").sgc.high == 0.3
+    assert load_config(overrides=None) == load_config()
+    (tmp_path / "own.yaml").write_text("sgc: {high: 0.2}\n")
+    assert load_config(file=f"{tmp_path}/own.yaml").sgc.high == 0.2
+
+
 def test_all_wrong_values_are_named_at_once(tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text("sgc: {high: 1.5, axis: diagonal}\noptim: {batch: many}\n")
@@ -205,10 +212,10 @@ def test_a_fault_names_where_it_is_from(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(file=file, overrides=["sgc.axis=up", "sgc.hihg=1"])
     for fault in (
-        r"--config \S+own\.yaml: sgc\.high = 1\.5: .*less than or equal to 1\.",
-        r"--set: sgc\.axis = 'up': ",
-        r'--set: there is no setting "sgc\.hihg"\. Did you mean "sgc\.high"\?',
-        r'own\.yaml: there is no setting "afinity\.mask"\. Did you mean "affinity\.mask"\?',
+        r"settings file \S+own\.yaml \(--config\): sgc\.high = 1\.5: .*less than or equal to 1\.",
+        r"settings \(--set\): sgc\.axis = 'up': ",
+        r'\(--set\): there is no setting "sgc\.hihg"\. Did you mean "sgc\.high"\?',
+        r'own\.yaml \(--config\): there is no setting "afinity\.mask"\. Did you mean "affinity',
     ):
         assert re.search(fault, str(caught.value)), fault
     with pytest.raises(ConfigError, match=r"^saved settings: data\.crop = 0: "):
@@ -241,12 +248,12 @@ def test_all_unknown_keys_are_named_at_once(tmp_path: Path) -> None:
 def test_a_file_that_is_no_configuration(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "own.yaml"
     file.write_bytes(content)
-    with pytest.raises(ConfigError, match=rf"--config .*own\.yaml.* {message}"):
+    with pytest.raises(ConfigError, match=rf"settings file .*own\.yaml \(--config\).* {message}"):
         load_config(file=file)
 
 
 def test_missing_file_and_preset(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--config .*absent\.yaml: there is no such file"):
+    with pytest.raises(ConfigError, match=r"absent\.yaml \(--config\): there is no such file"):
         load_config(file=tmp_path / "absent.yaml")
     with pytest.raises(
         ConfigError, match=r'Did you mean "paper"\?.* clip-es, demo, paper, photos, ssr, weclip'

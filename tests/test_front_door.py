@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +24,7 @@ from ssrseg.data.open import open_labelled
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import BackboneError, CheckpointError, ConfigError, DataError, LabelsError
 from ssrseg.pseudo_masks import rectify_photo
+from ssrseg.results import SegmentedImage
 from ssrseg.training import train
 
 CLASSES = ("cat", "dog", "red car")
@@ -93,6 +97,24 @@ def test_a_rectified_image(model: SSR, photo: Path) -> None:
         found.heat("red car")
 
 
+def test_results_are_shown_in_one_line(model: SSR, photo: Path) -> None:
+    found = model.rectify(photo, labels=["dog", "cat"])
+    assert re.fullmatch(r"RectifiedImage\(70 x 50(, (dog|cat) (\d+|under 1) %)+\)", repr(found))
+    mask = np.zeros((10, 100), np.uint8)
+    mask[0, :70], mask[1, :4], mask[2] = 2, 1, 255
+    maps = {"image": np.zeros((10, 100, 3), np.uint8), "confidence": np.ones((10, 100), np.float32)}
+    shown = replace(found, **maps, mask=mask, cam={}, refined_cam={})
+    assert repr([shown]) == "[RectifiedImage(100 x 10, dog 7 %, cat under 1 %)]"
+    assert repr(replace(shown, mask=0 * mask)) == "RectifiedImage(100 x 10, background only)"
+    names = tuple("abcdefg")
+    many = np.repeat(np.arange(8, dtype=np.uint8), 8)[None]
+    image = SegmentedImage(
+        np.zeros((1, 64, 3), np.uint8), names, many, np.ones((1, 64), np.float32)
+    )
+    assert repr(image) == ("SegmentedImage(64 x 1, a 12 %, b 12 %, c 12 %, d 12 %, e 12 %, 2 more)")
+    assert "<figcaption>a 12 %, b 12 %, c 12 %, d 12 %, e 12 %, 2 more<" in image._repr_html_()
+
+
 def test_it_is_what_a_folder_of_masks_holds(model: SSR, photo: Path) -> None:
     found = model.rectify(photo, labels=["cat", "red car"])
     pixels = read_image(photo)
@@ -147,6 +169,10 @@ def test_lists_that_do_not_fit(model: SSR, photo: Path) -> None:
         (torch.zeros(40, 40, 3, dtype=torch.int64), "int64"),
         (np.zeros((0, 40, 3), np.uint8), "0"),
         (7, "int"),
+        ("", "path of an image is empty"),
+        (torch.zeros(40, 40).to_sparse(), "sparse"),
+        (torch.zeros(3, 40, 40, device="meta"), "without values"),
+        ((each for each in ()), "as a list"),
     ],
 )
 def test_images_that_cannot_be(model: SSR, image: object, message: str) -> None:
@@ -213,6 +239,7 @@ def test_saved_and_loaded_it_says_the_same(run: Path, tree: Path, tmp_path: Path
     card = ModelCard.load(tmp_path / "kept" / "README.md")
     assert card.data.license == "apache-2.0"
     assert card.data.pipeline_tag == "image-segmentation"
+    assert f"into {len(model.classes)} classes and background" in card.content
     for words in (f"1. {model.classes[0]}", "found = model.segment", model.config.backbones.clip):
         assert words in card.content
 
@@ -225,7 +252,14 @@ def test_a_training_free_model_is_kept_too(model: SSR, photo: Path, tmp_path: Pa
     labels = ["dog", "red car"]
     found, expected = (each.rectify(photo, labels=labels) for each in (again, model))
     assert np.array_equal(found.mask, expected.mask)
-    assert "found = model.rectify" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "found = model.rectify" in text
+    assert "into masks of 3 classes, with" in " ".join(text.split())
+    model.vocabulary = replace(model.vocabulary, classes=("dog",))
+    try:
+        assert "into masks of 1 class, with" in " ".join(str(model.generate_model_card()).split())
+    finally:
+        model.vocabulary = replace(model.vocabulary, classes=CLASSES)
 
 
 def test_pushed_to_the_hub(model: SSR, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +281,7 @@ def test_pushed_to_the_hub(model: SSR, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_models_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CheckpointError, match=r"there is no model\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"is a folder without model\.safetensors"):
         SSR.from_pretrained(tmp_path)
 
     def closed(*_: object, **__: object) -> None:
@@ -269,10 +303,93 @@ def test_from_encoders(clip_dir: Path, dino_dir: Path, photo: Path) -> None:
     for classes, message in (("dog", "one text"), ([], "no class"), (["dog", "Dog"], "Dog")):
         with pytest.raises(LabelsError, match=message):
             SSR.from_encoders(classes, clip=clip_dir, dino=dino_dir)
+    for prompts in ({"dgo": "x"}, {"dog": ""}):
+        with pytest.raises(ConfigError, match=r"^prompts"):
+            SSR.from_encoders(["dog"], clip=clip_dir, dino=dino_dir, prompts=prompts)
+    plain = SSR.from_encoders([np.str_(" dog ")], clip=clip_dir, dino=dino_dir)
+    assert plain.classes == ("dog",)
+    assert type(plain.classes[0]) is str
     with pytest.raises(BackboneError, match="is not a clip"):
         SSR.from_encoders(["dog"], clip=dino_dir, dino=dino_dir)
     with pytest.raises(ConfigError, match=r"sgc\.hihg"):
         SSR.from_encoders(["dog"], clip=clip_dir, dino=dino_dir, settings=["sgc.hihg=1"])
+
+
+def test_values_of_any_type(tmp_path: Path) -> None:
+    script = """
+import numpy as np, torch
+from ssrseg import SSR, load_config
+from ssrseg.checkpoint import load_checkpoint
+from ssrseg.data.images import list_images, read_image, read_truth
+from ssrseg.device import pick_device
+from ssrseg.errors import SSRError
+
+model = SSR.from_encoders(["dog", "cat"], preset="demo", device="cpu")
+image = np.zeros((32, 32, 3), np.uint8)
+found = model.rectify(image, labels="dog")
+calls = [
+    lambda: model.rectify(image, labels=None),
+    lambda: model.rectify(image, labels=0),
+    lambda: model.rectify((each for each in [image]), labels="dog"),
+    lambda: found.heat(None),
+    lambda: found.heat(["dog"]),
+    *(lambda path=path: read(path) for read in (read_image, read_truth, list_images)
+      for path in (None, 3)),
+    lambda: load_checkpoint(None),
+    lambda: load_config(None),
+    lambda: load_config(overrides=[3]),
+    lambda: pick_device(None),
+    lambda: pick_device("meta"),
+    *(lambda classes=classes: SSR.from_encoders(classes, preset="demo", device="cpu")
+      for classes in (None, 3, [1, 2], ["dog", None], {"dog", "cat"}, {"dog": "puppy"})),
+    *(lambda prompts=prompts: SSR.from_encoders(["dog"], preset="demo", prompts=prompts)
+      for prompts in ("voc", ["puppy"], {"dog": None}, {"dog": 3}, {3: "x"})),
+]
+for call in calls:
+    try:
+        call()
+    except SSRError as error:
+        print(type(error).__name__, error)
+    else:
+        print("accepted")
+"""
+    # in a process of its own, because the tests check types at every call
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    expected = [
+        "LabelsError labels = None: labels must be names",
+        "LabelsError labels = 0: labels must be names",
+        "DataError one image is expected, but a generator was given. Pass several images as a list",
+        'LabelsError There is no CAM of "None": the photograph was labelled with dog.',
+        """LabelsError There is no CAM of "['dog']": the photograph""",
+        "DataError the path of an image is text or a pathlib.Path, not None.",
+        "DataError the path of an image is text or a pathlib.Path, not 3.",
+        "DataError the path of a mask is text or a pathlib.Path, not None.",
+        "DataError the path of a mask is text or a pathlib.Path, not 3.",
+        "DataError the path of images is text or a pathlib.Path, not None.",
+        "DataError the path of images is text or a pathlib.Path, not 3.",
+        "CheckpointError the path of a model is text or a pathlib.Path, not None.",
+        'ConfigError preset "None" (--preset) does not exist.',
+        'ConfigError setting "3" (--set): expected section.key=value',
+        'ConfigError device "None" (--device) cannot be used here',
+        'ConfigError device "meta" (--device) cannot be used here',
+        "LabelsError classes = None is no list.",
+        "LabelsError classes = 3 is no list.",
+        "LabelsError classes item 1 is 1, which is no text.",
+        "LabelsError classes item 2 is None, which is no text.",
+        "LabelsError classes = {'cat', 'dog'} has no order",
+        "LabelsError classes = {'dog': 'puppy'} is no list",
+        "ConfigError prompts = 'voc' is no mapping",
+        "ConfigError prompts = ['puppy'] is no mapping",
+        'ConfigError prompts["dog"] = None is no text',
+        'ConfigError prompts["dog"] = 3 is no text',
+        "ConfigError prompts has a text for 3, which is no class.",
+    ]
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(expected)
+    for line, beginning in zip(lines, expected, strict=True):
+        assert line.startswith(beginning)
 
 
 def test_other_settings_share_the_encoders(model: SSR, clip_dir: Path, dino_dir: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ssrseg.config import SPEED_KEYS, Config, load_config
-from ssrseg.data.files import atomic_write
+from ssrseg.data.files import atomic_write, user_path
 from ssrseg.data.sample import LabelledImages
-from ssrseg.errors import CheckpointError, ConfigError
+from ssrseg.errors import CheckpointError, ConfigError, counted, did_you_mean
 
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "checkpoint.safetensors"
@@ -36,7 +37,7 @@ class Checkpoint:
         supervision: ``labels``, or ``full`` for the fully supervised control.
     """
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor] = field(repr=False)
     config: Config
     classes: tuple[str, ...]
     texts: tuple[str, ...] = ()
@@ -72,19 +73,18 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         ) from error
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def model_path(source: object) -> Path:
+    """Where a model is, as somebody gave it; CheckpointError if that is no path."""
+    return user_path(source, "a model", CheckpointError)
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint, or the model of a run folder.
 
     Raises:
         CheckpointError: If there is none, it is damaged, or another program wrote it.
     """
-    file = path / MODEL_FILE if path.is_dir() else path
-    if not file.is_file():
-        raise CheckpointError(
-            f"--model {path}: there is no {file.name}. Give a run folder written by `ssrseg train`"
-            " or a model.safetensors from one; an unfinished run has none yet: run the same"
-            " `ssrseg train` command again to finish it."
-        )
+    file = _model_file(path)
     try:
         with safe_open(file, framework="pt") as reader:
             header = json.loads((reader.metadata() or {})["ssrseg"])
@@ -103,18 +103,30 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{file} is of another version of ssrseg: {error}") from error
 
 
-def model_digest(path: Path) -> str:
+def _model_file(path: str | Path) -> Path:
+    """The file of a run folder, or the one that is named, if it is there."""
+    path = model_path(path)
+    file = path / MODEL_FILE if path.is_dir() else path
+    if file.is_file():
+        return file
+    if path.is_dir():
+        problem = f"model {path} (--model) is a folder without {MODEL_FILE}."
+    else:
+        near = did_you_mean(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
+        problem = f"model {path} (--model) does not exist, seen from {Path.cwd()}.{near}"
+    raise CheckpointError(
+        f"{problem} Give a run folder written by `ssrseg train` or a {MODEL_FILE} from one; an"
+        " unfinished run has none yet: run the same `ssrseg train` command again to finish it."
+    )
+
+
+def model_digest(path: str | Path) -> str:
     """A name for the weights of a run folder or checkpoint, wherever it lies.
 
     Raises:
         CheckpointError: If there is none.
     """
-    file = path / MODEL_FILE if path.is_dir() else path
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-    except OSError:
-        load_checkpoint(path)  # says what is missing, and the cure
-        raise
+    return hashlib.sha256(_model_file(path).read_bytes()).hexdigest()[:16]
 
 
 def load_part(module: nn.Module, checkpoint: Checkpoint, name: str, origin: Path) -> None:
@@ -129,7 +141,7 @@ def load_part(module: nn.Module, checkpoint: Checkpoint, name: str, origin: Path
         detail = " ".join(str(error).split())[:300]
         raise CheckpointError(
             f"The {name} in {origin} does not fit the encoder {checkpoint.config.backbones.clip}:"
-            f" {detail}. Give the encoder it was trained with (--clip)."
+            f" {detail}. Give the encoder it was trained with as backbones.clip (--clip)."
         ) from error
 
 
@@ -169,7 +181,8 @@ def check_same_classes(found: tuple[str, ...], expected: tuple[str, ...], path: 
         return
     missing = [name for name in expected if name not in found]
     extra = [name for name in found if name not in expected]
-    detail = f"{len(found)} classes in the model, {len(expected)} in the data"
+    model = counted(len(found), "class", "classes")
+    detail = f"{model} in the model, {len(expected)} in the data"
     if missing:
         detail += f"; the model lacks {', '.join(missing[:5])}"
     if extra:

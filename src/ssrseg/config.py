@@ -5,6 +5,7 @@ The defaults are preset ``ssr``. Numbers in brackets are those of docs/decisions
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -320,8 +321,8 @@ def preset_names() -> list[str]:
 
 def load_config(
     preset: str = "ssr",
-    file: Path | None = None,
-    overrides: list[str] | tuple[str, ...] = (),
+    file: str | Path | None = None,
+    overrides: Iterable[str] | None = (),
     base: dict[str, Any] | None = None,
 ) -> Config:
     """Preset, then a file, then ``key=value`` overrides; the last one wins.
@@ -329,7 +330,7 @@ def load_config(
     Args:
         preset: See ``preset_names``.
         file: YAML of the same shape; only what differs.
-        overrides: ``section.key=value``, the value written as in YAML.
+        overrides: ``section.key=value``, the value written as in YAML; one may stand by itself.
         base: A saved configuration to start from instead of the preset.
 
     Raises:
@@ -338,8 +339,9 @@ def load_config(
     """
     layers = [(f"preset {preset}", _preset(preset)) if base is None else ("saved settings", base)]
     if file is not None:
-        layers.append((f"--config {file}", _read(file)))
-    layers += [("--set", _parse(override)) for override in overrides]
+        layers.append((f"settings file {file} (--config)", _read(Path(file).expanduser())))
+    given = [overrides] if isinstance(overrides, str) else overrides or ()
+    layers += [("settings (--set)", _parse(str(override))) for override in given]
     merged: dict[str, Any] = {}
     origins: dict[tuple[str, str], str] = {}  # of each key's last value
     for origin, table in layers:
@@ -364,21 +366,24 @@ def load_config(
 def _preset(name: str) -> dict[str, Any]:
     known = preset_names()
     if name not in known:
-        near = did_you_mean(name, known)
-        raise ConfigError(f"--preset {name} does not exist.{near} There are: {', '.join(known)}.")
+        near = did_you_mean(str(name), known)
+        raise ConfigError(
+            f'preset "{name}" (--preset) does not exist.{near} There are: {", ".join(known)}.'
+        )
     return yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8")) or {}
 
 
 def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        raise ConfigError(f"--config {file}: there is no such file.")
+        raise ConfigError(f"settings file {file} (--config): there is no such file.")
     try:
         table = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {file} is not YAML: {error}") from error
+        raise ConfigError(f"settings file {file} (--config) is not YAML: {error}") from error
     if not isinstance(table, dict) or not all(isinstance(v, dict) for v in table.values()):
         raise ConfigError(
-            f"--config {file}: expected sections with keys, such as\nsgc:\n  min_ratio: 0.4"
+            f"settings file {file} (--config): expected sections with keys, such as\nsgc:\n"
+            "  min_ratio: 0.4"
         )
     return {
         str(section): {str(name): value for name, value in values.items()}
@@ -392,14 +397,16 @@ def _parse(override: str) -> dict[str, Any]:
     section, dot, name = key.strip().partition(".")
     if not sign or not dot:
         raise ConfigError(
-            f"--set {override}: expected section.key=value, such as sgc.min_ratio=0.4."
+            f'setting "{override}" (--set): expected section.key=value, such as sgc.min_ratio=0.4.'
             f"{did_you_mean(key, known_keys())}"
         )
     try:
         return {section: {name: yaml.safe_load(value)}}
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"--set {override}: the value is not YAML ({reason}).") from error
+        raise ConfigError(
+            f'setting "{override}" (--set): the value is not YAML ({reason}).'
+        ) from error
 
 
 def _explain(fault: ErrorDetails, origins: dict[tuple[str, str], str]) -> str:

@@ -42,3 +42,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``' Did you mean "dog"?'``, to append to a message; empty if nothing known is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f' Did you mean "{near[0]}"?' if near else ""
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """``1 class``, ``2 classes``."""
+    return f"{number:,} {one if number == 1 else many}"

@@ -14,8 +14,10 @@ from PIL import Image
 from ssrseg.errors import LabelsError, did_you_mean
 from ssrseg.overlay import Ids, Map, Rgb, heat_overlay, ids_overlay
 
+_SHOWN = 5  # classes that a result names
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class SegmentedImage:
     """The mask of one photograph.
 
@@ -44,12 +46,25 @@ class SegmentedImage:
 
     def _repr_html_(self) -> str:
         """Photograph and mask side by side, for notebooks."""
-        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in self.areas.items())
-        pictures = {"photograph": self.image, shares or "background only": self.overlay()}
-        return _side_by_side(pictures)
+        return _side_by_side({"photograph": self.image, self._shares(): self.overlay()})
+
+    def __repr__(self) -> str:
+        """Size and shares of the classes; the arrays would fill the screen."""
+        height, width = self.mask.shape
+        return f"{type(self).__name__}({width} x {height}, {self._shares()})"
+
+    def _shares(self) -> str:
+        """``boat 35 %, bird 7 %``, the largest first."""
+        ordered = sorted(self.areas.items(), key=lambda each: -each[1])
+        shown = [
+            f"{name} {100 * share:.0f} %" if share >= 0.005 else f"{name} under 1 %"
+            for name, share in ordered[:_SHOWN]
+        ]
+        more = [f"{len(ordered) - _SHOWN} more"] if ordered[_SHOWN:] else []
+        return ", ".join(shown + more) or "background only"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RectifiedImage(SegmentedImage):
     """What SSR finds in one photograph whose classes are known.
 
@@ -69,10 +84,10 @@ class RectifiedImage(SegmentedImage):
         Raises:
             LabelsError: If the photograph was not labelled with that class.
         """
-        if label not in self.labels:
+        if not isinstance(label, str) or label not in self.labels:
             raise LabelsError(
                 f'There is no CAM of "{label}": the photograph was labelled with'
-                f" {', '.join(self.labels)}.{did_you_mean(label, self.labels)}"
+                f" {', '.join(self.labels)}.{did_you_mean(str(label), self.labels)}"
             )
         return heat_overlay(self.image, (self.refined_cam if refined else self.cam)[label])
 

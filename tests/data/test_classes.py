@@ -3,9 +3,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from ssrseg.data.classes import VOC_CLASSES, describe_labels, read_classes
+from ssrseg.data.classes import (
+    VOC_CLASSES,
+    check_class_names,
+    describe_labels,
+    label_indices,
+    labels_by_image,
+    read_classes,
+)
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.errors import LabelsError
 
@@ -133,3 +141,97 @@ def test_labels_are_counted_and_slips_are_asked_about() -> None:
         data, classes=(*data.classes, "owl", "pig", "rat", "sow", "tit", "yak", "zebra")
     )
     assert describe_labels(listed)[1] == "No image shows owl, pig, rat, sow, tit and 2 more."
+    assert describe_labels(labelled(("dog",)))[0] == "1 image, 1 class: dog 1"
+
+
+LIST = 'Give a list of names, such as ["dog", "cat"].'
+
+
+def test_class_names_become_plain_text() -> None:
+    names = check_class_names(np.array([" dog ", "red car"]))
+    assert names == ("dog", "red car")
+    assert {type(name) for name in names} == {str}
+    assert check_class_names(name for name in ("b", "a")) == ("b", "a")
+    assert check_class_names({"b": 1, "a": 2}.keys()) == ("b", "a")
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (None, f"classes = None is no list. {LIST}"),
+        (3, f"classes = 3 is no list. {LIST}"),
+        (np.array("dog"), f"classes = array('dog', dtype='<U3') is no list. {LIST}"),
+        ([1, 2], f"classes item 1 is 1, which is no text. {LIST}"),
+        (["dog", None], f"classes item 2 is None, which is no text. {LIST}"),
+        ([], f"classes names no class. {LIST}"),
+        ("dog", 'classes = "dog" is one text; give a list: ["dog"].'),
+        ({"dog"}, f"classes = {{'dog'}} has no order, which the ids in masks need. {LIST}"),
+        (
+            {"dog": "puppy"},
+            f"classes = {{'dog': 'puppy'}} is no list; what CLIP is asked is prompts. {LIST}",
+        ),
+        (
+            ["dog", " "],
+            "classes item 2: a class name is empty. Write the name, or remove its place.",
+        ),
+        (
+            ["dog", "dog "],
+            'classes item 2: class "dog" is already there, as "dog" (item 1). Name each class in'
+            " one spelling, and once in a list.",
+        ),
+        (
+            ["dog;cat"],
+            'classes item 1: "dog;cat" cannot be a class name; ";" stands between labels. Rename'
+            " it.",
+        ),
+        (
+            ["dog\ncat"],
+            "classes item 1: 'dog\\ncat' cannot be a class name; lists have one name per line."
+            " Rename it.",
+        ),
+    ],
+)
+def test_class_names_that_cannot_be(classes: object, message: str) -> None:
+    with pytest.raises(LabelsError) as caught:
+        check_class_names(classes)
+    assert str(caught.value) == message
+
+
+def test_labels_become_indices() -> None:
+    classes = ("cat", "dog", "red car")
+    assert label_indices("dog", classes) == (1,)
+    assert label_indices(["dog", " cat", "dog"], classes) == (1, 0)
+    assert label_indices(np.array(["red car", "cat"]), classes) == (2, 0)
+    assert label_indices((name for name in ["red car"]), classes) == (2,)
+    assert label_indices({"red car", "dog", "cat"}, classes) == (0, 1, 2)  # not in order of hashes
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, 'labels = None: labels must be names of classes .* such as \\["cat"\\]; segment'),
+        (0, "labels = 0: labels must be names"),
+        ([None], "None is no class of this model. It has 2: cat, dog"),
+        ([np.array(["cat", "dog"])], "is no class of this model"),
+        ([["dog"]], r"\['dog'\] is no class of this model"),
+        ("", "'' is no class of this model"),
+    ],
+)
+def test_labels_that_cannot_be(labels: object, message: str) -> None:
+    with pytest.raises(LabelsError, match=f"^.*{message}"):
+        label_indices(labels, ("cat", "dog"))
+
+
+def test_labels_of_several_images() -> None:
+    assert labels_by_image([["dog"], "cat"], 2) == [["dog"], "cat"]
+    assert labels_by_image((labels for labels in [["dog"]]), 1) == [["dog"]]
+    two, like = "2 images need 2 lists of labels, not", 'labels = [["dog"], ["cat", "dog"]].'
+    for labels, given in (
+        (None, "None"), (0, "0"), ("dog", "one text"), ({"dog"}, "{'dog'}"), ([["dog"]], "1 list"),
+        ({"a": ["dog"]}, "{'a': ['dog']}"), ([["a"], ["b"], ["c"]], "3 lists"),
+    ):  # fmt: skip
+        with pytest.raises(LabelsError) as caught:
+            labels_by_image(labels, 2)
+        assert str(caught.value) == f"{two} {given}: {like}"
+    with pytest.raises(LabelsError, match=r"^1 image needs 1 list of labels, not 0 lists"):
+        labels_by_image([], 1)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -139,6 +141,35 @@ def test_a_large_scan_is_read_and_a_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DataError, match=r"a\.png is too large to be a photograph .*Scale it down"):
         read_image(tmp_path / "a.png")
+
+
+def test_many_threads_leave_warnings_as_they_were(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (40, 40)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        shapes = set(pool.map(lambda _: read_image(path).shape, range(200)))
+        assert all(pool.map(lambda _: fits(path, path), range(200)))
+    assert shapes == {(40, 40, 3)}
+    assert list(warnings.filters) == before
+    with pytest.raises(Image.DecompressionBombWarning):
+        Image.open(path)
+
+
+def test_paths_as_people_write_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "p.png"
+    Image.fromarray(gradient()).save(path)
+    for read in (read_image, as_photo):
+        assert np.array_equal(read("~/p.png").numpy(), gradient())
+        assert np.array_equal(read(path.parent / "p.png").numpy(), gradient())
+    write_class_ids(path, torch.ones(4, 5, dtype=torch.uint8))
+    assert read_truth("~/p.png").shape == (4, 5)
+    assert list_images("~/p.png") == list_images(str(tmp_path)) == [path]
+    for read, what in ((read_image, "an image"), (as_photo, "an image"), (read_truth, "a mask")):
+        with pytest.raises(DataError, match=f"^the path of {what} is empty"):
+            read("")
 
 
 def error_of(path):
@@ -382,7 +413,7 @@ VALUES = "uint8 from 0 to 255 or floats from 0 to 1 are expected"
         ),
         (
             torch.zeros(9),
-            f"the tensor of shape (9,) has 1 axes, but {SHAPES}. Reshape it, or give one image of"
+            f"the tensor of shape (9,) has 1 axis, but {SHAPES}. Reshape it, or give one image of"
             " it.",
         ),
         (
@@ -442,6 +473,34 @@ VALUES = "uint8 from 0 to 255 or floats from 0 to 1 are expected"
             [1, 2],
             "one image is expected, but a list was given. Give a path, a PIL image, a numpy array"
             " or a torch tensor.",
+        ),
+        (
+            (image for image in "ab"),
+            "one image is expected, but a generator was given. Pass several images as a list:"
+            " list(images).",
+        ),
+        (
+            b"a.png",
+            "one image is expected, but a bytes was given. Give a path, a PIL image, a numpy array"
+            " or a torch tensor.",
+        ),
+        (
+            torch.ones(8, 9).to_sparse(),
+            "an image is a dense tensor, but one was given that is sparse. Give image.to_dense().",
+        ),
+        (
+            torch.ones(3, 8, 9, device="meta"),
+            "an image is a dense tensor, but one was given that is without values (device meta)."
+            " Give the photograph itself.",
+        ),
+        (
+            torch.ones(8, 9).to(torch.float8_e4m3fn),
+            "the tensor of shape (8, 9) holds torch.float8_e4m3fn, of which numpy makes no array."
+            " Give uint8 or float32.",
+        ),
+        (
+            torch.ones(8, 9, dtype=torch.complex64).conj(),
+            f"the tensor of shape (8, 9) holds complex64, but {VALUES}. Convert it.",
         ),
     ],
     ids=lambda value: "" if isinstance(value, str) else type(value).__name__,

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -44,7 +46,8 @@ def drop_weight(path: Path) -> None:
 DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (
         shutil.rmtree,
-        rf"--clip .*copy: there is no such directory, seen from .*--clip DIR\. {CLIP_CURE}",
+        r"^backbones\.clip = .*copy \(--clip\): there is no such directory, seen from .* now by"
+        rf" clip=DIR \(--clip DIR\)\. {CLIP_CURE}",
     ),
     (lambda f: (f / "config.json").unlink(), rf"not a clip: .*config\.json\. {CLIP_CURE}"),
     (lambda f: (f / "model.safetensors").unlink(), rf"copy could not be read .*{CLIP_CURE}"),
@@ -58,7 +61,7 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     ),
     (
         lambda f: drop_weight(f / "model.safetensors"),
-        r"copy is not a clip: 1 weights .*missing .*visual_projection",
+        r"copy is not a clip: 1 weight of a CLIPModel missing .*visual_projection",
     ),
 ]
 
@@ -85,7 +88,9 @@ def test_an_empty_directory_and_a_file(tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match=rf"is not a dino: .*config\.json\. {DINO_CURE}"):
         FrozenDINO.load(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(BackboneError, match=rf"--dino .*file: .*no such dir.* {DINO_CURE}"):
+    with pytest.raises(
+        BackboneError, match=rf"dino = .*file .--dino.: .*no such dir.* {DINO_CURE}"
+    ):
         FrozenDINO.load(tmp_path / "file")
 
 
@@ -107,8 +112,8 @@ def test_a_hub_id_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(caught.value) == (
         f"clip some/model is neither a directory in {Path.cwd()} nor can it be fetched from the"
         " model hub (ConnectionError). On a machine with network run `hf download some/model"
-        " --local-dir clip`, copy the folder here and give --clip clip. What `ssrseg demo` needs"
-        " comes with the package."
+        " --local-dir clip`, copy the folder here and give clip='clip' (--clip clip). What"
+        " `ssrseg demo` needs comes with the package."
     )
     with pytest.raises(BackboneError, match="hf download openai/clip-vit-base-patch16 --local"):
         load_pretrained(Unreachable, "clip", "clip", "openai/clip-vit-base-patch16")
@@ -134,10 +139,40 @@ def test_the_librarys_messages_are_back_after_loading(clip_dir: Path, tmp_path: 
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
 
 
+def test_an_empty_name() -> None:
+    for empty in ("", " "):
+        with pytest.raises(
+            BackboneError, match=rf"^backbones\.clip .--clip. is empty. {CLIP_CURE}"
+        ):
+            FrozenCLIP.load(empty)
+
+
+def test_the_librarys_messages_are_back_after_threads(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+
+    class Slow:
+        """Ends after one that was begun before it."""
+
+        @staticmethod
+        def from_pretrained(source: str, seconds: float) -> float:
+            time.sleep(seconds)
+            return seconds
+
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+
+    def load(number: int) -> float:
+        time.sleep(0.01 * number)
+        return load_pretrained(Slow, tmp_path, "clip", "name/model", seconds=0.03 * (number + 1))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(load, range(4))) == pytest.approx([0.03, 0.06, 0.09, 0.12])
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
 def test_folders_of_the_package(monkeypatch: pytest.MonkeyPatch, clip_dir: Path) -> None:
     monkeypatch.setattr("ssrseg.networks.frozen.files", lambda _: clip_dir.parent)
     assert FrozenCLIP.load(f"{PACKAGED}{clip_dir.name}").depth == 4
-    with pytest.raises(BackboneError, match=r"absent: there is no such directory"):
+    with pytest.raises(BackboneError, match=r"absent \(--clip\): there is no such directory"):
         FrozenCLIP.load(f"{PACKAGED}absent")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from ssrseg.data.classes import COCO_CLASSES, VOC_CLASSES
 from ssrseg.errors import ConfigError
-from ssrseg.networks.vocabulary import available, build_vocabulary
+from ssrseg.networks.vocabulary import available, build_vocabulary, check_prompts
 
 VOC_PROMPTS = [
     "aeroplane", "bicycle", "bird avian", "boat", "bottle", "bus", "car", "cat", "chair seat",
@@ -107,6 +107,40 @@ def test_own_prompts_win_over_the_sets() -> None:
     assert vocabulary.texts[:2] == ("a clean origami parrot.", "a clean origami chair seat.")
 
 
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"dgo": "x"}, r"""'dgo', which is no class\. Did you mean "dog"\?"""),
+        ({3: "x"}, "a text for 3, which is no class"),
+        ({"dog": None}, r'prompts\["dog"\] = None is no text'),
+        ({"dog": 3}, r'prompts\["dog"\] = 3 is no text'),
+        ({"dog": ""}, r"""prompts\["dog"\] = '' is no text"""),
+        ({"dog": " "}, r"""prompts\["dog"\] = ' ' is no text"""),
+        ({"dog": ["puppy"]}, r"""\["dog"\] = \['puppy'\] is no text"""),
+        (
+            "voc",
+            r"prompts = 'voc' is no mapping .*\{\"dog\": .* settings=\[\"prompts\.set=NAME\"\]",
+        ),
+        (["puppy"], r"prompts = \['puppy'\] is no mapping"),
+    ],
+)
+def test_own_prompts_that_cannot_be(own: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_prompts(own, ("dog", "cat"))
+
+
+def test_blanks_around_own_prompts() -> None:
+    assert check_prompts(None, ("dog",)) == {}
+    vocabulary = build_vocabulary(("dog",), "voc", {" dog": " puppy dog\n"})
+    assert vocabulary.texts[0] == "a clean origami puppy dog."
+
+
+def test_a_file_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.yaml").write_text("template: a {}\nclasses:\nbackground: []\n")
+    assert build_vocabulary(("dog",), "~/own.yaml").texts == ("a dog",)
+
+
 def test_an_own_file(tmp_path: Path) -> None:
     file = tmp_path / "prompts.yaml"
     file.write_text("template: a photo of {}\nclasses: {crack: a crack}\nbackground: [asphalt]\n")
@@ -127,6 +161,9 @@ def test_an_own_file(tmp_path: Path) -> None:
         "template: '{}'\nclasses: {}\nbackground:\n",
         "template: '{}'\nclasses: {a: [b]}\nbackground: [1]\n",
         "template: 'a photo'\nclasses: {}\nbackground: []\n",
+        "template: '{}'\nclasses: {a: ''}\nbackground: []\n",
+        "template: '{}'\nclasses: {}\nbackground: [sky, ' ']\n",
+        "template: '{}'\nclasses: {no: a no sign}\nbackground: []\n",
         "template: '{x}'\nclasses: {}\nbackground: []\n",
         "template: '{'\nclasses: {}\nbackground: []\n",
         "template: 3\nclasses: {}\nbackground: []\n",

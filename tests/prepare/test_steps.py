@@ -53,11 +53,11 @@ def tree(tmp_path: Path) -> Path:
 
 
 def found(result: Prepared) -> dict[str, str]:
-    return {finding.what: finding.found for finding in result.findings}
+    return {check.what: check.found for check in result.checks}
 
 
 def cures(result: Prepared) -> dict[str, str]:
-    return {finding.what: finding.cure for finding in result.findings if finding.cure}
+    return {check.what: check.cure for check in result.checks if check.cure}
 
 
 def snapshot(root: Path) -> dict[str, int]:

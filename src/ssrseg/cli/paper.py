@@ -107,7 +107,7 @@ def prepare(
         split=cells.split,
         workers=workers or granted or 1,
     )
-    code = show(result.findings)
+    code = show(result.checks)
     if code == 0:
         shared = f" --cache {shlex.quote(str(folder))}" if folder else ""
         command = f"ssrseg train --data {shlex.quote(str(data))} {NEXT[dataset]}{shared} --out run"

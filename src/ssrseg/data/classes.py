@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from reprlib import repr as brief
+from typing import Any
 
 import yaml
 
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.text import fault_report, read_lines, read_text
-from ssrseg.errors import LabelsError, did_you_mean
+from ssrseg.errors import LabelsError, counted, did_you_mean
 
 NO_CLASS = "none"
 """Label of an image that shows none of the classes; an empty label is taken for a slip."""
@@ -58,8 +60,12 @@ def class_faults(
         elif name.casefold() == NO_CLASS:
             text = f'"{name}" cannot be a class; in labels.csv, "{NO_CLASS}" marks an image'
             text += " that shows no class. Rename or respell it."
-        elif not name or ";" in name:
+        elif not name:
+            text = "a class name is empty. Write the name, or remove its place."
+        elif ";" in name:
             text = f'"{name}" cannot be a class name; ";" stands between labels. Rename it.'
+        elif len(name.splitlines()) > 1:
+            text = f"{name!r} cannot be a class name; lists have one name per line. Rename it."
         else:
             continue
         faults.append((number, text))
@@ -71,14 +77,21 @@ def class_faults(
 
 
 def check_classes(
-    path: Path, named: list[tuple[int, str]], *, unit: str = "line"
+    path: Path,
+    named: list[tuple[int, str]],
+    *,
+    unit: str = "line",
+    cure: str = "Write one name per line.",
 ) -> tuple[str, ...]:
-    """The names of a class list, if ``class_faults`` finds nothing; LabelsError otherwise."""
+    """The names of a class list, if ``class_faults`` finds nothing; LabelsError otherwise.
+
+    ``cure`` is for a list without names.
+    """
     if faults := class_faults(named, unit=unit):
         lines = [f"{unit} {number}: {text}" for number, text in faults]
         raise LabelsError(fault_report(path, lines))
     if not named:
-        raise LabelsError(f"{path} names no class. Write one name per {unit}.")
+        raise LabelsError(f"{path} names no class. {cure}")
     return tuple(name for _, name in named)
 
 
@@ -131,32 +144,90 @@ def _read_yaml(path: Path) -> tuple[tuple[str, ...], dict[str, str]]:
     return check_classes(path, numbered), prompts
 
 
-def check_class_names(classes: Sequence[str]) -> tuple[str, ...]:
-    """The names, if they can be the classes of a model; LabelsError otherwise."""
+def check_class_names(classes: object) -> tuple[str, ...]:
+    """The names as plain text without blanks around them, if they can be the classes of a model.
+
+    Raises:
+        LabelsError: If they cannot, or are in no order: ids follow it.
+    """
+    cure = 'Give a list of names, such as ["dog", "cat"].'
     if isinstance(classes, str):
         raise LabelsError(f'classes = "{classes}" is one text; give a list: ["{classes}"].')
-    return check_classes(Path("classes"), list(enumerate(classes, 1)), unit="name")
+    if isinstance(classes, (set, frozenset)):
+        raise LabelsError(
+            f"classes = {brief(classes)} has no order, which the ids in masks need. {cure}"
+        )
+    if isinstance(classes, Mapping):
+        raise LabelsError(
+            f"classes = {brief(classes)} is no list; what CLIP is asked is prompts. {cure}"
+        )
+    given, names = _as_list(classes), []
+    if given is None:
+        raise LabelsError(f"classes = {brief(classes)} is no list. {cure}")
+    for number, name in enumerate(given, 1):
+        if not isinstance(name, str):
+            raise LabelsError(f"classes item {number} is {brief(name)}, which is no text. {cure}")
+        names.append((number, str.strip(name)))  # of a numpy text too, this makes a plain one
+    return check_classes(Path("classes"), names, unit="item", cure=cure)
 
 
-def label_indices(labels: Sequence[object] | str, classes: tuple[str, ...]) -> tuple[int, ...]:
+def label_indices(labels: object, classes: tuple[str, ...]) -> tuple[int, ...]:
     """Indices of class names, each once; a single name may stand by itself.
 
-    LabelsError if there is none, or one is no class.
+    The order is that of the labels, and of a set that of the classes.
+
+    Raises:
+        LabelsError: If there is none, or one is no class.
     """
-    names = [labels] if isinstance(labels, str) else list(labels)
+    names = [labels] if isinstance(labels, str) else _as_list(labels)
+    if names is None:
+        raise LabelsError(
+            f"labels = {brief(labels)}: labels must be names of classes that the image shows, such"
+            f' as ["{classes[0]}"]; segment(image) needs none.'
+        )
     if not names:
         raise LabelsError(
             "labels is empty: name the classes that the image shows, or use segment(image), which"
             " needs no labels."
         )
+    found = []
     for name in names:
-        if name not in classes:
+        plain = str.strip(name) if isinstance(name, str) else None
+        if plain not in classes:
             known = ", ".join(classes[:8]) + (", ..." if classes[8:] else ".")
             raise LabelsError(
                 f"{name!r} is no class of this model.{did_you_mean(str(name), classes)} It has"
                 f" {len(classes)}: {known}"
             )
-    return tuple(classes.index(str(name)) for name in dict.fromkeys(names))
+        found.append(classes.index(plain))
+    return tuple(dict.fromkeys(sorted(found) if isinstance(labels, (set, frozenset)) else found))
+
+
+def labels_by_image(labels: object, n_images: int) -> list[object]:
+    """The labels of each of several images; what they are, ``label_indices`` checks.
+
+    Raises:
+        LabelsError: If they are no list with an entry per image.
+    """
+    unordered = isinstance(labels, (str, set, frozenset, Mapping))
+    entries = None if unordered else _as_list(labels)
+    if entries is None or len(entries) != n_images:
+        given = "one text" if isinstance(labels, str) else brief(labels)
+        given = given if entries is None else counted(len(entries), "list", "lists")
+        raise LabelsError(
+            f"{counted(n_images, 'image needs', 'images need')}"
+            f" {counted(n_images, 'list', 'lists')} of labels, not {given}: labels ="
+            ' [["dog"], ["cat", "dog"]].'
+        )
+    return entries
+
+
+def _as_list(values: Any) -> list[Any] | None:
+    """The values of anything that can be gone through; None if it cannot."""
+    try:
+        return list(values)
+    except TypeError:
+        return None
 
 
 def describe_labels(data: LabelledImages) -> list[str]:
@@ -169,7 +240,8 @@ def describe_labels(data: LabelledImages) -> list[str]:
         for label in sample.labels:
             counts[data.classes[label]] += 1
     shown = [f"{name} {count}" for name, count in counts.items() if count]
-    lines = [f"{len(data)} images, {len(shown)} classes: {', '.join(shown)}"]
+    images, classes = counted(len(data), "image", "images"), counted(len(shown), "class", "classes")
+    lines = [f"{images}, {classes}: {', '.join(shown)}"]
     unseen = [name for name, count in counts.items() if not count]
     if unseen:
         more = f" and {len(unseen) - 5} more" if unseen[5:] else ""

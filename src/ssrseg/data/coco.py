@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import os
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from ssrseg.data.classes import COCO_CLASSES, check_classes
 from ssrseg.data.files import atomic_write
+from ssrseg.data.ignored_warnings import IgnoredWarnings
 from ssrseg.data.images import SUFFIXES
 from ssrseg.errors import DataError, LabelsError
 
@@ -32,6 +32,7 @@ _SPELLED = {
     "motorcycle": "motorbike", "airplane": "aeroplane", "couch": "sofa",
     "potted plant": "pottedplant", "dining table": "diningtable", "tv": "tvmonitor",
 }  # fmt: skip
+_NUMPY_QUIET = IgnoredWarnings((DeprecationWarning, ""))  # of pycocotools' use of NumPy
 _RULE = 1  # of _derive; a table made by another one is made anew
 
 
@@ -178,7 +179,7 @@ def semantic_mask(image: ImageInstances) -> UInt8[Tensor, "height width"]:
 
     Overlaps are settled as in coco2voc, the tool that CLIP-ES's successors point to: by the
     annotation's own ``area``, and the earlier of two equal ones is on top. A crowd is its class,
-    not ignored. [decisions/0020]
+    not ignored (docs/decisions.md, 0020).
 
     Raises:
         DataError: If pycocotools is not installed or cannot read a segmentation.
@@ -221,15 +222,14 @@ def _decode(coder: Any, segmentation: Any, size: tuple[int, int]) -> Bool[np.nda
         code = segmentation
         if isinstance(code["counts"], list):
             code = coder.frPyObjects(code, *size)
-    with warnings.catch_warnings():  # of its own use of NumPy
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
+    with _NUMPY_QUIET:
         return np.asarray(coder.decode(code), bool)
 
 
 def _derive(found: dict[str, Any], path: Path) -> LabelTable:
     """Labels by file name, from image and category ids."""
     categories = sorted((entry["id"], str(entry["name"])) for entry in found["categories"])
-    names = check_classes(path, categories, unit="category")
+    names = check_classes(path, categories, unit="category", cure="Add its categories.")
     spelled = tuple(_SPELLED.get(name, name) for name in names)
     # other data in COCO's format keep their own names
     classes = spelled if spelled == COCO_CLASSES else names

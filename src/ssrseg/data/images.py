@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import os
 import struct
-import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +15,14 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
-from ssrseg.data.files import atomic_write
-from ssrseg.errors import DataError, did_you_mean
+from ssrseg.data.files import atomic_write, user_path
+from ssrseg.data.ignored_warnings import IgnoredWarnings
+from ssrseg.errors import DataError, counted, did_you_mean
 from ssrseg.method.pseudo_mask import IGNORE
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+_FORMS = "Give a path, a PIL image, a numpy array or a torch tensor."
 
 _UNREADABLE = (  # what Pillow's decoders raise on damaged files, beside OSError
     OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
@@ -33,6 +34,10 @@ _UPRIGHT = {  # by EXIF's orientation
     6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 
+_PILLOW_QUIET = IgnoredWarnings(  # large images, broken EXIF: we read the picture or we raise
+    (Warning, r"PIL\."), (Image.DecompressionBombWarning, "")
+)
+
 
 def read_image(path: Path | str) -> UInt8[Tensor, "height width 3"]:
     """Read a photograph as RGB, 0 .. 255, the way a viewer shows it.
@@ -43,7 +48,7 @@ def read_image(path: Path | str) -> UInt8[Tensor, "height width 3"]:
     Raises:
         DataError: If the file is missing, empty, truncated, or no image.
     """
-    path = Path(path)
+    path = user_path(path, "an image")
     return _upright_rgb(_load(path), path)
 
 
@@ -61,19 +66,37 @@ def as_photo(image: object) -> UInt8[Tensor, "height width 3"]:
         DataError: If the file is unreadable, or the object has another type, shape, dtype or range.
     """
     if isinstance(image, str | os.PathLike):
-        return read_image(Path(image))
+        return read_image(user_path(image, "an image"))
     if isinstance(image, Image.Image):
         return _photo_of_pil(image)
     if isinstance(image, Tensor):
-        cpu = image.detach().cpu()
-        array = (cpu.float() if cpu.dtype == torch.bfloat16 else cpu).numpy()
-        return _photo_of_array(array, f"the tensor of shape {tuple(image.shape)}")
+        return _photo_of_tensor(image)
     if isinstance(image, np.ndarray):
         return _photo_of_array(image, f"the array of shape {image.shape}")
+    several = isinstance(image, Iterable) and not isinstance(image, (list, tuple, bytes))
     raise DataError(
-        f"one image is expected, but a {type(image).__name__} was given. Give a path, a PIL image,"
-        " a numpy array or a torch tensor."
+        f"one image is expected, but a {type(image).__name__} was given. "
+        + ("Pass several images as a list: list(images)." if several else _FORMS)
     )
+
+
+def _photo_of_tensor(image: Tensor) -> UInt8[Tensor, "height width 3"]:
+    if image.is_nested or image.is_meta or image.layout != torch.strided:
+        kind, cure = "nested", "Pass several images as a list."
+        if image.is_meta:
+            kind, cure = "without values (device meta)", "Give the photograph itself."
+        elif not image.is_nested:
+            kind, cure = "sparse", "Give image.to_dense()."
+        raise DataError(f"an image is a dense tensor, but one was given that is {kind}. {cure}")
+    what = f"the tensor of shape {tuple(image.shape)}"
+    cpu = image.detach().cpu()
+    try:
+        array = (cpu.float() if cpu.dtype == torch.bfloat16 else cpu.resolve_conj()).numpy()
+    except (TypeError, RuntimeError) as error:
+        raise DataError(
+            f"{what} holds {image.dtype}, of which numpy makes no array. Give uint8 or float32."
+        ) from error
+    return _photo_of_array(array, what)
 
 
 def _photo_of_pil(image: Image.Image) -> UInt8[Tensor, "height width 3"]:
@@ -81,7 +104,7 @@ def _photo_of_pil(image: Image.Image) -> UInt8[Tensor, "height width 3"]:
     if 0 in image.size:
         raise DataError(f"{name} is empty ({image.width} x {image.height}). Give a photograph.")
     try:
-        with _pillow_quiet():
+        with _PILLOW_QUIET:
             image.load()  # Image.open has only read the header
     except (*_UNREADABLE, AssertionError) as error:  # the latter if its file is closed
         raise DataError(
@@ -99,7 +122,8 @@ def _photo_of_array(array: np.ndarray, what: str) -> UInt8[Tensor, "height width
     if array.ndim == 4:
         problem = f"is a batch, but {expected}. Pass a list of images: list(batch)."
     elif array.ndim not in (2, 3):
-        problem = f"has {array.ndim} axes, but {expected}. Reshape it, or give one image of it."
+        axes = counted(array.ndim, "axis", "axes")
+        problem = f"has {axes}, but {expected}. Reshape it, or give one image of it."
     elif array.size == 0:
         problem = f"is empty, but {expected}. Give a photograph."
     elif last and first:
@@ -151,7 +175,7 @@ def _upright_rgb(image: Image.Image, name: Path | str) -> UInt8[Tensor, "height 
     """A decoded image as a viewer shows it; ``name`` is for messages."""
     orientation = _orientation(image)
     try:
-        with _pillow_quiet():
+        with _PILLOW_QUIET:
             rgb = _to_rgb(image, name)
     except _UNREADABLE as error:
         raise DataError(
@@ -166,7 +190,7 @@ def _upright_rgb(image: Image.Image, name: Path | str) -> UInt8[Tensor, "height 
 def fits(mask: Path, photo: Path) -> bool:
     """True if both are there and of one size, by their headers."""
     try:
-        with _pillow_quiet(), Image.open(mask) as ids, Image.open(photo) as image:
+        with _PILLOW_QUIET, Image.open(mask) as ids, Image.open(photo) as image:
             turned = _orientation(image) >= 5
             return ids.size == (image.size[::-1] if turned else image.size)
     except _UNREADABLE:
@@ -176,7 +200,7 @@ def fits(mask: Path, photo: Path) -> bool:
 def _orientation(image: Image.Image) -> int:
     """EXIF's, 1 = upright; a broken block makes no photograph unreadable and counts as upright."""
     try:
-        with _pillow_quiet():
+        with _PILLOW_QUIET:
             return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except _UNREADABLE:
         return 1
@@ -192,7 +216,7 @@ def check_size(image: UInt8[Tensor, "height width 3"], path: Path, min_side: int
         )
 
 
-def list_images(path: Path) -> list[Path]:
+def list_images(path: Path | str) -> list[Path]:
     """Images at ``path``: the file itself whatever its suffix, or all in the folder, sorted.
 
     Subfolders are searched too; hidden files and folders are passed over (macOS leaves
@@ -201,6 +225,7 @@ def list_images(path: Path) -> list[Path]:
     Raises:
         DataError: If nothing is there or the folder holds no image.
     """
+    path = user_path(path, "images")
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -223,7 +248,7 @@ def list_images(path: Path) -> list[Path]:
     return sorted(found, key=lambda image: image.as_posix())
 
 
-def read_truth(path: Path) -> UInt8[Tensor, "height width"]:
+def read_truth(path: Path | str) -> UInt8[Tensor, "height width"]:
     """Read a map of class ids: 0 background, 1 + class index, 255 ignore.
 
     It is an indexed or grey PNG (or any lossless format) whose pixel values are the ids.
@@ -231,6 +256,7 @@ def read_truth(path: Path) -> UInt8[Tensor, "height width"]:
     Raises:
         DataError: If the file is unreadable, lossy, colour-coded, or has values above 255.
     """
+    path = user_path(path, "a mask")
     image = _load(path)
     if image.format in ("JPEG", "MPO"):
         raise DataError(
@@ -286,7 +312,7 @@ def _load(path: Path) -> Image.Image:
             raise DataError(f"{path} is a folder, but one image is expected. Name a file in it.")
         if path.stat().st_size == 0:
             raise DataError(f"image {path} is empty (0 bytes). Copy it again or remove it.")
-        with _pillow_quiet(), Image.open(path) as image:
+        with _PILLOW_QUIET, Image.open(path) as image:
             image.load()
             return image
     except PermissionError as error:
@@ -329,15 +355,6 @@ def _to_rgb(image: Image.Image, name: Path | str) -> Image.Image:
     return image.convert("RGB")
 
 
-@contextmanager
-def _pillow_quiet() -> Iterator[None]:
-    """Silence what Pillow warns of (large images, broken EXIF): we read the picture or we raise."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-        yield
-
-
 def _nearest_sibling(path: Path) -> str:
     if not path.parent.is_dir():
         return f" Nor does its folder {path.parent}."
@@ -363,9 +380,10 @@ def check_class_ids(path: Path, ids: UInt8[Tensor, "height width"], n_classes: i
     """Raise DataError if a mask holds a class id that the data set does not have."""
     largest = int(ids[ids != IGNORE].max()) if (ids != IGNORE).any() else 0
     if largest > n_classes:
+        classes = counted(n_classes, "class", "classes")
         raise DataError(
-            f"{path} holds class id {largest}, but the data have {n_classes} classes (ids 0 .."
-            f" {n_classes}, 255 = ignore). Is it a mask of another data set? If its ids belong to"
-            " a longer list of classes (VOC's 20), give the data that list, all names in its order,"
-            " as classes.txt, and make masks and model anew."
+            f"{path} holds class id {largest}, but the data have {classes} (ids 0 .. {n_classes},"
+            " 255 = ignore). Is it a mask of another data set? If its ids belong to a longer list"
+            " of classes (VOC's 20), give the data that list, all names in its order, as"
+            " classes.txt, and make masks and model anew."
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +17,12 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging
 
-from ssrseg.errors import BackboneError
+from ssrseg.errors import BackboneError, counted
 
 PACKAGED = "ssrseg:"
 """Marks a folder inside this package, so that saved settings hold on every machine."""
+
+_QUIET = threading.Lock()
 
 Precision = Literal["fp32", "bf16"]
 """Arithmetic of frozen blocks."""
@@ -73,15 +77,18 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
     """
     if str(source).startswith(PACKAGED):
         source = str(files("ssrseg") / str(source).removeprefix(PACKAGED))
-    source = str(Path(source).expanduser()) if str(source).startswith("~") else str(source)
-    folder = Path(source)
+    source = os.path.expanduser(str(source))
+    folder, encoder = Path(source), _encoder(role)
     # a hub id has one slash
     looks_local = folder.exists() or source.startswith((".", "/")) or source.count("/") > 1
     cure = f"Give a hub id such as {example}, or a directory written by save_pretrained."
+    if not source.strip():
+        raise BackboneError(f"backbones.{encoder} (--{encoder}) is empty. {cure}")
     if looks_local and not folder.is_dir():
         raise BackboneError(
-            f"--{role} {source}: there is no such directory, seen from {Path.cwd()}. If a run"
-            f" remembers it, say where it is now by --{role} DIR. {cure}"
+            f"backbones.{encoder} = {source} (--{encoder}): there is no such directory, seen from"
+            f" {Path.cwd()}. If a run remembers it, say where it is now by {encoder}=DIR"
+            f" (--{encoder} DIR). {cure}"
         )
     if looks_local and not (folder / "config.json").is_file():
         raise BackboneError(f"{source} is not a {role}: it holds no config.json. {cure}")
@@ -96,10 +103,10 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
     if is_model:  # so that a mismatch comes back in the report below
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        with _quiet(looks_local):
+        with _quiet() if looks_local else nullcontext():
             if not looks_local:
-                _reach_hub(kind, str(source), role, example)
-            loaded = kind.from_pretrained(str(source), **options)
+                _reach_hub(kind, source, role, example)
+            loaded = kind.from_pretrained(source, **options)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         where = "could not be read" if looks_local else "could not be fetched from the hub"
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -111,14 +118,15 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
     if wrong:
         names = ", ".join(wrong[:3])
         raise BackboneError(
-            f"{source} is not a {role}: {len(wrong)} weights of a {kind.__name__} are missing or"
-            f" of another shape (such as {names}). {cure}"
+            f"{source} is not a {role}: {counted(len(wrong), 'weight', 'weights')} of a"
+            f" {kind.__name__} missing or of another shape (such as {names}). {cure}"
         )
     return model
 
 
 def _reach_hub(kind: Any, hub_id: str, role: str, example: str) -> None:
     """One quick question to the hub, so that nobody waits for retries behind a closed door."""
+    encoder = _encoder(role)
     wanted = "config.json" if issubclass(kind, nn.Module) else "tokenizer_config.json"
     if isinstance(try_to_load_from_cache(hub_id, wanted), str):
         return  # its client has the files already
@@ -129,9 +137,14 @@ def _reach_hub(kind: Any, hub_id: str, role: str, example: str) -> None:
         raise BackboneError(
             f"{role} {hub_id} is neither a directory in {Path.cwd()} nor can it be fetched from the"
             f" model hub ({type(error).__name__}). On a machine with network run `hf download"
-            f" {wanted} --local-dir {role}`, copy the folder here and give --{role} {role}. What"
-            " `ssrseg demo` needs comes with the package."
+            f" {wanted} --local-dir {encoder}`, copy the folder here and give {encoder}={encoder!r}"
+            f" (--{encoder} {encoder}). What `ssrseg demo` needs comes with the package."
         ) from error
+
+
+def _encoder(role: str) -> str:
+    """Name of the setting: that of a CLIP tokenizer is clip."""
+    return role.split()[0].lower()
 
 
 def _model_type(config: Path) -> str | None:
@@ -145,15 +158,19 @@ def _model_type(config: Path) -> str | None:
 
 
 @contextmanager
-def _quiet(quiet: bool) -> Iterator[None]:
-    """No progress bar for a second's work, no table of weights in front of our one paragraph."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    if quiet:
+def _quiet() -> Iterator[None]:
+    """No progress bar for a second's work, no table of weights in front of our one paragraph.
+
+    One at a time: verbosity belongs to the process, and of two threads the second would keep what
+    the first has set.
+    """
+    with _QUIET:
+        verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as brief
 
 import yaml
 
@@ -51,10 +53,12 @@ def build_vocabulary(
         own: Prompts by class name that come with the data set; they win over the set's.
 
     Raises:
-        ConfigError: If the set is unknown or the file lacks a key.
+        ConfigError: If the set is unknown, the file lacks a key, or ``own`` has a name that is no
+            class or a prompt that is no text.
     """
+    own = check_prompts(own, classes)
     shipped = str(prompts) in available()
-    file = PROMPTS / f"{prompts}.yaml" if shipped else Path(prompts)
+    file = PROMPTS / f"{prompts}.yaml" if shipped else Path(os.path.expanduser(prompts))
     if not file.is_file():
         raise ConfigError(
             f'prompts.set = "{prompts}" is neither a shipped set ({", ".join(available())}) nor a'
@@ -65,17 +69,19 @@ def build_vocabulary(
         template, named, background = table["template"], table["classes"] or {}, table["background"]
         if template.format("cat") == template:
             raise ValueError("the template has no {} for the name")
-        if not all(isinstance(text, str) for text in (*named.values(), *background)):
-            raise TypeError("a prompt or a background word is no text")
+        if not all(isinstance(text, str) for text in (*named, *named.values(), *background)):
+            raise TypeError("a name, a prompt or a background word is no text; quote it")
         if isinstance(background, str):
             raise TypeError("background is one word, not a list")
+        if not all(text.strip() for text in (*named.values(), *background)):
+            raise ValueError("a prompt or a background word is empty")
     except (yaml.YAMLError, LookupError, TypeError, AttributeError, ValueError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
             f"{prompts} is no prompt file ({reason}). It needs three keys:"
             ' template ("a photo of a {}."), classes (name: prompt) and background (list of words).'
         ) from error
-    named = {**named, **(own or {})}
+    named = {**named, **own}
     phrases = [named.get(name, name) for name in classes]
     taken: dict[str, str] = {}
     for name, phrase in zip(classes, phrases, strict=True):
@@ -86,6 +92,38 @@ def build_vocabulary(
     found = {word: name for word, name in named_by.items() if name is not None}
     texts = tuple(template.format(phrase) for phrase in (*phrases, *kept))
     return Vocabulary(classes, texts, tuple(found), tuple(found.values()))
+
+
+def check_prompts(own: object, classes: tuple[str, ...]) -> dict[str, str]:
+    """Prompts by class name without blanks around them; None = none.
+
+    Raises:
+        ConfigError: If they are no mapping of classes to texts.
+    """
+    if own is None:
+        return {}
+    example = f'such as {{"{classes[0] if classes else "dog"}": "a word, a synonym"}}'
+    if not isinstance(own, Mapping):
+        raise ConfigError(
+            f"prompts = {brief(own)} is no mapping of class names to texts, {example}. For a"
+            ' prompt set give settings=["prompts.set=NAME"] (--prompts NAME).'
+        )
+    checked = {}
+    for name, text in own.items():
+        plain = str.strip(name) if isinstance(name, str) else name
+        if plain not in classes:
+            near = did_you_mean(str(name), classes)
+            raise ConfigError(
+                f"prompts has a text for {name!r}, which is no class.{near} Use the names of the"
+                " classes."
+            )
+        if not isinstance(text, str) or not text.strip():
+            raise ConfigError(
+                f'prompts["{plain}"] = {brief(text)} is no text that CLIP can be asked, {example}.'
+                " Leave it away to ask for the name."
+            )
+        checked[plain] = str.strip(text)
+    return checked
 
 
 def _meant(phrase: str, classes: tuple[str, ...]) -> str | None:

@@ -62,20 +62,20 @@ def prepare_coco(
     if missing:
         return steps.Prepared(root, tuple(steps.report_missing(missing, source)))
     tables = {part: coco.read_label_table(coco.instances_file(root, part)) for part in coco.SPLITS}
-    findings = [_labels(part, table) for part, table in tables.items()]
+    checks = [_labels(part, table) for part, table in tables.items()]
     missing = [each for part in coco.SPLITS for each in _complete(root, part, tables[part], source)]
-    findings += steps.report_missing(missing, source)
-    findings += [_write_masks(root, part, table, workers) for part, table in tables.items()]
+    checks += steps.report_missing(missing, source)
+    checks += [_write_masks(root, part, table, workers) for part, table in tables.items()]
     if not missing:
         if (root / "labels.csv").is_file():
-            findings.append(CheckResult("labels.csv", "is there and wins over the annotations"))
+            checks.append(CheckResult("labels.csv", "is there and wins over the annotations"))
             parts: Sequence[str | None] = [split]
         else:
             parts = [split] if split else coco.SPLITS
         opened = [open_labelled(root, split=part) for part in parts]
         if superpixels is not None:
-            findings.append(steps.store_superpixels(opened, Path(superpixels), config, workers))
-    return steps.Prepared(root, tuple(findings))
+            checks.append(steps.store_superpixels(opened, Path(superpixels), config, workers))
+    return steps.Prepared(root, tuple(checks))
 
 
 def _labels(part: str, table: coco.LabelTable) -> CheckResult:

@@ -34,15 +34,15 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the data set in a folder has and what it lacks: a finding per part, with cures."""
+    """What the data set in a folder has and what it lacks: a check per part, with cures."""
 
     root: Path
-    findings: tuple[CheckResult, ...]
+    checks: tuple[CheckResult, ...]
 
     @property
     def complete(self) -> bool:
         """True if nothing is missing."""
-        return not any(finding.cure for finding in self.findings)
+        return not any(check.cure for check in self.checks)
 
 
 @dataclass(frozen=True)
@@ -179,14 +179,14 @@ def check_root(
         may_be_new: It will be filled by downloads.
     """
     if root.is_file():
-        raise DataError(f"--data {root} is a file, but a folder for {what} is expected.")
+        raise DataError(f"{root} (--data) is a file, but a folder for {what} is expected.")
     deeper = next((root / name for name in inner if (root / name).is_dir()), None)
     if deeper is not None and not any((root / name).is_dir() for name in own):
-        raise DataError(f"--data {root} is a folder too high. Give {deeper}.")
+        raise DataError(f"{root} (--data) is a folder too high. Give {deeper}.")
     if not root.is_dir() and not may_be_new:
         raise DataError(
-            f"--data {root}: there is no such folder. Give the one that holds {what}, or make it by"
-            " --download."
+            f"{root} (--data): there is no such folder. Give the one that holds {what}, or make it"
+            " by download=True (--download)."
         )
 
 

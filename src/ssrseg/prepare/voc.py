@@ -57,20 +57,20 @@ def prepare_voc(
     source = steps.ArchiveSource(root / "downloads", bool(download), mirror)
     missing = _complete(root, source)
     tree = _Tree(root)
-    findings = [tree.count(name) for name in ("train", "train_aug", "val") if name in tree.lists]
-    findings += [*_leak(tree), *_masks_of_others(tree), *steps.report_missing(missing, source)]
+    checks = [tree.count(name) for name in ("train", "train_aug", "val") if name in tree.lists]
+    checks += [*_leak(tree), *_masks_of_others(tree), *steps.report_missing(missing, source)]
     written = _write_masks(tree, workers)
     if not missing:
         labelled = {name: open_labelled(root, split=name) for name in ("train_aug", "val")}
         for name, data in labelled.items():
             found = f"{int(data.labels.sum()):,} classes in {len(data):,} images"
-            findings.append(CheckResult(f"labels of {name}", found))
-        findings.append(CheckResult("true masks", f"{_AUG}: {written:,} written now"))
+            checks.append(CheckResult(f"labels of {name}", found))
+        checks.append(CheckResult("true masks", f"{_AUG}: {written:,} written now"))
         if superpixels is not None:
             chosen = [open_labelled(root, split=split)] if split else labelled.values()
-            findings.append(steps.store_superpixels(chosen, Path(superpixels), config, workers))
-    findings.append(_test_list(tree, source))
-    return steps.Prepared(root, tuple(findings))
+            checks.append(steps.store_superpixels(chosen, Path(superpixels), config, workers))
+    checks.append(_test_list(tree, source))
+    return steps.Prepared(root, tuple(checks))
 
 
 class _Tree:
