@@ -75,7 +75,10 @@ def sizes(checkout: Path) -> dict[str, str]:
         functions += [node for node in nodes if isinstance(node, Function)]
         public += public_functions(tree)
     total = sum(lengths.values())
-    beside = sum(len(file.read_text().splitlines()) for file in checkout.glob("encoders/**/*.py"))
+    beside = sum(
+        len(file.read_text(encoding="utf-8").splitlines())
+        for file in checkout.glob("encoders/**/*.py")
+    )
     longest = max(lengths, key=lambda name: lengths[name])
     long = statistics.quantiles(map(lines_of, functions), n=10, method="inclusive")
     most = max(functions, key=parameters)
@@ -134,16 +137,17 @@ def watch(out: Path, arguments: list[str]) -> None:
             if is_dataclass(kind) and kind.__module__.startswith("ssrseg"):
                 used["objects"][kind.__qualname__] += 1
 
+    sys.argv[1:] = arguments
     threading.setprofile(seen)
     sys.setprofile(seen)
     try:
-        main(arguments)
+        main()
     except SystemExit as ended:
         if ended.code:
             raise
     finally:
         sys.setprofile(None)
-    out.write_text(json.dumps(used))
+    out.write_text(json.dumps(used), encoding="utf-8")
 
 
 def walk(checkout: Path) -> dict[str, list[str]]:
@@ -161,11 +165,11 @@ def walk(checkout: Path) -> dict[str, list[str]]:
                 noise = np.random.default_rng(index).integers(0, 256, (96, 96 + 32 * index, 3))
                 Image.fromarray(noise.astype(np.uint8)).save(data / f"{index}.png")
                 lines.append(f"{index}.png,dog;car")
-            (data / "labels.csv").write_text("\n".join(lines) + "\n")
+            (data / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
             out = Path(folder) / f"used-{n}.json"
             masks = ["masks", "--preset", "demo", "--data", str(data), "--device", "cpu"]
             run(checkout, __file__, "--watch", str(out), *masks, "--out", f"{folder}/masks-{n}")
-            counts.append(json.loads(out.read_text()))
+            counts.append(json.loads(out.read_text(encoding="utf-8")))
     once, twice = counts
     passed = {
         what: sorted(each for each in twice[what] if twice[what][each] > once[what].get(each, 0))

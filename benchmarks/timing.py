@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import statistics
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import torch
 import transformers
+
+from ssrseg.data.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -87,7 +88,6 @@ def finish(name: str, ratios: list[Ratio], **more: object) -> None:
     width = max((len(ratio.name) for ratio in ratios), default=0)
     for ratio in ratios:
         print(ratio.line(width), flush=True)
-    RESULTS.mkdir(exist_ok=True)
     table = {
         **provenance(),
         **more,
@@ -95,7 +95,7 @@ def finish(name: str, ratios: list[Ratio], **more: object) -> None:
             {**asdict(ratio), "ratio": ratio.value, "verdict": ratio.verdict} for ratio in ratios
         ],
     }
-    (RESULTS / f"{name}.json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    write_json(RESULTS / f"{name}.json", table)
     sys.exit(any(ratio.verdict in ("over", "under") for ratio in ratios))
 
 

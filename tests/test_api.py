@@ -7,6 +7,8 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from make_tiny import tiny_voc
+from tiny_encoders import tiny_config
 
 import ssrseg
 
@@ -45,6 +47,30 @@ def test_type_checkers_see_the_names_that_are_there() -> None:
             declared[alias.name] = node.module
     assert declared == ssrseg._HOMES
     assert set(ssrseg.__all__) == {"__version__", *declared}
+
+
+def test_every_verb_takes_text_for_a_path(
+    tmp_path: Path, clip_dir: Path, dino_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_voc(Path("voc"), n=3)
+    data, images = ssrseg.open_labelled("voc"), ssrseg.open_images("voc", split="val")
+    config = tiny_config(clip_dir, dino_dir, "optim.cmpa_iterations=2", "optim.iterations=2")
+    run = ssrseg.train(data, "run", config, cache="cells").run
+    assert run == Path("run")
+    assert ssrseg.make_masks(data, "masks", config, model="run", cache="cells").written == 3
+    assert ssrseg.predict(images, "val", "run").written == 1
+    assert ssrseg.predict("voc/JPEGImages", "all", "run").written == 3
+    assert ssrseg.evaluate("masks", data).matrix.sum() > 0
+    assert ssrseg.SSR.from_pretrained("run").segment(
+        "voc/JPEGImages/2007_000000.jpg"
+    ).mask.shape == (61, 75)
+    with pytest.raises(ssrseg.SSRError, match="names 1 images, but the server scores"):
+        lists = Path("voc/ImageSets/Segmentation")
+        (lists / "test.txt").write_text((lists / "val.txt").read_text())
+        ssrseg.voc_archive("val", "voc", "results.tgz")
+    with pytest.raises(ssrseg.SSRError, match="quantum cannot be used here"):
+        ssrseg.train(data, "other", config, device="quantum")
 
 
 def test_import_is_light() -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from command import exit_code
 from make_tiny import tiny_voc
 
-from ssrseg.cli import app, main
+from ssrseg.cli import app
 from ssrseg.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,9 +93,7 @@ def test_the_commands_run_one_after_the_other(
         if words[0] in ("masks", "train") or "--preset" in words:
             words += ["--clip", str(clip_dir), "--device", "cpu"]
             words += [word for setting in TINY for word in ("--set", setting)]
-        with pytest.raises(SystemExit) as ended:
-            main(words)
-        assert ended.value.code == 0, line
+        assert exit_code(*words) == 0, line
         ran.append(words[0])
         printed.append(capsys.readouterr().out)
     assert ran.count("train") == 2

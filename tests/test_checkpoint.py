@@ -15,7 +15,7 @@ from ssrseg import checkpoint as module
 from ssrseg.checkpoint import (
     MODEL_FILE,
     Checkpoint,
-    check_classes,
+    check_same_classes,
     load_checkpoint,
     load_part,
     model_digest,
@@ -49,6 +49,14 @@ def test_round_trip(example: Checkpoint, tmp_path: Path) -> None:
         assert all(torch.equal(found.tensors[key], value) for key, value in example.tensors.items())
         assert replace(found, tensors={}) == replace(example, tensors={})
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_tensors_do_not_change_with_the_file(example: Checkpoint, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / MODEL_FILE, example)
+    found = load_checkpoint(tmp_path)
+    with (tmp_path / MODEL_FILE).open("r+b") as file:  # in place, as a mapped file would show
+        file.write(bytes((tmp_path / MODEL_FILE).stat().st_size))
+    assert all(torch.equal(found.tensors[key], value) for key, value in example.tensors.items())
 
 
 def test_the_file_is_readable_without_ssrseg(example: Checkpoint, tmp_path: Path) -> None:
@@ -167,13 +175,13 @@ def test_a_kill_while_saving_leaves_the_old_file(
 
 
 def test_classes() -> None:
-    check_classes(("a", "b"), ("a", "b"), Path("m"))
+    check_same_classes(("a", "b"), ("a", "b"), Path("m"))
     with pytest.raises(CheckpointError, match=r"m was .*2 classes in the model, 1 .*data lack b"):
-        check_classes(("a", "b"), ("a",), Path("m"))
+        check_same_classes(("a", "b"), ("a",), Path("m"))
     with pytest.raises(CheckpointError, match=r"the model lacks c; the data lack b"):
-        check_classes(("a", "b"), ("a", "c"), Path("m"))
+        check_same_classes(("a", "b"), ("a", "c"), Path("m"))
     with pytest.raises(CheckpointError, match=r"the order differs"):
-        check_classes(("a", "b"), ("b", "a"), Path("m"))
+        check_same_classes(("a", "b"), ("b", "a"), Path("m"))
 
 
 def test_the_default_configuration_survives(tmp_path: Path) -> None:

@@ -16,13 +16,14 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 import torch
+from command import exit_code
 from make_tiny import tiny_folder, tiny_voc
 from PIL import Image
 from tiny_encoders import tiny_config, tiny_dino
 
 from ssrseg import __version__
 from ssrseg.checkpoint import model_digest
-from ssrseg.cli import app, main
+from ssrseg.cli import app
 from ssrseg.config import describe, known_keys, preset_names
 
 VERBS = (
@@ -41,11 +42,9 @@ class Terminal:
 
     def run(self, *arguments: object) -> int:
         self.capfd.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            main([str(argument) for argument in arguments])
+        code = exit_code(*arguments)
         self.out, self.err = self.capfd.readouterr()
-        assert isinstance(exit_.value.code, int)
-        return exit_.value.code
+        return code
 
     def fine(self, *arguments: object) -> str:
         code = self.run(*arguments)
@@ -98,10 +97,7 @@ def run_folder(encoders: tuple[object, ...], tmp_path_factory: pytest.TempPathFa
     """A finished run on tiny VOC."""
     root = tmp_path_factory.mktemp("trained")
     data = tiny_voc(root / "voc", n=4)
-    arguments = ["train", "--data", data, "--out", root / "run", *encoders]
-    with pytest.raises(SystemExit) as exit_:
-        main([str(argument) for argument in arguments])
-    assert exit_.value.code == 0
+    assert exit_code("train", "--data", data, "--out", root / "run", *encoders) == 0
     return root / "run"
 
 
@@ -207,7 +203,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("ssrseg.config.load_config", broken)
     with pytest.raises(OSError, match="not from the file system"):
-        main(["config"])
+        exit_code("config")
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from command import exit_code
 from make_tiny import tiny_coco, tiny_folder, tiny_voc
 from tiny_encoders import tiny_config
 
 import ssrseg
 import ssrseg.paper.figures
-from ssrseg.cli import app, main
+from ssrseg.cli import app
 from ssrseg.config import known_keys
 from ssrseg.prepare.coco import prepare_coco
 
@@ -34,11 +35,9 @@ def options(clip_dir: Path, dino_dir: Path, tmp_path_factory: pytest.TempPathFac
 
 def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     capfd.readouterr()
-    with pytest.raises(SystemExit) as exit_:
-        main(["figure", *map(str, arguments)])
+    code = exit_code("figure", *arguments)
     out, err = capfd.readouterr()
-    assert isinstance(exit_.value.code, int)
-    return exit_.value.code, out, " ".join(err.split())
+    return code, out, " ".join(err.split())
 
 
 def test_a_picture_its_numbers_and_the_command_that_made_them(
@@ -118,8 +117,7 @@ def test_the_run_brings_its_settings(
 ) -> None:
     train = ["train", *options, "--out", str(tmp_path / "run")]
     train += ["--set", "optim.cmpa_iterations=2", "--set", "optim.iterations=1"]
-    with pytest.raises(SystemExit):
-        main([*train, "--set", "sgc.high=0.55"])
+    assert exit_code(*train, "--set", "sgc.high=0.55") == 0
     data, own = options[:2], tmp_path / "f.png"
     code, said, err = run(
         capfd, 6, *data, "--model", tmp_path / "run", "--out", own, "--device", "cpu"
@@ -139,9 +137,7 @@ def test_figure_3_of_voc_and_coco(
     sets = {"voc": options[:2], "coco": ["--data", str(coco)]}
     for name, data in sets.items():
         given = ["--split", "train", "--out", str(tmp_path / f"run-{name}"), *settings]
-        with pytest.raises(SystemExit) as exit_:
-            main(["train", *data, *given, *short, "--prompts", name])
-        assert exit_.value.code == 0
+        assert exit_code("train", *data, *given, *short, "--prompts", name) == 0
     # its row holds the true masks of COCO, and nothing of VOC's
     code, _, err = run(
         *(capfd, 3, *sets["voc"], "--split", "val", "--model", tmp_path / "run-voc"),

@@ -130,10 +130,10 @@ def test_an_interrupted_download_goes_on(
     monkeypatch.setattr(voc_module, "VOC_TRAINVAL", facts)
     asked: list[int] = []
 
-    def receive(url: str, part: Path, have: int, size: int, at: object, timeout: float) -> None:
+    def receive(file: object, part: Path, have: int, at: object, timeout: float) -> None:
         asked.append(have)
-        with part.open("ab") as file:
-            file.write(content[have : have + 5000] if not have else content[have:])
+        with part.open("ab") as kept:
+            kept.write(content[have : have + 5000] if not have else content[have:])
         if not have:
             raise KeyboardInterrupt
 

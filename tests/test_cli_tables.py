@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command import exit_code
 from make_tiny import tiny_coco, tiny_voc
 from tiny_encoders import tiny_config
 
-from ssrseg.cli import main
 from ssrseg.prepare.coco import prepare_coco
 
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
     """Run a command in this process; exit code, standard output, standard error."""
 
     def command(*arguments: object) -> tuple[int, str, str]:
-        words = [str(argument) for argument in arguments]
-        monkeypatch.setattr(sys, "argv", ["ssrseg", *words])
         capfd.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            main(words)
+        code = exit_code(*arguments)
         out, err = capfd.readouterr()
-        assert isinstance(exit_.value.code, int)
-        return exit_.value.code, out, err
+        return code, out, err
 
     return command
 

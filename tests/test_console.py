@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ssrseg.console import CheckResult, note, print_table, show, steps, track
+from ssrseg.console import CheckResult, note, print_table, show, steps, table_text, track
 
 
 class Clock:
@@ -97,6 +97,15 @@ def test_a_table_has_one_line_a_row_outside_a_terminal(
         ["class", "IoU"],
         ["[cat] " + "x" * 200, "4.5"],
         ["dog", "12.0"],
+    ]
+
+
+def test_a_table_as_text(in_a_terminal: None) -> None:
+    rows = [("[cat] " + "x" * 100, "4.5", "a [note]"), ("雪", "12.0", "")]
+    assert table_text(("class", "IoU", ""), rows).split("\n") == [
+        "class" + " " * 103 + " IoU",
+        "[cat] " + "x" * 100 + "   4.5  a [note]",
+        "雪" + " " * 106 + "12.0",  # two cells wide in a terminal
     ]
 
 

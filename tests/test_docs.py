@@ -115,3 +115,12 @@ def test_one_version_everywhere() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert project["version"] == str(citation["version"]) == ssrseg.__version__
     assert project["license"] == citation["license"]
+
+
+def test_the_floors_on_the_page_are_those_that_are_enforced() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    block = page.split("## Floors")[1].split("```")[1].strip().splitlines()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    (floors,) = (each["layers"] for each in contracts if each["type"] == "layers")
+    assert block == floors

@@ -156,7 +156,7 @@ def test_lists_that_do_not_fit(model: SSR, photo: Path) -> None:
         model.rectify([], labels=[])
     with pytest.raises(LabelsError, match="2 images need 2 lists of labels, not 1 lists"):
         model.rectify([photo, photo], labels=[["dog"]])
-    with pytest.raises(LabelsError, match="not one text"):
+    with pytest.raises(LabelsError, match="not 'dog'"):
         model.rectify([photo], labels="dog")
 
 
@@ -399,7 +399,7 @@ def test_other_settings_share_the_encoders(model: SSR, clip_dir: Path, dino_dir:
     assert other.dino is model.dino
     assert model.config.pseudo.refine == "par"
     elsewhere = replace(config, backbones=replace(config.backbones, clip="another/clip"))
-    with pytest.raises(ValueError, match="shares the encoders"):
+    with pytest.raises(ValueError, match="shares encoders and texts, but backbones differs"):
         model.with_config(elsewhere)
     alone = SSR.from_config(tiny_config(clip_dir, dino_dir, "affinity.dino_weight=0"), CLASSES)
     with pytest.raises(ConfigError, match="built without DINO"):

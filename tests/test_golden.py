@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command import exit_code
 from PIL import Image
 
-from ssrseg.cli import main
 from ssrseg.data.classes import VOC_CLASSES
 from ssrseg.data.images import read_truth
 from ssrseg.networks.clip import FrozenCLIP
@@ -46,9 +46,7 @@ def run_script(script: Path, *arguments: object) -> None:
 def run_masks(data: Path, out: Path, clip: Path, preset: str) -> None:
     arguments = ["masks", "--preset", preset, "--save-cams", "--device", "cpu"]
     arguments += ["--data", str(data), "--out", str(out), "--clip", str(clip)]
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 0
+    assert exit_code(*arguments) == 0
 
 
 def one_image_folder(folder: Path, labels: list[int]) -> Path:

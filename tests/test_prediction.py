@@ -14,7 +14,7 @@ from ssrseg import prediction as module
 from ssrseg.data.images import read_image, read_truth
 from ssrseg.data.open import open_images, open_labelled
 from ssrseg.data.transforms import resize, to_unit
-from ssrseg.errors import BackboneError, CheckpointError, DataError
+from ssrseg.errors import BackboneError, CheckpointError, ConfigError, DataError
 from ssrseg.model import SSR
 from ssrseg.networks.clip import PIXEL_MEAN, PIXEL_STD
 from ssrseg.networks.dino import FrozenDINO
@@ -152,6 +152,35 @@ def test_images_by_name(run: Path, tree: Path, tmp_path: Path) -> None:
     predict({"night/a.b": images["2007_000002"]}, tmp_path / "named", run)
     named = tmp_path / "named" / "masks" / "night" / "a.b.png"
     assert named.read_bytes() == (tmp_path / "val" / "masks" / "2007_000002.png").read_bytes()
+
+
+def test_paths_as_text(
+    run: Path, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes((tree / "JPEGImages" / "2007_000000.jpg").read_bytes())
+    forms = {"folder": "in", "file": "in/a.jpg", "list": ["in/a.jpg"], "names": {"a": "in/a.jpg"}}
+    for out, images in forms.items():
+        assert predict(images, out, str(run)).written == 1, out
+        assert (Path(out) / "masks" / "a.png").is_file()
+    with pytest.raises(DataError, match="nowhere does not exist"):
+        predict("nowhere", "out", str(run))
+    with pytest.raises(ConfigError, match="quantum cannot be used here"):
+        predict("in", "out", str(run), device="quantum")
+
+
+def test_a_model_of_the_hub(
+    run: Path, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(repo: str, file: str, **_: object) -> str:
+        assert repo == "somebody/dogs"
+        return str(run / file)
+
+    monkeypatch.setattr("ssrseg.loading.hf_hub_download", fetch)
+    photo = tree / "JPEGImages" / "2007_000000.jpg"
+    predict(photo, tmp_path, "somebody/dogs")
+    assert predict(photo, tmp_path, run).skipped == 1  # the same model
 
 
 def test_started_again(

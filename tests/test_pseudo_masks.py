@@ -173,6 +173,17 @@ def test_a_photograph_of_another_size_gets_another_mask(
     assert made == [data.samples[1].name]
 
 
+def test_text_paths_and_any_device(
+    folder: LabelledImages, tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = make_masks(folder, "masks", config, cache="cells", device="auto")
+    assert result.out == Path("masks")
+    assert any(Path("cells").rglob("*.npy"))
+    with pytest.raises(ConfigError, match="quantum cannot be used here"):
+        make_masks(folder, "masks", config, device="quantum")
+
+
 def test_other_settings_are_refused(folder: LabelledImages, tmp_path: Path, config: Config) -> None:
     make_masks(replace(folder, samples=folder.samples[:1]), tmp_path, config)
     before = contents(tmp_path)

@@ -12,8 +12,8 @@ A folder, from labels to a trained model::
 
     data = ssrseg.open_labelled("photos")
     config = ssrseg.load_config("ssr")
-    ssrseg.make_masks(data, Path("masks"), config)
-    ssrseg.train(data, Path("run"), config)
+    ssrseg.make_masks(data, "masks", config)
+    ssrseg.train(data, "run", config)
     ssrseg.SSR.from_pretrained("run").segment("new.jpg").mask
 
 The equations of the paper are in ``ssrseg.method``.

@@ -88,7 +88,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     try:
         with safe_open(file, framework="pt") as reader:
             header = json.loads((reader.metadata() or {})["ssrseg"])
-            tensors = {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118
+            # cloned: a tensor that maps its file keeps Windows from replacing it
+            tensors = {key: reader.get_tensor(key).clone() for key in reader.keys()}  # noqa: SIM118
         config = load_config(base=header["config"])
         classes, texts = tuple(header["classes"]), tuple(header["texts"])
         plain = (header[key] for key in ("data", "iteration", "supervision"))
@@ -174,7 +175,7 @@ def _content_digest(path: Path, stamp: tuple[int, int]) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if any(stamp) else ""
 
 
-def check_classes(found: tuple[str, ...], expected: tuple[str, ...], path: Path) -> None:
+def check_same_classes(found: tuple[str, ...], expected: tuple[str, ...], path: Path) -> None:
     """Raise CheckpointError unless a model's classes are those of the data, in order."""
     if found == expected:
         return
@@ -199,7 +200,7 @@ def check_same_run(earlier: Checkpoint, now: Checkpoint, path: Path) -> None:
 
     ``now`` is what would be written; its tensors and iteration do not count.
     """
-    check_classes(earlier.classes, now.classes, path)
+    check_same_classes(earlier.classes, now.classes, path)
     old, new = earlier.config.to_dict(), now.config.to_dict()
     differing = [
         f"{section}.{key} = {old[section].get(key)!r} there, {value!r} now"

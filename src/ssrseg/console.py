@@ -97,12 +97,25 @@ def print_table(
     console = _console()
     if not console.is_terminal:  # one row a line, for grep
         console = _console(width=10_000)
-    table = Table(box=None, show_header=bool(columns))
+    console.print(_table(columns, rows, numbers))
+
+
+def table_text(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The same with numbers as plain text, one row a line."""
+    console = Console(color_system=None, width=10_000, markup=False, emoji=False, highlight=False)
+    with console.capture() as capture:
+        console.print(_table(columns, rows, numbers=True))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], numbers: bool) -> Table:
+    """A column without a heading holds notes, which stay on the left."""
+    table = Table(box=None, show_header=bool(columns), pad_edge=False, padding=(0, 2, 0, 0))
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if numbers and index else "left")
+        table.add_column(column, justify="right" if numbers and index and column else "left")
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    return table
 
 
 @dataclass(frozen=True)

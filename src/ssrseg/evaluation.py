@@ -40,7 +40,7 @@ class Evaluation:
     undecided: float
 
 
-def evaluate(predictions: Path, data: LabelledImages) -> Evaluation:
+def evaluate(predictions: str | Path, data: LabelledImages) -> Evaluation:
     """Score masks/<name>.png against the true masks of a data set.
 
     Args:
@@ -51,6 +51,7 @@ def evaluate(predictions: Path, data: LabelledImages) -> Evaluation:
     Raises:
         DataError: If masks are missing, of another size, of other classes, or hold unknown ids.
     """
+    predictions = Path(predictions)
     folder = predictions / "masks" if (predictions / "masks").is_dir() else predictions
     if not folder.is_dir():
         raise DataError(f"--masks {predictions}: there is no such folder of masks.")

@@ -8,15 +8,20 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import (
+    ModelCard,
+    PyTorchModelHubMixin,
+    hf_hub_download,
+    model_info,
+    try_to_load_from_cache,
+)
 from jaxtyping import Float
 from torch import Tensor
 
 from ssrseg.checkpoint import (
     MODEL_FILE,
     Checkpoint,
-    check_classes,
+    check_same_classes,
     load_checkpoint,
     save_checkpoint,
 )
@@ -34,6 +39,7 @@ from ssrseg.networks.vocabulary import Vocabulary, build_vocabulary
 from ssrseg.trained_parts import load_alignment, load_decoder
 
 Model = TypeVar("Model", bound="Loadable")
+_OWN: Any = object()  # a part that with_config leaves as it is
 
 
 class Loadable(
@@ -84,7 +90,8 @@ class Loadable(
             ConfigError: If a preset or setting does not exist.
         """
         names = check_class_names(classes)
-        config = _with_encoders(load_config(preset, overrides=tuple(settings)), clip, dino)
+        chosen = [settings] if isinstance(settings, str) else list(settings)
+        config = _with_encoders(load_config(preset, overrides=chosen), clip, dino)
         return cls.from_config(config, names, prompts=prompts, device=pick_device(device))
 
     @classmethod
@@ -140,7 +147,7 @@ class Loadable(
         if run is None:
             return model
         checkpoint = load_checkpoint(run)
-        check_classes(checkpoint.classes, data.classes, run)
+        check_same_classes(checkpoint.classes, data.classes, run)
         has_heads = config.cam.mode == "cmpa" and bool(checkpoint.part("alignment"))
         gates = config.affinity.rfm_after is not None
         if not has_heads and not gates:
@@ -170,8 +177,7 @@ class Loadable(
         dino: str | Path | None = None,
         segment_only: bool = False,
         device: str = "auto",
-        revision: str | None = None,
-        token: str | bool | None = None,
+        **hub: Any,
     ) -> Model:
         """A trained model.
 
@@ -182,21 +188,30 @@ class Loadable(
             dino: The same for DINO.
             segment_only: Load what ``segment`` needs and nothing else: neither DINO nor texts.
             device: ``auto``, ``cpu`` or ``cuda``.
-            revision: Branch, tag or commit on the hub.
-            token: Of the hub, for private models.
+            hub: ``revision``, ``token``, ``cache_dir``, ``local_files_only``, ``force_download``,
+                for a model on the hub.
 
         Raises:
             CheckpointError: If there is no model, or it does not fit the encoder.
             BackboneError: If an encoder cannot be loaded.
         """
-        file = _model_file(source, revision=revision, token=token)
+        file = model_file(source, **hub)
         checkpoint = load_checkpoint(file)
         config = _with_encoders(checkpoint.config, clip, dino)
-        texts = () if segment_only else checkpoint.texts
         clip_tower, dino_tower = _load_encoders(
-            config, texts, pick_device(device), with_dino=not segment_only
+            config,
+            () if segment_only else checkpoint.texts,
+            pick_device(device),
+            with_dino=not segment_only,
         )
-        model = cls(config, clip_tower, dino_tower, Vocabulary(checkpoint.classes, texts))
+        model = cls(
+            config,
+            clip_tower,
+            dino_tower,
+            Vocabulary(checkpoint.classes, checkpoint.texts),
+            text_features=clip_tower.text_features(()) if segment_only else None,
+            origin=replace(checkpoint, tensors={}),
+        )
         return model._with_trained(
             checkpoint,
             file,
@@ -204,20 +219,35 @@ class Loadable(
             decoder=bool(checkpoint.part("decoder")),
         )
 
-    def with_config(self: Model, config: Config, **parts: Alignment | Decoder | None) -> Model:
-        """The same encoders and texts under other settings.
+    def with_config(
+        self: Model, config: Config, *, alignment: Any = _OWN, decoder: Any = _OWN
+    ) -> Model:
+        """The same encoders and texts under other settings; both models share them.
 
         Args:
-            config: All settings; ``backbones`` has to be that of this model.
-            parts: ``alignment`` or ``decoder`` to use instead of this model's; None = without.
+            config: All settings; encoders and prompts have to be those of this model.
+            alignment: CMPA's heads to use instead of this model's; None = without.
+            decoder: The same of the decoder.
 
         Raises:
-            ValueError: If the settings ask for other encoders.
+            ValueError: If the settings ask for other encoders or prompts.
         """
-        if config.backbones != self.config.backbones:
-            raise ValueError("with_config shares the encoders; build a new SSR for other ones")
-        own = {"alignment": self.alignment, "decoder": self.decoder}
-        return type(self)(config, self.clip, self.dino, self.vocabulary, **(own | parts))
+        for section in ("backbones", "prompts"):
+            if getattr(config, section) != getattr(self.config, section):
+                raise ValueError(
+                    f"with_config shares encoders and texts, but {section} differs. Build a new SSR"
+                    " (from_config, from_encoders) for other ones."
+                )
+        return type(self)(
+            config,
+            self.clip,
+            self.dino,
+            self.vocabulary,
+            alignment=self.alignment if alignment is _OWN else alignment,
+            decoder=self.decoder if decoder is _OWN else decoder,
+            text_features=self.text_features,
+            origin=self.origin,
+        )
 
     def _with_trained(
         self: Model, checkpoint: Checkpoint, origin: Path, *, alignment: bool, decoder: bool
@@ -240,13 +270,30 @@ class Loadable(
             for key, value in part.state_dict().items()
         }
 
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Write heads, decoder, settings and classes, with a model card; not the frozen encoders.
+
+        Args:
+            save_directory: A folder; a model of ours in it is replaced.
+            options: ``push_to_hub`` and ``repo_id``, see ``huggingface_hub``.
+
+        Raises:
+            CheckpointError: If the folder holds a model of something else, or cannot be written.
+        """
+        folder = Path(save_directory).expanduser()
+        _refuse_foreign(folder)
+        try:
+            return super().save_pretrained(folder, **options)
+        except OSError as error:
+            raise CheckpointError(
+                f"{folder} cannot be written ({error.strerror or error}). Choose another folder."
+            ) from error
+
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_checkpoint(
-            save_directory / MODEL_FILE,
-            Checkpoint(
-                self.trained_tensors(), self.config, self.vocabulary.classes, self.vocabulary.texts
-            ),
-        )
+        made = Checkpoint({}, self.config, self.vocabulary.classes, self.vocabulary.texts)
+        if self.origin is not None:
+            made = replace(self.origin, config=self.config)
+        save_checkpoint(save_directory / MODEL_FILE, replace(made, tensors=self.trained_tensors()))
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The README of a saved model: what it segments, what it needs, how to load it."""
@@ -258,7 +305,24 @@ class Loadable(
             dino=self.config.backbones.dino if self.dino is not None else None,
             has_heads=self.alignment is not None,
             has_decoder=self.decoder is not None,
+            on_true_masks=self.origin is not None and self.origin.supervision == "full",
             **kwargs,
+        )
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raise CheckpointError if a folder holds the files of another model under our names."""
+    config, weights = folder / "config.json", folder / MODEL_FILE
+    foreign = config.is_file() and '"model_type"' in config.read_text(encoding="utf-8")
+    if weights.is_file() and not foreign:
+        try:
+            load_checkpoint(weights)
+        except CheckpointError:
+            foreign = True
+    if foreign:
+        raise CheckpointError(
+            f"{folder} holds another model ({config.name}, {weights.name}), which would be lost."
+            " Choose another folder."
         )
 
 
@@ -282,20 +346,30 @@ def _with_encoders(config: Config, clip: str | Path | None, dino: str | Path | N
     """The settings with encoders from elsewhere."""
     backbones = config.backbones
     if clip is not None:
-        backbones = replace(backbones, clip=str(clip))
+        backbones = replace(backbones, clip=_lasting(clip))
     if dino is not None:
-        backbones = replace(backbones, dino=str(dino))
+        backbones = replace(backbones, dino=_lasting(dino))
     return replace(config, backbones=backbones)
 
 
-def _model_file(source: str | Path, **hub: Any) -> Path:
+def _lasting(source: str | Path) -> str:
+    """A folder by its whole path, so that a saved model finds it; a hub id as it is."""
+    folder = Path(source).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else str(source)
+
+
+def model_file(source: str | Path, **hub: Any) -> Path:
     """A path on this disk, or the file fetched from the hub."""
     path = Path(source).expanduser()
     if path.exists() or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
         return path
+    name, cache = str(source), {key: hub[key] for key in ("cache_dir", "revision") if key in hub}
     try:
-        return Path(hf_hub_download(str(source), MODEL_FILE, **hub))
-    except (HfHubHTTPError, OSError) as error:
+        if not isinstance(try_to_load_from_cache(name, MODEL_FILE, **cache), str):
+            # one quick question first: nobody waits for retries behind a closed door
+            model_info(name, revision=hub.get("revision"), token=hub.get("token"), timeout=10)
+        return Path(hf_hub_download(name, MODEL_FILE, **hub))
+    except Exception as error:
         raise CheckpointError(
             f"{source} is neither a folder here (seen from {Path.cwd()}) nor could it be fetched"
             f" from the hub ({type(error).__name__}). Give a run folder, a folder written by"

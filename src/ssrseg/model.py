@@ -6,7 +6,8 @@ CAM (SGC) -> pseudo mask. The decoder that learns from these masks is its last p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,11 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ssrseg.checkpoint import Checkpoint
 from ssrseg.config import Config
 from ssrseg.data.classes import label_indices
 from ssrseg.data.images import as_photo
-from ssrseg.data.photos import Photo, join_photos
+from ssrseg.data.photos import Photo, PhotoBatch, join_photos
 from ssrseg.data.transforms import limit_side, resize, to_unit
 from ssrseg.errors import (
     BackboneError,
@@ -112,6 +114,7 @@ class SSR(nn.Module, Loadable):
         text_features: T, unit norm, the classes first, then the backgrounds.
         alignment: CMPA's heads ISA and TSA with τ; None = CLIP's own features.
         decoder: The segmentation model; None before training.
+        origin: The checkpoint that it was loaded from, without tensors; None = built here.
     """
 
     text_features: Float[Tensor, "words dim1"]
@@ -125,8 +128,14 @@ class SSR(nn.Module, Loadable):
         *,
         alignment: Alignment | None = None,
         decoder: Decoder | None = None,
+        text_features: Float[Tensor, "words dim1"] | None = None,
+        origin: Checkpoint | None = None,
     ) -> None:
         """Join the parts; they are shared, not copied.
+
+        Args:
+            text_features: T, if it is known; None = CLIP embeds the vocabulary's texts now.
+            origin: What the file said that this model was loaded from.
 
         Raises:
             BackboneError: If the two encoders do not share a patch grid.
@@ -138,11 +147,11 @@ class SSR(nn.Module, Loadable):
                 " encoders of the same patch size, or --set affinity.dino_weight=0."
             )
         super().__init__()
-        self.config, self.vocabulary = config, vocabulary
+        self.config, self.vocabulary, self.origin = config, vocabulary, origin
         self.clip, self.dino = clip, dino
-        self.register_buffer(
-            "text_features", clip.text_features(vocabulary.texts), persistent=False
-        )
+        if text_features is None:
+            text_features = clip.text_features(vocabulary.texts)
+        self.register_buffer("text_features", text_features, persistent=False)
         self.alignment, self.decoder = alignment, decoder
         self.eval()
 
@@ -190,10 +199,26 @@ class SSR(nn.Module, Loadable):
             present, initial, regions, target, affinity, refined_cam, scores, pseudo_mask
         )
 
+    def rectify_batch(self, batch: PhotoBatch) -> Rectification:
+        """Photographs of one size, masks at their (limited) size."""
+        return self(
+            batch.image,
+            batch.present,
+            batch.superpixels,
+            photo=batch.small,
+            n_superpixels=batch.n_superpixels,
+        )
+
     def encode(self, image: Float[Tensor, "batch 3 height width"]) -> ClipFeatures:
         """CLIP's blocks but the last, with the attention that the affinity will need."""
-        tower = clip_tower if self.config.data.norm == "clip" else dino_tower
-        return self.clip.encode(_normalise(image, tower), self.clip_layers)
+        return self.clip.encode(self._clip_input(image), self.clip_layers)
+
+    def _clip_input(
+        self, image: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """CLIP's normalisation, or ImageNet's, as WeCLIP has it."""
+        own = self.config.data.norm == "clip"
+        return _normalise(image, clip_tower if own else dino_tower)
 
     def initial_cam(
         self,
@@ -437,7 +462,6 @@ class SSR(nn.Module, Loadable):
             )
         test, patch = self.config.test, self.patch_size
         size = (photo.shape[0], photo.shape[1])
-        tower = clip_tower if self.config.data.norm == "clip" else dino_tower
         total = torch.zeros(self.n_classes + 1, *size, device=self.device)
         for scale in test.scales:
             # resize -> (1 or 2, 3, h, w), sides whole patches
@@ -446,7 +470,7 @@ class SSR(nn.Module, Loadable):
             image = to_unit(resize(photo, (sides[0], sides[1]), bicubic=False)).to(self.device)
             batch = torch.stack([image, image.flip(-1)]) if test.flip else image[None]
             # tokens -> logits on the grid, mirrored back
-            features = self.clip.encode(_normalise(batch, tower))
+            features = self.clip.encode(self._clip_input(batch))
             logits = self.decoder(features.tokens, features.grid)
             if test.flip:
                 logits = (logits[:1] + logits[1:].flip(-1)) / 2
@@ -487,8 +511,9 @@ class SSR(nn.Module, Loadable):
             LabelsError: If a label is no class of this model, or there is none.
         """
         if isinstance(image, (list, tuple)):
-            if isinstance(labels, str) or len(labels) != len(image):
-                given = "one text" if isinstance(labels, str) else f"{len(labels)} lists"
+            if not isinstance(labels, (list, tuple)) or len(labels) != len(image):
+                several = isinstance(labels, (list, tuple))
+                given = f"{len(labels)} lists" if several else f"{labels!r}"
                 raise LabelsError(
                     f"{len(image)} images need {len(image)} lists of labels, not {given}: labels ="
                     ' [["dog"], ["cat", "dog"]].'
@@ -503,7 +528,12 @@ class SSR(nn.Module, Loadable):
                 " without, to rectify images with labels."
             )
         ids = label_indices(labels, self.classes)
-        photo = self._photo(image)
+        with _plain_arithmetic(self.device):
+            return self._rectify_photo(self._photo(image), ids)
+
+    def _rectify_photo(
+        self, photo: UInt8[Tensor, "height width 3"], ids: tuple[int, ...]
+    ) -> RectifiedImage:
         # a batch of one, at the size that the settings allow
         small = limit_side(photo, self.config.data.max_side)
         superpixels = None
@@ -511,8 +541,7 @@ class SSR(nn.Module, Loadable):
             sgc = self.config.sgc
             superpixels = slic_labels(small, sgc.n_segments, sgc.compactness).int()
         one = [Photo(0, photo, small, superpixels)]
-        batch = join_photos(one, [ids], self.patch_size, self.device)
-        found = self(batch.image, batch.present, batch.superpixels, photo=batch.small)
+        found = self.rectify_batch(join_photos(one, [ids], self.patch_size, self.device))
         # every map at the photograph's own size
         names = [self.classes[index] for index in ids]
         cam, refined_cam = found.initial.cam[0], min_max(found.refined_cam[0])
@@ -545,8 +574,9 @@ class SSR(nn.Module, Loadable):
         return self._segment(image, crf)
 
     def _segment(self, image: Any, crf: bool | None) -> SegmentedImage:
-        photo = self._photo(image)
-        ids, confidence = self.segment_photo(photo, crf=crf)
+        with _plain_arithmetic(self.device):
+            photo = self._photo(image)
+            ids, confidence = self.segment_photo(photo, crf=crf)
         return SegmentedImage(photo.numpy(), self.classes, ids.numpy(), confidence.numpy())
 
     def _photo(self, image: Any) -> UInt8[Tensor, "height width 3"]:
@@ -597,6 +627,13 @@ class SSR(nn.Module, Loadable):
         if wanted.kind != "attention" or not wanted.clip_weight:
             return ()
         return wanted.rfm_layers if self._decoder_gates else wanted.clip_layers
+
+
+@contextmanager
+def _plain_arithmetic(device: torch.device) -> Iterator[None]:
+    """GradCAM needs gradients and fp32, whatever the caller has switched on around it."""
+    with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
+        yield
 
 
 def _not_empty(images: Sequence[Any]) -> Sequence[Any]:

@@ -9,13 +9,14 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from scipy import ndimage
 
+from ssrseg.method.pseudo_mask import IGNORE
+
 Rgb = UInt8[np.ndarray, "height width 3"]
 Ids = UInt8[np.ndarray, "height width"]
 Map = Float[np.ndarray, "height width"]
 Region = Bool[np.ndarray, "height width"]
 Palette = UInt8[np.ndarray, "colours 3"]
 
-IGNORE = 255
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 HATCH_PERIOD = 8
 """Lines' widths from one white stripe of undecided pixels to the next; see ``line_width``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,10 @@ from ssrseg.console import steps
 from ssrseg.data.files import write_text
 from ssrseg.data.images import check_size, fits, list_images, read_image, write_class_ids
 from ssrseg.errors import CheckpointError, DataError
+from ssrseg.loading import model_file
 from ssrseg.model import SSR
+
+ImagePaths = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 
 
 @dataclass(frozen=True)
@@ -27,15 +30,15 @@ class PredictResult:
 
 
 def predict(
-    images: Path | Sequence[Path] | Mapping[str, Path],
-    out: Path,
-    model: Path,
+    images: ImagePaths,
+    out: str | Path,
+    model: str | Path,
     *,
-    clip: str | None = None,
+    clip: str | Path | None = None,
     crf: bool | None = None,
     test: TestConfig | None = None,
     overwrite: bool = False,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> PredictResult:
     """Write a mask for every image of a folder; no labels needed.
 
@@ -43,11 +46,12 @@ def predict(
         images: One image, a folder of images, a list of images, or images by name (as
             ``ssrseg.open_images`` gives them).
         out: Gets masks/<name>.png (indexed), classes.txt and settings.txt.
-        model: Run folder or model.safetensors.
+        model: Run folder, model.safetensors, or hub id.
         clip: Hub id or directory of CLIP, if it is not where it was in training.
         crf: Refine with a DenseCRF; None = as the settings say.
         test: Scales, flip and DenseCRF; None = the run's settings.
         overwrite: Make masks anew that are there already.
+        device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
         DataError: If there is no image, one cannot be read, or two have the same name; masks
@@ -55,19 +59,20 @@ def predict(
         CheckpointError: If there is no model, it does not fit the encoder, or ``out`` holds masks
             of another one.
     """
-    start = time.monotonic()
+    start, out, run = time.monotonic(), Path(out), model_file(model)
     paths = _by_target(images, out / "masks")
-    ssr = SSR.from_pretrained(model, clip=clip, segment_only=True, device=device)
+    ssr = SSR.from_pretrained(run, clip=clip, segment_only=True, device=device)
     own = ssr.config.test
     if test is not None:
         ssr = ssr.with_config(replace(ssr.config, test=test))
     wanted = ssr.config.test.crf if crf is None else crf
     todo = {target: path for target, path in paths.items() if overwrite or not fits(target, path)}
-    made_by = f"model: {model_digest(model)}\ncrf: {wanted}\n"
+    made_by = f"model: {model_digest(run)}\ncrf: {wanted}\n"
     if ssr.config.test != own:
         made_by += f"{ssr.config.test}\n"
     settings = out / "settings.txt"
-    if len(todo) < len(paths) and not (settings.is_file() and settings.read_text() == made_by):
+    earlier = settings.read_text(encoding="utf-8") if settings.is_file() else ""
+    if len(todo) < len(paths) and earlier != made_by:
         raise CheckpointError(
             f"{out} holds masks of another model or made with other settings. Use another --out, or"
             " --overwrite."
@@ -87,19 +92,16 @@ def predict(
     return PredictResult(out, len(todo), len(paths) - len(todo), time.monotonic() - start)
 
 
-def _by_target(
-    images: Path | Sequence[Path] | Mapping[str, Path], folder: Path
-) -> dict[Path, Path]:
+def _by_target(images: ImagePaths, folder: Path) -> dict[Path, Path]:
     """Images by the file that their mask goes into; two that would share one are refused."""
-    named: Iterable[tuple[str, Path]]
-    if isinstance(images, Mapping):
-        named = images.items()
-    elif isinstance(images, Path) and images.is_dir():
-        paths = list_images(images)
-        named = [(path.relative_to(images).with_suffix("").as_posix(), path) for path in paths]
+    if isinstance(images, (str, Path)):
+        root, paths = Path(images), list_images(Path(images))
+        base = root if root.is_dir() else root.parent
+        named = [(path.relative_to(base).with_suffix("").as_posix(), path) for path in paths]
+    elif isinstance(images, Mapping):
+        named = [(name, Path(path)) for name, path in images.items()]
     else:
-        paths = list_images(images) if isinstance(images, Path) else list(images)
-        named = [(path.stem, path) for path in paths]
+        named = [(Path(path).stem, Path(path)) for path in images]
     found: dict[Path, Path] = {}
     for name, path in named:
         target = folder / f"{name}.png"

@@ -21,7 +21,9 @@ from ssrseg.data.photos import Photo, PhotoBatch, join_photos, photo_batches
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import limit_side
+from ssrseg.device import pick_device
 from ssrseg.errors import ConfigError
+from ssrseg.loading import model_file
 from ssrseg.manifest import Manifest
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import confusion_matrix, scores
@@ -83,8 +85,7 @@ def rectify_photo(
 
 def rectify_batch(model: SSR, batch: PhotoBatch) -> list[PhotoMask]:
     """CAMs and pseudo masks of photographs of one size."""
-    images, bound = (batch.image, batch.present, batch.superpixels), batch.n_superpixels
-    way = model(*images, photo=batch.small, n_superpixels=bound)
+    way = model.rectify_batch(batch)
     ids, cam, refined = (each.cpu() for each in (way.pseudo_mask, way.initial.cam, way.refined_cam))
     found = []
     for row, slots in enumerate(batch.present.tolist()):
@@ -97,13 +98,13 @@ def rectify_batch(model: SSR, batch: PhotoBatch) -> list[PhotoMask]:
 
 def make_masks(
     data: LabelledImages,
-    out: Path,
+    out: str | Path,
     config: Config,
     *,
-    model: Path | None = None,
+    model: str | Path | None = None,
     save_cams: bool = False,
-    cache: Path | None = None,
-    device: str = "cpu",
+    cache: str | Path | None = None,
+    device: str = "auto",
 ) -> MasksResult:
     """Write a pseudo mask for every labelled image; skip those an earlier call has written.
 
@@ -113,10 +114,11 @@ def make_masks(
         data: Images with their labels. No mask of theirs is opened.
         out: Gets masks/<name>.png (indexed, 255 = ignore), classes.txt (line 1 = id 1),
             manifest.csv and config.yaml.
-        model: Run folder or checkpoint whose CMPA heads, or decoder for RFM, are used; None =
-            training-free.
+        model: Run folder, checkpoint or hub id whose CMPA heads, or decoder for RFM, are used;
+            None = training-free.
         save_cams: Also write cams/<name>.npz with ``classes``, ``cam`` and ``refined_cam``.
         cache: Folder of superpixels, to be shared between runs; by default inside ``out``.
+        device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
         ConfigError: If ``out`` holds masks made with other settings.
@@ -124,15 +126,16 @@ def make_masks(
         DataError: If an image cannot be read, or manifest.csv is no longer ours; masks already
             written stay.
     """
-    start = time.monotonic()
+    start, out, device = time.monotonic(), Path(out), pick_device(device)
+    run = None if model is None else model_file(model)
     texts = build_vocabulary(data.classes, config.prompts.set, data.prompts).texts
-    settings, path = _settings(config, data.classes, texts, model), out / "config.yaml"
+    settings, path = _settings(config, data.classes, texts, run), out / "config.yaml"
     if path.is_file() and path.read_text(encoding="utf-8") != settings:
         raise ConfigError(
             f"{out} holds masks made with other settings, classes, prompts or another model (see"
             f" {path}). Use the same ones to go on, or another --out to begin anew."
         )
-    ssr = SSR.for_data(config, data, model, device=device)
+    ssr = SSR.for_data(config, data, run, device=device)
     write_text(path, settings)
     write_text(out / "classes.txt", "".join(f"{name}\n" for name in data.classes))
     folder, sgc = cache or out / "superpixels", config.sgc
@@ -181,10 +184,10 @@ def _write_cams(path: Path, found: PhotoMask, classes: tuple[str, ...]) -> None:
 
 
 def _settings(
-    config: Config, classes: tuple[str, ...], texts: tuple[str, ...], model: Path | None
+    config: Config, classes: tuple[str, ...], texts: tuple[str, ...], run: Path | None
 ) -> str:
     """All that decides a mask beside the image and its labels, and nothing else."""
-    made_by = f"# model: {model_digest(model)}\n" if model else ""
+    made_by = f"# model: {model_digest(run)}\n" if run else ""
     lasting = replace(config, data=replace(config.data, workers=0, patches=None))
     return f"{lasting.to_yaml()}# classes: {'; '.join(classes)}\n# texts: {texts}\n{made_by}"
 

@@ -27,6 +27,7 @@ from ssrseg.data.crops import CropBatch, CropDraws, derive_seed
 from ssrseg.data.files import atomic_write
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.device import pick_device
 from ssrseg.errors import CheckpointError, DataError
 from ssrseg.foreground import ForegroundFeatures, collect_foreground
 from ssrseg.losses import crop_pairs, draw_pairs, proto_loss, seg_loss
@@ -166,13 +167,13 @@ class _State:
 
 def train(
     data: LabelledImages,
-    out: Path,
+    out: str | Path,
     config: Config,
     *,
     supervision: Supervision = "labels",
     monitor: LabelledImages | None = None,
-    cache: Path | None = None,
-    device: str = "cpu",
+    cache: str | Path | None = None,
+    device: str = "auto",
     stop_after: int | None = None,
 ) -> TrainResult:
     """Train from image-level labels; go on where an earlier call in the same folder stopped.
@@ -188,7 +189,7 @@ def train(
         monitor: Images with true masks; at every checkpoint the pseudo masks of these are scored
             and logged. Nothing is learned or chosen from it.
         cache: Folder of superpixels, to be shared between runs; by default inside ``out``.
-        device: ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu`` or ``cuda``.
         stop_after: Stop, resumable, when so many iterations are finished.
 
     Raises:
@@ -196,6 +197,7 @@ def train(
         DataError: If an image cannot be read, CMPA finds no pair, or a mask is missing where
             ``supervision`` is ``full``.
     """
+    out, device = Path(out), pick_device(device)
     superpixels = SuperpixelCache(
         cache or out / "superpixels",
         n_segments=config.sgc.n_segments,
@@ -207,6 +209,7 @@ def train(
     with torch.random.fork_rng():
         state = _start(run, earlier, device)
         first = 0 if earlier is None else earlier.iteration
+        del earlier  # its tensors are mapped from the file that the next checkpoint replaces
         stop = run.schedule.total if stop_after is None else min(stop_after, run.schedule.total)
         with atomic_write(out / "config.yaml") as temporary:
             temporary.write_text(config.to_yaml(), encoding="utf-8")
@@ -233,7 +236,7 @@ def _loop(
             crops = next(batches) if iteration in schedule.crops else None
             # dropout; after the batch, as a loader draws a seed of its own when it starts
             torch.manual_seed(derive_seed(optim.seed, iteration, 4))
-            # one step on L_proto + γ·L_seg (Eq. 12)
+            # one step on L_SSR (Eq. 12)
             model = _model_of(run, state, iteration)
             state.optimizer.zero_grad(set_to_none=True)
             proto, seg = _backward(run, state, model, crops, iteration)
@@ -260,24 +263,34 @@ def _loop(
 def _backward(
     run: _Run, state: _State, model: SSR, crops: CropBatch | None, iteration: int
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of L_proto + γ·L_seg (Eq. 12), added up over micro-batches; the two losses."""
-    optim, device = run.config.optim, model.device
+    """Gradients of L_SSR, added up over micro-batches; the means of its two terms."""
+    proto_sum = seg_sum = torch.zeros((), device=model.device)
+    for proto, seg, share in _terms(run, state, model, crops, iteration):
+        loss = ssr_loss(proto, seg, seg_weight=run.config.optim.seg_weight) / share  # Eq. 12
+        if loss.requires_grad:
+            loss.backward()
+        proto_sum = proto_sum + proto.detach() / share
+        seg_sum = seg_sum + seg.detach() / share
+    return proto_sum, seg_sum
+
+
+def _terms(
+    run: _Run, state: _State, model: SSR, crops: CropBatch | None, iteration: int
+) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """L_proto and L_seg (0 where one is not active) of each micro-batch, and what to divide by."""
+    optim, zero = run.config.optim, torch.zeros((), device=model.device)
     align, segment = iteration in run.schedule.align, iteration in run.schedule.segment
     pooled = align and run.config.cmpa.map_order == "pool_then_project"
-    proto_sum = seg_sum = torch.zeros((), device=device)
     if pooled:  # pairs of the whole training set
         assert state.foreground is not None and state.prototypes is not None
         seed = derive_seed(optim.seed, iteration, 2)
         pairs = draw_pairs(model, state.foreground, run.data.labels, seed)
-        proto_sum = proto_loss(model, pairs, state.prototypes)
-        proto_sum.backward()
-        proto_sum = proto_sum.detach()
+        yield proto_loss(model, pairs, state.prototypes), zero, 1
     if crops is None:
-        return proto_sum, seg_sum
+        return
     parts = list(crops.split(optim.micro_batch or optim.batch))
-    for part in (each.to(device) for each in parts):
-        features = model.encode(part.image)
-        proto = seg = torch.zeros((), device=device)
+    for part in (each.to(model.device) for each in parts):
+        features, proto, seg = model.encode(part.image), zero, zero
         if run.supervision == "full":
             seg = seg_loss(model, features, part.ids.to(torch.uint8))
         else:
@@ -288,12 +301,7 @@ def _backward(
                 proto = proto_loss(model, found, state.prototypes)
             if segment:
                 seg = seg_loss(model, features, online_masks(model, part, initial))
-        loss = ssr_loss(proto, seg, seg_weight=optim.seg_weight) / len(parts)
-        if loss.requires_grad:
-            loss.backward()
-        proto_sum = proto_sum + proto.detach() / len(parts)
-        seg_sum = seg_sum + seg.detach() / len(parts)
-    return proto_sum, seg_sum
+        yield proto, seg, len(parts)
 
 
 @torch.no_grad()
@@ -433,10 +441,11 @@ def _log_row(
     align: bool,
     purity: float,
 ) -> dict[str, float | Tensor]:
+    seg_weight = model.config.optim.seg_weight
     temperature = None if model.alignment is None else model.alignment.temperature.detach()
     return {
         "iteration": float(iteration + 1),
-        "loss": proto + model.config.optim.seg_weight * seg if align else seg,
+        "loss": ssr_loss(proto, seg, seg_weight=seg_weight) if align else seg,
         "proto": proto,
         "seg": seg,
         "temperature": float("nan") if temperature is None else temperature,

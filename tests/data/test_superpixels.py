@@ -41,7 +41,7 @@ def test_the_second_call_reads_what_the_first_computed(tmp_path, image, calls):
 
 
 def test_files_are_uint16_and_can_be_memory_mapped(tmp_path, image):
-    cache = SuperpixelCache(tmp_path, n_segments=30, compactness=10.0)
+    cache = SuperpixelCache(str(tmp_path), n_segments=30, compactness=10.0)
     labels = cache(image, "street/a")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files == [cache.path(image, "street/a")]

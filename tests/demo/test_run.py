@@ -31,7 +31,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, run
         patch.setattr(run, "TRAIN_SCENES", 10)
         patch.setattr(run, "QUICK_SCENES", 4)
         patch.setattr(run, "VAL_SCENES", 6)
-        yield out, run.run_demo(out, seeds=1)
+        yield out, run.run_demo(str(out))
 
 
 def test_every_row_of_every_table_has_a_figure(result: tuple[Path, run.DemoResult]) -> None:
@@ -104,6 +104,6 @@ def test_a_finished_seed_is_not_run_again(
 
     monkeypatch.setattr("ssrseg.paper.run_experiments._run", refuse)
     before = (out / "seed-0" / "ssr" / "log.csv").stat().st_mtime_ns
-    again = run.run_demo(out, seeds=1)
+    again = run.run_demo(str(out))
     assert again.figures == found.figures
     assert (out / "seed-0" / "ssr" / "log.csv").stat().st_mtime_ns == before

@@ -28,7 +28,7 @@ from ssrseg.paper.page import (
     Section,
     TableRow,
     draw,
-    print_table,
+    plain_text,
     svg,
     write_page,
 )
@@ -315,7 +315,7 @@ def test_eight_scenes_of_eight_pictures_stay_small(tmp_path: Path) -> None:
 
 
 def test_printed_tables_are_aligned() -> None:
-    assert print_table(TABLE).split("\n") == [
+    assert plain_text(TABLE).split("\n") == [
         "Steps",
         "-------------------------------",
         "step                     mIoU %",

@@ -14,7 +14,7 @@ import pytest
 
 from ssrseg.errors import DataError
 from ssrseg.prepare import download as module
-from ssrseg.prepare.download import check_file, check_room, download
+from ssrseg.prepare.download import RemoteFile, check_file, check_room, download
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -89,8 +89,8 @@ def server() -> Iterator[Server]:
 
 
 def fetch(server: Server, path: Path, **options: object) -> None:
-    settings = {"size": len(CONTENT), "sha256": SHA256, "pause": 0.0, "timeout": 10.0, **options}
-    download(server.url, path, **settings)
+    settings = {"pause": 0.0, "timeout": 10.0, **options}
+    download(RemoteFile(server.url, len(CONTENT), SHA256), path, **settings)
 
 
 def refusal(server: Server, path: Path, **options: object) -> str:
@@ -184,7 +184,7 @@ def test_a_full_disk_is_not_the_servers_fault(
 def test_a_server_that_sends_elsewhere_is_followed(server: Server, tmp_path: Path) -> None:
     (tmp_path / "big.tar.part").write_bytes(CONTENT[:1000])
     url = server.url.replace("big.tar", "moved.tar")  # as the address of VOC does
-    download(url, tmp_path / "big.tar", size=len(CONTENT), sha256=SHA256)
+    download(RemoteFile(url, len(CONTENT), SHA256), tmp_path / "big.tar")
     assert server.asked == ["bytes=1000-"]
     assert (tmp_path / "big.tar").read_bytes() == CONTENT
 
@@ -299,7 +299,7 @@ def test_a_file_that_is_not_there(server: Server, tmp_path: Path) -> None:
 def test_addresses_that_are_none(tmp_path: Path) -> None:
     for url in ("file:///etc/passwd", "big.tar", "ftp://127.0.0.1/big.tar"):
         with pytest.raises(DataError, match="is no web address"):
-            download(url, tmp_path / "big.tar", size=1, sha256="")
+            download(RemoteFile(url, 1, ""), tmp_path / "big.tar")
 
 
 def test_check_file(tmp_path: Path) -> None:

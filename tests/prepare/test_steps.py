@@ -548,7 +548,7 @@ def test_voc_is_downloaded_unpacked_and_prepared(
     voc_shelf: Shelf, tree: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "new" / "VOC2012"
-    result = prepare_voc(root, download=True, mirror=f"{voc_shelf.url}/")
+    result = prepare_voc(str(root), download=f"{voc_shelf.url}/")
     assert result.complete
     assert found(result)["labels of train_aug"] == "8 classes in 6 images"
     assert sorted(path.name for path in (root / "downloads").iterdir()) == sorted(
@@ -559,7 +559,7 @@ def test_voc_is_downloaded_unpacked_and_prepared(
         assert (root / "JPEGImages" / path.name).read_bytes() == path.read_bytes()
     assert voc_shelf.asked == [f"/mirror/{VOC_TRAINVAL.name}", f"/mirror/{SBD.name}"]
     shutil.rmtree(root / "downloads")
-    assert prepare_voc(root, download=True, mirror=voc_shelf.url).complete
+    assert prepare_voc(root, download=voc_shelf.url).complete
     assert len(voc_shelf.asked) == 2  # nothing is missing, so nothing is fetched
 
 
@@ -585,7 +585,7 @@ def test_an_archive_of_another_content_is_refused(voc_shelf: Shelf, tmp_path: Pa
     (voc_shelf.folder / "mirror" / VOC_TRAINVAL.name).write_bytes(content)
     path.unlink()
     with pytest.raises(DataError, match=r"gave another file .*\.tar\.rejected; delete it"):
-        prepare_voc(root, download=True, mirror=voc_shelf.url)
+        prepare_voc(root, download=voc_shelf.url)
     assert not (root / "JPEGImages").exists()
 
 
@@ -595,7 +595,7 @@ def test_a_disk_too_small_is_noticed_before_the_download(
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr("ssrseg.prepare.download.shutil.disk_usage", lambda _: usage)
     with pytest.raises(DataError, match=r"VOCtrainval.*packed and unpacked, needs 0\.\d GB"):
-        prepare_voc(tmp_path / "new", download=True, mirror=voc_shelf.url)
+        prepare_voc(tmp_path / "new", download=voc_shelf.url)
     assert voc_shelf.asked == []
 
 
@@ -635,7 +635,7 @@ def test_coco_is_downloaded_unpacked_and_prepared(
     monkeypatch.setattr(coco_module, "COCO_IMAGES", facts)
     root = tmp_path / "new"
     (root / "JPEGImages" / "val").mkdir(parents=True)  # a layout that is begun is kept
-    result = prepare_coco(root, download=True, mirror=shelf.url)
+    result = prepare_coco(str(root), download=shelf.url)
     assert result.complete
     assert shelf.asked == [
         f"/mirror/{name}"

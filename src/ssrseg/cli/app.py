@@ -40,7 +40,6 @@ app = App(
 )
 app["--help"].group = app["--version"].group = OTHER
 _position = count()
-_words: list[str] = []
 
 
 def command(group: Group) -> "Callable[..., object]":
@@ -166,7 +165,7 @@ def echo(text: str) -> None:
 
 def typed() -> list[str]:
     """The words of the command that runs."""
-    return ["ssrseg", *_words]
+    return ["ssrseg", *sys.argv[1:]]
 
 
 def complain(text: str) -> NoReturn:
@@ -178,11 +177,12 @@ def complain(text: str) -> NoReturn:
     sys.exit(2)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main() -> None:
     """Entry point: faults of the user's input become one paragraph and exit code 2."""
-    _words[:] = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(_words, exit_on_error=False, print_error=True, result_action="return_value")
+        code = app(
+            sys.argv[1:], exit_on_error=False, print_error=True, result_action="return_value"
+        )
     except SSRError as error:
         complain(str(error))
     except OSError as error:

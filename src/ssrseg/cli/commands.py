@@ -43,9 +43,8 @@ def demo(*, out: Path = Path("demo-run"), seeds: Count = 1, device: Device = "au
         seeds: Repeat on fresh scenes; show mean and spread.
     """
     from ssrseg.demo.run import run_demo
-    from ssrseg.device import pick_device
 
-    report = run_demo(out, seeds=seeds, device=pick_device(device))
+    report = run_demo(out, seeds=seeds, device=device)
     echo(report.table)
     echo(f"Report: {report.page}")
 
@@ -62,7 +61,7 @@ def masks(*, setup: ModelSetup, out: Path, save_cams: bool = False) -> None:
     images = _open(setup)
     from ssrseg.pseudo_masks import make_masks
 
-    model, cache, device = setup.model, setup.cache, setup.pick_device()
+    model, cache, device = setup.model, setup.cache, setup.device
     result = make_masks(
         images, out, config, model=model, save_cams=save_cams, cache=cache, device=device
     )
@@ -111,7 +110,7 @@ def train(
         monitor=replace(images, samples=known) if known else None,
         stop_after=stop_after,
         cache=setup.cache,
-        device=setup.pick_device(),
+        device=setup.device,
     )
     if result.finished:
         file = result.run / "model.safetensors"
@@ -160,33 +159,39 @@ class Images:
         )
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """A model to segment with."""
+
+    model: str
+    """Run folder of `ssrseg train`, its model.safetensors, or a hub id."""
+    clip: Annotated[str | None, Parameter(group=ENCODERS)] = None
+    """CLIP of the model: hub id or folder, if it has moved."""
+
+
 @command(EVERYDAY)
 def predict(
     *,
-    model: Path,
+    trained: TrainedModel,
     images: Images = Images(),
     out: Path,
     overwrite: bool = False,
     crf: Annotated[bool | None, Parameter(group=METHOD, negative_bool="no-")] = None,
-    clip: Annotated[str | None, Parameter(group=ENCODERS)] = None,
     device: Device = "auto",
 ) -> None:
     """Segment images with a trained model; no labels needed.
 
     Args:
-        model: Run folder of `ssrseg train`, or its model.safetensors.
         out: Gets masks/ and classes.txt; run again to resume.
         overwrite: Make masks anew that are there already.
         crf: Refine with a DenseCRF. Default: as the model's settings say.
-        clip: CLIP of the model: hub id or folder, if it has moved.
     """
     chosen = images.open()
-    from ssrseg.device import pick_device
     from ssrseg.prediction import predict
 
-    result = predict(
-        chosen, out, model, clip=clip, crf=crf, overwrite=overwrite, device=pick_device(device)
-    )
+    model, clip = trained.model, trained.clip
+    result = predict(chosen, out, model, clip=clip, crf=crf, overwrite=overwrite, device=device)
     _echo_written(result)
 
 

@@ -45,9 +45,6 @@ NEXT = {
 """How to train on what is ready; 0.7 and 80,000 are CLIP-ES's and WeCLIP's settings for COCO."""
 
 
-DOWNLOAD = Parameter(group=Group("Download", sort_key=1))
-
-
 @Parameter(name="*", group=Group("Superpixels", sort_key=1))
 @dataclass(frozen=True, kw_only=True)
 class Superpixels:
@@ -61,14 +58,24 @@ class Superpixels:
     """List whose images get superpixels. Default: all of training and val."""
 
 
+@Parameter(name="*", group=Group("Download", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """Whether archives are fetched, and from where."""
+
+    download: bool = False
+    """Fetch missing archives (VOC 3.4 GB, COCO 20.4 GB) and unpack them."""
+    mirror: str | None = None
+    """Address that has the archives by their names, if not the official one."""
+
+
 @command(DATA_SETS)
 def prepare(
     dataset: Literal["voc", "coco"],
     /,
     *,
     data: Path,
-    download: Annotated[bool, DOWNLOAD] = False,
-    mirror: Annotated[str | None, DOWNLOAD] = None,
+    fetch: Download = Download(),
     cells: Superpixels = Superpixels(),
     method: Method = Method(),
     workers: Annotated[Count | None, Parameter(group=SPEED)] = None,
@@ -78,8 +85,6 @@ def prepare(
     Args:
         dataset: VOC 2012 with SBD's masks, or COCO 2014.
         data: Folder of the data set; --download makes it.
-        download: Fetch missing archives (VOC 3.4 GB, COCO 20.4 GB) and unpack them.
-        mirror: Address that has the archives by their names, if not the official one.
         workers: Processes for masks and superpixels. Default: one per processor.
     """
     config = load_settings(method)
@@ -97,8 +102,7 @@ def prepare(
     result = (prepare_voc if dataset == "voc" else prepare_coco)(
         data,
         config=config,
-        download=download,
-        mirror=mirror,
+        download=fetch.download and (fetch.mirror or True),
         superpixels=folder,
         split=cells.split,
         workers=workers or granted or 1,

@@ -29,7 +29,7 @@ CONVERT_ONEHOT = (
 """A command that turns the label file of other projects into labels.csv."""
 
 
-def open_labelled(root: Path | str, *, split: str | None = None) -> LabelledImages:
+def open_labelled(root: str | Path, *, split: str | None = None) -> LabelledImages:
     """Open a folder with ``labels.csv``, or one in the layout of VOC 2012 or COCO 2014.
 
     Labels come from ``labels.csv`` where there is one, else from ``Annotations`` (VOC) or from the
@@ -72,7 +72,7 @@ def open_labelled(root: Path | str, *, split: str | None = None) -> LabelledImag
     return LabelledImages(root, classes, tuple(samples), prompts)
 
 
-def open_images(root: Path, *, split: str | None = None) -> dict[str, Path]:
+def open_images(root: str | Path, *, split: str | None = None) -> dict[str, Path]:
     """Images by name of the sample, in the order of a list, for prediction: no labels are needed.
 
     The folder is one that ``open_labelled`` opens, or it has VOC's images and lists alone.
@@ -80,6 +80,7 @@ def open_images(root: Path, *, split: str | None = None) -> dict[str, Path]:
     Raises:
         DataError: If there are no such images, or the split does not fit them.
     """
+    root = Path(root)
     if _is_voc(root) and not coco.is_coco(root):
         images = _images_by_name(root / "JPEGImages")
         return {name: images[name] for name in _choose(root, split, images, "JPEGImages")}

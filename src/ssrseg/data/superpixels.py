@@ -24,12 +24,12 @@ class SuperpixelCache:
     so that a changed image or setting is computed anew, never served stale.
 
     Attributes:
-        folder: Where the ``.npy`` files (uint16, can be memory-mapped) lie; None = store nothing.
+        folder: Where the ``.npy`` files (uint16) lie; None = store nothing.
         n_segments: Wanted number of superpixels, at most 65,535.
         compactness: Weight of position against colour.
     """
 
-    folder: Path | None
+    folder: str | Path | None
     _: KW_ONLY
     n_segments: int
     compactness: float
@@ -62,13 +62,13 @@ class SuperpixelCache:
         version = skimage.__version__  # type: ignore[attr-defined]  # its stub leaves it out
         key = hashlib.blake2b(repr((settings, version)).encode(), digest_size=8)
         key.update(image.cpu().numpy().tobytes())
-        return self.folder / f"{name}.{key.hexdigest()}.npy"
+        return Path(self.folder) / f"{name}.{key.hexdigest()}.npy"
 
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
     """The stored array, or None if it is absent or not what we would have written."""
     try:
-        stored = np.load(path, mmap_mode="r")  # no copy in between
+        stored = np.load(path)  # not mapped: Windows would not let another process replace it
     except (OSError, ValueError, EOFError):
         return None
     return stored if stored.shape == shape and stored.dtype == np.uint16 else None

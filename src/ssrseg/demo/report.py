@@ -19,8 +19,9 @@ from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.demo.rows import GROUPS, MAIN_ROWS, PAPERS_WEIGHTS, SHORT
+from ssrseg.method.pseudo_mask import IGNORE
 from ssrseg.model import SSR
-from ssrseg.overlay import IGNORE, heat_overlay, ids_overlay, mask_palette, target_overlay, upsample
+from ssrseg.overlay import heat_overlay, ids_overlay, mask_palette, target_overlay, upsample
 from ssrseg.paper.page import (
     Bar,
     BarChart,
@@ -32,7 +33,7 @@ from ssrseg.paper.page import (
     ReportTable,
     Section,
     TableRow,
-    print_table,
+    plain_text,
     write_page,
 )
 from ssrseg.paper.published import PAPER
@@ -155,7 +156,7 @@ def short_table(figures: Figures) -> str:
     seeds = len(next(iter(figures.values())))
     over = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
     table = ReportTable(f"Demo world, {over}", ("step", "mIoU %"), _rows(figures, SHORT))
-    return print_table(table)
+    return plain_text(table)
 
 
 def _rows(figures: Figures, names: Iterable[str]) -> tuple[TableRow, ...]:

@@ -16,6 +16,7 @@ from ssrseg.data.open import open_labelled
 from ssrseg.demo.report import Figures, short_table, write_figures, write_report
 from ssrseg.demo.rows import ROWS
 from ssrseg.demo.scenes import write_dataset
+from ssrseg.device import pick_device
 from ssrseg.model import SSR
 from ssrseg.paper.cam_seeds import ALPHAS
 from ssrseg.paper.experiments import Workspace
@@ -43,14 +44,14 @@ class DemoResult:
     table: str
 
 
-def run_demo(out: Path, *, seeds: int = 1, device: str = "cpu") -> DemoResult:
+def run_demo(out: str | Path, *, seeds: int = 1, device: str = "auto") -> DemoResult:
     """Train SSR from image-level labels, segment unseen scenes, score everything, write a report.
 
     Args:
         out: Folder for scenes, runs, figures.csv and report.html; a finished seed is not run again.
         seeds: Repetitions, each on fresh scenes and with fresh random numbers.
     """
-    start = time.monotonic()
+    start, out, device = time.monotonic(), Path(out), pick_device(device)
     scored = SCORED_SCENES if seeds > 1 else QUICK_SCENES
     threads = torch.get_num_threads()
     # small matrices gain nothing from a second thread, and on a busy machine two threads that wait

@@ -289,7 +289,7 @@ def _cam(shown: CamComparison, name: str, title: str = "") -> Picture:
     """A CAM, with the shares of its activation where there is a true mask."""
     lines = [title] if title else []
     if name in shown.shares:
-        own, others, background = map(percent, vars(shown.shares[name]).values())
+        own, others, background = map(whole_percent, vars(shown.shares[name]).values())
         lines.append(f"class {own} · others {others} · bg {background}")
     image = heat_overlay(shown.photo.numpy(), shown.cams[name].numpy())
     return Picture("\n".join(lines), _with_outline(shown, image))
@@ -308,8 +308,8 @@ def _errors(shown: CamComparison, name: str) -> Picture:
     kinds = shown.errors[name]
     image = error_overlay(shown.photo.numpy(), shown.masks[name].numpy(), shown.truth.numpy())
     return Picture(
-        f"mask: right {percent(kinds.hit)}, missed {percent(kinds.missed)}\nother class"
-        f" {percent(kinds.other_class)} · noise {percent(kinds.background)}",
+        f"mask: right {whole_percent(kinds.hit)}, missed {whole_percent(kinds.missed)}\nother class"
+        f" {whole_percent(kinds.other_class)} · noise {whole_percent(kinds.background)}",
         image,
     )
 
@@ -337,7 +337,7 @@ def _with_outline(shown: CamComparison, image: Rgb) -> Rgb:
     return image if region is None else outlined(image, region)
 
 
-def percent(share: float) -> str:
+def whole_percent(share: float) -> str:
     """Without decimals and sign; a dash where there is no share."""
     return "-" if share != share else f"{100 * share:.0f}"
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from ssrseg.checkpoint import check_classes
+from ssrseg.checkpoint import check_same_classes
 from ssrseg.config import Config
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
@@ -185,7 +185,7 @@ def _figure_3(sources: Sequence[FigureSource], options: FigureOptions) -> tuple[
             model = SSR.from_pretrained(
                 source.model, clip=clip, segment_only=True, device=options.device
             )
-            check_classes(model.classes, source.data.classes, source.model)
+            check_same_classes(model.classes, source.data.classes, source.model)
             config = replace(source.config, backbones=model.config.backbones)
             sets.append(ComparedSet(source.data, choice, model.with_config(config)))
     groups = compare_methods(sets, options.rows)

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from ssrseg.console import table_text
 from ssrseg.data.files import atomic_write
 
 if TYPE_CHECKING:
@@ -182,18 +183,14 @@ def write_page(report: Report, path: Path) -> None:
         temporary.write_text(html, encoding="utf-8", newline="\n")
 
 
-def print_table(table: ReportTable) -> str:
-    """The table as aligned plain text: names to the left, figures to the right, notes behind."""
-    names = [row.name + (" (control)" if row.kind == "control" else "") for row in table.rows]
-    lines = [table.columns] + [(n, *r.cells) for n, r in zip(names, table.rows, strict=True)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    notes = ["", *(row.note for row in table.rows)]
-    aligned = [
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:]), note]).rstrip()
-        for line, note in zip(lines, notes, strict=True)
+def plain_text(table: ReportTable) -> str:
+    """Title and rows as aligned text, with the notes behind the rows."""
+    rows = [
+        (row.name + (" (control)" if row.kind == "control" else ""), *row.cells, row.note)
+        for row in table.rows
     ]
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    return "\n".join([table.title, rule, *aligned])
+    heading, *lines = table_text((*table.columns, ""), rows).split("\n")
+    return "\n".join([table.title, "-" * len(heading), heading, *lines])
 
 
 def data_uri(image: UInt8[np.ndarray, "height width 3"]) -> str:

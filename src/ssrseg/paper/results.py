@@ -10,7 +10,7 @@ from typing import Any
 
 from ssrseg.data.files import atomic_write, write_json
 from ssrseg.paper.experiments import Result
-from ssrseg.paper.page import ReportTable, TableRow, print_table
+from ssrseg.paper.page import ReportTable, TableRow, plain_text
 
 NOT_MEASURED = "not measured"
 MEASURES = ("miou", "precision", "recall", "confusion_ratio")
@@ -249,7 +249,7 @@ class TableReport:
     def text(self) -> str:
         """Tables, what they were measured with, and notes, as plain text."""
         parts = [
-            print_table(table) + (f"\n{table.text}" if table.text else "") for table in self.tables
+            plain_text(table) + (f"\n{table.text}" if table.text else "") for table in self.tables
         ]
         if self.facts:
             parts.append("\n".join(f"{what:10}  {value}" for what, value in self.facts))

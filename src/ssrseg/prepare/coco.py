@@ -28,12 +28,11 @@ _LOOKED_AT = 200  # masks of other origin whose ids are held against the labels
 
 
 def prepare_coco(
-    root: Path,
+    root: str | Path,
     *,
     config: Config | None = None,
-    download: bool = False,
-    mirror: str | None = None,
-    superpixels: Path | None = None,
+    download: bool | str = False,
+    superpixels: str | Path | None = None,
     split: str | None = None,
     workers: int = 1,
 ) -> steps.Prepared:
@@ -49,9 +48,11 @@ def prepare_coco(
             masks that lie there are not made for these labels.
         LabelsError: If annotations are faulty.
     """
+    root = Path(root)
     own, inner = ("annotations", "train2014", "images"), ("coco", "COCO", "coco2014", "COCO2014")
-    steps.check_root(root, "COCO 2014", own=own, inner=inner, may_be_new=download)
-    source = steps.ArchiveSource(root / "downloads", download, mirror)
+    steps.check_root(root, "COCO 2014", own=own, inner=inner, may_be_new=bool(download))
+    mirror = download if isinstance(download, str) else None
+    source = steps.ArchiveSource(root / "downloads", bool(download), mirror)
     files = [coco.instances_file(root, part) for part in coco.SPLITS]
     if not all(file.is_file() for file in files):
         source.unpack(COCO_ANNOTATIONS, root / COCO_ANNOTATIONS.top)
@@ -73,7 +74,7 @@ def prepare_coco(
             parts = [split] if split else coco.SPLITS
         opened = [open_labelled(root, split=part) for part in parts]
         if superpixels is not None:
-            checks.append(steps.store_superpixels(opened, superpixels, config, workers))
+            checks.append(steps.store_superpixels(opened, Path(superpixels), config, workers))
     return steps.Prepared(root, tuple(checks))
 
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,24 @@ _BLOCK = 1 << 20
 _BUSY = (408, 425, 429, 500, 502, 503, 504)  # worth another try, unlike 403 or 404
 
 
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file that is known before it is fetched.
+
+    Attributes:
+        url: Address, http or https.
+        size: In bytes.
+        sha256: In hexadecimal digits.
+    """
+
+    url: str
+    size: int
+    sha256: str
+
+
 def download(
-    url: str,
+    file: RemoteFile,
     path: Path,
-    size: int,
-    sha256: str,
     progress: Progress = lambda _: None,
     *,
     attempts: int = 5,
@@ -40,10 +54,7 @@ def download(
     What has arrived is kept in ``<path>.part``, and the next call asks for the rest (HTTP Range).
 
     Args:
-        url: Address, http or https.
         path: Final place; its folder is made.
-        size: Bytes the file must have.
-        sha256: In hexadecimal digits.
         attempts: Connections in a row that may bring nothing.
         pause: Seconds between them.
         timeout: Seconds without a byte after which a connection counts as lost.
@@ -52,6 +63,7 @@ def download(
         DataError: If the server cannot be reached, cannot go on in the middle of a file, offers
             another file, or the checksum is wrong.
     """
+    url, size = file.url, file.size
     if urlsplit(url).scheme not in ("http", "https"):
         raise DataError(f"{url} is no web address. Give one that begins with http:// or https://.")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +72,7 @@ def download(
     while (have := file_size(part)) < size:
         reason = "the connection ended early"
         try:
-            _receive(url, part, have, size, progress, timeout)
+            _receive(file, part, have, progress, timeout)
         except HTTPError as error:
             error.close()
             if error.code not in _BUSY:
@@ -79,7 +91,7 @@ def download(
             )
         if fruitless:
             time.sleep(pause)
-    _accept(part, path, url, size, sha256)
+    _accept(part, path, file)
 
 
 def check_file(path: Path, size: int, sha256: str, progress: Progress = lambda _: None) -> None:
@@ -109,33 +121,32 @@ def check_room(folder: Path, needed: int, purpose: str) -> None:
         )
 
 
-def _accept(part: Path, path: Path, url: str, size: int, sha256: str) -> None:
+def _accept(part: Path, path: Path, file: RemoteFile) -> None:
     """Give a whole file its name; set another one aside, so that the next call begins anew."""
     try:
-        check_file(part, size, sha256)
+        check_file(part, file.size, file.sha256)
     except DataError as error:
         rejected = path.with_name(f"{path.name}.rejected")
         os.replace(part, rejected)
         raise DataError(
-            f"{url} gave another file than the official one ({error}) It is kept as {rejected};"
-            " delete it. The next call begins anew: try that once, then another --mirror."
+            f"{file.url} gave another file than the official one ({error}) It is kept as"
+            f" {rejected}; delete it. The next call begins anew: try that once, then another"
+            " --mirror."
         ) from error
     os.replace(part, path)
 
 
-def _receive(
-    url: str, part: Path, have: int, size: int, progress: Progress, timeout: float
-) -> None:
+def _receive(file: RemoteFile, part: Path, have: int, progress: Progress, timeout: float) -> None:
     """One connection: append to ``part`` what it brings."""
     headers = {"User-Agent": "ssrseg"} | ({"Range": f"bytes={have}-"} if have else {})
-    with _connected(urlopen, Request(url, headers=headers), timeout=timeout) as response:
-        _check_answer(response, url, part, have, size)
-        with part.open("ab") as file:
+    with _connected(urlopen, Request(file.url, headers=headers), timeout=timeout) as response:
+        _check_answer(response, file, part, have)
+        with part.open("ab") as kept:
             while block := _connected(response.read, _BLOCK):
                 have += len(block)
-                if have > size:
-                    raise DataError(_another_file(url, part, f"more than {size:,} bytes"))
-                file.write(block)
+                if have > file.size:
+                    raise DataError(_another_file(file.url, part, f"more than {file.size:,} bytes"))
+                kept.write(block)
                 progress(have)
 
 
@@ -152,8 +163,9 @@ def _connected(call: Callable[..., Any], *arguments: object, **options: object) 
         raise URLError(str(error) or type(error).__name__) from error
 
 
-def _check_answer(response: HTTPResponse, url: str, part: Path, have: int, size: int) -> None:
+def _check_answer(response: HTTPResponse, file: RemoteFile, part: Path, have: int) -> None:
     """Refuse the answer to another question before a byte of it is kept."""
+    url, size = file.url, file.size
     if not have:
         length = response.headers.get("Content-Length")
         if length is not None and int(length) != size:

@@ -19,7 +19,14 @@ from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import limit_side
 from ssrseg.errors import DataError
 from ssrseg.prepare.archives import Archive, unpack
-from ssrseg.prepare.download import Progress, check_file, check_room, download, file_size
+from ssrseg.prepare.download import (
+    Progress,
+    RemoteFile,
+    check_file,
+    check_room,
+    download,
+    file_size,
+)
 from ssrseg.prepare.workers import run_all
 
 _SHOWN = 3
@@ -70,7 +77,7 @@ class ArchiveSource:
             check_room(folder, 2 * archive.size - have, f"{archive.name}, packed and unpacked,")
             url = f"{self.mirror.rstrip('/')}/{archive.name}" if self.mirror else archive.url
             with _megabytes(f"Fetching {archive.name}", archive.size, have) as progress:
-                download(url, path, archive.size, archive.sha256, progress)
+                download(RemoteFile(url, archive.size, archive.sha256), path, progress)
         else:
             return False
         with _megabytes(f"Unpacking {archive.name}", path.stat().st_size) as progress:

@@ -23,12 +23,11 @@ _AUG = "SegmentationClassAug"
 
 
 def prepare_voc(
-    root: Path,
+    root: str | Path,
     *,
     config: Config | None = None,
-    download: bool = False,
-    mirror: str | None = None,
-    superpixels: Path | None = None,
+    download: bool | str = False,
+    superpixels: str | Path | None = None,
     split: str | None = None,
     workers: int = 1,
 ) -> steps.Prepared:
@@ -41,8 +40,8 @@ def prepare_voc(
     Args:
         root: The tree: JPEGImages, Annotations, ImageSets, SegmentationClass.
         config: For superpixels; None = preset ``ssr``.
-        download: Fetch the archives that provide what is missing.
-        mirror: Address of the archives, instead of the official ones.
+        download: Fetch the archives that provide what is missing; a text is the address of a
+            server that has them by their names, instead of the official ones.
         superpixels: Cache folder for superpixels; None = compute none.
         split: List whose images get superpixels; None = ``train_aug`` and ``val``.
         workers: Processes.
@@ -51,9 +50,11 @@ def prepare_voc(
         DataError: If the folder is a wrong one, an archive cannot be had, or a file is damaged.
         LabelsError: If annotations are faulty.
     """
+    root = Path(root)
     own, inner = ("JPEGImages", "ImageSets"), ("VOCdevkit/VOC2012", "VOC2012")
-    steps.check_root(root, "VOC 2012", own=own, inner=inner, may_be_new=download)
-    source = steps.ArchiveSource(root / "downloads", download, mirror)
+    steps.check_root(root, "VOC 2012", own=own, inner=inner, may_be_new=bool(download))
+    mirror = download if isinstance(download, str) else None
+    source = steps.ArchiveSource(root / "downloads", bool(download), mirror)
     missing = _complete(root, source)
     tree = _Tree(root)
     checks = [tree.count(name) for name in ("train", "train_aug", "val") if name in tree.lists]
@@ -67,7 +68,7 @@ def prepare_voc(
         checks.append(CheckResult("true masks", f"{_AUG}: {written:,} written now"))
         if superpixels is not None:
             chosen = [open_labelled(root, split=split)] if split else labelled.values()
-            checks.append(steps.store_superpixels(chosen, superpixels, config, workers))
+            checks.append(steps.store_superpixels(chosen, Path(superpixels), config, workers))
     checks.append(_test_list(tree, source))
     return steps.Prepared(root, tuple(checks))
 

@@ -33,7 +33,9 @@ class ServerArchive:
     images: int
 
 
-def voc_archive(masks: Path, data: Path, out: Path, *, split: str = "test") -> ServerArchive:
+def voc_archive(
+    masks: str | Path, data: str | Path, out: str | Path, *, split: str = "test"
+) -> ServerArchive:
     """Pack the masks of a list for the VOC 2012 server.
 
     Everything that the server would refuse after hours in its queue is checked before.
@@ -48,6 +50,7 @@ def voc_archive(masks: Path, data: Path, out: Path, *, split: str = "test") -> S
         DataError: If a mask is missing, has another size than its image, undecided pixels (255) or
             other ids than 0 .. 20, or the masks are of other classes.
     """
+    masks, out = Path(masks), Path(out)
     if not out.name.endswith((".tgz", ".tar.gz")):
         raise DataError(f"--out {out}: the server takes .tgz or .tar.gz. Name it results.tgz.")
     folder = masks / "masks" if (masks / "masks").is_dir() else masks
