@@ -607,7 +607,7 @@ def test_predict_loads_neither_dino_nor_the_texts(
 def test_evaluate_without_masks(voc: Path, terminal: Terminal, tmp_path: Path) -> None:
     command = ("evaluate", "--masks", tmp_path / "masks", "--data", voc)
     message = terminal.refused(*command)
-    assert f"--masks {tmp_path / 'masks'}" in message
+    assert f"{tmp_path / 'masks'} (--masks)" in message
     shutil.copytree(voc / "SegmentationClass", tmp_path / "masks")
     (tmp_path / "masks" / "2007_000001.png").unlink()
     message = terminal.refused(*command)

@@ -164,9 +164,14 @@ def test_paths_as_text(
     for out, images in forms.items():
         assert predict(images, out, str(run)).written == 1, out
         assert (Path(out) / "masks" / "a.png").is_file()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for images in ("~/in", "~/in/a.jpg", ["~/in/a.jpg"], {"a": "~/in/a.jpg"}):
+        assert predict(images, "~/folder", run).skipped == 1
+    with pytest.raises(DataError, match="the path of images is empty"):
+        predict("", "out", str(run))
     with pytest.raises(DataError, match="nowhere does not exist"):
         predict("nowhere", "out", str(run))
-    with pytest.raises(ConfigError, match="quantum cannot be used here"):
+    with pytest.raises(ConfigError, match=r'"quantum" \(--device\) cannot be used here'):
         predict("in", "out", str(run), device="quantum")
 
 

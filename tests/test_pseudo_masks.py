@@ -180,7 +180,7 @@ def test_text_paths_and_any_device(
     result = make_masks(folder, "masks", config, cache="cells", device="auto")
     assert result.out == Path("masks")
     assert any(Path("cells").rglob("*.npy"))
-    with pytest.raises(ConfigError, match="quantum cannot be used here"):
+    with pytest.raises(ConfigError, match=r'"quantum" \(--device\) cannot be used here'):
         make_masks(folder, "masks", config, device="quantum")
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ssrseg.console import track
-from ssrseg.data.files import write_json
+from ssrseg.data.files import user_path, write_json
 from ssrseg.data.images import check_class_ids, read_truth
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.text import read_lines
@@ -51,10 +51,10 @@ def evaluate(predictions: str | Path, data: LabelledImages) -> Evaluation:
     Raises:
         DataError: If masks are missing, of another size, of other classes, or hold unknown ids.
     """
-    predictions = Path(predictions)
+    predictions = user_path(predictions, "masks")
     folder = predictions / "masks" if (predictions / "masks").is_dir() else predictions
     if not folder.is_dir():
-        raise DataError(f"--masks {predictions}: there is no such folder of masks.")
+        raise DataError(f"{predictions} (--masks): there is no such folder of masks.")
     known = [(sample, sample.truth) for sample in data.samples if sample.truth is not None]
     if not known:
         raise DataError(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ssrseg.checkpoint import model_digest
 from ssrseg.config import TestConfig
 from ssrseg.console import steps
-from ssrseg.data.files import write_text
+from ssrseg.data.files import user_path, write_text
 from ssrseg.data.images import check_size, fits, list_images, read_image, write_class_ids
 from ssrseg.errors import CheckpointError, DataError
 from ssrseg.loading import model_file
@@ -59,7 +59,7 @@ def predict(
         CheckpointError: If there is no model, it does not fit the encoder, or ``out`` holds masks
             of another one.
     """
-    start, out, run = time.monotonic(), Path(out), model_file(model)
+    start, out, run = time.monotonic(), user_path(out, "masks"), model_file(model)
     paths = _by_target(images, out / "masks")
     ssr = SSR.from_pretrained(run, clip=clip, segment_only=True, device=device)
     own = ssr.config.test
@@ -94,14 +94,15 @@ def predict(
 
 def _by_target(images: ImagePaths, folder: Path) -> dict[Path, Path]:
     """Images by the file that their mask goes into; two that would share one are refused."""
-    if isinstance(images, (str, Path)):
-        root, paths = Path(images), list_images(Path(images))
+    if isinstance(images, (str, Path)) or not isinstance(images, Iterable):
+        root, paths = user_path(images, "images"), list_images(images)
         base = root if root.is_dir() else root.parent
         named = [(path.relative_to(base).with_suffix("").as_posix(), path) for path in paths]
     elif isinstance(images, Mapping):
-        named = [(name, Path(path)) for name, path in images.items()]
+        named = [(name, user_path(path, "an image")) for name, path in images.items()]
     else:
-        named = [(Path(path).stem, Path(path)) for path in images]
+        paths = [user_path(path, "an image") for path in images]
+        named = [(path.stem, path) for path in paths]
     found: dict[Path, Path] = {}
     for name, path in named:
         target = folder / f"{name}.png"

@@ -15,7 +15,7 @@ from torch.nn import functional
 from ssrseg.checkpoint import model_digest
 from ssrseg.config import Config
 from ssrseg.console import steps
-from ssrseg.data.files import atomic_write, write_text
+from ssrseg.data.files import atomic_write, user_path, write_text
 from ssrseg.data.images import fits, read_image, read_truth, write_class_ids
 from ssrseg.data.photos import Photo, PhotoBatch, join_photos, photo_batches
 from ssrseg.data.sample import LabelledImages, Sample
@@ -126,7 +126,7 @@ def make_masks(
         DataError: If an image cannot be read, or manifest.csv is no longer ours; masks already
             written stay.
     """
-    start, out, device = time.monotonic(), Path(out), pick_device(device)
+    start, out, device = time.monotonic(), user_path(out, "masks"), pick_device(device)
     run = None if model is None else model_file(model)
     texts = build_vocabulary(data.classes, config.prompts.set, data.prompts).texts
     settings, path = _settings(config, data.classes, texts, run), out / "config.yaml"

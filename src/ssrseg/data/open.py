@@ -9,6 +9,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 from ssrseg.data import coco
 from ssrseg.data.classes import VOC_CLASSES, read_classes
+from ssrseg.data.files import user_path
 from ssrseg.data.images import list_images
 from ssrseg.data.labels_csv import IMAGE_FOLDERS, read_labels_csv
 from ssrseg.data.sample import LabelledImages, Sample
@@ -44,7 +45,7 @@ def open_labelled(root: str | Path, *, split: str | None = None) -> LabelledImag
         DataError: If the folder has neither layout, or the split does not fit it.
         LabelsError: If labels or classes are faulty; all faults of a file at once.
     """
-    root = Path(root)
+    root = user_path(root, "a data set")
     _check_folder(root)
     classes, prompts = read_classes(root) or (None, {})
     source = "classes.txt" if (root / "classes.txt").is_file() else "classes.yaml"
@@ -80,7 +81,7 @@ def open_images(root: str | Path, *, split: str | None = None) -> dict[str, Path
     Raises:
         DataError: If there are no such images, or the split does not fit them.
     """
-    root = Path(root)
+    root = user_path(root, "a data set")
     if _is_voc(root) and not coco.is_coco(root):
         images = _images_by_name(root / "JPEGImages")
         return {name: images[name] for name in _choose(root, split, images, "JPEGImages")}

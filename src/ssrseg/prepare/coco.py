@@ -13,7 +13,7 @@ import torch
 from ssrseg.config import Config
 from ssrseg.console import CheckResult
 from ssrseg.data import coco
-from ssrseg.data.files import has_content
+from ssrseg.data.files import has_content, user_path
 from ssrseg.data.images import read_truth, write_class_ids
 from ssrseg.data.open import open_labelled
 from ssrseg.errors import DataError
@@ -48,7 +48,7 @@ def prepare_coco(
             masks that lie there are not made for these labels.
         LabelsError: If annotations are faulty.
     """
-    root = Path(root)
+    root = user_path(root, "a data set")
     own, inner = ("annotations", "train2014", "images"), ("coco", "COCO", "coco2014", "COCO2014")
     steps.check_root(root, "COCO 2014", own=own, inner=inner, may_be_new=bool(download))
     mirror = download if isinstance(download, str) else None

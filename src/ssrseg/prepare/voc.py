@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ssrseg.config import Config
 from ssrseg.console import CheckResult
-from ssrseg.data.files import atomic_write, has_content
+from ssrseg.data.files import atomic_write, has_content, user_path
 from ssrseg.data.images import write_class_ids
 from ssrseg.data.open import open_labelled
 from ssrseg.data.text import read_lines
@@ -50,7 +50,7 @@ def prepare_voc(
         DataError: If the folder is a wrong one, an archive cannot be had, or a file is damaged.
         LabelsError: If annotations are faulty.
     """
-    root = Path(root)
+    root = user_path(root, "a data set")
     own, inner = ("JPEGImages", "ImageSets"), ("VOCdevkit/VOC2012", "VOC2012")
     steps.check_root(root, "VOC 2012", own=own, inner=inner, may_be_new=bool(download))
     mirror = download if isinstance(download, str) else None
