@@ -242,7 +242,7 @@ def _loop(
             proto, seg = _backward(run, state, model, crops, iteration)
             state.optimizer.step()
             if model.alignment is not None:
-                model.alignment.keep_temperature()
+                model.alignment.clamp_temperature()
             # what is logged stays on the device until it is written
             align, purity = iteration in schedule.align, state.purity
             row = _log_row(model, state.optimizer, iteration, proto, seg, align, purity)
