@@ -39,7 +39,7 @@ def main() -> None:
         initial = which.initial_cam(which.encode(image), torch.zeros(1, 1, dtype=torch.long))
         regions = which.colour_regions(image, superpixels)
         target = which.target_regions(initial.cam, regions)
-        return which.refine(initial.cam, which.affinity(image, initial), target)
+        return which.refined_cam(initial.cam, which.affinity(image, initial), target)
 
     def literal(classes: int) -> Tensor:
         """One forward and one backward of the last block per class, as CLIP-ES does."""

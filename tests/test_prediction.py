@@ -182,6 +182,7 @@ def test_a_model_of_the_hub(
         assert repo == "somebody/dogs"
         return str(run / file)
 
+    monkeypatch.setattr("ssrseg.loading.model_info", lambda *_, **__: None)
     monkeypatch.setattr("ssrseg.loading.hf_hub_download", fetch)
     photo = tree / "JPEGImages" / "2007_000000.jpg"
     predict(photo, tmp_path, "somebody/dogs")

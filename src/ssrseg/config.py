@@ -86,8 +86,8 @@ class CamConfig:
     """Whose features: frozen CLIP's, or those aligned by CMPA (CLIP's until there is a CMPA); or
     nobody's: a map that is high in the middle (control)."""
     readout: Literal["gradcam", "patch", "combined"] = "combined"
-    """GradCAM (paper); the patches' own probabilities; or the geometric mean of CMPA's patch map
-    and CLIP's GradCAM [0006]."""
+    """How CMPA's CAM is read: GradCAM (paper); the patches' own probabilities; or the geometric
+    mean of CMPA's patch map and CLIP's GradCAM [0006]. Without heads: CLIP's GradCAM."""
     scale: Positive | None = None
     """Inverse temperature in CLIP mode; null = the model's own exp(logit_scale)."""
 
@@ -133,6 +133,11 @@ class CmpaConfig:
     """τ at the start [paper]."""
     learnable_temperature: bool = True
     """Train τ within [0.01, 0.5] [paper]."""
+
+    @property
+    def aligns_patches(self) -> bool:
+        """Every patch is aligned before pooling, in crops: Eq. 1, then Eq. 2, as printed."""
+        return self.map_order == "project_then_pool"
 
 
 @dataclass(frozen=True, config=STRICT)

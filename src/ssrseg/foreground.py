@@ -1,4 +1,4 @@
-"""Foreground features of the whole training set: what CMPA's prototypes are made of (Eq. 2)."""
+"""Foreground features of the training set (Eq. 2), from which prototypes and pairs come."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class ForegroundFeatures:
 
     Attributes:
         pooled: MAP(CAM_c, V): CLIP's features (or ISA's, where every patch is aligned first).
-        image: Row of the training set that a pair belongs to.
+        image_index: Row of the training set that a pair belongs to.
         classes: Class of a pair.
         background: MAP(1 - max CAM, V) of each image.
-        mean: Mean of V of each image.
+        mean: Mean of V of each image, for the basis of the heads (``shared_basis``).
     """
 
     pooled: Float[Tensor, "pairs dim"]
-    image: Int[Tensor, " pairs"]
+    image_index: Int[Tensor, " pairs"]
     classes: Int[Tensor, " pairs"]
     background: Float[Tensor, "images dim"]
     mean: Float[Tensor, "images dim1"]
@@ -74,7 +74,7 @@ def collect_foreground(
     )
     with steps("Foreground features", len(data)) as progress:
         for batch in batches:
-            # CAMs that pool: (batch, slots, grid_h, grid_w)
+            # weights of Eq. 2: (batch, slots, grid_h, grid_w)
             initial = model.initial_cam(model.encode(batch.image), batch.present, with_clip=True)
             cam = _pooling_cam(model, batch, initial)
             # Eq. 2: (batch, slots, dim) and (batch, dim)
@@ -87,21 +87,21 @@ def collect_foreground(
             usable = usable_pairs(
                 cam.flatten(2), batch.present, min_patches=model.config.cmpa.min_patches
             )
-            image = torch.tensor(batch.index, device=model.device)[:, None].expand_as(batch.present)
+            index = torch.tensor(batch.index, device=model.device)[:, None].expand_as(batch.present)
             rows["pooled"].append(pooled[usable].cpu())
             rows["classes"].append(batch.present[usable].cpu())
-            rows["image"].append(image[usable].cpu())
+            rows["image_index"].append(index[usable].cpu())
             rows["background"].append(background.cpu())
             rows["mean"].append(initial.patch_features.mean(1).cpu())
             order += batch.index
             for _ in batch.index:
                 progress.advance()
     found = {name: torch.cat(parts) for name, parts in rows.items()}
-    # back to the order of the samples, whatever was batched with what
-    by_pair, by_image = found["image"].argsort(stable=True), torch.tensor(order).argsort()
+    # batches may be in another order than the samples
+    by_pair, by_image = found["image_index"].argsort(stable=True), torch.tensor(order).argsort()
     return ForegroundFeatures(
         pooled=found["pooled"][by_pair],
-        image=found["image"][by_pair],
+        image_index=found["image_index"][by_pair],
         classes=found["classes"][by_pair],
         background=found["background"][by_image],
         mean=found["mean"][by_image],
@@ -119,4 +119,4 @@ def _pooling_cam(
         return cam
     regions = model.colour_regions(batch.image, batch.superpixels, batch.n_superpixels)
     affinity = model.affinity(batch.image, initial)
-    return min_max(model.refine(cam, affinity, model.target_regions(cam, regions)))
+    return min_max(model.refined_cam(cam, affinity, model.target_regions(cam, regions)))

@@ -59,6 +59,7 @@ class Loadable(
     text_features: Float[Tensor, "words dim1"]
     alignment: Alignment | None
     decoder: Decoder | None
+    origin: Checkpoint | None
 
     @classmethod
     def from_encoders(

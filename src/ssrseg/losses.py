@@ -25,29 +25,30 @@ from ssrseg.method.peers import affinity_loss, feature_affinity
 from ssrseg.model import SSR, InitialCam
 from ssrseg.networks.clip import ClipFeatures
 
-Project = Callable[[Tensor], Tensor]
+Head = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class PooledPairs:
-    """Pairs (image, class) whose CLIP features are pooled already: Eq. 2, then Eq. 1.
+    """Pairs (image, class) whose CLIP features are pooled already: Eq. 2, then Eq. 1 (our default).
 
     Attributes:
         pooled: MAP(CAM_c, V) of each pair.
-        background: MAP(1 - max CAM, V) of their images; no row where backgrounds do not count.
+        clip_background: MAP(1 - max CAM, V) of their images; 0 rows if ``cmpa.bg_pairs`` is 0.
         classes: Class of each pair.
         labels: Classes present in its image.
     """
 
     pooled: Float[Tensor, "pairs dim1"]
-    background: Float[Tensor, "images dim1"]
+    clip_background: Float[Tensor, "images dim1"]
     classes: Int[Tensor, " pairs"]
     labels: Bool[Tensor, "pairs classes"]
 
-    def align(self, isa: Project) -> tuple[Tensor, Tensor]:
+    def align(self, isa: Head) -> tuple[Tensor, Tensor]:
         """Aligned foreground and background features; BatchNorm sees both."""
-        sizes = [len(self.pooled), len(self.background)]
-        foreground, background = isa(torch.cat([self.pooled, self.background])).split(sizes)
+        sizes = [len(self.pooled), len(self.clip_background)]
+        both = torch.cat([self.pooled, self.clip_background])
+        foreground, background = isa(both).split(sizes)
         return foreground, background
 
 
@@ -57,10 +58,10 @@ class CropPairs:
 
     Attributes:
         patch_features: V.
-        cam: CAMs that pool.
+        cam: Weights of Eq. 2.
         inside: False = padding, which stays out of BatchNorm and of the means.
-        usable: Slots that count.
-        background: MAP(1 - max CAM, V) in CLIP's space; no row where backgrounds do not count.
+        usable: Slots with a large enough CAM.
+        clip_background: MAP(1 - max CAM, V) of the crops; 0 rows if ``cmpa.bg_pairs`` is 0.
         classes: Class of each usable slot.
         labels: Classes present in its image.
     """
@@ -69,17 +70,18 @@ class CropPairs:
     cam: Float[Tensor, "batch slots grid_h grid_w"]
     inside: Bool[Tensor, "batch patches"]
     usable: Bool[Tensor, "batch slots"]
-    background: Float[Tensor, "images dim1"]
+    clip_background: Float[Tensor, "images dim1"]
     classes: Int[Tensor, " pairs"]
     labels: Bool[Tensor, "pairs classes"]
 
-    def align(self, isa: Project) -> tuple[Tensor, Tensor]:
+    def align(self, isa: Head) -> tuple[Tensor, Tensor]:
         """Aligned foreground and background features."""
-        moved = isa(self.patch_features[self.inside])
-        aligned = moved.new_zeros(*self.inside.shape, moved.shape[-1])
-        aligned[self.inside] = moved
+        inside = isa(self.patch_features[self.inside])  # (inside patches, dim2)
+        aligned = inside.new_zeros(*self.inside.shape, inside.shape[-1])
+        aligned[self.inside] = inside
         pooled, background = pool_foreground(aligned, self.cam, self.inside)
-        return pooled[self.usable], background[: len(self.background)]
+        used = len(self.clip_background) > 0
+        return pooled[self.usable], background if used else background[:0]
 
 
 def draw_pairs(
@@ -95,13 +97,13 @@ def draw_pairs(
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(found.classes), generator=generator)[: model.config.optim.pairs]
-    image = found.image[chosen]
-    shown = image.unique() if model.config.cmpa.bg_pairs else image[:0]
+    rows = found.image_index[chosen]
+    background_rows = rows.unique() if model.config.cmpa.bg_pairs else rows[:0]
     return PooledPairs(
         found.pooled[chosen].to(model.device),
-        found.background[shown].to(model.device),
+        found.background[background_rows].to(model.device),
         found.classes[chosen].to(model.device),
-        labels[image].to(model.device),
+        labels[rows].to(model.device),
     )
 
 
@@ -118,7 +120,7 @@ def crop_pairs(model: SSR, initial: InitialCam, crops: CropBatch) -> CropPairs |
     _, background = pool_foreground(initial.patch_features, cam, inside)
     # multi-hot labels of each crop's image: (batch, classes)
     labels = torch.zeros(len(cam), model.n_classes + 1, dtype=torch.bool, device=cam.device)
-    labels = labels.scatter_(1, crops.present + 1, True)[:, 1:]
+    labels = labels.scatter_(1, crops.present + 1, True)[:, 1:]  # column 0: empty slots
     return CropPairs(
         initial.patch_features,
         cam,
@@ -144,16 +146,16 @@ def proto_loss(
     config = model.config.cmpa
     with training(model.alignment):
         # Eq. 1, 2: f_image (pairs, dim2), background features (images, dim2), T' (words, dim2)
-        image, background = pairs.align(model.alignment.isa)
+        f_image, background = pairs.align(model.alignment.isa)
         text = model.alignment.tsa(model.text_features)
         temperature = model.alignment.temperature
         # Eq. 3-6
         positive = positive_index(
-            image.detach(), prototypes, pairs.classes, pairs.labels, config.pos
+            f_image.detach(), prototypes, pairs.classes, pairs.labels, config.pos
         )
         loss = alignment_loss(
             config.loss,
-            image,
+            f_image,
             pairs.classes,
             positive,
             text,
@@ -163,9 +165,10 @@ def proto_loss(
             bg_negatives=config.bg_negatives,
         )
         # ours: a background feature belongs to the background text that CLIP finds nearest
-        words = model.text_features[model.n_classes :]
-        if len(background) and len(words):
-            nearest = (functional.normalize(pairs.background, dim=-1) @ words.T).argmax(-1)
+        background_texts = model.text_features[model.n_classes :]
+        if len(background) and len(background_texts):
+            unit = functional.normalize(pairs.clip_background, dim=-1)
+            nearest = (unit @ background_texts.T).argmax(-1)
             loss = loss + config.bg_pairs * background_loss(
                 background, nearest + model.n_classes, text, temperature
             )
@@ -192,10 +195,10 @@ def seg_loss(
         at_size = functional.interpolate(logits, size, mode="bilinear", align_corners=False)
         loss = segmentation_loss(at_size, pseudo_mask)
         if optim.affinity_weight:
-            alike = affinity_loss(
+            affinity_term = affinity_loss(
                 feature_affinity(fused), pseudo_mask, features.grid, radius=optim.affinity_radius
             )
-            loss = loss + optim.affinity_weight * alike
+            loss = loss + optim.affinity_weight * affinity_term
     return loss
 
 

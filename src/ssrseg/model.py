@@ -1,7 +1,8 @@
 """SSR as one object: Figure 2 of the paper, from top to bottom.
 
 Image and labels -> CLIP's features -> initial CAM (CMPA) -> target regions and affinity -> refined
-CAM (SGC) -> pseudo mask. The decoder that learns from these masks is its last part.
+CAM (SGC) -> pseudo mask: that is ``SSR.forward``. The decoder learns from these masks in
+``losses.seg_loss`` and segments new photographs in ``SSR.segment``.
 """
 
 from __future__ import annotations
@@ -46,8 +47,7 @@ from ssrseg.method.peers import (
 )
 from ssrseg.method.pseudo_mask import class_ids, class_scores, crf_scores
 from ssrseg.method.sgc import colour_regions, corrected_cam, slic_labels, target_patches
-from ssrseg.networks import clip as clip_tower
-from ssrseg.networks import dino as dino_tower
+from ssrseg.networks import clip, dino
 from ssrseg.networks.attention import mean_attention
 from ssrseg.networks.clip import ClipFeatures, FrozenCLIP
 from ssrseg.networks.decoder import Decoder
@@ -55,17 +55,20 @@ from ssrseg.networks.dino import FrozenDINO
 from ssrseg.networks.vocabulary import Vocabulary
 from ssrseg.results import RectifiedImage, SegmentedImage
 
+CLIP_PIXELS = (clip.PIXEL_MEAN, clip.PIXEL_STD)
+IMAGENET_PIXELS = (dino.PIXEL_MEAN, dino.PIXEL_STD)
+
 
 @dataclass(frozen=True)
 class InitialCam:
     """The CAM before SGC, and what it was read from.
 
     Attributes:
-        features: Tokens of CLIP's blocks but the last.
+        features: Output of every block of CLIP but the last.
         patch_features: V, CLIP's patch features, not normalised.
         attention: CLIP's attention in the blocks that the affinity needs, averaged over heads.
         clip_cam: GradCAM of frozen CLIP, in [0, 1]; None where only CMPA's was asked for.
-        cam: The CAM that the settings ask for, in [0, 1].
+        cam: The CAM that SGC corrects, CLIP's or CMPA's, in [0, 1].
     """
 
     features: ClipFeatures
@@ -83,7 +86,7 @@ class Rectification:
         present: Classes of each image, -1 = empty slot.
         initial: The CAM before SGC.
         regions: Colour regions R_k per pixel (Eq. 8), -1 = padding; None without SGC's mask.
-        target: Target patches of each class (Eq. 8); None where every patch may send.
+        target: Patches of each class from which activation may spread (Eq. 8); None = all.
         affinity: A (Eq. 9); None without propagation.
         refined_cam: Corrected CAM (Eq. 11), >= 0, not normalised.
         scores: Background and class scores per pixel, after pixel refinement.
@@ -92,7 +95,7 @@ class Rectification:
 
     present: Int[Tensor, "batch slots"]
     initial: InitialCam
-    regions: Int[Tensor, "batch _ _"] | None
+    regions: Int[Tensor, "batch region_h region_w"] | None
     target: Bool[Tensor, "batch slots patches"] | None
     affinity: Float[Tensor, "batch patches patches"] | None
     refined_cam: Float[Tensor, "batch slots grid_h grid_w"]
@@ -110,7 +113,7 @@ class SSR(nn.Module, Loadable):
         config: All settings.
         clip: Frozen CLIP.
         dino: Frozen DINO; None where its weight is 0.
-        vocabulary: Class names, and the texts that CLIP is asked.
+        vocabulary: Class names, and the prompts of CLIP's text tower.
         text_features: T, unit norm, the classes first, then the backgrounds.
         alignment: CMPA's heads ISA and TSA with τ; None = CLIP's own features.
         decoder: The segmentation model; None before training.
@@ -135,7 +138,7 @@ class SSR(nn.Module, Loadable):
 
         Args:
             text_features: T, if it is known; None = CLIP embeds the vocabulary's texts now.
-            origin: What the file said that this model was loaded from.
+            origin: The checkpoint that it was loaded from, without tensors.
 
         Raises:
             BackboneError: If the two encoders do not share a patch grid.
@@ -156,7 +159,7 @@ class SSR(nn.Module, Loadable):
         self.eval()
 
     def train(self, mode: bool = True) -> SSR:
-        """Stay in eval mode: a loss switches the part that it trains, and back."""
+        """Always eval: ``losses.training`` switches the part that a loss trains, for its time."""
         return super().train(False)
 
     # ---- Figure 2, step by step
@@ -181,7 +184,7 @@ class SSR(nn.Module, Loadable):
                 ``wants_superpixels``.
             photo: The same images at the size that masks are wanted in; None = ``image``.
             valid: False = padding, which has no CAM and gets 255.
-            n_superpixels: A bound above every superpixel id; known, a GPU need not be asked.
+            n_superpixels: Larger than every superpixel id; if given, a GPU need not be waited for.
             initial: The initial CAM, if it has been computed already.
 
         Raises:
@@ -192,7 +195,7 @@ class SSR(nn.Module, Loadable):
         regions = self.colour_regions(image, superpixels, n_superpixels)
         target = self.target_regions(initial.cam, regions)
         affinity = self.affinity(image, initial)
-        refined_cam = self.refine(initial.cam, affinity, target)
+        refined_cam = self.refined_cam(initial.cam, affinity, target)
         scores = self.mask_scores(refined_cam, present, image if photo is None else photo)
         pseudo_mask = self.pseudo_mask(scores, present, valid)
         return Rectification(
@@ -210,7 +213,10 @@ class SSR(nn.Module, Loadable):
         )
 
     def encode(self, image: Float[Tensor, "batch 3 height width"]) -> ClipFeatures:
-        """CLIP's blocks but the last, with the attention that the affinity will need."""
+        """CLIP's blocks 1 .. L-1, with the attention that the affinity will need.
+
+        The patch features V come out of the last block, in ``initial_cam``.
+        """
         return self.clip.encode(self._clip_input(image), self.clip_layers)
 
     def _clip_input(
@@ -218,7 +224,7 @@ class SSR(nn.Module, Loadable):
     ) -> Float[Tensor, "batch 3 height width"]:
         """CLIP's normalisation, or ImageNet's, as WeCLIP has it."""
         own = self.config.data.norm == "clip"
-        return _normalise(image, clip_tower if own else dino_tower)
+        return _normalise(image, CLIP_PIXELS if own else IMAGENET_PIXELS)
 
     def initial_cam(
         self,
@@ -228,7 +234,7 @@ class SSR(nn.Module, Loadable):
         *,
         with_clip: bool = False,
     ) -> InitialCam:
-        """CAM of the present classes in CLIP's or in CMPA's space, read out as the settings say.
+        """CAM of the present classes: CLIP's GradCAM, or CMPA's by ``cam.readout``.
 
         Args:
             present: Class ids, -1 = empty slot.
@@ -240,9 +246,9 @@ class SSR(nn.Module, Loadable):
         allowed = allowed_words(present, self.n_classes, len(self.text_features))
         # last block -> V: (batch, patches, dim1)
         trace = self.clip.trace_last_block(features)
-        aligned = self.alignment if settings.mode == "cmpa" else None
+        heads = self.alignment if settings.mode == "cmpa" else None
         clip_cam = cam = None
-        if aligned is None or with_clip or settings.readout == "combined":
+        if heads is None or with_clip or settings.readout == "combined":
             scale = settings.scale or self.clip.logit_scale
             clip_cam = gradcam_closed_form(
                 self.clip.last_block_weights,
@@ -254,12 +260,13 @@ class SSR(nn.Module, Loadable):
             )
         if settings.mode == "centre":
             cam = centre_prior(present, grid)
-        elif aligned is not None:
-            cam = self._cmpa_cam(aligned, features, trace, present, allowed, clip_cam)
+        elif heads is not None:
+            cam = self._cmpa_cam(heads, features, trace, present, allowed, clip_cam)
         else:
             cam = clip_cam
         assert cam is not None
         if valid is not None:
+            # (batch, 1, grid_h, grid_w)
             inside = functional.adaptive_avg_pool2d(valid[:, None].float(), grid) >= 0.5
             cam = cam * inside
             clip_cam = None if clip_cam is None else clip_cam * inside
@@ -275,14 +282,14 @@ class SSR(nn.Module, Loadable):
         allowed: Bool[Tensor, "batch words"],
         clip_cam: Float[Tensor, "batch slots grid_h grid_w"] | None,
     ) -> Float[Tensor, "batch slots grid_h grid_w"]:
-        """CAM in the aligned space (Eq. 1), by one of three read-outs."""
+        """CAM in the aligned space (Eq. 1): ``patch``, ``combined``, or GradCAM in two forms."""
         readout, grid = self.config.cam.readout, features.grid
         with torch.no_grad():
             text, scale = alignment.tsa(self.text_features), 1 / alignment.temperature
         # patch, combined: the probability of each class at every patch
-        if readout != "gradcam":
+        if readout in ("patch", "combined"):
             with torch.no_grad():
-                aligned = alignment.isa(trace.patch_features)
+                aligned = alignment.isa(trace.patch_features)  # V' (batch, patches, dim2)
             cam = patch_cam(aligned, text, scale, allowed, present, grid)
             if readout == "patch":
                 return cam
@@ -332,7 +339,10 @@ class SSR(nn.Module, Loadable):
         cam: Float[Tensor, "batch slots grid_h grid_w"],
         regions: Int[Tensor, "batch region_h region_w"] | None,
     ) -> Bool[Tensor, "batch slots patches"] | None:
-        """Patches that may send (Eq. 8), or CLIP-ES's boxes, or what both allow; None = all."""
+        """Patches from which activation may spread: SGC's targets (Eq. 8), CLIP-ES's boxes, both.
+
+        None = every patch.
+        """
         sgc, target = self.config.sgc, None
         if regions is not None:
             target = target_patches(
@@ -378,11 +388,12 @@ class SSR(nn.Module, Loadable):
         return affinity
 
     def _clip_attention(self, initial: InitialCam) -> Float[Tensor, "batch patches patches"]:
-        """Ā_clip, or what the decoder makes of the blocks' attention (WeCLIP's RFM)."""
+        """Ā_clip; with WeCLIP's RFM, the blocks' attention selected and weighted by the decoder."""
         if not self._decoder_gates or self.decoder is None:
             return mean_attention(initial.attention)
-        fused = self.decoder.fusion(initial.features.tokens)
-        return decoder_gate(torch.stack(initial.attention, 1), feature_affinity(fused))
+        fused = self.decoder.fusion(initial.features.tokens)  # (batch, patches, width)
+        blocks = torch.stack(initial.attention, 1)  # (batch, blocks, patches, patches)
+        return decoder_gate(blocks, feature_affinity(fused))
 
     def _dino_attention(
         self, image: Float[Tensor, "batch 3 height width"]
@@ -393,9 +404,10 @@ class SSR(nn.Module, Loadable):
                 "affinity.dino_weight is above 0, but this model was built without DINO. Build it"
                 " with settings that use DINO, or set affinity.dino_weight=0."
             )
-        return self.dino.attention(_normalise(image, dino_tower), self.config.affinity.dino_layers)
+        pixels = _normalise(image, IMAGENET_PIXELS)
+        return self.dino.attention(pixels, self.config.affinity.dino_layers)
 
-    def refine(
+    def refined_cam(
         self,
         cam: Float[Tensor, "batch slots grid_h grid_w"],
         affinity: Float[Tensor, "batch patches patches"] | None,
@@ -412,13 +424,13 @@ class SSR(nn.Module, Loadable):
         present: Int[Tensor, "batch slots"],
         photo: Float[Tensor, "batch 3 height width"],
     ) -> Float[Tensor, "batch channels height width"]:
-        """Background and class scores at the size of ``photo``, brought to its edges."""
+        """Background and class scores at the size of ``photo``, sharpened along its edges."""
         size = (photo.shape[2], photo.shape[3])
         scores = class_scores(refined_cam, size, alpha=self.config.pseudo.alpha)
-        return self.refine_scores(scores, present, photo)
+        return self.sharpen_scores(scores, present, photo)
 
     @torch.no_grad()
-    def refine_scores(
+    def sharpen_scores(
         self,
         scores: Float[Tensor, "batch channels height width"],
         present: Int[Tensor, "batch slots"],
@@ -439,7 +451,7 @@ class SSR(nn.Module, Loadable):
         present: Int[Tensor, "batch slots"],
         valid: Bool[Tensor, "batch height width"] | None = None,
     ) -> UInt8[Tensor, "batch height width"]:
-        """Class ids of the best scores; 255 for padding and where no score is good enough."""
+        """Class ids of the best scores; 255 for padding and below ``pseudo.min_score``."""
         return class_ids(scores, present, valid=valid, min_score=self.config.pseudo.min_score)
 
     # ---- test time: CLIP and the decoder only
@@ -471,7 +483,7 @@ class SSR(nn.Module, Loadable):
             batch = torch.stack([image, image.flip(-1)]) if test.flip else image[None]
             # tokens -> logits on the grid, mirrored back
             features = self.clip.encode(self._clip_input(batch))
-            logits = self.decoder(features.tokens, features.grid)
+            logits = self.decoder(features.tokens, features.grid)  # (1 or 2, C + 1, grid)
             if test.flip:
                 logits = (logits[:1] + logits[1:].flip(-1)) / 2
             total += functional.interpolate(logits, size, mode="bilinear", align_corners=False)[0]
@@ -494,7 +506,7 @@ class SSR(nn.Module, Loadable):
         confidence, ids = probabilities.max(0)
         return _enlarge(ids.to(torch.uint8), photo), _enlarge(confidence, photo)
 
-    # ---- the front door
+    # ---- public calls: photographs in, numpy arrays out
 
     def rectify(
         self, image: Any, labels: Sequence[Any] | str
@@ -507,7 +519,7 @@ class SSR(nn.Module, Loadable):
             labels: Names of the classes in it; for a list of images, a list of such lists.
 
         Raises:
-            DataError: If an image is none, or smaller than a patch.
+            DataError: If it is not an image, or smaller than a patch.
             LabelsError: If a label is no class of this model, or there is none.
         """
         if isinstance(image, (list, tuple)):
@@ -528,7 +540,7 @@ class SSR(nn.Module, Loadable):
                 " without, to rectify images with labels."
             )
         ids = label_indices(labels, self.classes)
-        with _plain_arithmetic(self.device):
+        with _fp32_with_gradients(self.device):
             return self._rectify_photo(self._photo(image), ids)
 
     def _rectify_photo(
@@ -567,14 +579,14 @@ class SSR(nn.Module, Loadable):
 
         Raises:
             CheckpointError: If there is no decoder.
-            DataError: If an image is none, or smaller than a patch.
+            DataError: If it is not an image, or smaller than a patch.
         """
         if isinstance(image, (list, tuple)):
             return [self._segment(each, crf) for each in _not_empty(image)]
         return self._segment(image, crf)
 
     def _segment(self, image: Any, crf: bool | None) -> SegmentedImage:
-        with _plain_arithmetic(self.device):
+        with _fp32_with_gradients(self.device):
             photo = self._photo(image)
             ids, confidence = self.segment_photo(photo, crf=crf)
         return SegmentedImage(photo.numpy(), self.classes, ids.numpy(), confidence.numpy())
@@ -630,7 +642,7 @@ class SSR(nn.Module, Loadable):
 
 
 @contextmanager
-def _plain_arithmetic(device: torch.device) -> Iterator[None]:
+def _fp32_with_gradients(device: torch.device) -> Iterator[None]:
     """GradCAM needs gradients and fp32, whatever the caller has switched on around it."""
     with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
         yield
@@ -643,13 +655,15 @@ def _not_empty(images: Sequence[Any]) -> Sequence[Any]:
 
 
 def _normalise(
-    image: Float[Tensor, "batch 3 height width"], tower: Any
+    image: Float[Tensor, "batch 3 height width"],
+    pixels: tuple[tuple[float, ...], tuple[float, ...]],
 ) -> Float[Tensor, "batch 3 height width"]:
-    """RGB in [0, 1] with the mean and deviation of an encoder."""
-    normalised = torch.empty_like(image)  # channel by channel: a GPU is sent no constants
-    for channel in range(3):
-        torch.sub(image[:, channel], tower.PIXEL_MEAN[channel], out=normalised[:, channel])
-        normalised[:, channel] /= tower.PIXEL_STD[channel]
+    """RGB in [0, 1] less a mean, over a deviation, channel by channel."""
+    normalised = torch.empty_like(image)
+    for channel, (mean, deviation) in enumerate(zip(*pixels, strict=True)):
+        # plain numbers: no constant tensor is copied to a GPU
+        torch.sub(image[:, channel], mean, out=normalised[:, channel])
+        normalised[:, channel] /= deviation
     return normalised
 
 

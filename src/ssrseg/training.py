@@ -115,7 +115,7 @@ class _Run:
     def foreground_file(self, iteration: int) -> Path:
         """Where the features of the last refresh before ``iteration`` are kept."""
         every = self.config.cmpa.update_every
-        return self.out / f"pairs-{max(iteration - 1, 0) // every * every:07d}.safetensors"
+        return self.out / f"foreground-{max(iteration - 1, 0) // every * every:07d}.safetensors"
 
 
 @dataclass
@@ -124,7 +124,7 @@ class _State:
 
     Attributes:
         model: SSR with heads (if any) and decoder.
-        plain: The same without WeCLIP's RFM.
+        without_rfm: The same without WeCLIP's RFM.
         optimizer: Of both parts; each group remembers its own learning rate as ``base``.
         foreground: Features that pairs are drawn from.
         prototypes: P_I.
@@ -132,7 +132,7 @@ class _State:
     """
 
     model: SSR
-    plain: SSR
+    without_rfm: SSR
     optimizer: torch.optim.Optimizer
     foreground: ForegroundFeatures | None = None
     prototypes: Float[Tensor, "classes dim2"] | None = None
@@ -229,12 +229,12 @@ def _loop(
     batches = _batches(run, state.model, first, stop)
     with Log(run.out / "log.csv", first) as log:
         for iteration, progress in _counted(schedule, first, stop):
-            # prototypes P_I of the whole training set, now and then
+            # prototypes P_I of the whole training set, every cmpa.update_every iterations
             if iteration in schedule.align and iteration % run.config.cmpa.update_every == 0:
                 _refresh_prototypes(run, state, iteration)
             _set_learning_rates(state.optimizer, optim, schedule, iteration)
             crops = next(batches) if iteration in schedule.crops else None
-            # dropout; after the batch, as a loader draws a seed of its own when it starts
+            # for dropout; after the batch, as a loader that starts draws from the same generator
             torch.manual_seed(derive_seed(optim.seed, iteration, 4))
             # one step on L_SSR (Eq. 12)
             model = _model_of(run, state, iteration)
@@ -242,7 +242,7 @@ def _loop(
             proto, seg = _backward(run, state, model, crops, iteration)
             state.optimizer.step()
             if model.alignment is not None:
-                model.alignment.keep_temperature()
+                model.alignment.clamp_temperature()
             # what is logged stays on the device until it is written
             align, purity = iteration in schedule.align, state.purity
             row = _log_row(model, state.optimizer, iteration, proto, seg, align, purity)
@@ -264,24 +264,24 @@ def _backward(
     run: _Run, state: _State, model: SSR, crops: CropBatch | None, iteration: int
 ) -> tuple[Tensor, Tensor]:
     """Gradients of L_SSR, added up over micro-batches; the means of its two terms."""
-    proto_sum = seg_sum = torch.zeros((), device=model.device)
-    for proto, seg, share in _terms(run, state, model, crops, iteration):
-        loss = ssr_loss(proto, seg, seg_weight=run.config.optim.seg_weight) / share  # Eq. 12
-        if loss.requires_grad:
+    mean_proto = mean_seg = torch.zeros((), device=model.device)
+    for proto, seg, n_parts in _terms(run, state, model, crops, iteration):
+        loss = ssr_loss(proto, seg, seg_weight=run.config.optim.seg_weight) / n_parts  # Eq. 12
+        if loss.requires_grad:  # no gradient if no crop holds a usable pair
             loss.backward()
-        proto_sum = proto_sum + proto.detach() / share
-        seg_sum = seg_sum + seg.detach() / share
-    return proto_sum, seg_sum
+        mean_proto = mean_proto + proto.detach() / n_parts
+        mean_seg = mean_seg + seg.detach() / n_parts
+    return mean_proto, mean_seg
 
 
 def _terms(
     run: _Run, state: _State, model: SSR, crops: CropBatch | None, iteration: int
 ) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """L_proto and L_seg (0 where one is not active) of each micro-batch, and what to divide by."""
+    """L_proto and L_seg of each micro-batch (0 where not active), and how many there are."""
     optim, zero = run.config.optim, torch.zeros((), device=model.device)
     align, segment = iteration in run.schedule.align, iteration in run.schedule.segment
-    pooled = align and run.config.cmpa.map_order == "pool_then_project"
-    if pooled:  # pairs of the whole training set
+    from_crops = align and run.config.cmpa.aligns_patches
+    if align and not from_crops:  # pairs of the whole training set
         assert state.foreground is not None and state.prototypes is not None
         seed = derive_seed(optim.seed, iteration, 2)
         pairs = draw_pairs(model, state.foreground, run.data.labels, seed)
@@ -292,11 +292,10 @@ def _terms(
     for part in (each.to(model.device) for each in parts):
         features, proto, seg = model.encode(part.image), zero, zero
         if run.supervision == "full":
-            seg = seg_loss(model, features, part.ids.to(torch.uint8))
+            seg = seg_loss(model, features, part.ids.to(torch.uint8))  # ids of true masks
         else:
-            literal = align and not pooled  # every patch of the crops is aligned, then pooled
-            initial = model.initial_cam(features, part.present, part.valid, with_clip=literal)
-            if literal and (found := crop_pairs(model, initial, part)) is not None:
+            initial = model.initial_cam(features, part.present, part.valid, with_clip=from_crops)
+            if from_crops and (found := crop_pairs(model, initial, part)) is not None:
                 assert state.prototypes is not None
                 proto = proto_loss(model, found, state.prototypes)
             if segment:
@@ -312,7 +311,7 @@ def online_masks(
     return model(
         crops.image,
         crops.present,
-        crops.ids,
+        superpixels=crops.ids,
         valid=crops.valid,
         n_superpixels=crops.n_ids,
         initial=initial,
@@ -367,10 +366,10 @@ def _start(run: _Run, earlier: Checkpoint | None, device: str) -> _State:
     model = SSR.from_config(config, data.classes, prompts=data.prompts, device=device)
     torch.manual_seed(first_seed(config.optim.seed))
     foreground = alignment = None
-    literal = config.cmpa.map_order == "project_then_pool"
     if len(run.schedule.align):
-        # random heads that see patches first need no pooled features before the first refresh
-        if earlier is None and not (literal and config.cmpa.init == "random"):
+        # residual heads need each image's mean for their basis; where patches are aligned first,
+        # random heads need nothing pooled before the first refresh
+        if earlier is None and not (config.cmpa.aligns_patches and config.cmpa.init == "random"):
             foreground = collect_foreground(model, data, run.superpixels, aligned=False)
             _refuse_no_pairs(run, foreground)
         mean = None if foreground is None else foreground.mean
@@ -404,20 +403,20 @@ def _earlier_foreground(run: _Run, state: _State, iteration: int) -> ForegroundF
             f"{file} is missing, and its features cannot be pooled again: they are those of an"
             " earlier model. Begin anew in another --out."
         )
-    literal = run.config.cmpa.map_order == "project_then_pool"
-    return collect_foreground(state.plain, run.data, run.superpixels, aligned=literal)
+    aligned = run.config.cmpa.aligns_patches
+    return collect_foreground(state.without_rfm, run.data, run.superpixels, aligned=aligned)
 
 
 @torch.no_grad()
 def _refresh_prototypes(run: _Run, state: _State, iteration: int) -> None:
-    """K-means over the whole training set; features are pooled anew where they change."""
-    config, model = run.config.cmpa, state.plain
+    """K-means over the training set; features are pooled again if they depend on the heads."""
+    config, model = run.config.cmpa, state.without_rfm
     assert model.alignment is not None
-    literal = config.map_order == "project_then_pool"
+    literal = config.aligns_patches
     found = state.foreground
     if found is None or literal or (config.cam_source == "cmpa" and iteration > 0):
         found = collect_foreground(model, run.data, run.superpixels, aligned=literal)
-    found.save(run.foreground_file(iteration + 1))
+    found.save(run.foreground_file(iteration + 1))  # the name counts finished iterations
     pooled = found.pooled.to(model.device)
     aligned = pooled if literal else model.alignment.isa(pooled)
     text = model.alignment.tsa(model.text_features)[: model.n_classes]
@@ -429,7 +428,7 @@ def _model_of(run: _Run, state: _State, iteration: int) -> SSR:
     """WeCLIP's RFM, where it is used, begins after some iterations with L_seg."""
     after = run.config.affinity.rfm_after
     begins = after is not None and iteration - run.schedule.segment.start >= after
-    return state.model if begins else state.plain
+    return state.model if begins else state.without_rfm
 
 
 def _log_row(
@@ -445,6 +444,7 @@ def _log_row(
     temperature = None if model.alignment is None else model.alignment.temperature.detach()
     return {
         "iteration": float(iteration + 1),
+        # alone, L_seg is shown without γ, which only scales it
         "loss": ssr_loss(proto, seg, seg_weight=seg_weight) if align else seg,
         "proto": proto,
         "seg": seg,
@@ -457,8 +457,11 @@ def _log_row(
 
 def _counted(schedule: Schedule, first: int, stop: int) -> Iterator[tuple[int, Steps]]:
     """Iterations with a bar for each stage: those of CMPA alone are many times faster."""
-    turn = schedule.segment.start if schedule.segment else schedule.total
-    for name, begin, end in (("Aligning", 0, turn), ("Training", turn, schedule.total)):
+    segment_start = schedule.segment.start if schedule.segment else schedule.total
+    for name, begin, end in (
+        ("Aligning", 0, segment_start),
+        ("Training", segment_start, schedule.total),
+    ):
         if max(first, begin) < min(stop, end):
             with steps(name, end - begin, done=max(first, begin) - begin) as progress:
                 for iteration in range(max(first, begin), min(stop, end)):
@@ -484,7 +487,7 @@ def _batches(run: _Run, model: SSR, first: int, stop: int) -> Iterator[CropBatch
 def _drop_old_foreground(run: _Run, iteration: int) -> None:
     """Remove the features of refreshes before the one that this checkpoint resumes from."""
     needed = run.foreground_file(iteration)
-    for file in run.out.glob("pairs-*.safetensors"):
+    for file in run.out.glob("foreground-*.safetensors"):
         if file.name < needed.name:
             file.unlink()
 

@@ -48,8 +48,8 @@ class Projector(nn.Module):
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for wide, next_wide in pairwise([dim, *[hidden] * (depth - 1), out]):
-            layers += [nn.Linear(wide, next_wide), nn.BatchNorm1d(next_wide), nn.ReLU()]
+        for size_in, size_out in pairwise([dim, *[hidden] * (depth - 1), out]):
+            layers += [nn.Linear(size_in, size_out), nn.BatchNorm1d(size_out), nn.ReLU()]
         self.mlp = nn.Sequential(*layers[:-1])
         self.basis: Tensor | None
         self.register_buffer("basis", basis)
@@ -59,10 +59,10 @@ class Projector(nn.Module):
         """Align features; any leading axes."""
         unit = functional.normalize(features, dim=-1)
         # BatchNorm1d wants (rows, dim)
-        moved: Tensor = self.mlp(unit.flatten(0, -2)).view(*features.shape[:-1], -1)
+        mapped: Tensor = self.mlp(unit.flatten(0, -2)).view(*features.shape[:-1], -1)
         if self.basis is None or self.gain is None:
-            return moved
-        return unit @ self.basis.T + self.gain * moved
+            return mapped
+        return unit @ self.basis.T + self.gain * mapped
 
 
 def shared_basis(
@@ -70,9 +70,9 @@ def shared_basis(
 ) -> Float[Tensor, "out dim"]:
     """W0: an orthonormal basis of the texts' span, completed by principal directions of images.
 
-    Every dot product with a text survives the projection unchanged, so an untrained head differs
-    from CLIP by a rescaling only; a random W0 moves the CAM by itself. Our choice. The texts are
-    all, backgrounds included; the images those of the training set, pooled.
+    Dot products with texts are kept exactly, so an untrained head only rescales CLIP's; a random W0
+    would change the CAM. Our choice. Uses all texts, backgrounds included, and the mean feature of
+    each training image.
 
     Raises:
         ValueError: If ``out`` exceeds the length of the features.
@@ -81,17 +81,17 @@ def shared_basis(
     if out > dim:
         raise ValueError(f"cmpa.out = {out} exceeds the {dim} dimensions of CLIP's space")
 
-    def directions(rows: Tensor, size_of: Tensor) -> Tensor:
+    def leading_directions(rows: Tensor, relative_to: Tensor) -> Tensor:
         _, size, basis = torch.linalg.svd(rows.double(), full_matrices=False)
-        leading: Tensor = basis[: int((size > 1e-6 * size_of.norm()).sum())]
+        leading: Tensor = basis[: int((size > 1e-6 * relative_to.norm()).sum())]
         return leading
 
     # rows 1: what the texts span
-    spanned = directions(text_features, text_features)[:out]
+    spanned = leading_directions(text_features, text_features)[:out]
     # rows 2: leading directions of the images in what is left
     centred = (image_features - image_features.mean(0)).double()
     rest = centred - centred @ spanned.T @ spanned
-    extra = directions(rest, image_features)  # not the rounding errors of an empty rest
+    extra = leading_directions(rest, image_features)  # a rest of rounding errors has none
     # rows 3: any orthonormal rest
     complement = torch.linalg.svd(torch.cat([spanned, extra]), full_matrices=True)[2]
     free = complement[len(spanned) + len(extra) :]
@@ -101,7 +101,8 @@ def shared_basis(
 class Alignment(nn.Module):
     """ISA, TSA and the temperature τ: all that CMPA trains.
 
-    The paper says both "learnable" and "set to 0.05" of τ; ``learnable`` says which.
+    The paper calls τ learnable and sets it to 0.05: that is its start, and ``learnable`` whether it
+    moves.
     """
 
     log_temperature: Tensor
@@ -123,14 +124,14 @@ class Alignment(nn.Module):
         return self.log_temperature.exp().clamp(*TEMPERATURES)
 
     @torch.no_grad()
-    def keep_temperature(self) -> None:
+    def clamp_temperature(self) -> None:
         """Bring τ back into its range after a step; outside it would have no gradient."""
         low, high = (math.log(bound) for bound in TEMPERATURES)
         self.log_temperature.clamp_(low, high)
 
 
 def no_heads(dim: int, temperature: float) -> Alignment:
-    """Heads that hand CLIP's features on as they are: CMPA's read-outs without CMPA, a control.
+    """Identity heads: CMPA's read-outs on CLIP's own features, a control.
 
     CLIP's own ``temperature`` is 1 / exp(logit_scale).
     """

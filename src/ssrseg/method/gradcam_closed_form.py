@@ -79,7 +79,7 @@ class BlockTrace:
     post_factor: Float[Tensor, "batch patches 1"]
 
 
-def quick_gelu(hidden: Float[Tensor, "*size"]) -> tuple[Tensor, Tensor]:
+def quick_gelu_with_slope(hidden: Float[Tensor, "*size"]) -> tuple[Tensor, Tensor]:
     """x·σ(1.702 x), CLIP's activation, and its slope σ·(1 + 1.702 (x - x·σ))."""
     sigma = (1.702 * hidden).sigmoid_()
     activated = hidden * sigma
@@ -101,7 +101,7 @@ def with_slope(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], tup
 
 
 @torch.no_grad()
-def run_block(
+def trace_block(
     weights: BlockWeights,
     residual: Float[Tensor, "batch tokens dim"],
     normed: Float[Tensor, "batch tokens dim"],

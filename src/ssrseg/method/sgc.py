@@ -78,8 +78,8 @@ def colour_regions(
 
     Args:
         image: RGB in [0, 1].
-        superpixels: Ids per pixel, gaps allowed; -1 = padding, and stays it.
-        n_superpixels: A bound above every id; None reads the largest one from the device.
+        superpixels: Ids per pixel, gaps allowed; -1 = padding, and stays -1.
+        n_superpixels: Larger than every id; None asks the device for the largest.
         restarts: K-means starts; the one with the least inertia is kept.
     """
     # mean colour of each superpixel: (batch, superpixels, 3); slot 0 is the padding
@@ -139,7 +139,7 @@ def activation_ratio(
     high: float = 0.4,
     ratio: Literal["cluster", "image"] = "cluster",
 ) -> Float[Tensor, "batch slots regions"]:
-    """r_k: how much of a region's activation is high-confidence activation (Eq. 8).
+    """r_k: share of a region's activation that lies where the CAM is at least ``high`` (Eq. 8).
 
     Args:
         cam: In [0, 1], at the size of ``regions``.
@@ -170,8 +170,8 @@ def target_patches(
     """Patches of the target regions of each class: R_k is a target iff r_k > ρ (Eq. 8).
 
     Our choice where the paper is silent: a patch is a target if at least half of it lies in target
-    regions. Without any target region the one with the largest r_k is taken; without any patch, the
-    patch where the CAM is largest together with the patches of its region.
+    regions. If no region passes, the one with the largest r_k does. If then no patch passes, the
+    CAM's peak does, with all patches of its region.
 
     Args:
         cam: Initial CAMs in [0, 1].

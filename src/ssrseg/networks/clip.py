@@ -18,8 +18,13 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.activations import QuickGELUActivation
 
 from ssrseg.errors import BackboneError
-from ssrseg.method.gradcam_closed_form import BlockTrace, BlockWeights, quick_gelu, with_slope
-from ssrseg.method.gradcam_closed_form import run_block as run_last_block
+from ssrseg.method.gradcam_closed_form import (
+    BlockTrace,
+    BlockWeights,
+    quick_gelu_with_slope,
+    trace_block,
+    with_slope,
+)
 from ssrseg.networks.attention import NAME, resolve_layers, run_block
 from ssrseg.networks.frozen import Frozen, Precision, load_pretrained
 
@@ -217,13 +222,13 @@ class FrozenCLIP(Frozen):
             projection=self.model.visual_projection.weight,
             heads=attention.num_heads,
             eps=block.layer_norm2.eps,
-            activation=quick_gelu if quick else with_slope(mlp.activation_fn),
+            activation=quick_gelu_with_slope if quick else with_slope(mlp.activation_fn),
         )
 
     def trace_last_block(self, features: ClipFeatures) -> BlockTrace:
         """``last_block`` with all that GradCAM's closed form needs."""
         normed = self.last_norm(features)
-        return run_last_block(self.last_block_weights, features.tokens[-1], normed)
+        return trace_block(self.last_block_weights, features.tokens[-1], normed)
 
     def attention(
         self, features: ClipFeatures, trace: BlockTrace

@@ -200,7 +200,7 @@ def _refined_cams(
         along = ("affinity", config.backbones, spread, id(model.decoder))
         affinity = once(along, model.affinity, batch.image, initial)
         target = model.target_regions(initial.cam, regions)
-        refined[name] = model.refine(initial.cam, affinity, target)
+        refined[name] = model.refined_cam(initial.cam, affinity, target)
     return refined
 
 
@@ -249,7 +249,7 @@ def sweep(
     maps = torch.cat([backgrounds, cam], 1)
     for index in range(len(maps)):  # one by one: PAR holds dozens of copies of an image
         one = slice(index, index + 1)
-        maps[one] = model.refine_scores(maps[one], present[one], photo[one])
+        maps[one] = model.sharpen_scores(maps[one], present[one], photo[one])
     backgrounds, cam = maps.split([len(alphas), cam.shape[1]], 1)
     best, slot = cam.masked_fill(empty, -torch.inf).max(1)
     masks = torch.where(backgrounds >= best[:, None], 0, _ids(present, slot)[:, None]).cpu()
