@@ -69,7 +69,7 @@ def test_every_verb_takes_text_for_a_path(
         lists = Path("voc/ImageSets/Segmentation")
         (lists / "test.txt").write_text((lists / "val.txt").read_text())
         ssrseg.voc_archive("val", "voc", "results.tgz")
-    with pytest.raises(ssrseg.SSRError, match="quantum cannot be used here"):
+    with pytest.raises(ssrseg.SSRError, match=r'"quantum" \(--device\) cannot be used here'):
         ssrseg.train(data, "other", config, device="quantum")
 
 

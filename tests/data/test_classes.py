@@ -11,7 +11,6 @@ from ssrseg.data.classes import (
     check_class_names,
     describe_labels,
     label_indices,
-    labels_by_image,
     read_classes,
 )
 from ssrseg.data.sample import LabelledImages, Sample
@@ -220,18 +219,3 @@ def test_labels_become_indices() -> None:
 def test_labels_that_cannot_be(labels: object, message: str) -> None:
     with pytest.raises(LabelsError, match=f"^.*{message}"):
         label_indices(labels, ("cat", "dog"))
-
-
-def test_labels_of_several_images() -> None:
-    assert labels_by_image([["dog"], "cat"], 2) == [["dog"], "cat"]
-    assert labels_by_image((labels for labels in [["dog"]]), 1) == [["dog"]]
-    two, like = "2 images need 2 lists of labels, not", 'labels = [["dog"], ["cat", "dog"]].'
-    for labels, given in (
-        (None, "None"), (0, "0"), ("dog", "one text"), ({"dog"}, "{'dog'}"), ([["dog"]], "1 list"),
-        ({"a": ["dog"]}, "{'a': ['dog']}"), ([["a"], ["b"], ["c"]], "3 lists"),
-    ):  # fmt: skip
-        with pytest.raises(LabelsError) as caught:
-            labels_by_image(labels, 2)
-        assert str(caught.value) == f"{two} {given}: {like}"
-    with pytest.raises(LabelsError, match=r"^1 image needs 1 list of labels, not 0 lists"):
-        labels_by_image([], 1)

@@ -203,25 +203,6 @@ def label_indices(labels: object, classes: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(sorted(found) if isinstance(labels, (set, frozenset)) else found))
 
 
-def labels_by_image(labels: object, n_images: int) -> list[object]:
-    """The labels of each of several images; what they are, ``label_indices`` checks.
-
-    Raises:
-        LabelsError: If they are no list with an entry per image.
-    """
-    unordered = isinstance(labels, (str, set, frozenset, Mapping))
-    entries = None if unordered else _as_list(labels)
-    if entries is None or len(entries) != n_images:
-        given = "one text" if isinstance(labels, str) else brief(labels)
-        given = given if entries is None else counted(len(entries), "list", "lists")
-        raise LabelsError(
-            f"{counted(n_images, 'image needs', 'images need')}"
-            f" {counted(n_images, 'list', 'lists')} of labels, not {given}: labels ="
-            ' [["dog"], ["cat", "dog"]].'
-        )
-    return entries
-
-
 def _as_list(values: Any) -> list[Any] | None:
     """The values of anything that can be gone through; None if it cannot."""
     try:
