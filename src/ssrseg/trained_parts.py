@@ -1,4 +1,4 @@
-"""What training changes, built new or loaded from a run: CMPA's heads and the decoder."""
+"""CMPA's heads and the decoder: built new, loaded from a run, or as a control."""
 
 from __future__ import annotations
 
@@ -98,6 +98,16 @@ def without_training(alignment: Alignment, temperature: float) -> Alignment | No
     start.tsa.gain.zero_()
     start.log_temperature.fill_(math.log(temperature))
     return start
+
+
+def identity_alignment(clip: FrozenCLIP, temperature: float) -> Alignment:
+    """Heads that change nothing: CMPA's read-outs on CLIP's own features, a control.
+
+    CLIP's own ``temperature`` is 1 / exp(logit_scale).
+    """
+    heads = (Projector(clip.dim, clip.dim, hidden=1, basis=torch.eye(clip.dim)) for _ in range(2))
+    alignment = Alignment(*heads, temperature=temperature, learnable=False)
+    return alignment.to(clip.device).eval()
 
 
 def first_seed(seed: int) -> int:

@@ -130,15 +130,6 @@ class Alignment(nn.Module):
         self.log_temperature.clamp_(low, high)
 
 
-def no_heads(dim: int, temperature: float) -> Alignment:
-    """Identity heads: CMPA's read-outs on CLIP's own features, a control.
-
-    CLIP's own ``temperature`` is 1 / exp(logit_scale).
-    """
-    heads = (Projector(dim, dim, hidden=1, basis=torch.eye(dim)) for _ in ("ISA", "TSA"))
-    return Alignment(*heads, temperature=temperature, learnable=False).eval()
-
-
 # --- Eq. 2: foreground features
 
 

@@ -24,14 +24,14 @@ from ssrseg.data.files import write_json
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.evaluation import Evaluation, class_figures, evaluate, mean_figures
-from ssrseg.method.cmpa import Alignment, no_heads
+from ssrseg.method.cmpa import Alignment
 from ssrseg.model import SSR
 from ssrseg.paper.cam_seeds import SeedScores, score_seeds
 from ssrseg.paper.experiments import KEY_FILE, Experiment, Result, Task, Workspace, tasks
 from ssrseg.paper.provenance import content_key, git_commit, run_identity
 from ssrseg.prediction import predict
 from ssrseg.pseudo_masks import make_masks
-from ssrseg.trained_parts import load_alignment, untrained_alignment
+from ssrseg.trained_parts import identity_alignment, load_alignment, untrained_alignment
 from ssrseg.training import train
 
 Call = tuple[Callable[..., None], Workspace, Any]
@@ -198,15 +198,15 @@ def _score_seeds(workspace: Workspace, group: Sequence[Task]) -> None:
 
 def _alignment(base: SSR, task: Task) -> Alignment | None:
     """What stands between CLIP's features and the CAM of a row; None = GradCAM in CLIP's space."""
-    kind, run, dim = task.experiment.heads, task.run, base.text_features.shape[1]
+    kind, run = task.experiment.heads, task.run
     if kind == "clip":
-        return no_heads(dim, 1 / base.clip.logit_scale).to(base.device)
+        return identity_alignment(base.clip, 1 / base.clip.logit_scale)
     if run is None:
         return None
     load = untrained_alignment if kind == "untrained" else load_alignment
     alignment = load(load_checkpoint(run), base.text_features, run)
     if kind == "temperature":
-        return no_heads(dim, float(alignment.temperature.detach())).to(base.device)
+        return identity_alignment(base.clip, float(alignment.temperature.detach()))
     return alignment
 
 
