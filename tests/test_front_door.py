@@ -154,7 +154,7 @@ def test_labels_that_cannot_be(model: SSR, photo: Path, labels: list, message: s
 def test_lists_that_do_not_fit(model: SSR, photo: Path) -> None:
     with pytest.raises(DataError, match="list of images is empty"):
         model.rectify([], labels=[])
-    with pytest.raises(LabelsError, match="2 images need 2 lists of labels, not 1 lists"):
+    with pytest.raises(LabelsError, match="2 images need 2 lists of labels, not 1 list"):
         model.rectify([photo, photo], labels=[["dog"]])
     with pytest.raises(LabelsError, match="not 'dog'"):
         model.rectify([photo], labels="dog")

@@ -23,11 +23,13 @@ from ssrseg.checkpoint import (
     Checkpoint,
     check_same_classes,
     load_checkpoint,
+    model_path,
     save_checkpoint,
 )
 from ssrseg.config import Config, load_config
 from ssrseg.console import note
 from ssrseg.data.classes import check_class_names
+from ssrseg.data.files import user_path
 from ssrseg.data.sample import LabelledImages
 from ssrseg.device import pick_device
 from ssrseg.errors import CheckpointError
@@ -90,16 +92,14 @@ class Loadable(
             BackboneError: If an encoder cannot be loaded.
             ConfigError: If a preset or setting does not exist.
         """
-        names = check_class_names(classes)
-        chosen = [settings] if isinstance(settings, str) else list(settings)
-        config = _with_encoders(load_config(preset, overrides=chosen), clip, dino)
-        return cls.from_config(config, names, prompts=prompts, device=pick_device(device))
+        config = _with_encoders(load_config(preset, overrides=settings), clip, dino)
+        return cls.from_config(config, classes, prompts=prompts, device=pick_device(device))
 
     @classmethod
     def from_config(
         cls: type[Model],
         config: Config,
-        classes: tuple[str, ...],
+        classes: Sequence[str],
         *,
         prompts: Mapping[str, str] | None = None,
         device: str = "cpu",
@@ -116,7 +116,8 @@ class Loadable(
             BackboneError: If an encoder cannot be loaded.
             ConfigError: If the prompt set cannot be read or the layers do not fit.
         """
-        vocabulary = build_vocabulary(classes, config.prompts.set, prompts)
+        names = check_class_names(classes)
+        vocabulary = build_vocabulary(names, config.prompts.set, prompts)
         if vocabulary.dropped:
             pairs = zip(vocabulary.dropped, vocabulary.dropped_for, strict=True)
             left_out = ", ".join(f'"{word}" (class "{name}")' for word, name in pairs)
@@ -159,13 +160,14 @@ class Loadable(
                     if config.cam.mode != "cmpa"
                     else "the run trained no CMPA (another cam.mode, or full supervision)"
                 )
-                + ". Leave --model away for training-free masks, or segment with `ssrseg predict`."
+                + ". Leave the model (--model) away for training-free masks, or segment with"
+                " `ssrseg predict`."
             )
         if checkpoint.texts != model.vocabulary.texts:
             raise CheckpointError(
                 f"{run} was trained with other prompts than {data.root} asks for. Use the"
-                " classes.yaml and --prompts of its training; if they are the same, another version"
-                " of ssrseg left out other background words: train anew."
+                " classes.yaml and prompts (--prompts) of its training; if they are the same, another"
+                " version of ssrseg left out other background words: train anew."
             )
         return model._with_trained(checkpoint, run, alignment=has_heads, decoder=gates)
 
@@ -281,7 +283,7 @@ class Loadable(
         Raises:
             CheckpointError: If the folder holds a model of something else, or cannot be written.
         """
-        folder = Path(save_directory).expanduser()
+        folder = user_path(save_directory, "a model", CheckpointError)
         _refuse_foreign(folder)
         try:
             return super().save_pretrained(folder, **options)
@@ -361,7 +363,7 @@ def _lasting(source: str | Path) -> str:
 
 def model_file(source: str | Path, **hub: Any) -> Path:
     """A path on this disk, or the file fetched from the hub."""
-    path = Path(source).expanduser()
+    path = model_path(source)
     if path.exists() or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
         return path
     name, cache = str(source), {key: hub[key] for key in ("cache_dir", "revision") if key in hub}

@@ -29,6 +29,7 @@ from ssrseg.errors import (
     ConfigError,
     DataError,
     LabelsError,
+    counted,
 )
 from ssrseg.loading import Loadable
 from ssrseg.method.affinity import balance, fuse_attention
@@ -147,7 +148,7 @@ class SSR(nn.Module, Loadable):
             raise BackboneError(
                 f"backbones.clip has patches of {clip.patch_size} pixels and backbones.dino of"
                 f" {dino.patch_size}. Their attention can only be fused on one grid: choose"
-                " encoders of the same patch size, or --set affinity.dino_weight=0."
+                " encoders of the same patch size, or set affinity.dino_weight=0."
             )
         super().__init__()
         self.config, self.vocabulary, self.origin = config, vocabulary, origin
@@ -525,7 +526,7 @@ class SSR(nn.Module, Loadable):
         if isinstance(image, (list, tuple)):
             if not isinstance(labels, (list, tuple)) or len(labels) != len(image):
                 several = isinstance(labels, (list, tuple))
-                given = f"{len(labels)} lists" if several else f"{labels!r}"
+                given = counted(len(labels), "list", "lists") if several else f"{labels!r}"
                 raise LabelsError(
                     f"{len(image)} images need {len(image)} lists of labels, not {given}: labels ="
                     ' [["dog"], ["cat", "dog"]].'

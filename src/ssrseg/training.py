@@ -389,7 +389,7 @@ def _refuse_no_pairs(run: _Run, foreground: ForegroundFeatures) -> None:
         raise DataError(
             f"CMPA found no usable (image, class) pair in {run.data.root}: every CAM is empty or"
             f" smaller than cmpa.min_patches = {run.config.cmpa.min_patches} patches. Lower it"
-            " (--set cmpa.min_patches=1), or train without CMPA (--set cam.mode=clip)."
+            " (cmpa.min_patches=1), or train without CMPA (cam.mode=clip)."
         )
 
 
@@ -401,7 +401,7 @@ def _earlier_foreground(run: _Run, state: _State, iteration: int) -> ForegroundF
     if run.config.cmpa.cam_source == "cmpa":
         raise CheckpointError(
             f"{file} is missing, and its features cannot be pooled again: they are those of an"
-            " earlier model. Begin anew in another --out."
+            " earlier model. Begin anew in another folder (--out)."
         )
     aligned = run.config.cmpa.aligns_patches
     return collect_foreground(state.without_rfm, run.data, run.superpixels, aligned=aligned)

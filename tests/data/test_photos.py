@@ -122,7 +122,11 @@ def test_results_do_not_depend_on_what_is_seen_together(
     one, together = pairs
     assert len(one.classes)
     assert one.classes.tolist() == together.classes.tolist()
-    assert one.image.tolist() == together.image.tolist() == sorted(one.image.tolist())
+    assert (
+        one.image_index.tolist()
+        == together.image_index.tolist()
+        == sorted(one.image_index.tolist())
+    )
     for entry in fields(ForegroundFeatures):
         found, expected = getattr(together, entry.name), getattr(one, entry.name)
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4), entry.name
