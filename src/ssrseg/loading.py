@@ -166,8 +166,8 @@ class Loadable(
         if checkpoint.texts != model.vocabulary.texts:
             raise CheckpointError(
                 f"{run} was trained with other prompts than {data.root} asks for. Use the"
-                " classes.yaml and prompts (--prompts) of its training; if they are the same, another"
-                " version of ssrseg left out other background words: train anew."
+                " classes.yaml and prompts (--prompts) of its training; if they are the same,"
+                " another version of ssrseg left out other background words: train anew."
             )
         return model._with_trained(checkpoint, run, alignment=has_heads, decoder=gates)
 
