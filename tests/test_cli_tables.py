@@ -173,7 +173,7 @@ def test_seeds_of_a_run(world: tuple[Path, tuple[object, ...]], run: Run, tmp_pa
     assert other["initial CAM"]["miou"] != found["initial CAM"]["miou"]
     code, _, err = run("seeds", *split, "--model", model, "--set", "cam.mode=clip")
     assert code == 2
-    assert "Leave --model away" in " ".join(err.split())
+    assert "Leave the model (--model) away" in " ".join(err.split())
 
 
 @pytest.mark.parametrize(
