@@ -87,12 +87,21 @@ def test_a_rectified_image(model: SSR, photo: Path) -> None:
             assert each.shape == (50, 70)
             assert 0 <= each.min() <= each.max() <= 1
             assert each.max() > 0.9
+    assert list(found.target) == ["dog", "cat"]
+    assert all(region.shape == (50, 70) for region in found.target.values())
+    sgc = replace(model.config.sgc, high=0.9, min_ratio=0.9)
+    strict = model.with_config(replace(model.config, sgc=sgc)).rectify(photo, labels="dog")
+    assert 0 < strict.target["dog"].mean() < found.target["dog"].mean()
+    unmasked = model.with_config(
+        replace(model.config, affinity=replace(model.config.affinity, mask="none"))
+    )
+    assert unmasked.rectify(photo, labels="dog").target["dog"].all()
     assert found.confidence.shape == (50, 70)
     assert 1 / 3 - 1e-6 <= found.confidence.min() <= found.confidence.max() <= 1
     assert found.overlay().shape == found.heat("dog").shape == (50, 70, 3)
     assert not np.array_equal(found.heat("dog"), found.heat("dog", refined=False))
     assert sum(found.areas.values()) == pytest.approx((found.mask > 0).mean())
-    assert found._repr_html_().count("<img") == 6  # photograph, two maps of two classes, mask
+    assert found._repr_html_().count("<img") == 8  # photograph, three maps of two classes, mask
     with pytest.raises(LabelsError, match=r'no CAM of "red car".*labelled with dog, cat'):
         found.heat("red car")
 
@@ -103,7 +112,7 @@ def test_results_are_shown_in_one_line(model: SSR, photo: Path) -> None:
     mask = np.zeros((10, 100), np.uint8)
     mask[0, :70], mask[1, :4], mask[2] = 2, 1, 255
     maps = {"image": np.zeros((10, 100, 3), np.uint8), "confidence": np.ones((10, 100), np.float32)}
-    shown = replace(found, **maps, mask=mask, cam={}, refined_cam={})
+    shown = replace(found, **maps, mask=mask, cam={}, target={}, refined_cam={})
     assert repr([shown]) == "[RectifiedImage(100 x 10, dog 7 %, cat under 1 %)]"
     assert repr(replace(shown, mask=0 * mask)) == "RectifiedImage(100 x 10, background only)"
     names = tuple("abcdefg")

@@ -11,11 +11,8 @@ import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import torch
-from torch.nn import functional
 
 import ssrseg
-from ssrseg.method.sgc import slic_labels
 from ssrseg.overlay import target_overlay
 
 SCENES = ((15, "car"), (4, "bus"))
@@ -35,7 +32,7 @@ def main(seed: Path, out: Path) -> None:
         pictures = {
             f"labels: {', '.join(labels)}": found.image,
             f"CAM, {label}": found.heat(label, refined=False),
-            f"target regions, {label}": target_overlay(found.image, target(model, found, label)),
+            f"target regions, {label}": target_overlay(found.image, found.target[label]),
             f"refined CAM, {label}": found.heat(label),
             "pseudo mask": found.overlay(),
             "trained model, no labels": model.segment(sample.image).overlay(),
@@ -46,19 +43,6 @@ def main(seed: Path, out: Path) -> None:
             axis.axis("off")
     figure.tight_layout(pad=0.4)
     figure.savefig(out, dpi=110, pil_kwargs={"quality": 88})
-
-
-def target(model: ssrseg.SSR, found: ssrseg.RectifiedImage, label: str) -> object:
-    """Target patches of a class, at the size of the photograph."""
-    image = torch.from_numpy(found.image).permute(2, 0, 1)[None].float() / 255
-    present = torch.tensor([[model.classes.index(name) for name in found.labels]])
-    sgc = model.config.sgc
-    superpixels = slic_labels(torch.from_numpy(found.image), sgc.n_segments, sgc.compactness)[None]
-    seen = model(image, present, superpixels)
-    assert seen.target is not None
-    slot = found.labels.index(label)
-    patches = seen.target[:, slot : slot + 1].float().view(1, 1, *seen.refined_cam.shape[2:])
-    return functional.interpolate(patches, found.mask.shape, mode="nearest")[0, 0].bool().numpy()
 
 
 if __name__ == "__main__":

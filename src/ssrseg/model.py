@@ -558,6 +558,9 @@ class SSR(nn.Module, Loadable):
         # every map at the photograph's own size
         names = [self.classes[index] for index in ids]
         cam, refined_cam = found.initial.cam[0], min_max(found.refined_cam[0])
+        target = torch.ones_like(cam, dtype=torch.uint8)
+        if found.target is not None:
+            target = found.target[0].view_as(cam).byte()
         best, total = found.scores[0].amax(0), found.scores[0].sum(0)
         return RectifiedImage(
             photo.numpy(),
@@ -566,6 +569,7 @@ class SSR(nn.Module, Loadable):
             _enlarge(best / total.clamp(min=1e-12), photo).numpy(),
             tuple(names),
             {name: _enlarge(cam[slot], photo).numpy() for slot, name in enumerate(names)},
+            {name: _enlarge(target[slot], photo).bool().numpy() for slot, name in enumerate(names)},
             {name: _enlarge(refined_cam[slot], photo).numpy() for slot, name in enumerate(names)},
         )
 

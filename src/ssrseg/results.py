@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ssrseg.errors import LabelsError, did_you_mean
-from ssrseg.overlay import Ids, Map, Rgb, heat_overlay, ids_overlay
+from ssrseg.overlay import Ids, Map, Region, Rgb, heat_overlay, ids_overlay, target_overlay
 
 _SHOWN = 5  # classes that a result names
 
@@ -71,11 +71,13 @@ class RectifiedImage(SegmentedImage):
     Attributes:
         labels: The classes in it.
         cam: By class name, the initial CAM, in [0, 1].
+        target: By class name, where activation may spread from (SGC's target regions), bool.
         refined_cam: By class name, the CAM after SGC, in [0, 1].
     """
 
     labels: tuple[str, ...]
     cam: Mapping[str, Map]
+    target: Mapping[str, Region]
     refined_cam: Mapping[str, Map]
 
     def heat(self, label: str, *, refined: bool = True) -> Rgb:
@@ -92,10 +94,11 @@ class RectifiedImage(SegmentedImage):
         return heat_overlay(self.image, (self.refined_cam if refined else self.cam)[label])
 
     def _repr_html_(self) -> str:
-        """Photograph, CAM and refined CAM of each class, mask."""
+        """Photograph; CAM, target regions and refined CAM of each class; mask."""
         pictures = {"photograph": self.image}
         for label in self.labels:
             pictures[f"CAM, {label}"] = self.heat(label, refined=False)
+            pictures[f"target regions, {label}"] = target_overlay(self.image, self.target[label])
             pictures[f"refined CAM, {label}"] = self.heat(label)
         return _side_by_side(pictures | {"mask": self.overlay()})
 
