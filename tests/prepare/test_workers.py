@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import math
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from ssrseg.errors import DataError
-from ssrseg.prepare.workers import in_processes
+from ssrseg.prepare.workers import WorkerPool, in_processes
 
 
 def test_one_process_is_this_one() -> None:
@@ -54,3 +59,39 @@ def test_a_fault_comes_through_and_ends_the_work() -> None:
 def test_a_process_that_is_ended_from_outside() -> None:
     with pytest.raises(DataError, match=r"ended from outside.*fewer --workers"):
         list(in_processes(os._exit, [1, 1], 2))
+
+
+def begin_and_sleep(file: Path) -> None:
+    file.touch()
+    time.sleep(600)
+
+
+def interrupted(files: list[Path], begun: int) -> None:
+    """Ctrl-C, as a terminal sends it to the whole process group, when so many have begun."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # some shells have it ignored
+    with WorkerPool(2) as pool:
+        futures = [pool.submit(begin_and_sleep, file) for file in files]
+        while sum(file.exists() for file in files) < begun:
+            time.sleep(0.05)
+        os.killpg(0, signal.SIGINT)
+        futures[0].result()
+
+
+@pytest.mark.parametrize("begun", [0, 2], ids=["while they start", "while they work"])
+def test_ctrl_c_ends_the_processes_and_starts_nothing_more(tmp_path: Path, begun: int) -> None:
+    files = [tmp_path / str(number) for number in range(6)]
+    code = (
+        "import sys; from pathlib import Path; import test_workers;"
+        "test_workers.interrupted([Path(file) for file in sys.argv[2:]], int(sys.argv[1]))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(begun), *map(str, files)],
+        cwd=Path(__file__).parent,
+        start_new_session=True,
+        stderr=subprocess.PIPE,  # read to its end, which the last process closes
+        text=True,
+        timeout=300,
+    )
+    assert sum(file.exists() for file in files) == begun
+    assert found.stderr.count("Traceback") == 1
+    assert found.stderr.rstrip().endswith("KeyboardInterrupt")

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from ssrseg.paper.cam_seeds import SeedScores, score_seeds
 from ssrseg.paper.experiments import KEY_FILE, Experiment, Result, Task, Workspace, tasks
 from ssrseg.paper.provenance import content_key, git_commit, run_identity
 from ssrseg.prediction import predict
+from ssrseg.prepare.workers import WorkerPool
 from ssrseg.pseudo_masks import make_masks
 from ssrseg.trained_parts import identity_alignment, load_alignment, untrained_alignment
 from ssrseg.training import train
@@ -121,18 +119,13 @@ def _workers(jobs: int) -> Iterator[Callable[[Iterable[Call]], None]]:
         yield here
         return
     threads = max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _quiet_worker, (threads,)) as pool:
+    with WorkerPool(jobs, threads=threads) as pool:
 
         def beside(calls: Iterable[Call]) -> None:
             for each in [pool.submit(work, *arguments) for work, *arguments in calls]:
                 each.result()
 
         yield beside
-
-
-def _quiet_worker(threads: int) -> None:
-    torch.set_num_threads(threads)
-    os.environ["TTY_COMPATIBLE"] = "0"  # several live progress bars would overwrite each other
 
 
 def _train(workspace: Workspace, task: Task) -> None:
