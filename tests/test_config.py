@@ -283,6 +283,9 @@ def test_every_setting_has_a_meaning() -> None:
     assert all(len(meaning) > 15 for _, _, meaning in rows)
     assert len(set(known_keys())) == len(known_keys()) > 60
     assert dict((key, default) for key, default, _ in rows)["optim.batch"] == "16"
+    meanings = {key: meaning for key, _, meaning in rows}
+    assert meanings["cmpa.loss"].endswith(" One of: crossmodal, in_modal, feature.")
+    assert "One of" not in meanings["sgc.high"]
 
 
 def test_a_configuration_cannot_be_changed_by_accident() -> None:

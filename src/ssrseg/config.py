@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, to_jsonable_python
 
 from ssrseg.errors import ConfigError, did_you_mean
@@ -305,13 +306,20 @@ class Config:
 
 
 def describe() -> list[tuple[str, str, str]]:
-    """(key, default, meaning) of every setting; the meanings are the docstrings above."""
+    """(key, default, meaning) of every setting: the docstrings above, and what may be chosen."""
     defaults = Config()
     return [
-        (f"{section.name}.{name}", str(info.default), " ".join(info.description.split()))
+        (f"{section.name}.{name}", str(info.default), _meaning(info))
         for section in fields(Config)
         for name, info in getattr(defaults, section.name).__pydantic_fields__.items()
     ]
+
+
+def _meaning(info: FieldInfo) -> str:
+    text = " ".join((info.description or "").split())
+    if get_origin(info.annotation) is Literal:
+        text += f" One of: {', '.join(get_args(info.annotation))}."
+    return text
 
 
 def known_keys() -> list[str]:
