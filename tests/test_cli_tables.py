@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,6 +85,27 @@ def test_coco_has_its_own_settings(
     assert "not measured" in shown  # the rows that were not asked for
     assert re.search(r"Not measured: `ssrseg table 1 .*` would", shown)
     assert "--rows" not in shown
+
+
+def test_a_list_that_nobody_typed_is_explained(
+    world: tuple[Path, tuple[object, ...]], run: Run, tmp_path: Path
+) -> None:
+    data = tmp_path / "photos"
+    shutil.copytree(world[0] / "voc", data)
+    shutil.rmtree(data / "ImageSets")
+    names = sorted(path.name for path in (data / "JPEGImages").iterdir())
+    rows = "".join(f"JPEGImages/{name},cat\n" for name in names)
+    (data / "labels.csv").write_text("image,labels\n" + rows)
+    command = ("table", 3, "--data", data, "--out", tmp_path / "out")
+    code, _, err = run(*command)
+    assert code == 2
+    assert f"{data} has no list train_aug.txt for --train-split." in err
+    assert "Give --train-split one of: all (" in err
+    code, _, err = run(*command, "--train-split", "all")
+    assert code == 2 and "no list train.txt for --seed-split" in err
+    (data / "train.txt").write_text("nobody\n")  # a faulty list is another fault
+    code, _, err = run(*command, "--train-split", "all")
+    assert code == 2 and 'no image "nobody"' in err
 
 
 def test_collecting_measures_nothing(

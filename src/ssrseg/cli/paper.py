@@ -29,9 +29,10 @@ from ssrseg.cli.app import (
 )
 from ssrseg.cli.commands import percent
 from ssrseg.console import print_table, show
-from ssrseg.errors import ConfigError
+from ssrseg.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from ssrseg.data.sample import LabelledImages
     from ssrseg.paper.experiments import Experiment, Result, Workspace
     from ssrseg.paper.results import TableReport
 
@@ -171,9 +172,13 @@ class TableSetup(Setup):
         trained = any(row.training is not None for row in rows)
         cams = any(row.measure != "segmentation" for row in rows)
         decoders = any(row.measure == "segmentation" for row in rows)
-        needed = ((self.train_split, trained), (self.seed_split, cams), (self.val_split, decoders))
+        needed = (
+            (self.train_split, "--train-split", trained),
+            (self.seed_split, "--seed-split", cams),
+            (self.val_split, "--val-split", decoders),
+        )
         train, seeds, val = (
-            open_data(self.data, split) if wanted else None for split, wanted in needed
+            self._open(split, option) if wanted else None for split, option, wanted in needed
         )
         from ssrseg.paper.cam_seeds import ALPHAS
         from ssrseg.paper.experiments import Workspace
@@ -190,6 +195,24 @@ class TableSetup(Setup):
             alphas=ALPHAS if self.exponents == "wide" else None,
             command=shlex.join(typed()),
         )
+
+    def _open(self, split: str, option: str) -> LabelledImages:
+        """The images of a list; the user may never have typed its name."""
+        from ssrseg.data.open import open_labelled
+
+        try:
+            return open_data(self.data, split)
+        except DataError:
+            open_labelled(self.data)  # if the fault lies there, it is said as it is
+            folders = (self.data / "ImageSets" / "Segmentation", self.data)
+            lists = {file.stem for folder in folders for file in folder.glob("*.txt")} - {"classes"}
+            if split in lists:
+                raise
+            raise DataError(
+                f"{self.data} has no list {split}.txt for {option}. Give {option} one of:"
+                f" {', '.join([*sorted(lists), 'all'])} (all = every image). --train-split images"
+                " are trained on; CAMs of --seed-split and decoders on --val-split are scored."
+            ) from None
 
     def on_coco(self, data: Path, overrides: Sequence[str]) -> TableSetup:
         """The same for COCO, with its own settings and prompts."""
