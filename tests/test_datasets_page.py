@@ -10,6 +10,7 @@ import pytest
 
 from ssrseg.cli import app
 from ssrseg.config import load_config
+from ssrseg.data.classes import VOC_CLASSES
 from ssrseg.data.coco import IMAGE_FOLDERS
 from ssrseg.prepare import coco as prepare_coco
 from ssrseg.prepare import voc as prepare_voc
@@ -53,6 +54,10 @@ def test_numbers_are_those_of_the_code() -> None:
         for each in app["prepare"].assemble_argument_collection(parse_docstring=True)
     }
     assert f"VOC {voc:.1f} GB" in str(options["--download"].parameter.help)
+
+
+def test_vocs_classes_are_printed_in_their_order() -> None:
+    assert "\n```\n" + "\n".join(VOC_CLASSES) + "\n```\n" in TEXT
 
 
 def test_places_are_those_of_the_code() -> None:
