@@ -280,7 +280,7 @@ def test_list_images(tmp_path):
     assert names == ["Z.tiff", "a/c.png", "b.JPG"]
     assert list_images(tmp_path / "a" / "d.txt") == [tmp_path / "a" / "d.txt"]
     (tmp_path / "a" / "c.png").unlink()
-    with pytest.raises(DataError, match=r"a holds no image \(1 other files\).*\.jpg"):
+    with pytest.raises(DataError, match=r"a holds no image \(1 other file\).*\.jpg"):
         list_images(tmp_path / "a")
     with pytest.raises(DataError, match=r'aa does not exist\. Did you mean "a"\? Give an image or'):
         list_images(tmp_path / "aa")

@@ -27,6 +27,7 @@ from ssrseg.cli.app import (
     open_data,
 )
 from ssrseg.console import note, print_table, show
+from ssrseg.errors import counted
 
 if TYPE_CHECKING:
     from ssrseg.data.sample import LabelledImages
@@ -70,9 +71,9 @@ def masks(*, setup: ModelSetup, out: Path, save_cams: bool = False) -> None:
         first = (f"{name} ({', '.join(words)})" for name, words in result.absent.items())
         more = ", ..." if len(result.absent) > 5 else ""
         echo(
-            f"{len(result.absent)} of the {len(images)} masks show nothing of a class that their"
-            f" image is labelled with: {', '.join(islice(first, 5))}{more} (column absent of"
-            f" {result.out / 'manifest.csv'})."
+            f"{counted(len(result.absent), 'mask shows', 'masks show')} nothing of a class that"
+            f" their image is labelled with, of {len(images)}: {', '.join(islice(first, 5))}{more}"
+            f" (column absent of {result.out / 'manifest.csv'})."
         )
 
 
@@ -129,8 +130,9 @@ def _open(setup: DataSetup) -> LabelledImages:
 
 
 def _echo_written(result: MasksResult | PredictResult) -> None:
-    done = f"{result.written} masks written to {result.out / 'masks'} in {result.seconds:.0f} s"
-    echo(f"{done}, {result.skipped} were there already.")
+    done = f"{counted(result.written, 'mask', 'masks')} written to {result.out / 'masks'}"
+    there = counted(result.skipped, "was", "were")
+    echo(f"{done} in {result.seconds:.0f} s, {there} there already.")
 
 
 @Parameter(name="*")
@@ -221,8 +223,8 @@ def evaluate(
     )
     if scores.classes_without_hit:
         echo(
-            f"{scores.classes_without_hit} classes are never hit and have no confusion ratio: the"
-            " mean over the others flatters."
+            f"{counted(scores.classes_without_hit, 'class', 'classes')} without a hit and thus no"
+            " confusion ratio: the mean over the others flatters."
         )
     if json is not None:
         save_evaluation(result, json)

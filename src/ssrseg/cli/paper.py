@@ -29,7 +29,7 @@ from ssrseg.cli.app import (
 )
 from ssrseg.cli.commands import percent
 from ssrseg.console import print_table, show
-from ssrseg.errors import ConfigError, DataError
+from ssrseg.errors import ConfigError, DataError, counted
 
 if TYPE_CHECKING:
     from ssrseg.data.sample import LabelledImages
@@ -129,7 +129,7 @@ def archive(*, masks: Path, data: Path, split: str = "test", out: Path) -> None:
     from ssrseg.prepare.voc_server import INSIDE, voc_archive
 
     result = voc_archive(masks, data, out, split=split)
-    echo(f"{result.images} masks packed as {INSIDE}/*.png in {result.path}.")
+    echo(f"{counted(result.images, 'mask', 'masks')} packed as {INSIDE}/*.png in {result.path}.")
 
 
 # ---------------------------------------------------------------- tables and ablations
@@ -239,7 +239,9 @@ class TableSetup(Setup):
             todo = {task.key: task for task in missing_tasks(rows, workspace, seeds=self.seeds)}
             runs = {task.run for task in todo.values() if task.run}
             unfinished = sum(not (run / "model.safetensors").exists() for run in runs)
-            echo(f"{len(todo)} figures to measure, {unfinished} runs to train, in {workspace.out}.")
+            figures = counted(len(todo), "figure", "figures")
+            trainings = counted(unfinished, "run", "runs")
+            echo(f"{figures} to measure, {trainings} to train, in {workspace.out}.")
         return run_experiments(rows, workspace, seeds=self.seeds, collect=self.collect)
 
     def report(self, report: TableReport, name: str) -> None:

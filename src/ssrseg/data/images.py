@@ -242,8 +242,8 @@ def list_images(path: Path | str) -> list[Path]:
         others += len(names) - len(images)
     if not found:
         raise DataError(
-            f"{path} holds no image ({others} other files). Images are known by their suffix:"
-            f" {', '.join(SUFFIXES)}."
+            f"{path} holds no image ({counted(others, 'other file', 'other files')}). Images are"
+            f" known by their suffix: {', '.join(SUFFIXES)}."
         )
     return sorted(found, key=lambda image: image.as_posix())
 
