@@ -205,7 +205,7 @@ def test_seeds_of_a_run(world: tuple[Path, tuple[object, ...]], run: Run, tmp_pa
         (("ablate", "sgc.hihg=1,2"), 'Did you mean "sgc.high"?'),
         (("ablate", "sgc.high=7"), "less than or equal to 1"),
         (("ablate",), "Name a setting with its values"),
-        (("table", 5, "--val-split", "nowhere"), 'split "nowhere" is unknown'),
+        (("table", 5, "--val-split", "nowhere"), "no list nowhere.txt for --val-split"),
     ],
     ids=str,
 )
