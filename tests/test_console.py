@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ssrseg.console import CheckResult, note, print_table, show, steps, table_text, track
+from ssrseg.console import CheckResult, named, note, print_table, show, steps, table_text, track
 
 
 class Clock:
@@ -41,6 +41,14 @@ def test_time_to_go_counts_this_call_only(clock: Clock, capsys: pytest.CaptureFi
         clock.now += 20
         counter.advance()
     assert capsys.readouterr().err == "Masks 91/100, 0:00:20 spent, 0:03:00 left\n"
+
+
+def test_the_name_of_a_run_stands_before_its_bars(capsys: pytest.CaptureFixture[str]) -> None:
+    with named("ssr"):
+        list(track("a", "Training", 1))
+    list(track("a", "Training", 1))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" 1/1")[0] for line in lines] == ["ssr: Training", "Training"]
 
 
 def test_the_last_step_is_always_told(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:

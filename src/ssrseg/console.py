@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -22,6 +23,8 @@ from rich.text import Text
 
 Item = TypeVar("Item")
 
+_work: ContextVar[str] = ContextVar("work", default="")
+
 
 def _console(*, stderr: bool = False, width: int | None = None) -> Console:
     """A console that prints text as it is: names of files and classes may hold [brackets]."""
@@ -31,6 +34,16 @@ def _console(*, stderr: bool = False, width: int | None = None) -> Console:
 def note(text: str) -> None:
     """One line on standard error that a user should know of, though nothing is wrong."""
     _console(stderr=True).print(f"Note: {text}", soft_wrap=True)
+
+
+@contextmanager
+def named(work: str) -> Iterator[None]:
+    """Put a name before every bar in the block, where several runs go on side by side."""
+    token = _work.set(work)
+    try:
+        yield
+    finally:
+        _work.reset(token)
 
 
 class Steps:
@@ -50,6 +63,7 @@ class Steps:
             console=console,
             disable=not console.is_terminal,  # it counts all the same
         )
+        title = f"{_work.get()}: {title}" if _work.get() else title
         self.bar.add_task(title, total=total, completed=done, note="")
         (self._task,) = self.bar.tasks
         self._first, self._every, self._told = done, every, 0.0

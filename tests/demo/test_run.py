@@ -6,6 +6,7 @@ import csv
 import html
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -45,6 +46,21 @@ def test_every_row_of_every_table_has_a_figure(result: tuple[Path, run.DemoResul
         {row: values[0] for row, values in found.figures.items()}, abs=5e-4
     )
     assert all(each["miou_mean"] == each["0"] and not each["miou_sd"] for each in written.values())
+
+
+def test_it_says_first_what_it_will_do(
+    result: tuple[Path, run.DemoResult],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, found = result
+    monkeypatch.setattr(run, "_one_seed", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run.run_demo(tmp_path)
+    said = capsys.readouterr().err
+    assert said.startswith("Note: the demo draws 16 scenes, trains SSR and its controls on 10 of")
+    assert f"scores {len(found.figures)} rows" in said
 
 
 def test_the_terminal_shows_a_few_rows_and_where_the_others_are(

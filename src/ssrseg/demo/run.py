@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ssrseg.config import Config, load_config
+from ssrseg.console import note
 from ssrseg.data.open import open_labelled
 from ssrseg.demo.report import Figures, short_table, write_figures, write_report
 from ssrseg.demo.rows import ROWS
@@ -53,6 +54,12 @@ def run_demo(out: str | Path, *, seeds: int = 1, device: str = "auto") -> DemoRe
     """
     start, out, device = time.monotonic(), Path(out), pick_device(device)
     scored = SCORED_SCENES if seeds > 1 else QUICK_SCENES
+    for_each = " for each seed" if seeds > 1 else ""
+    note(
+        f"the demo draws {TRAIN_SCENES + VAL_SCENES} scenes, trains SSR and its controls on"
+        f" {TRAIN_SCENES} of them and scores {len(ROWS)} rows: 5 to 10 minutes on two cores"
+        f"{for_each}, less what is already in {out}."
+    )
     threads = torch.get_num_threads()
     # small matrices gain nothing from a second thread, and on a busy machine two threads that wait
     # for each other were seen to take forty times as long

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ssrseg.checkpoint import MODEL_FILE, load_checkpoint
+from ssrseg.console import named
 from ssrseg.data.files import write_json
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
@@ -142,14 +143,15 @@ def _train(workspace: Workspace, task: Task) -> None:
         facts["heads"] = content_key(run_identity(config, data, supervision, heads_only=True))
     write_json(marker, facts)
     start = time.monotonic()
-    train(
-        data,
-        run,
-        config,
-        supervision=supervision,
-        cache=workspace.superpixels,
-        device=workspace.device,
-    )
+    with named(workspace.relative(run)):
+        train(
+            data,
+            run,
+            config,
+            supervision=supervision,
+            cache=workspace.superpixels,
+            device=workspace.device,
+        )
     facts["seconds"] += time.monotonic() - start
     write_json(marker, facts)
 
