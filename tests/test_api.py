@@ -62,6 +62,17 @@ def test_every_verb_takes_text_for_a_path(
     assert ssrseg.predict(images, "val", "run").written == 1
     assert ssrseg.predict("voc/JPEGImages", "all", "run").written == 3
     assert ssrseg.evaluate("masks", data).matrix.sum() > 0
+    # data may be their folder
+    assert ssrseg.evaluate("masks", "voc").matrix.sum() > 0
+    again = ssrseg.make_masks("voc", "masks", config, model="run", cache="cells")
+    assert (again.written, again.skipped) == (0, 3)
+    assert ssrseg.train("voc", "run", config, cache="cells").finished
+    with pytest.raises(ssrseg.SSRError, match="masks holds masks, whose settings"):
+        ssrseg.train("voc", "masks", config)
+    with pytest.raises(ssrseg.SSRError, match="run holds a training run, not masks"):
+        ssrseg.make_masks("voc", "run", config)
+    with pytest.raises(ssrseg.SSRError, match='Did you mean "ssr"'):
+        ssrseg.make_masks("voc", "other", "srs")
     assert ssrseg.SSR.from_pretrained("run").segment(
         "voc/JPEGImages/2007_000000.jpg"
     ).mask.shape == (61, 75)

@@ -16,7 +16,7 @@ from ssrseg import SSR
 from ssrseg.checkpoint import load_checkpoint
 from ssrseg.config import load_config
 from ssrseg.data.open import open_labelled
-from ssrseg.errors import CheckpointError
+from ssrseg.errors import CheckpointError, ConfigError
 from ssrseg.training import train
 
 CLASSES = ("cat", "dog", "red car")
@@ -102,6 +102,8 @@ def test_other_prompts_are_another_model(model: SSR) -> None:
     config = replace(model.config, prompts=replace(model.config.prompts, set="coco"))
     with pytest.raises(ValueError, match="prompts differs"):
         model.with_config(config)
+    with pytest.raises(ConfigError, match="takes settings, not 'ssr'"):
+        model.with_config("ssr")
 
 
 def test_a_single_setting_may_be_a_text(clip_dir: Path, dino_dir: Path) -> None:

@@ -10,10 +10,9 @@ One photograph, training-free::
 
 A folder, from labels to a trained model::
 
-    data = ssrseg.open_labelled("photos")
-    config = ssrseg.load_config("ssr")
-    ssrseg.make_masks(data, "masks", config)
-    ssrseg.train(data, "run", config)
+    ssrseg.make_masks("photos", "masks")
+    config = ssrseg.load_config("ssr", overrides=["optim.iterations=2000"])
+    ssrseg.train("photos", "run", config)
     ssrseg.SSR.from_pretrained("run").segment("new.jpg").mask
 
 The equations of the paper are in ``ssrseg.method``.

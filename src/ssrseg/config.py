@@ -332,6 +332,11 @@ def preset_names() -> list[str]:
     return sorted(file.stem for file in PRESETS.glob("*.yaml"))
 
 
+def config_of(config: Config | str) -> Config:
+    """Settings, or those of a preset by its name."""
+    return config if isinstance(config, Config) else load_config(config)
+
+
 def load_config(
     preset: str = "ssr",
     file: str | Path | None = None,

@@ -13,6 +13,7 @@ from torch import Tensor
 from ssrseg.console import track
 from ssrseg.data.files import user_path, write_json
 from ssrseg.data.images import check_class_ids, read_truth
+from ssrseg.data.open import labelled_images
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.text import read_lines
 from ssrseg.errors import DataError
@@ -40,18 +41,18 @@ class Evaluation:
     undecided: float
 
 
-def evaluate(predictions: str | Path, data: LabelledImages) -> Evaluation:
-    """Score masks/<name>.png against the true masks of a data set.
+def evaluate(predictions: str | Path, data: LabelledImages | str | Path) -> Evaluation:
+    """Score ``masks/NAME.png`` against the true masks of a data set.
 
     Args:
         predictions: Folder written by ``masks`` or ``predict``, or any folder of indexed PNGs
             named like the images.
-        data: Images without a true mask are left out.
+        data: Open data, or its folder; images without a true mask are left out.
 
     Raises:
         DataError: If masks are missing, of another size, of other classes, or hold unknown ids.
     """
-    predictions = user_path(predictions, "masks")
+    predictions, data = user_path(predictions, "masks"), labelled_images(data)
     folder = predictions / "masks" if (predictions / "masks").is_dir() else predictions
     if not folder.is_dir():
         raise DataError(f"{predictions} (--masks): there is no such folder of masks.")

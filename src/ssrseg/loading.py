@@ -32,7 +32,7 @@ from ssrseg.data.classes import check_class_names
 from ssrseg.data.files import user_path
 from ssrseg.data.sample import LabelledImages
 from ssrseg.device import pick_device
-from ssrseg.errors import CheckpointError
+from ssrseg.errors import CheckpointError, ConfigError
 from ssrseg.method.cmpa import Alignment
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.decoder import Decoder
@@ -223,7 +223,7 @@ class Loadable(
         )
 
     def with_config(
-        self: Model, config: Config, *, alignment: Any = _OWN, decoder: Any = _OWN
+        self: Model, config: Any, *, alignment: Any = _OWN, decoder: Any = _OWN
     ) -> Model:
         """The same encoders and texts under other settings; both models share them.
 
@@ -233,8 +233,14 @@ class Loadable(
             decoder: The same of the decoder.
 
         Raises:
+            ConfigError: If ``config`` is none.
             ValueError: If the settings ask for other encoders or prompts.
         """
+        if not isinstance(config, Config):
+            raise ConfigError(
+                f"with_config takes settings, not {config!r}. Give ssrseg.load_config(preset,"
+                " overrides=[...]), or dataclasses.replace(model.config, ...)."
+            )
         for section in ("backbones", "prompts"):
             if getattr(config, section) != getattr(self.config, section):
                 raise ValueError(

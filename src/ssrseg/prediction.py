@@ -45,7 +45,7 @@ def predict(
     Args:
         images: One image, a folder of images, a list of images, or images by name (as
             ``ssrseg.open_images`` gives them).
-        out: Gets masks/<name>.png (indexed), classes.txt and settings.txt.
+        out: Gets ``masks/NAME.png`` (indexed), classes.txt and settings.txt.
         model: Run folder, model.safetensors, or hub id.
         clip: Hub id or directory of CLIP, if it is not where it was in training.
         crf: Refine with a DenseCRF; None = as the settings say.

@@ -12,11 +12,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from ssrseg.checkpoint import model_digest
-from ssrseg.config import Config
+from ssrseg.checkpoint import STATE_FILE, model_digest
+from ssrseg.config import Config, config_of
 from ssrseg.console import steps
 from ssrseg.data.files import atomic_write, user_path, write_text
 from ssrseg.data.images import fits, read_image, read_truth, write_class_ids
+from ssrseg.data.open import labelled_images
 from ssrseg.data.photos import Photo, PhotoBatch, join_photos, photo_batches
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
@@ -97,9 +98,9 @@ def rectify_batch(model: SSR, batch: PhotoBatch) -> list[PhotoMask]:
 
 
 def make_masks(
-    data: LabelledImages,
+    data: LabelledImages | str | Path,
     out: str | Path,
-    config: Config,
+    config: Config | str = "ssr",
     *,
     model: str | Path | None = None,
     save_cams: bool = False,
@@ -111,12 +112,13 @@ def make_masks(
     A mask is made again if the labels of its image change, or the image is of another size.
 
     Args:
-        data: Images with their labels. No mask of theirs is opened.
-        out: Gets masks/<name>.png (indexed, 255 = ignore), classes.txt (line 1 = id 1),
+        data: Images with their labels, or their folder. No mask of theirs is opened.
+        config: Settings, or the name of a preset.
+        out: Gets ``masks/NAME.png`` (indexed, 255 = ignore), classes.txt (line 1 = id 1),
             manifest.csv and config.yaml.
         model: Run folder, checkpoint or hub id whose CMPA heads, or decoder for RFM, are used;
             None = training-free.
-        save_cams: Also write cams/<name>.npz with ``classes``, ``cam`` and ``refined_cam``.
+        save_cams: Also write ``cams/NAME.npz`` with ``classes``, ``cam`` and ``refined_cam``.
         cache: Folder of superpixels, to be shared between runs; by default inside ``out``.
         device: ``auto``, ``cpu`` or ``cuda``.
 
@@ -127,9 +129,14 @@ def make_masks(
             written stay.
     """
     start, out, device = time.monotonic(), user_path(out, "masks"), pick_device(device)
+    data, config = labelled_images(data), config_of(config)
     run = None if model is None else model_file(model)
     texts = build_vocabulary(data.classes, config.prompts.set, data.prompts).texts
     settings, path = _settings(config, data.classes, texts, run), out / "config.yaml"
+    if (out / STATE_FILE).is_file():
+        raise ConfigError(
+            f"{out} holds a training run, not masks. Choose another folder (--out) for the masks."
+        )
     if path.is_file() and path.read_text(encoding="utf-8") != settings:
         raise ConfigError(
             f"{out} holds masks made with other settings, classes, prompts or another model (see"

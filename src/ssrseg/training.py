@@ -21,10 +21,11 @@ from ssrseg.checkpoint import (
     load_part,
     save_checkpoint,
 )
-from ssrseg.config import Config, OptimConfig
+from ssrseg.config import Config, OptimConfig, config_of
 from ssrseg.console import Steps, steps
 from ssrseg.data.crops import CropBatch, CropDraws, derive_seed
-from ssrseg.data.files import atomic_write
+from ssrseg.data.files import atomic_write, user_path
+from ssrseg.data.open import labelled_images
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.device import pick_device
@@ -166,9 +167,9 @@ class _State:
 
 
 def train(
-    data: LabelledImages,
+    data: LabelledImages | str | Path,
     out: str | Path,
-    config: Config,
+    config: Config | str = "ssr",
     *,
     supervision: Supervision = "labels",
     monitor: LabelledImages | None = None,
@@ -179,11 +180,11 @@ def train(
     """Train from image-level labels; go on where an earlier call in the same folder stopped.
 
     Args:
-        data: Training images with their labels. No mask of theirs is opened, unless ``supervision``
-            is ``full``.
+        data: Training images with their labels, or their folder. No mask of theirs is opened,
+            unless ``supervision`` is ``full``.
         out: Run folder: config.yaml, log.csv, checkpoint.safetensors and, at the end,
             model.safetensors.
-        config: All settings.
+        config: Settings, or the name of a preset.
         supervision: ``labels``, or ``full``: the same decoder on true masks, the control of
             Table 6.
         monitor: Images with true masks; at every checkpoint the pseudo masks of these are scored
@@ -197,7 +198,8 @@ def train(
         DataError: If an image cannot be read, CMPA finds no pair, or a mask is missing where
             ``supervision`` is ``full``.
     """
-    out, device = Path(out), pick_device(device)
+    out, device = user_path(out, "a run"), pick_device(device)
+    data, config = labelled_images(data), config_of(config)
     superpixels = SuperpixelCache(
         cache or out / "superpixels",
         n_segments=config.sgc.n_segments,
@@ -256,8 +258,14 @@ def _loop(
                 _drop_old_foreground(run, finished)
             else:
                 log.add(row)
-            progress.advance(f"loss {log.last['loss']:.3f}" if log.last else "")
+            progress.advance(_shown_loss(log, schedule, iteration))
     return log.last
+
+
+def _shown_loss(log: Log, schedule: Schedule, iteration: int) -> str:
+    """The last loss that was read from the device, if it is of the stage that is going on."""
+    begin = schedule.segment.start if iteration in schedule.segment else 0
+    return f"loss {log.last['loss']:.3f}" if log.last.get("iteration", 0) > begin else ""
 
 
 def _backward(
@@ -495,6 +503,11 @@ def _drop_old_foreground(run: _Run, iteration: int) -> None:
 def _earlier_run(run: _Run) -> Checkpoint | None:
     path = run.out / STATE_FILE
     if not path.is_file():
+        if (run.out / "manifest.csv").is_file():
+            raise CheckpointError(
+                f"{run.out} holds masks, whose settings a run would replace. Choose another folder"
+                " (--out)."
+            )
         return None
     earlier = load_checkpoint(path)
     check_same_run(earlier, run.checkpoint({}, 0), path)

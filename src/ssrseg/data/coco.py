@@ -62,7 +62,7 @@ def read_label_table(path: Path) -> LabelTable:
     """Image-level labels of an instances file, from category ids alone: no mask is looked at.
 
     An image shows a class if it has an instance or a crowd of it; images with neither are left out.
-    The file has hundreds of megabytes, so the table is kept beside it as ``<name>.labels.csv``,
+    The file has hundreds of megabytes, so the table is kept beside it as ``NAME.labels.csv``,
     under the file's hash: a changed file is read anew.
 
     Raises:

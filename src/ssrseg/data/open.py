@@ -73,6 +73,11 @@ def open_labelled(root: str | Path, *, split: str | None = None) -> LabelledImag
     return LabelledImages(root, classes, tuple(samples), prompts)
 
 
+def labelled_images(data: LabelledImages | str | Path) -> LabelledImages:
+    """Data that are open already, or a folder opened by ``open_labelled``."""
+    return data if isinstance(data, LabelledImages) else open_labelled(data)
+
+
 def open_images(root: str | Path, *, split: str | None = None) -> dict[str, Path]:
     """Images by name of the sample, in the order of a list, for prediction: no labels are needed.
 

@@ -13,7 +13,7 @@ from ssrseg.errors import LabelsError
 def read_annotations(
     folder: Path, names: Iterable[str], classes: tuple[str, ...], *, source: str
 ) -> list[tuple[int, ...]]:
-    """Class indices of images, from the objects in ``<name>.xml``, difficult ones included.
+    """Class indices of images, from the objects in ``NAME.xml``, difficult ones included.
 
     ``source`` says in messages where ``classes`` come from.
 

@@ -98,7 +98,7 @@ def make_figure(
     Args:
         number: Of the figure; Figure 2 is a drawing in the docs.
         sources: One data set, or two for Figure 3.
-        out: The picture, .png, .jpg, .svg or .pdf; ``<name>.json`` gets the numbers.
+        out: The picture, .png, .jpg, .svg or .pdf; ``NAME.json`` gets the numbers.
         options: How.
         command: Said in the JSON.
 

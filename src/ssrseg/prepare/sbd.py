@@ -46,7 +46,7 @@ def train_aug(voc_train: Iterable[str], voc_val: Iterable[str], sbd: Iterable[st
 
 
 def read_sbd(path: Path) -> UInt8[Tensor, "height width"]:
-    """Class ids of an SBD mask ``cls/<name>.mat``: 0 background, 1 .. 20; no ignore.
+    """Class ids of an SBD mask ``cls/NAME.mat``: 0 background, 1 .. 20; no ignore.
 
     DataError if it cannot be read or is no SBD mask.
     """

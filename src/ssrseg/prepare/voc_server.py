@@ -41,7 +41,7 @@ def voc_archive(
     Everything that the server would refuse after hours in its queue is checked before.
 
     Args:
-        masks: Folder written by ``predict``, or any folder of ``<name>.png`` of class ids.
+        masks: Folder written by ``predict``, or any folder of ``NAME.png`` of class ids.
         data: VOC tree with the images and lists; no labels are needed.
         out: ``.tgz`` or ``.tar.gz``; it appears whole or not at all.
         split: The server scores ``test``.
