@@ -48,7 +48,8 @@ from ssrseg.method.peers import (
 )
 from ssrseg.method.pseudo_mask import class_ids, class_scores, crf_scores
 from ssrseg.method.sgc import colour_regions, corrected_cam, slic_labels, target_patches
-from ssrseg.networks import clip, dino
+from ssrseg.networks import clip as clip_network
+from ssrseg.networks import dino as dino_network
 from ssrseg.networks.attention import mean_attention
 from ssrseg.networks.clip import ClipFeatures, FrozenCLIP
 from ssrseg.networks.decoder import Decoder
@@ -56,8 +57,8 @@ from ssrseg.networks.dino import FrozenDINO
 from ssrseg.networks.vocabulary import Vocabulary
 from ssrseg.results import RectifiedImage, SegmentedImage
 
-CLIP_PIXELS = (clip.PIXEL_MEAN, clip.PIXEL_STD)
-IMAGENET_PIXELS = (dino.PIXEL_MEAN, dino.PIXEL_STD)
+CLIP_PIXELS = (clip_network.PIXEL_MEAN, clip_network.PIXEL_STD)
+IMAGENET_PIXELS = (dino_network.PIXEL_MEAN, dino_network.PIXEL_STD)
 
 
 @dataclass(frozen=True)
@@ -191,12 +192,17 @@ class SSR(nn.Module, Loadable):
         Raises:
             ValueError: If superpixels are needed and not given.
         """
+        # encode, initial CAM: (batch, slots, grid_h, grid_w)
         if initial is None:
             initial = self.initial_cam(self.encode(image), present, valid)
+        # target regions: region of each pixel, then target patches (batch, slots, patches)
         regions = self.colour_regions(image, superpixels, n_superpixels)
         target = self.target_regions(initial.cam, regions)
+        # affinity: (batch, patches, patches)
         affinity = self.affinity(image, initial)
+        # refined CAM: (batch, slots, grid_h, grid_w)
         refined_cam = self.refined_cam(initial.cam, affinity, target)
+        # pseudo mask: scores (batch, 1 + slots, height, width), then ids (batch, height, width)
         scores = self.mask_scores(refined_cam, present, image if photo is None else photo)
         pseudo_mask = self.pseudo_mask(scores, present, valid)
         return Rectification(
@@ -372,6 +378,7 @@ class SSR(nn.Module, Loadable):
         settings = self.config.affinity
         if settings.kind == "none" or settings.power == 0:
             return None
+        # Ā of the encoders, or the kernel: (batch, patches, patches)
         if settings.kind == "kernel":
             attention = colour_position_kernel(image, initial.features.grid)
         else:
@@ -381,6 +388,7 @@ class SSR(nn.Module, Loadable):
                 clip_weight=settings.clip_weight,
                 dino_weight=settings.dino_weight,
             )
+        # rows and columns brought to 1, symmetric
         affinity = balance(attention, rounds=settings.sinkhorn)
         if settings.cda_temperature is not None:
             affinity = class_distribution_affinity(
