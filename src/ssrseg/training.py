@@ -286,29 +286,46 @@ def _terms(
     run: _Run, state: _State, model: SSR, crops: CropBatch | None, iteration: int
 ) -> Iterator[tuple[Tensor, Tensor, int]]:
     """L_proto and L_seg of each micro-batch (0 where not active), and how many there are."""
-    optim, zero = run.config.optim, torch.zeros((), device=model.device)
-    align, segment = iteration in run.schedule.align, iteration in run.schedule.segment
+    optim, align = run.config.optim, iteration in run.schedule.align
     from_crops = align and run.config.cmpa.aligns_patches
     if align and not from_crops:  # pairs of the whole training set
         assert state.foreground is not None and state.prototypes is not None
         seed = derive_seed(optim.seed, iteration, 2)
         pairs = draw_pairs(model, state.foreground, run.data.labels, seed)
-        yield proto_loss(model, pairs, state.prototypes), zero, 1
+        proto = proto_loss(model, pairs, state.prototypes)
+        yield proto, torch.zeros_like(proto), 1
     if crops is None:
         return
     parts = list(crops.split(optim.micro_batch or optim.batch))
-    for part in (each.to(model.device) for each in parts):
-        features, proto, seg = model.encode(part.image), zero, zero
+    segment = iteration in run.schedule.segment
+    for part in parts:
         if run.supervision == "full":
-            seg = seg_loss(model, features, part.ids.to(torch.uint8))  # ids of true masks
+            terms = _full_terms(model, part.to(model.device))
         else:
-            initial = model.initial_cam(features, part.present, part.valid, with_clip=from_crops)
-            if from_crops and (found := crop_pairs(model, initial, part)) is not None:
-                assert state.prototypes is not None
-                proto = proto_loss(model, found, state.prototypes)
-            if segment:
-                seg = seg_loss(model, features, online_masks(model, part, initial))
-        yield proto, seg, len(parts)
+            prototypes = state.prototypes if from_crops else None
+            terms = _crop_terms(model, part.to(model.device), prototypes, segment)
+        yield *terms, len(parts)
+
+
+def _full_terms(model: SSR, crops: CropBatch) -> tuple[Tensor, Tensor]:
+    """No L_proto, and L_seg on true masks."""
+    seg = seg_loss(model, model.encode(crops.image), crops.ids.to(torch.uint8))
+    return torch.zeros_like(seg), seg
+
+
+def _crop_terms(
+    model: SSR, crops: CropBatch, prototypes: Tensor | None, segment: bool
+) -> tuple[Tensor, Tensor]:
+    """L_proto of the pairs in crops (if ``prototypes`` are given) and L_seg on online masks."""
+    proto = seg = torch.zeros((), device=model.device)
+    features = model.encode(crops.image)
+    with_clip = prototypes is not None
+    initial = model.initial_cam(features, crops.present, crops.valid, with_clip=with_clip)
+    if prototypes is not None and (found := crop_pairs(model, initial, crops)) is not None:
+        proto = proto_loss(model, found, prototypes)
+    if segment:
+        seg = seg_loss(model, features, online_masks(model, crops, initial))
+    return proto, seg
 
 
 @torch.no_grad()
