@@ -144,7 +144,7 @@ def proto_loss(
     """
     assert model.alignment is not None
     config = model.config.cmpa
-    with training(model.alignment):
+    with training_mode(model.alignment):
         # Eq. 1, 2: f_image (pairs, dim2), background features (images, dim2), T' (words, dim2)
         f_image, background = pairs.align(model.alignment.isa)
         text = model.alignment.tsa(model.text_features)
@@ -187,7 +187,7 @@ def seg_loss(
     """
     assert model.decoder is not None
     optim = model.config.optim
-    with training(model.decoder):
+    with training_mode(model.decoder):
         # F (batch, patches, width) -> logits on the grid -> logits at the masks' size
         fused = model.decoder.fusion(features.tokens)
         logits = model.decoder.segment(fused, features.grid)
@@ -203,7 +203,7 @@ def seg_loss(
 
 
 @contextmanager
-def training(part: nn.Module) -> Iterator[None]:
+def training_mode(part: nn.Module) -> Iterator[None]:
     """BatchNorm and dropout as in training for the part that a loss trains; then eval again."""
     part.train()
     try:

@@ -161,7 +161,7 @@ class SSR(nn.Module, Loadable):
         self.eval()
 
     def train(self, mode: bool = True) -> SSR:
-        """Always eval: ``losses.training`` switches the part that a loss trains, for its time."""
+        """Always eval: ``losses.training_mode`` switches the part that a loss trains, meanwhile."""
         return super().train(False)
 
     # ---- Figure 2, step by step

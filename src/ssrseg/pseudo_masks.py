@@ -81,10 +81,10 @@ def rectify_photo(
     small = limit_side(photo, model.config.data.max_side)
     ids = superpixels(small, name) if model.wants_superpixels else None
     whole = Photo(0, photo, small, ids)
-    return rectify_batch(model, join_photos([whole], [labels], model.patch_size, model.device))[0]
+    return photo_masks(model, join_photos([whole], [labels], model.patch_size, model.device))[0]
 
 
-def rectify_batch(model: SSR, batch: PhotoBatch) -> list[PhotoMask]:
+def photo_masks(model: SSR, batch: PhotoBatch) -> list[PhotoMask]:
     """CAMs and pseudo masks of photographs of one size."""
     way = model.rectify_batch(batch)
     ids, cam, refined = (each.cpu() for each in (way.pseudo_mask, way.initial.cam, way.refined_cam))
@@ -153,7 +153,7 @@ def make_masks(
     with steps("Pseudo masks", len(data), done=skipped) as progress:
         wanted = superpixels if ssr.wants_superpixels else None
         for batch in photo_batches(todo, config.data, ssr.patch_size, wanted, ssr.device):
-            for index, found in zip(batch.index, rectify_batch(ssr, batch), strict=True):
+            for index, found in zip(batch.index, photo_masks(ssr, batch), strict=True):
                 sample = todo[index]
                 if save_cams:
                     _write_cams(out / "cams" / f"{sample.name}.npz", found, data.classes)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -137,7 +138,7 @@ class _State:
     optimizer: torch.optim.Optimizer
     foreground: ForegroundFeatures | None = None
     prototypes: Float[Tensor, "classes dim2"] | None = None
-    purity: float = field(default=float("nan"))
+    purity: float = math.nan
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a resumed run needs."""
@@ -246,8 +247,7 @@ def _loop(
             if model.alignment is not None:
                 model.alignment.clamp_temperature()
             # what is logged stays on the device until it is written
-            align, purity = iteration in schedule.align, state.purity
-            row = _log_row(model, state.optimizer, iteration, proto, seg, align, purity)
+            row = _log_row(run, state, model, iteration, proto, seg)
             finished = iteration + 1
             if finished % optim.save_every == 0 or finished == stop:
                 if monitor is not None:
@@ -457,25 +457,19 @@ def _model_of(run: _Run, state: _State, iteration: int) -> SSR:
 
 
 def _log_row(
-    model: SSR,
-    optimizer: torch.optim.Optimizer,
-    iteration: int,
-    proto: Tensor,
-    seg: Tensor,
-    align: bool,
-    purity: float,
+    run: _Run, state: _State, model: SSR, iteration: int, proto: Tensor, seg: Tensor
 ) -> dict[str, float | Tensor]:
-    seg_weight = model.config.optim.seg_weight
+    both = ssr_loss(proto, seg, seg_weight=run.config.optim.seg_weight)
     temperature = None if model.alignment is None else model.alignment.temperature.detach()
     return {
         "iteration": float(iteration + 1),
         # alone, L_seg is shown without γ, which only scales it
-        "loss": ssr_loss(proto, seg, seg_weight=seg_weight) if align else seg,
+        "loss": both if iteration in run.schedule.align else seg,
         "proto": proto,
         "seg": seg,
         "temperature": float("nan") if temperature is None else temperature,
-        "purity": purity,
-        "lr": max(group["lr"] for group in optimizer.param_groups),
+        "purity": state.purity,
+        "lr": max(group["lr"] for group in state.optimizer.param_groups),
         "pseudo_miou": float("nan"),
     }
 

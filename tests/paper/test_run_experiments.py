@@ -31,12 +31,12 @@ from ssrseg.paper.rows import (
     DECODER_CRF,
     FULL_DECODER,
     RAW,
+    SSR_TRAINING,
     STEPS,
     TEMPERATURE,
     UNTRAINED,
     coco_settings,
 )
-from ssrseg.paper.rows import SSR as SSR_RUN
 from ssrseg.paper.run_experiments import missing_tasks, run_experiments
 from ssrseg.pseudo_masks import make_masks
 from ssrseg.trained_parts import load_alignment, untrained_alignment
@@ -420,7 +420,7 @@ def test_predictions_with_and_without_crf_and_other_scales(
     workspace, results = measured
     plain = by_row(results)["decoder"][0]
     (crf,) = run_experiments((DECODER_CRF,), workspace)
-    scaled = Experiment("scaled", ("test.scales=[2.0]",), SSR_RUN, "segmentation")
+    scaled = Experiment("scaled", ("test.scales=[2.0]",), SSR_TRAINING, "segmentation")
     (other,) = run_experiments((scaled,), workspace)
     folders = [each.record["predictions"] for each in (plain, crf, other)]
     assert folders[:2] == ["predictions/ssr-plain/seed-0", "predictions/ssr-crf/seed-0"]
@@ -445,7 +445,7 @@ def test_full_supervision(measured: tuple[Workspace, list[Result]]) -> None:
 
 def test_pseudo_masks(measured: tuple[Workspace, list[Result]], tmp_path: Path) -> None:
     workspace, _ = measured
-    row = Experiment("masks", ("pseudo.alpha=2.0",), SSR_RUN, "masks")
+    row = Experiment("masks", ("pseudo.alpha=2.0",), SSR_TRAINING, "masks")
     (found,) = run_experiments((row,), workspace)
     assert workspace.seeds is not None
     config = workspace.settings(0, "pseudo.alpha=2.0")
@@ -456,7 +456,7 @@ def test_pseudo_masks(measured: tuple[Workspace, list[Result]], tmp_path: Path) 
 def test_faults(template: Workspace, tmp_path: Path) -> None:
     off = replace(template, out=tmp_path, config=template.settings(0, "cam.mode=clip"))
     with pytest.raises(ConfigError, match=r'"mine" needs CMPA'):
-        run_experiments((Experiment("mine", RAW, SSR_RUN),), off)
+        run_experiments((Experiment("mine", RAW, SSR_TRAINING),), off)
     assert len(tasks((CLIP_CAM, Experiment("d", (), Training("t"), "segmentation")), off, 2)) == 3
     with pytest.raises(ConfigError, match=r'"decoder" needs images to score'):
         run_experiments((DECODER,), replace(template, val=None))

@@ -13,7 +13,7 @@ from ssrseg.paper.ablation import ablation_table
 from ssrseg.paper.experiments import Experiment, Result
 from ssrseg.paper.published import PAPER
 from ssrseg.paper.results import NOT_MEASURED, Results, spread, summary
-from ssrseg.paper.rows import SSR, TABLES
+from ssrseg.paper.rows import SSR_TRAINING, TABLES
 from ssrseg.paper.tables import paper_table
 
 # typed by hand from the paper
@@ -269,7 +269,9 @@ def test_files(tmp_path: Path) -> None:
 
 
 def test_an_ablation() -> None:
-    rows = tuple(Experiment(name, (), SSR) for name in ("sgc.high=0.3", "sgc.high=0.5", "c"))
+    rows = tuple(
+        Experiment(name, (), SSR_TRAINING) for name in ("sgc.high=0.3", "sgc.high=0.5", "c")
+    )
     found = [
         result(row.name, seed, miou)
         for row, miou in zip(rows, (0.5, 0.52), strict=False)
@@ -284,7 +286,7 @@ def test_an_ablation() -> None:
 
 
 def test_an_ablation_of_masks_says_what_they_leave_open() -> None:
-    rows = tuple(Experiment(name, (), SSR, "masks") for name in ("pseudo.alpha=1", "b"))
+    rows = tuple(Experiment(name, (), SSR_TRAINING, "masks") for name in ("pseudo.alpha=1", "b"))
     found = [result(rows[0].name, seed, 0.5) for seed in (0, 1)]
     for each, undecided in zip(found, (0.125, 0.375), strict=True):
         each.record["undecided"] = undecided

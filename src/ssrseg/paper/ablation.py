@@ -19,7 +19,7 @@ from ssrseg.paper.results import (
     measured_with,
     missing_note,
 )
-from ssrseg.paper.rows import PLAIN, SSR
+from ssrseg.paper.rows import PLAIN, SSR_TRAINING
 
 _TITLES = {
     "seeds": "Ablation: CAM seeds, no pixel refinement, at the exponent that scores best",
@@ -116,7 +116,7 @@ def _row(overrides: tuple[str, ...], config: Config, measure: Measure) -> Experi
         )
     if measure != "segmentation" and whole.cam.mode != "cmpa":
         return Experiment(name, (*trained, *scored), None, measure)
-    training = SSR
+    training = SSR_TRAINING
     if trained:
         # [3] and 3 would be one folder without the digest
         digest = hashlib.sha256(" ".join(trained).encode()).hexdigest()[:6]

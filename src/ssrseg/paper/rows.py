@@ -23,7 +23,7 @@ FUSED = ("affinity.clip_weight=0.4", "affinity.dino_weight=0.6", *_ATTENTION)
 KERNEL = ("affinity.kind=kernel", PLAIN)
 BOX, SLIC = "affinity.mask=box", "affinity.mask=slic"
 
-SSR = Training("ssr")
+SSR_TRAINING = Training("ssr")
 CMPA = Training("ssr", (_CMPA,))  # the same run, unless the preset has no CMPA
 FULL = Training("full", supervision="full")
 LOSS_TRAININGS = {
@@ -110,8 +110,8 @@ TEMPERATURE = by_readout("CLIP at CMPA's temperature", CMPA, "temperature")
 CLIP_READ = by_readout("CLIP", None, "clip")[1:]
 """Frozen CLIP by the read-outs of CMPA; by GradCAM it is ``CLIP_CAM``."""
 
-DECODER = Experiment("decoder", training=SSR, measure="segmentation")
-DECODER_CRF = Experiment("decoder + CRF", training=SSR, measure="segmentation", crf=True)
+DECODER = Experiment("decoder", training=SSR_TRAINING, measure="segmentation")
+DECODER_CRF = Experiment("decoder + CRF", training=SSR_TRAINING, measure="segmentation", crf=True)
 FULL_DECODER = Experiment("decoder, full supervision", training=FULL, measure="segmentation")
 FULL_DECODER_CRF = Experiment(
     "decoder, full supervision + CRF", training=FULL, measure="segmentation", crf=True
