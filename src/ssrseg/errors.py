@@ -34,6 +34,10 @@ class CheckpointError(SSRError):
     """A checkpoint that is damaged, or made for other classes, encoders or settings."""
 
 
+class OutputError(SSRError):
+    """A file or folder that cannot be written: no room, no permission, or another writer."""
+
+
 class PackageError(SSRError):
     """An optional package that a command needs and that is not installed."""
 

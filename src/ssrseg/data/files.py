@@ -1,19 +1,31 @@
-"""Files appear whole or not at all."""
+"""Files appear whole or not at all, and a folder that results go into has one writer."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
+import socket
+import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ssrseg.errors import DataError, SSRError
+from filelock import FileLock, Timeout
+
+from ssrseg.errors import DataError, OutputError, SSRError
 
 _UMASK = os.umask(0)  # once: to ask is to set it, for all threads
 os.umask(_UMASK)
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.\d+-\d+\.tmp(\..*)?")
+_LOCK, _WRITER = ".lock", ".writer"
+_ORPHANS = 30.0  # seconds in which the loaders of a killed run notice that it is gone
+_STALE = 3600.0  # seconds after which a temporary file in a shared folder belongs to nobody
 
 
 def user_path(path: object, what: str, error: type[SSRError] = DataError) -> Path:
@@ -26,6 +38,8 @@ def user_path(path: object, what: str, error: type[SSRError] = DataError) -> Pat
         raise error(f"the path of {what} is {path!r}, but text or a pathlib.Path is expected.")
     if not str(path).strip():
         raise error(f'the path of {what} is empty (""). Name a file or a folder.')
+    if "\0" in str(path):
+        raise error(f"the path of {what} is {str(path)!r}, which holds a zero byte. Mend it.")
     return Path(os.path.expanduser(path))
 
 
@@ -37,28 +51,70 @@ def has_content(path: Path) -> bool:
         return False
 
 
+def content_digest(path: Path) -> str:
+    """A name for what is in a file, whatever its own name: 16 hexadecimal digits of SHA-256.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror or error}). Copy it again, or remove it from"
+            " the data."
+        ) from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say what is wrong with the disk, in one paragraph and with the path.
+
+    Raises:
+        OutputError: For every OSError of the block, and for those of numpy, which have no number.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"{path} cannot be written ({reason}). Make room or permission there, or choose another"
+            " folder. What was written before is whole; the same command goes on from there."
+        ) from error
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` and rename it to ``path`` if the block succeeds.
 
-    The folder is made, and the suffix is the same.
+    The folder is made, and the suffix is the same. The data are on the disk before the name is.
+
+    Raises:
+        OutputError: If the disk does not take it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # a name of its own: that of ``path`` may be as long as a name can be
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
     writer = f"{os.getpid()}-{threading.get_ident()}"
-    temporary = path.with_name(f".{path.stem}.{writer}.tmp{path.suffix}")
-    try:
-        yield temporary
-        # some writers (safetensors) make files that only their owner may read
-        temporary.chmod(0o666 & ~_UMASK)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = path.with_name(f".{name}.{writer}.tmp{path.suffix[:32]}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            # some writers (safetensors) make files that only their owner may read
+            temporary.chmod(0o666 & ~_UMASK)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text in UTF-8, whole or not at all."""
+    """Write text in UTF-8, whole or not at all; names of files keep their bytes."""
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
 def write_json(path: Path, table: Any) -> None:
@@ -67,3 +123,88 @@ def write_json(path: Path, table: Any) -> None:
     ValueError if a number is nan or infinite, which JSON does not have.
     """
     write_text(path, json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Make the folder, let nobody else write into it, and sweep what killed writers have left.
+
+    The operating system frees the lock when its holder ends, however it ends. Where the file system
+    knows no locks, the file itself is the lock.
+
+    Raises:
+        OutputError: If another process or thread writes there; it says which, and since when.
+    """
+    lock, writer = FileLock(folder / _LOCK, timeout=0), folder / _WRITER
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            pid, host = _holder(writer)
+            gone = host == socket.gethostname() and not _is_alive(pid)
+            try:
+                lock.acquire(timeout=_ORPHANS if gone else 0)
+            except Timeout:
+                said = _said(writer) or "another process"
+                raise OutputError(
+                    f"{folder} is being written by {said}. Wait until it has finished, stop it, or"
+                    " choose another folder (--out)."
+                ) from None
+    try:
+        with writing(folder):
+            sweep(folder)
+            command = " ".join(["ssrseg", *sys.argv[1:]]) if sys.argv else ""
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+            writer.write_text(json.dumps(holder | {"command": command[:200]}), encoding="utf-8")
+        yield
+    finally:
+        with suppress(OSError):
+            writer.unlink(missing_ok=True)
+        lock.release()
+
+
+def sweep(folder: Path, *, shared: bool = False) -> None:
+    """Remove temporary files of killed runs; in a ``shared`` folder those older than an hour."""
+    for parent, _, names in os.walk(folder):
+        for name in filter(_TEMPORARY.fullmatch, names):
+            file = Path(parent, name)
+            with suppress(OSError):
+                if not shared or time.time() - file.stat().st_mtime > _STALE:
+                    file.unlink()
+
+
+def _written(writer: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(writer.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+
+
+def _holder(writer: Path) -> tuple[int, str]:
+    found = _written(writer)
+    pid = found.get("pid")
+    return pid if type(pid) is int else 0, str(found.get("host"))
+
+
+def _said(writer: Path) -> str:
+    """``process 17 on pluto since 12:00 (ssrseg train ...)``; empty if nothing says it."""
+    found = _written(writer)
+    if not {"pid", "host", "since", "command"} <= found.keys():
+        return ""
+    return "process {pid} on {host} since {since} ({command})".format(**found)
+
+
+def _is_alive(pid: int) -> bool:
+    """True for a process of this machine, and where it cannot be known."""
+    if os.name == "nt" or pid <= 0:
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True

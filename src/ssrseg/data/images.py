@@ -6,13 +6,14 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ssrseg.data.files import atomic_write, user_path
@@ -286,12 +287,16 @@ def write_class_ids(path: Path, ids: UInt8[Tensor, "height width"]) -> None:
         temporary.write_bytes(class_ids_png(ids))
 
 
-def class_ids_png(ids: UInt8[Tensor, "height width"]) -> bytes:
-    """Class ids as an indexed PNG in VOC's colours, encoded."""
+def class_ids_png(
+    ids: UInt8[Tensor, "height width"], texts: Mapping[str, str] | None = None
+) -> bytes:
+    """Class ids as an indexed PNG in VOC's colours, encoded, with text chunks by keyword."""
     image = Image.fromarray(ids.cpu().numpy())
     image.putpalette(voc_palette().tobytes())
-    encoded = io.BytesIO()
-    image.save(encoded, format="PNG")
+    encoded, chunks = io.BytesIO(), PngInfo()
+    for keyword, text in (texts or {}).items():
+        chunks.add_text(keyword, text)
+    image.save(encoded, format="PNG", pnginfo=chunks)
     return encoded.getvalue()
 
 

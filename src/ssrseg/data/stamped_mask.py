@@ -1,0 +1,77 @@
+"""Masks that say what they were made for, so that nobody takes one for that of another photograph.
+
+A mask carries a stamp, a text chunk of its PNG: a digest of what it was made for (content of the
+photograph, labels, settings, weights), and one of its own pixels. One whose pixels do not fit the
+stamp, or that has none, was made or changed by a person.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import Enum, auto
+from pathlib import Path
+
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from ssrseg.data.files import atomic_write
+from ssrseg.data.images import class_ids_png, read_truth
+from ssrseg.errors import DataError
+
+KEY = "ssrseg"
+"""Name of the text chunk."""
+
+
+class MaskState(Enum):
+    """What lies where a mask is wanted."""
+
+    ABSENT = auto()
+    DAMAGED = auto()
+    """Ours, or nothing at all, and cannot be read."""
+    STALE = auto()
+    """Ours, made for another photograph, other labels, settings or weights."""
+    DONE = auto()
+    """Ours, and just what would be made now."""
+    CORRECTED = auto()
+    """A person's."""
+
+
+def digest_of(*parts: str) -> str:
+    """One name for several texts: 16 hexadecimal digits."""
+    encoded = (part.encode("utf-8", "surrogateescape") for part in parts)
+    return hashlib.sha256(b"".join(b"%d:" % len(text) + text for text in encoded)).hexdigest()[:16]
+
+
+def write_mask(path: Path, ids: UInt8[Tensor, "height width"], made_for: str) -> None:
+    """Write class ids as an indexed PNG in VOC's colours, stamped, whole or not at all.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    png = class_ids_png(ids, {KEY: f"{made_for} {_pixels(ids)}"})
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(png)
+
+
+def mask_state(path: Path, made_for: str) -> MaskState:
+    """Find out whether a mask is there, whose it is, and whether it is the one that is wanted."""
+    if not path.is_file():
+        return MaskState.ABSENT
+    try:
+        with Image.open(path) as image:
+            stamp = str(image.info.get(KEY, "")).split()
+    except (OSError, ValueError, SyntaxError):
+        return MaskState.DAMAGED
+    try:
+        ids = read_truth(path)
+    except DataError:  # what a person has saved in another form is still theirs
+        return MaskState.DAMAGED if stamp else MaskState.CORRECTED
+    if len(stamp) != 2 or stamp[1] != _pixels(ids):
+        return MaskState.CORRECTED
+    return MaskState.DONE if stamp[0] == made_for else MaskState.STALE
+
+
+def _pixels(ids: UInt8[Tensor, "height width"]) -> str:
+    array = ids.cpu().contiguous().numpy()
+    return hashlib.sha256(str(array.shape).encode() + array.tobytes()).hexdigest()[:16]

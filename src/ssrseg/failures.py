@@ -1,0 +1,62 @@
+"""failures.csv: files that a run could not use, with the reason; the run goes on without them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssrseg.data.files import atomic_write, writing
+
+EXIT_CODE = 3
+"""Of a command that finished, though some files failed."""
+
+_FILE = "failures.csv"
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One file that failed.
+
+    Attributes:
+        name: Of its sample.
+        reason: One paragraph that names the file and the cure.
+    """
+
+    name: str
+    image: Path
+    reason: str
+
+
+def write_failures(folder: Path, failures: Sequence[Failure]) -> None:
+    """Write ``failures.csv`` into a folder, or remove it if nothing failed.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    path = folder / _FILE
+    if not failures:
+        with writing(path):
+            path.unlink(missing_ok=True)
+        return
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["name", "image", "reason"])
+        rows.writerows((each.name, str(each.image), each.reason) for each in failures)
+
+
+def describe_failures(folder: Path, failures: Sequence[Failure]) -> list[str]:
+    """What to tell at the end of a run; nothing if nothing failed."""
+    if not failures:
+        return []
+    plural = "file" if len(failures) == 1 else "files"
+    lines = [f"{len(failures)} {plural} could not be used (all in {folder / _FILE}):"]
+    lines += [f"  {each.reason}" for each in failures[:_SHOWN]]
+    if failures[_SHOWN:]:
+        lines.append(f"  ... and {len(failures) - _SHOWN} more.")
+    return lines
