@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+import zipfile
+import zlib
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +15,23 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from ssrseg.checkpoint import STATE_FILE, model_digest
+from ssrseg.checkpoint import model_digest
 from ssrseg.config import Config, config_of
 from ssrseg.console import steps
-from ssrseg.data.files import atomic_write, user_path, write_text
-from ssrseg.data.images import fits, read_image, read_truth, write_class_ids
+from ssrseg.data.files import atomic_write, sweep, user_path
+from ssrseg.data.images import read_image, read_truth
 from ssrseg.data.open import labelled_images
-from ssrseg.data.photos import Photo, PhotoBatch, join_photos, photo_batches
+from ssrseg.data.photos import Photo, PhotoBatch, UnreadablePhoto, join_photos, photo_batches
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import limit_side
 from ssrseg.device import pick_device
-from ssrseg.errors import ConfigError
+from ssrseg.failures import Failure
 from ssrseg.loading import model_file
-from ssrseg.manifest import Manifest
+from ssrseg.mask_folder import open_masks
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import confusion_matrix, scores
 from ssrseg.model import SSR, Rectification
-from ssrseg.networks.vocabulary import build_vocabulary
 
 
 @dataclass(frozen=True)
@@ -57,17 +59,23 @@ class MasksResult:
 
     Attributes:
         out: Folder with masks/, manifest.csv and, if asked for, cams/.
-        skipped: Masks that an earlier call had made.
+        skipped: Masks that were there already, those that a person has corrected included.
+        renewed: Masks of an earlier call, made anew because their photograph or labels changed.
+        corrected: Names of the masks that a person has corrected; they were left as they are.
         seconds: Time of this call, loading included.
         absent: Names of the classes that an image is labelled with and its mask lacks, by image;
             only images that lack some.
+        failures: Images that could not be used.
     """
 
     out: Path
     written: int
     skipped: int
+    renewed: int
+    corrected: tuple[str, ...]
     seconds: float
     absent: dict[str, tuple[str, ...]]
+    failures: tuple[Failure, ...]
 
 
 def rectify_photo(
@@ -75,11 +83,10 @@ def rectify_photo(
     photo: UInt8[Tensor, "height width 3"],
     labels: tuple[int, ...],
     superpixels: SuperpixelCache,
-    name: str = "photo",
 ) -> PhotoMask:
-    """CAMs and pseudo mask of one photograph with the classes in it; ``name`` is for the cache."""
+    """CAMs and pseudo mask of one photograph with the classes in it."""
     small = limit_side(photo, model.config.data.max_side)
-    ids = superpixels(small, name) if model.wants_superpixels else None
+    ids = superpixels(small) if model.wants_superpixels else None
     whole = Photo(0, photo, small, ids)
     return photo_masks(model, join_photos([whole], [labels], model.patch_size, model.device))[0]
 
@@ -106,65 +113,79 @@ def make_masks(
     save_cams: bool = False,
     cache: str | Path | None = None,
     device: str = "auto",
+    overwrite: bool = False,
+    strict: bool = False,
 ) -> MasksResult:
     """Write a pseudo mask for every labelled image; skip those an earlier call has written.
 
-    A mask is made again if the labels of its image change, or the image is of another size.
+    A mask is made again if its photograph or labels have changed or it is damaged; one that a
+    person has corrected is kept. An image that cannot be used is left out and listed.
 
     Args:
         data: Images with their labels, or their folder. No mask of theirs is opened.
         config: Settings, or the name of a preset.
         out: Gets ``masks/NAME.png`` (indexed, 255 = ignore), classes.txt (line 1 = id 1),
-            manifest.csv and config.yaml.
+            manifest.csv, config.yaml and, if something fails, failures.csv.
         model: Run folder, checkpoint or hub id whose CMPA heads, or decoder for RFM, are used;
             None = training-free.
-        save_cams: Also write ``cams/NAME.npz`` with ``classes``, ``cam`` and ``refined_cam``.
+        save_cams: Also write ``cams/NAME.npz`` with ``classes``, ``cam``, ``refined_cam`` and
+            ``made_for``, the digest in the stamp of its mask.
         cache: Folder of superpixels, to be shared between runs; by default inside ``out``.
         device: ``auto``, ``cpu`` or ``cuda``.
+        overwrite: Make all masks anew, also those that a person has corrected.
+        strict: Stop at the first image that cannot be used.
 
     Raises:
         ConfigError: If ``out`` holds masks made with other settings.
         CheckpointError: If the model is of other classes or the settings use nothing of it.
-        DataError: If an image cannot be read, or manifest.csv is no longer ours; masks already
-            written stay.
+        DataError: In strict mode, if an image cannot be read; masks already written stay.
+        OutputError: If another process writes into ``out``, or the disk takes nothing.
     """
     start, out, device = time.monotonic(), user_path(out, "masks"), pick_device(device)
     data, config = labelled_images(data), config_of(config)
     run = None if model is None else model_file(model)
-    texts = build_vocabulary(data.classes, config.prompts.set, data.prompts).texts
-    settings, path = _settings(config, data.classes, texts, run), out / "config.yaml"
-    if (out / STATE_FILE).is_file():
-        raise ConfigError(
-            f"{out} holds a training run, not masks. Choose another folder (--out) for the masks."
-        )
-    if path.is_file() and path.read_text(encoding="utf-8") != settings:
-        raise ConfigError(
-            f"{out} holds masks made with other settings, classes, prompts or another model (see"
-            f" {path}). Use the same ones to go on, or another --out to begin anew."
-        )
     ssr = SSR.for_data(config, data, run, device=device)
-    write_text(path, settings)
-    write_text(out / "classes.txt", "".join(f"{name}\n" for name in data.classes))
-    folder, sgc = cache or out / "superpixels", config.sgc
+    sgc, shared = config.sgc, cache is not None
+    folder = user_path(cache, "superpixels") if cache is not None else out / "superpixels"
     superpixels = SuperpixelCache(folder, n_segments=sgc.n_segments, compactness=sgc.compactness)
-    manifest = Manifest(out / "manifest.csv", data.classes)
-    todo = [sample for sample in data.samples if not _is_done(sample, out, manifest, save_cams)]
-    skipped = len(data) - len(todo)
-    with steps("Pseudo masks", len(data), done=skipped) as progress:
-        wanted = superpixels if ssr.wants_superpixels else None
-        for batch in photo_batches(todo, config.data, ssr.patch_size, wanted, ssr.device):
-            for index, found in zip(batch.index, photo_masks(ssr, batch), strict=True):
-                sample = todo[index]
-                if save_cams:
-                    _write_cams(out / "cams" / f"{sample.name}.npz", found, data.classes)
-                write_class_ids(out / "masks" / f"{sample.name}.png", found.pseudo_mask)
-                manifest.add(sample, found.pseudo_mask)
-                progress.advance(sample.name)
-            del found  # and the batch's tokens with it, before the next ones are made
-    if todo:
-        manifest.write()
-    absent = manifest.absent(data.samples)
-    return MasksResult(out, len(todo), skipped, time.monotonic() - start, absent)
+    with open_masks(
+        out,
+        data.samples,
+        data.classes,
+        _settings(config, ssr, run),
+        made_from="labels",
+        overwrite=overwrite,
+        strict=strict,
+        has_rest=partial(_has_cams, out) if save_cams else lambda _, __: True,
+    ) as masks:
+        if shared:
+            sweep(folder, shared=True)
+        todo = masks.todo
+        with steps("Pseudo masks", len(data), done=len(data) - len(todo)) as progress:
+            wanted = superpixels if ssr.wants_superpixels else None
+            for batch in photo_batches(todo, config.data, ssr.patch_size, wanted, ssr.device):
+                if isinstance(batch, UnreadablePhoto):
+                    masks.fail(todo[batch.index], batch.error)
+                    progress.advance(todo[batch.index].name)
+                    continue
+                for index, found in zip(batch.index, photo_masks(ssr, batch), strict=True):
+                    sample = todo[index]
+                    made_for = masks.write(sample, found.pseudo_mask)
+                    if save_cams:
+                        _write_cams(_cams(out, sample), found, data.classes, made_for)
+                    progress.advance(sample.name)
+                del found  # and the batch's tokens with it, before the next ones are made
+        absent = masks.manifest.absent(data.samples)
+    return MasksResult(
+        out,
+        masks.written,
+        len(data) - len(todo),
+        masks.renewed,
+        tuple(masks.corrected),
+        time.monotonic() - start,
+        absent,
+        tuple(masks.failures),
+    )
 
 
 def pseudo_mask_miou(model: SSR, data: LabelledImages, superpixels: SuperpixelCache) -> float:
@@ -174,34 +195,43 @@ def pseudo_mask_miou(model: SSR, data: LabelledImages, superpixels: SuperpixelCa
     for sample in data.samples:
         if sample.truth is not None:
             photo = read_image(sample.image)
-            ids = rectify_photo(model, photo, sample.labels, superpixels, sample.name).pseudo_mask
+            ids = rectify_photo(model, photo, sample.labels, superpixels).pseudo_mask
             truth, decided = read_truth(sample.truth), ids != 255
             matrix += confusion_matrix(ids[decided], truth[decided], n_classes)
     return scores(matrix).miou
 
 
-def _write_cams(path: Path, found: PhotoMask, classes: tuple[str, ...]) -> None:
+def _cams(out: Path, sample: Sample) -> Path:
+    return out / "cams" / f"{sample.name}.npz"
+
+
+def _write_cams(path: Path, found: PhotoMask, classes: tuple[str, ...], made_for: str) -> None:
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
             classes=np.array([classes[index] for index in found.labels], dtype=str),
             cam=found.cam.numpy(),
             refined_cam=found.refined_cam.numpy(),
+            made_for=made_for,
         )
 
 
-def _settings(
-    config: Config, classes: tuple[str, ...], texts: tuple[str, ...], run: Path | None
-) -> str:
+def _has_cams(out: Path, sample: Sample, made_for: str) -> bool:
+    try:
+        with np.load(_cams(out, sample)) as found:
+            return str(found["made_for"]) == made_for and "refined_cam" in found
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error):
+        return False
+
+
+def _settings(config: Config, model: SSR, run: Path | None) -> str:
     """All that decides a mask beside the image and its labels, and nothing else."""
-    made_by = f"# model: {model_digest(run)}\n" if run else ""
+    vocabulary = model.vocabulary
     lasting = replace(config, data=replace(config.data, workers=0, patches=None))
-    return f"{lasting.to_yaml()}# classes: {'; '.join(classes)}\n# texts: {texts}\n{made_by}"
-
-
-def _is_done(sample: Sample, out: Path, manifest: Manifest, save_cams: bool) -> bool:
-    return (
-        manifest.has(sample)
-        and fits(out / "masks" / f"{sample.name}.png", sample.image)
-        and (not save_cams or (out / "cams" / f"{sample.name}.npz").is_file())
-    )
+    weights = [f"# clip: {model.clip.digest}, texts: {model.clip.text_digest}"]
+    if model.dino is not None:
+        weights.append(f"# dino: {model.dino.digest}")
+    if run is not None:
+        weights.append(f"# model: {model_digest(run)}")
+    names = f"# classes: {'; '.join(vocabulary.classes)}\n# texts: {vocabulary.texts}"
+    return f"{lasting.to_yaml()}{names}\n" + "".join(f"{line}\n" for line in weights)

@@ -99,7 +99,7 @@ class CropDraws:
         size = (photo.shape[0], photo.shape[1])
         photo = limit_side(photo, self.settings.max_side)
         if self.superpixels is not None:
-            ids, fill = self.superpixels(photo, sample.name), -1
+            ids, fill = self.superpixels(photo), -1
         else:
             assert sample.truth is not None
             truth = read_mask(sample.truth, size, len(self.data.classes))

@@ -61,17 +61,25 @@ class PhotoBatch:
     present: Int[Tensor, "batch slots"]
 
 
+@dataclass(frozen=True)
+class UnreadablePhoto:
+    """A photograph that cannot be used, and why; ``index`` is that of its sample."""
+
+    index: int
+    error: SSRError
+
+
 def _read(
     numbered: tuple[int, Sample], max_side: int, patch: int, superpixels: SuperpixelCache | None
-) -> Photo | SSRError:
+) -> Photo | UnreadablePhoto:
     index, sample = numbered
     try:
         photo = read_image(sample.image)
         check_size(photo, sample.image, patch)
         small = limit_side(photo, max_side)
-        ids = None if superpixels is None else superpixels(small, sample.name)
+        ids = None if superpixels is None else superpixels(small)
     except SSRError as error:  # raised in a worker it would come back as a traceback
-        return error
+        return UnreadablePhoto(index, error)
     return Photo(index, photo, small, ids)
 
 
@@ -81,17 +89,15 @@ def photo_batches(
     patch: int,
     superpixels: SuperpixelCache | None,
     device: torch.device,
-) -> Iterator[PhotoBatch]:
+) -> Iterator[PhotoBatch | UnreadablePhoto]:
     """Photographs in batches of equal size, in about the order of the samples.
+
+    One that cannot be read comes as an ``UnreadablePhoto`` as soon as it is found, and ends nothing.
 
     Args:
         settings: ``max_side``, ``workers`` and ``patches`` are used.
         patch: Side of a patch in pixels.
         superpixels: None = not needed.
-
-    Raises:
-        SSRError: For a photograph that cannot be read, after all that were read before it have been
-            handed out.
     """
     most = settings.patches or PATCHES["cuda" if device.type == "cuda" else "cpu"]
     numbered: Any = list(
@@ -113,10 +119,9 @@ def photo_batches(
         return join_photos(photos, labels, patch, device)
 
     for photo in loader:
-        if isinstance(photo, SSRError):
-            for size in list(waiting):
-                yield batch_of(size)
-            raise photo
+        if isinstance(photo, UnreadablePhoto):
+            yield photo
+            continue
         if settings.workers:  # what a worker sends holds a file descriptor until it is copied
             photo = _copied(photo)
         size = (photo.small.shape[0], photo.small.shape[1])

@@ -8,16 +8,18 @@ stamp, or that has none, was made or changed by a person.
 from __future__ import annotations
 
 import hashlib
+import zlib
 from enum import Enum, auto
 from pathlib import Path
 
+import numpy as np
+import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
 from ssrseg.data.files import atomic_write
-from ssrseg.data.images import class_ids_png, read_truth
-from ssrseg.errors import DataError
+from ssrseg.data.images import class_ids_png
 
 KEY = "ssrseg"
 """Name of the text chunk."""
@@ -28,7 +30,7 @@ class MaskState(Enum):
 
     ABSENT = auto()
     DAMAGED = auto()
-    """Ours, or nothing at all, and cannot be read."""
+    """Cut short or no image."""
     STALE = auto()
     """Ours, made for another photograph, other labels, settings or weights."""
     DONE = auto()
@@ -49,29 +51,31 @@ def write_mask(path: Path, ids: UInt8[Tensor, "height width"], made_for: str) ->
     Raises:
         OutputError: If it cannot be written.
     """
-    png = class_ids_png(ids, {KEY: f"{made_for} {_pixels(ids)}"})
+    png = class_ids_png(ids, {KEY: f"{made_for} {_pixels(ids.cpu().numpy())}"})
     with atomic_write(path) as temporary:
         temporary.write_bytes(png)
 
 
-def mask_state(path: Path, made_for: str) -> MaskState:
-    """Find out whether a mask is there, whose it is, and whether it is the one that is wanted."""
+def mask_state(
+    path: Path, made_for: str
+) -> tuple[MaskState, UInt8[Tensor, "height width"] | None]:
+    """Find out whether a mask is there, whose it is, and whether it is the one that is wanted.
+
+    Its ids come with it if it is ours and whole.
+    """
     if not path.is_file():
-        return MaskState.ABSENT
+        return MaskState.ABSENT, None
     try:
         with Image.open(path) as image:
             stamp = str(image.info.get(KEY, "")).split()
-    except (OSError, ValueError, SyntaxError):
-        return MaskState.DAMAGED
-    try:
-        ids = read_truth(path)
-    except DataError:  # what a person has saved in another form is still theirs
-        return MaskState.DAMAGED if stamp else MaskState.CORRECTED
-    if len(stamp) != 2 or stamp[1] != _pixels(ids):
-        return MaskState.CORRECTED
-    return MaskState.DONE if stamp[0] == made_for else MaskState.STALE
+            ids = np.array(image)
+    except (OSError, ValueError, SyntaxError, zlib.error):
+        return MaskState.DAMAGED, None
+    if len(stamp) != 2 or image.mode != "P" or stamp[1] != _pixels(ids):
+        return MaskState.CORRECTED, None
+    state = MaskState.DONE if stamp[0] == made_for else MaskState.STALE
+    return state, torch.from_numpy(ids)
 
 
-def _pixels(ids: UInt8[Tensor, "height width"]) -> str:
-    array = ids.cpu().contiguous().numpy()
-    return hashlib.sha256(str(array.shape).encode() + array.tobytes()).hexdigest()[:16]
+def _pixels(ids: np.ndarray) -> str:
+    return hashlib.sha256(str(ids.shape).encode() + ids.tobytes()).hexdigest()[:16]

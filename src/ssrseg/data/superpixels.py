@@ -20,8 +20,8 @@ from ssrseg.method.sgc import slic_labels
 class SuperpixelCache:
     """SLIC superpixels (Eq. 7), computed once per image content and setting.
 
-    A file is named after the image and a hash of its pixels, the settings and the library version,
-    so that a changed image or setting is computed anew, never served stale.
+    A file is named after a hash of the image's pixels, the settings and the library version, so
+    that a changed image or setting is computed anew, never served stale.
 
     Attributes:
         folder: Where the ``.npy`` files (uint16) lie; None = store nothing.
@@ -34,27 +34,25 @@ class SuperpixelCache:
     n_segments: int
     compactness: float
 
-    def __call__(
-        self, image: UInt8[Tensor, "height width 3"], name: str
-    ) -> Int[Tensor, "height width"]:
+    def __call__(self, image: UInt8[Tensor, "height width 3"]) -> Int[Tensor, "height width"]:
         """Superpixel ids from 0, int32; ValueError if there are more than uint16 can number."""
         if self.folder is None:
             return slic_labels(image, self.n_segments, self.compactness).int()
-        path = self.path(image, name)
+        path = self.path(image)
         stored = _read(path, (image.shape[0], image.shape[1]))
         if stored is not None:
             return torch.from_numpy(stored.astype(np.int32))
         labels = slic_labels(image, self.n_segments, self.compactness)
         if int(labels.max()) > np.iinfo(np.uint16).max:
             raise ValueError(
-                f"{name}: {int(labels.max()) + 1} superpixels, but the cache stores at most 65,536;"
+                f"{int(labels.max()) + 1} superpixels, but the cache stores at most 65,536;"
                 f" n_segments={self.n_segments} is too large"
             )
         with atomic_write(path) as temporary:
             np.save(temporary, labels.numpy().astype(np.uint16))
         return labels.int()
 
-    def path(self, image: UInt8[Tensor, "height width 3"], name: str) -> Path:
+    def path(self, image: UInt8[Tensor, "height width 3"]) -> Path:
         """Where the superpixels of ``image`` are stored; ValueError if the cache has no folder."""
         if self.folder is None:
             raise ValueError("this SuperpixelCache has no folder, so it stores nothing")
@@ -62,7 +60,8 @@ class SuperpixelCache:
         version = skimage.__version__  # type: ignore[attr-defined]  # its stub leaves it out
         key = hashlib.blake2b(repr((settings, version)).encode(), digest_size=8)
         key.update(image.cpu().numpy().tobytes())
-        return Path(self.folder) / f"{name}.{key.hexdigest()}.npy"
+        name = key.hexdigest()
+        return Path(self.folder) / name[:2] / f"{name}.npy"
 
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:

@@ -233,7 +233,7 @@ def _scenes(folder: Path, model: SSR) -> tuple[Section, Section]:
         for sample in samples:
             assert sample.truth is not None
             photo = read_image(sample.image)
-            found = rectify_photo(model, photo, sample.labels, superpixels, sample.name)
+            found = rectify_photo(model, photo, sample.labels, superpixels)
             predicted = read_truth(folder / "ssr-crf" / "masks" / f"{sample.name}.png")
             masks = {
                 "pseudo mask (PAR)": found.pseudo_mask.numpy(),

@@ -109,7 +109,7 @@ def _compare(
     size = (photo.shape[0], photo.shape[1])
     truth = None if sample.truth is None else read_mask(sample.truth, size, len(classes))
     found = {
-        name: rectify_photo(each, photo, sample.labels, superpixels, sample.name)
+        name: rectify_photo(each, photo, sample.labels, superpixels)
         for name, each in models.items()
     }
     # everything at the size it is looked at

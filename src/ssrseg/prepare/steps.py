@@ -151,7 +151,7 @@ def store_superpixels(
 
 
 def _store(sample: Sample, *, cache: SuperpixelCache, max_side: int) -> str:
-    cache(limit_side(read_image(sample.image), max_side), sample.name)
+    cache(limit_side(read_image(sample.image), max_side))
     return sample.name
 
 

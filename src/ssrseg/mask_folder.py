@@ -1,0 +1,187 @@
+"""A folder that masks go into: what is done already, what a person has corrected, what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from ssrseg.checkpoint import STATE_FILE
+from ssrseg.console import track
+from ssrseg.data.files import content_digest, only_writer, write_text
+from ssrseg.data.images import read_image, read_truth
+from ssrseg.data.sample import Sample
+from ssrseg.data.stamped_mask import MaskState, digest_of, mask_state, write_mask
+from ssrseg.errors import ConfigError, DataError, OutputError, SSRError
+from ssrseg.failures import Failure, write_failures
+from ssrseg.manifest import FILE as MANIFEST
+from ssrseg.manifest import Manifest, mask_path
+
+HasRest = Callable[[Sample, str], bool]
+
+MADE_FROM = {"labels": "config.yaml", "model": "settings.txt"}
+"""File of the settings that masks were made with: from labels, or predicted by a model."""
+
+
+
+class MaskFolder:
+    """The masks of one call, made once each; use ``open_masks``.
+
+    Attributes:
+        todo: Samples whose mask is to be made now.
+        corrected: Names of masks that a person has changed, as keys; these are never written.
+        renewed: Masks of an earlier call that are made anew, because their photograph or labels
+            have changed.
+        written: Masks that were made now.
+        failures: What could not be used.
+    """
+
+    def __init__(self, out: Path, classes: tuple[str, ...], settings: str, *, strict: bool) -> None:
+        self.out, self.classes, self.settings, self.strict = out, classes, settings, strict
+        self.todo: list[Sample] = []
+        self.corrected: dict[str, None] = {}
+        self.renewed = self.written = 0
+        self.failures: list[Failure] = []
+        self.manifest = Manifest(out / MANIFEST, classes)
+
+    def look(self, samples: Sequence[Sample], has_rest: HasRest) -> None:
+        """Sort samples into those to do, those done, and those that a person has corrected."""
+        there = (self.out / "masks").is_dir()
+        title = "Masks that are there"
+        for sample in track(samples, title, len(samples)) if there else samples:
+            path = self.out / mask_path(sample.name)
+            if not path.is_file():
+                self.todo.append(sample)
+                continue
+            try:
+                photo = content_digest(sample.image)
+                made_for = self._made_for(sample, photo)
+                state, ids = mask_state(path, made_for)
+                if state is MaskState.CORRECTED:
+                    self._keep(sample, path, photo)
+                elif state is MaskState.DONE and ids is not None:
+                    self.manifest.add(sample, ids, photo, "ssrseg")
+                self.renewed += state is MaskState.STALE
+                kept = state in (MaskState.CORRECTED, MaskState.DONE)
+                if not kept or not has_rest(sample, made_for):
+                    self.todo.append(sample)
+            except SSRError as error:
+                self.fail(sample, error)
+
+    def _keep(self, sample: Sample, path: Path, photo: str) -> None:
+        """Keep what a person has made, if it is of this photograph."""
+        ids = read_truth(path)
+        size = tuple(read_image(sample.image).shape[:2])
+        if self.manifest.photo(sample.name) not in (None, photo) or tuple(ids.shape) != size:
+            raise DataError(
+                f"{path} was corrected by hand, for another photograph than {sample.image} is now."
+                " It was left as it is. Move it away, or choose another folder (--out)."
+            )
+        self.manifest.add(sample, ids, photo, "person")
+        self.corrected[sample.name] = None
+
+    def _made_for(self, sample: Sample, photo: str) -> str:
+        labels = "\n".join(self.classes[index] for index in sample.labels)
+        return digest_of(self.settings, labels, photo)
+
+    def write(self, sample: Sample, ids: UInt8[Tensor, "height width"]) -> str:
+        """Write a mask, unless it is a person's, then its line; returns what it was made for."""
+        path, photo = self.out / mask_path(sample.name), content_digest(sample.image)
+        made_for = self._made_for(sample, photo)
+        if sample.name not in self.corrected:
+            write_mask(path, ids, made_for)
+            self.manifest.add(sample, ids, photo, "ssrseg")
+            self.written += 1
+        return made_for
+
+    def fail(self, sample: Sample, error: SSRError) -> None:
+        """Go on without a sample; in strict mode, stop.
+
+        Raises:
+            SSRError: ``error`` in strict mode; a disk that takes nothing always ends the run.
+        """
+        if self.strict or isinstance(error, OutputError):
+            raise error
+        self.failures.append(Failure(sample.name, sample.image, str(error)))
+
+
+@contextmanager
+def open_masks(
+    out: Path,
+    samples: tuple[Sample, ...],
+    classes: tuple[str, ...],
+    settings: str,
+    *,
+    made_from: str,
+    overwrite: bool,
+    strict: bool,
+    has_rest: HasRest = lambda _, __: True,
+) -> Iterator[MaskFolder]:
+    """Lock a folder, see what is done, and leave manifest.csv and failures.csv whole at the end.
+
+    Args:
+        out: Made if it is not there.
+        samples: Images that are to have a mask.
+        settings: All that decides a mask beside the photograph and its labels.
+        made_from: A key of ``MADE_FROM``.
+        overwrite: Make all masks anew, also those that a person has corrected.
+        strict: Stop at the first file that cannot be used.
+        has_rest: Told a sample and what its mask was made for: True if what else is written of it
+            is there.
+
+    Raises:
+        ConfigError: If the folder holds something else, or masks made with other settings.
+        OutputError: If another process writes there, or the disk takes nothing.
+    """
+    _refuse_other(out, made_from)
+    with only_writer(out):
+        _refuse_other(out, made_from)
+        file = out / MADE_FROM[made_from]
+        _refuse_mixture(out, samples, file, settings, overwrite=overwrite)
+        write_text(file, settings)
+        write_text(out / "classes.txt", "".join(f"{name}\n" for name in classes))
+        folder = MaskFolder(out, classes, settings, strict=strict)
+        try:
+            if overwrite:
+                folder.todo = list(samples)
+            else:
+                folder.look(samples, has_rest)
+            yield folder
+        finally:
+            folder.manifest.write()
+            write_failures(out, folder.failures)
+
+
+def _refuse_other(out: Path, made_from: str) -> None:
+    """Raise ConfigError for the folder of a training run, or of masks made in the other way."""
+    holds = "a training run" if (out / STATE_FILE).is_file() else ""
+    for source, name in MADE_FROM.items():
+        if source != made_from and (out / name).is_file() and not holds:
+            holds = f"masks made from {'labels' if source == 'labels' else 'a model alone'}"
+    if holds:
+        raise ConfigError(f"{out} holds {holds}. Choose another folder (--out) for these masks.")
+
+
+def _refuse_mixture(
+    out: Path, samples: tuple[Sample, ...], file: Path, settings: str, *, overwrite: bool
+) -> None:
+    """Raise ConfigError if masks of other settings would lie beside the new ones."""
+    earlier = file.read_text(encoding="utf-8", errors="surrogateescape") if file.is_file() else None
+    if earlier in (None, settings):
+        return
+    there = {path for path in (out / "masks").rglob("*.png") if not path.name.startswith(".")}
+    if overwrite:
+        there -= {out / mask_path(sample.name) for sample in samples}
+    if there:
+        raise ConfigError(
+            f"{out} holds masks made with other settings, classes, prompts, encoders or another"
+            f" model (see {file})"
+            + (f", such as {min(there).name}, which this call would leave" if overwrite else "")
+            + ". Use the same ones to go on, or another folder (--out) to begin anew"
+            + ("." if overwrite else ", or --overwrite to replace all of them.")
+        )
+    for sample in samples if overwrite else ():  # an interrupted call must not leave a mixture
+        (out / mask_path(sample.name)).unlink(missing_ok=True)
