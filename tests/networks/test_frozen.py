@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_encoders import tiny_clip, tiny_dino
+from transformers import CLIPModel
 from transformers.utils import logging
 
 from ssrseg.errors import BackboneError
@@ -181,3 +183,83 @@ def test_the_embedded_demo_clip_loads() -> None:
     assert clip.patch_size == 8
     features = clip.text_features(("a clean origami dog.", "a clean origami cat."))
     assert features[0] @ features[1] < 0.999
+
+
+def changed(folder: Path, target: Path, name: str, value: float | None = None) -> Path:
+    """A copy whose weight ``name`` has another first number."""
+    weights = load_file(Path(shutil.copytree(folder, target)) / "model.safetensors")
+    first = weights[name].flatten()
+    first[0] = first[0] + 1e-3 if value is None else value
+    weights[name] = first.reshape(weights[name].shape)
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+VISION, TEXT = "vision_model.post_layernorm.bias", "text_model.final_layer_norm.bias"
+
+
+def digests(folder: Path, **options: object) -> tuple[str, str | None]:
+    clip = FrozenCLIP.load(folder, **options)
+    return clip.digest, clip.text_digest
+
+
+def test_digests_tell_weights_apart(clip_dir: Path, dino_dir: Path, tmp_path: Path) -> None:
+    vision, text = digests(clip_dir)
+    assert text is not None
+    assert len(vision) == len(text) == 16
+    assert set(vision + text) <= set("0123456789abcdef")
+    other = digests(changed(clip_dir, tmp_path / "vision", VISION))
+    assert other[0] != vision
+    assert other[1] == text
+    other = digests(changed(clip_dir, tmp_path / "text", TEXT))
+    assert other[0] == vision
+    assert other[1] != text
+    other = digests(changed(clip_dir, tmp_path / "scale", "logit_scale"))
+    assert other[0] == vision
+    assert other[1] != text
+    dino = FrozenDINO.load(dino_dir).digest
+    assert FrozenDINO.load(tiny_dino(tmp_path / "dino", seed=5)).digest != dino
+    assert digests(tiny_clip(tmp_path / "again")) == (vision, text)  # the same numbers
+
+
+def test_the_same_weights_have_one_digest(clip_dir: Path, dino_dir: Path, tmp_path: Path) -> None:
+    expected = digests(clip_dir)
+    assert digests(clip_dir, precision="bf16") == expected
+    assert digests(clip_dir, texts=("a cat", "a dog"), precision="bf16") == expected
+    assert digests(clip_dir, texts=()) == (expected[0], None)
+    dino = FrozenDINO.load(dino_dir)
+    assert FrozenDINO.load(dino_dir, precision="bf16").digest == dino.digest
+    # the older file format
+    shutil.copytree(clip_dir, tmp_path / "bin")
+    (tmp_path / "bin" / "model.safetensors").unlink()
+    model = CLIPModel.from_pretrained(clip_dir)
+    torch.save(model.state_dict(), tmp_path / "bin" / "pytorch_model.bin")
+    assert digests(tmp_path / "bin") == expected
+
+
+def test_what_the_weights_do_belongs_to_the_digest(clip_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(clip_dir, tmp_path / "heads")
+    table = json.loads((tmp_path / "heads" / "config.json").read_text())
+    table["vision_config"]["num_attention_heads"] = 2
+    (tmp_path / "heads" / "config.json").write_text(json.dumps(table))
+    expected, found = digests(clip_dir), digests(tmp_path / "heads")
+    assert found[0] != expected[0]
+    assert found[1] == expected[1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite(
+    clip_dir: Path, dino_dir: Path, tmp_path: Path, value: float
+) -> None:
+    changed(clip_dir, tmp_path / "vision", VISION, value)
+    for texts in (None, (), ("a cat",)):
+        with pytest.raises(BackboneError, match=rf"^clip .*vision holds .*1 weight .*{VISION}"):
+            FrozenCLIP.load(tmp_path / "vision", texts=texts)
+    changed(clip_dir, tmp_path / "text", TEXT, value)
+    for texts in (None, ("a cat",)):
+        with pytest.raises(BackboneError, match=rf"^clip .*text holds .*1 weight .*{TEXT}"):
+            FrozenCLIP.load(tmp_path / "text", texts=texts)
+    FrozenCLIP.load(tmp_path / "text", texts=())  # nobody asks the text tower
+    changed(dino_dir, tmp_path / "dino", "layernorm.bias", value)
+    with pytest.raises(BackboneError, match=r"^dino .*dino holds .*Fetch it anew"):
+        FrozenDINO.load(tmp_path / "dino")

@@ -7,6 +7,7 @@ them; a test holds the result against the library's own forward pass.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,13 @@ from ssrseg.method.gradcam_closed_form import (
     with_slope,
 )
 from ssrseg.networks.attention import NAME, resolve_layers, run_block
-from ssrseg.networks.frozen import Frozen, Precision, load_pretrained
+from ssrseg.networks.frozen import (
+    Frozen,
+    Precision,
+    load_pretrained,
+    refuse_not_finite,
+    weights_digest,
+)
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -85,6 +92,8 @@ class FrozenCLIP(Frozen):
         self.dim = model.config.projection_dim
         self._known_texts: dict[tuple[str, ...], Tensor] = {}
         self.freeze()
+        if precision != "fp32":
+            _ = self.digest  # of the weights as they are in the file
         self.keep(self._blocks[:-1], precision)
 
     @classmethod
@@ -116,17 +125,47 @@ class FrozenCLIP(Frozen):
                 " model is from: CLIPTokenizer.from_pretrained(...).save_pretrained(...) writes"
                 " them."
             )
+        asked = texts is None or len(texts) > 0
+        used = model.state_dict().items()
+        used = {name: value for name, value in used if asked or not name.startswith("text_")}
+        refuse_not_finite(used, source, "clip")
         options: Any = {"pos_interpolation": pos_interpolation, "precision": precision}
         clip = cls(model.float(), tokenizer, **options)
         if texts is not None:
             features = clip.text_features(texts) if texts else None
+            text_digest = clip.text_digest if texts else None
             # Weights are mapped from the file, and what was read stays in memory: map it anew.
-            del model, clip
-            clip = cls.load(source, **options)
+            del model, clip, used
+            model = load_pretrained(CLIPModel, source, "clip", example)
+            clip = cls(model.float(), tokenizer, **options)
             clip.model.text_model = None
             if features is not None:
                 clip._known_texts[texts] = features
+            clip.text_digest = text_digest
         return clip
+
+    @cached_property
+    def digest(self) -> str:
+        """A name for the weights that images pass through, 16 hexadecimal digits."""
+        return self._digest(self.model.config.vision_config, ("vision_model", "visual_projection"))
+
+    @cached_property
+    def text_digest(self) -> str | None:
+        """The same of what texts pass through, tokenizer and ``logit_scale`` included.
+
+        None if ``load`` was told that no text will be asked.
+        """
+        if self.model.text_model is None:
+            return None
+        owners = ("text_model", "text_projection", "logit_scale")
+        words = sorted(self.tokenizer.get_vocab().items())
+        return self._digest(self.model.config.text_config, owners, words)
+
+    def _digest(self, config: Any, owners: tuple[str, ...], words: object = ()) -> str:
+        weights = self.model.state_dict().items()
+        own = {name: value for name, value in weights if name.split(".")[0] in owners}
+        settings = (config.num_attention_heads, config.hidden_act, config.layer_norm_eps)
+        return weights_digest(own, settings=settings, words=words)
 
     @property
     def _blocks(self) -> Any:  # the library's blocks: their parts have no types

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -10,7 +11,13 @@ from torch import Tensor
 from transformers import ViTModel
 
 from ssrseg.networks.attention import NAME, mean_attention, resolve_layers, run_block
-from ssrseg.networks.frozen import Frozen, Precision, load_pretrained
+from ssrseg.networks.frozen import (
+    Frozen,
+    Precision,
+    load_pretrained,
+    refuse_not_finite,
+    weights_digest,
+)
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
@@ -26,6 +33,8 @@ class FrozenDINO(Frozen):
         self.model = model
         self.patch_size, self.depth = model.config.patch_size, len(model.layers)
         self.freeze()
+        if precision != "fp32":
+            _ = self.digest  # of the weights as they are in the file
         self.keep(model.layers, precision)
 
     @classmethod
@@ -37,7 +46,15 @@ class FrozenDINO(Frozen):
         # no pooler: DINO checkpoints have none, and the library would make one up at random
         example = "facebook/dino-vits16"
         model = load_pretrained(ViTModel, source, "dino", example, add_pooling_layer=False)
+        refuse_not_finite(model.state_dict(), source, "dino")
         return cls(model.float(), precision=precision)
+
+    @cached_property
+    def digest(self) -> str:
+        """A name for the weights, 16 hexadecimal digits; 20 MB of ViT-S take 0.1 s."""
+        config = self.model.config
+        settings = (config.num_attention_heads, config.hidden_act, config.layer_norm_eps)
+        return weights_digest(self.model.state_dict(), settings=settings)
 
     @torch.no_grad()
     def attention(

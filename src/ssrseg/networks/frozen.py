@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from importlib.resources import files
 from pathlib import Path
@@ -59,6 +61,36 @@ class Frozen(nn.Module):
     def train(self, mode: bool = True) -> Frozen:
         """Stay in eval mode, whatever a surrounding module asks for."""
         return super().train(False)
+
+
+def weights_digest(weights: Mapping[str, torch.Tensor], **settings: object) -> str:
+    """A name for weights, 16 hexadecimal digits: the same from whatever file they were loaded.
+
+    Args:
+        weights: Parameters by name, in fp32 as they were loaded.
+        settings: What else decides what they compute, such as the number of heads.
+    """
+    found = hashlib.sha256(repr(sorted(settings.items())).encode())
+    for name, value in sorted(weights.items()):
+        found.update(f"{name} {tuple(value.shape)} ".encode())
+        found.update(value.detach().cpu().contiguous().numpy().data)
+    return found.hexdigest()[:16]
+
+
+def all_finite(value: torch.Tensor) -> bool:
+    """False if a number is nan or infinite."""
+    return not value.numel() or all(map(math.isfinite, map(float, value.detach().aminmax())))
+
+
+def refuse_not_finite(weights: Mapping[str, torch.Tensor], source: str | Path, role: str) -> None:
+    """Raise BackboneError if a weight is nan or infinite: everything after it would be, too."""
+    wrong = [name for name, value in weights.items() if not all_finite(value)]
+    if wrong:
+        raise BackboneError(
+            f"{role} {source} holds numbers that are nan or infinite in"
+            f" {counted(len(wrong), 'weight', 'weights')} (such as {wrong[0]}): its training"
+            " diverged, or the file was damaged. Fetch it anew, or give another one."
+        )
 
 
 def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **options: Any) -> Any:
