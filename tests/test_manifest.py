@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from ssrseg.data.sample import Sample
-from ssrseg.errors import DataError
+from ssrseg.errors import DataError, OutputError
 from ssrseg.manifest import Manifest
 
 CLASSES = ("cat", "dog", "red car")
+HEAD = "name,labels,absent,mask,photo,made_by"
 
 
 def sample(name: str, *labels: int) -> Sample:
@@ -20,41 +21,60 @@ def test_labels_without_a_pixel(tmp_path: Path) -> None:
     a, b, c = sample("a", 0, 1), sample("b", 0, 1, 2), sample("c")
     dog = torch.tensor([[0, 2, 255]], dtype=torch.uint8)
     manifest = Manifest(tmp_path / "manifest.csv", CLASSES)
-    manifest.add(a, dog)
-    manifest.add(b, dog)
-    manifest.add(c, torch.zeros(2, 2, dtype=torch.uint8))
+    manifest.add(a, dog, "aa", "ssrseg")
+    manifest.add(b, dog, "bb", "person")
+    manifest.add(c, torch.zeros(2, 2, dtype=torch.uint8), "cc", "ssrseg")
     lines = (tmp_path / "manifest.csv").read_text().splitlines()
     assert lines == [
-        "name,labels,absent,mask",
-        "a,cat;dog,cat,masks/a.png",
-        "b,cat;dog;red car,cat;red car,masks/b.png",
-        "c,,,masks/c.png",
+        HEAD,
+        "a,cat;dog,cat,masks/a.png,aa,ssrseg",
+        "b,cat;dog;red car,cat;red car,masks/b.png,bb,person",
+        "c,,,masks/c.png,cc,ssrseg",
     ]
     again = Manifest(tmp_path / "manifest.csv", CLASSES)
-    assert again.absent([a, b, c]) == {"a": ("cat",), "b": ("cat", "red car")}
-    assert all(again.has(each) for each in (a, b, c))
-    assert not again.has(sample("a", 0)) and not again.has(sample("d", 0))
-    again.add(a, torch.tensor([[1, 2]], dtype=torch.uint8))  # the later line counts
+    assert again.absent([a, b, c, sample("d")]) == {"a": ("cat",), "b": ("cat", "red car")}
+    assert (again.photo("a"), again.photo("d")) == ("aa", None)
+    again.add(a, torch.tensor([[1, 2]], dtype=torch.uint8), "aa", "ssrseg")  # the later line counts
     assert Manifest(tmp_path / "manifest.csv", CLASSES).absent([a, c]) == {}
     lines = (tmp_path / "manifest.csv").read_text().splitlines()
-    assert lines[1] == "a,cat;dog,,masks/a.png" and len(lines) == 4
+    assert lines[1] == "a,cat;dog,,masks/a.png,aa,ssrseg" and len(lines) == 4
 
 
 def test_a_spreadsheet_may_have_saved_it(tmp_path: Path) -> None:
     path = tmp_path / "manifest.csv"
-    text = "\ufeffname,labels,absent,mask,checked\r\na,cat,cat,masks/a.png,yes,\r\n"
+    text = f"\ufeff{HEAD},checked\r\na,cat,cat,masks/a.png,aa,ssrseg,yes,\r\n"
     path.write_text(text, encoding="utf-8", newline="")
     assert Manifest(path, CLASSES).absent([sample("a", 0)]) == {"a": ("cat",)}
-    assert path.read_text() == "name,labels,absent,mask\na,cat,cat,masks/a.png\n"
+    assert path.read_text() == f"{HEAD}\na,cat,cat,masks/a.png,aa,ssrseg\n"
+
+
+@pytest.mark.parametrize("name", ["k\udce4fer", "a\u2028b", "a,b", 'a"b', "a\nb", "=cmd()", "ä"])
+def test_any_name_comes_back(tmp_path: Path, name: str) -> None:
+    manifest = Manifest(tmp_path / "manifest.csv", CLASSES)
+    manifest.add(sample(name, 0), torch.zeros(2, 2, dtype=torch.uint8), "aa", "ssrseg")
+    again = Manifest(tmp_path / "manifest.csv", CLASSES)
+    assert again.absent([sample(name, 0)]) == {name: ("cat",)}
 
 
 @pytest.mark.parametrize(
     "text",
-    ["name,labels,mask\na,cat,masks/a.png\n", "name;labels;absent;mask\na;cat;;masks/a.png\n", ""],
+    [
+        b"name,labels,mask\na,cat,masks/a.png\n",
+        b"name;labels;absent;mask\na;cat;;masks/a.png\n",
+        b"",
+        "n\0ame,labels\n".encode("utf-16"),
+        b'\xff\x00\r\r\n"',
+    ],
 )
-def test_one_that_is_no_longer_ours_is_refused(tmp_path: Path, text: str) -> None:
+def test_one_that_is_no_longer_ours_is_refused(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "manifest.csv"
-    path.write_text(text)
+    path.write_bytes(text)
     with pytest.raises(DataError, match=r"instead of .name,labels,absent,mask.*or delete it"):
         Manifest(path, CLASSES)
-    assert path.read_text() == text
+    assert path.read_bytes() == text
+
+
+def test_a_folder_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").mkdir()
+    with pytest.raises(OutputError, match=r"manifest\.csv cannot be written"):
+        Manifest(tmp_path / "manifest.csv", CLASSES)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +13,14 @@ from PIL import Image
 from tiny_encoders import tiny_config
 from torch import Tensor
 
-from ssrseg import pseudo_masks as module
+from ssrseg import mask_folder as module
 from ssrseg.config import Config
 from ssrseg.data.images import read_image, read_truth
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import CheckpointError, ConfigError, DataError
+from ssrseg.mask_folder import open_masks
 from ssrseg.model import SSR
 from ssrseg.pseudo_masks import make_masks, pseudo_mask_miou, rectify_photo
 from ssrseg.training import train
@@ -45,13 +47,13 @@ def ssr(clip_dir: Path, dino_dir: Path, folder: LabelledImages) -> SSR:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the masks that were written."""
     names: list[str] = []
-    original = module.write_class_ids
+    original = module.write_mask
 
-    def noting(path: Path, ids: Tensor) -> None:
+    def noting(path: Path, ids: Tensor, made_for: str) -> None:
         names.append(path.stem)
-        original(path, ids)
+        original(path, ids, made_for)
 
-    monkeypatch.setattr(module, "write_class_ids", noting)
+    monkeypatch.setattr(module, "write_mask", noting)
     return names
 
 
@@ -109,17 +111,17 @@ def test_stopped_and_started_again(
 ) -> None:
     make_masks(folder, tmp_path / "straight", config, save_cams=True)
     made.clear()
-    write = module.write_class_ids
+    write = module.write_mask
 
-    def killed(path: Path, ids: Tensor) -> None:
+    def killed(path: Path, ids: Tensor, made_for: str) -> None:
         if len(made) == 2:
             raise KeyboardInterrupt
-        write(path, ids)
+        write(path, ids, made_for)
 
-    monkeypatch.setattr(module, "write_class_ids", killed)
+    monkeypatch.setattr(module, "write_mask", killed)
     with pytest.raises(KeyboardInterrupt):
         make_masks(folder, tmp_path / "halves", config, save_cams=True)
-    monkeypatch.setattr(module, "write_class_ids", write)
+    monkeypatch.setattr(module, "write_mask", write)
     result = make_masks(folder, tmp_path / "halves", config, save_cams=True)
     assert (result.written, result.skipped) == (2, 2)
     names = [sample.name for sample in folder.samples]
@@ -130,18 +132,18 @@ def test_stopped_and_started_again(
     assert made == []
 
 
-def test_a_line_cut_short_does_not_count(
+def test_what_is_done_is_known_without_the_manifest(
     folder: LabelledImages, tmp_path: Path, config: Config, made: list[str]
 ) -> None:
     two = replace(folder, samples=folder.samples[:2])
     make_masks(two, tmp_path, config)
     manifest = tmp_path / "manifest.csv"
-    manifest.write_text(manifest.read_text()[:-12])
+    whole = manifest.read_text()
     made.clear()
-    make_masks(two, tmp_path, config)
-    assert made == [folder.samples[1].name]
-    made.clear()
-    assert make_masks(two, tmp_path, config).skipped == 2
+    for damage in (lambda: manifest.write_text(whole[:-12]), manifest.unlink):
+        damage()
+        result = make_masks(two, tmp_path, config)
+        assert (made, result.skipped, manifest.read_text()) == ([], 2, whole)
 
 
 def test_what_is_missing_or_changed_is_made_again(
@@ -153,24 +155,132 @@ def test_what_is_missing_or_changed_is_made_again(
     relabelled = replace(folder.samples[1], labels=(2,))
     samples = (folder.samples[0], relabelled, *folder.samples[2:])
     made.clear()
-    make_masks(replace(folder, samples=samples), tmp_path, config)
+    result = make_masks(replace(folder, samples=samples), tmp_path, config)
     assert made == [first, second]
+    assert (result.written, result.skipped, result.renewed) == (2, 2, 1)
     made.clear()
     assert make_masks(replace(folder, samples=samples), tmp_path, config).skipped == 4
+    cams = tmp_path / "cams" / f"{third}.npz"
+    for damage in (lambda: None, lambda: cams.write_bytes(cams.read_bytes()[:300])):
+        damage()  # its mask is there, its CAM is not, or not whole
+        make_masks(replace(folder, samples=samples[2:3]), tmp_path, config, save_cams=True)
+        assert made == [third]
+        made.clear()
     make_masks(replace(folder, samples=samples[2:3]), tmp_path, config, save_cams=True)
-    assert made == [third]  # its mask was there, its CAM was not
+    assert made == []
 
 
-def test_a_photograph_of_another_size_gets_another_mask(
-    tmp_path: Path, config: Config, made: list[str]
+@pytest.mark.parametrize("suffix", [".bmp", ".png", ".tif"])
+def test_another_photograph_of_that_name_and_size(
+    tmp_path: Path, config: Config, made: list[str], suffix: str
 ) -> None:
-    data = open_labelled(tiny_folder(tmp_path / "own", n=3))
+    data = one_photo(tmp_path / "own", suffix, 80)
     make_masks(data, tmp_path / "out", config)
-    with Image.open(data.samples[1].image) as image:
-        image.crop((0, 0, image.width, image.height - 9)).save(data.samples[1].image)
+    size = data.samples[0].image.stat().st_size
     made.clear()
-    assert make_masks(data, tmp_path / "out", config).skipped == 2
-    assert made == [data.samples[1].name]
+    assert make_masks(data, tmp_path / "out", config).skipped == 1
+    one_photo(tmp_path / "own", suffix, 190)
+    if suffix == ".bmp":
+        assert data.samples[0].image.stat().st_size == size
+    result = make_masks(data, tmp_path / "out", config)
+    assert (made, result.renewed) == (["photo_0"], 1)
+
+
+def one_photo(root: Path, suffix: str, level: int, tags: dict[int, int] | None = None) -> Any:
+    """A data set of one photograph, light below, of a given level above."""
+    root.mkdir(exist_ok=True)
+    pixels = np.full((48, 80, 3), 230, np.uint8)
+    pixels[:24] = level
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif.update(tags or {})
+    image.save(root / f"photo_0{suffix}", exif=exif)
+    sample = Sample("photo_0", root / f"photo_0{suffix}", (1,), None)
+    return LabelledImages(root, ("cat", "dog"), (sample,))
+
+
+@pytest.mark.parametrize("turned", [1, 3, 6, 8])
+@pytest.mark.parametrize("suffix", [".tif", ".jpg"])
+def test_a_mask_corrected_by_hand_is_kept(
+    tmp_path: Path, config: Config, made: list[str], suffix: str, turned: int
+) -> None:
+    data, out = one_photo(tmp_path / "own", suffix, 80, {0x0112: turned}), tmp_path / "out"
+    make_masks(data, out, config)
+    path = out / "masks" / "photo_0.png"
+    assert read_truth(path).shape == ((80, 48) if turned in (6, 8) else (48, 80))
+    correct_by_hand(path)
+    corrected = path.read_bytes()
+    made.clear()
+    for again in (data, replace(data, samples=(replace(data.samples[0], labels=(0,)),))):
+        result = make_masks(again, out, config)
+        assert (made, result.skipped, result.corrected) == ([], 1, ("photo_0",))
+        assert path.read_bytes() == corrected
+    with (out / "manifest.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["made_by"], row["absent"]) == ("person", "cat")  # a dog was painted
+    make_masks(data, out, config, save_cams=True)
+    assert path.read_bytes() == corrected and (out / "cams" / "photo_0.npz").is_file()
+    assert make_masks(data, out, config, overwrite=True).written == 1
+    assert path.read_bytes() != corrected
+
+
+def correct_by_hand(path: Path) -> None:
+    mask = Image.open(path)
+    mask.load()
+    mask.paste(2, (0, 0, 9, 9))
+    mask.save(path)
+
+
+def test_a_correction_of_another_photograph_is_neither_used_nor_lost(
+    tmp_path: Path, config: Config
+) -> None:
+    data, out = one_photo(tmp_path / "own", ".png", 80), tmp_path / "out"
+    make_masks(data, out, config)
+    path = out / "masks" / "photo_0.png"
+    correct_by_hand(path)
+    corrected = path.read_bytes()
+    one_photo(tmp_path / "own", ".png", 190)
+    result = make_masks(data, out, config)
+    assert (result.written, len(result.failures)) == (0, 1)
+    assert "corrected by hand, for another photograph" in result.failures[0].reason
+    assert path.read_bytes() == corrected
+    assert "photo_0" in (out / "failures.csv").read_text()
+
+
+def test_a_mask_cut_short_is_no_mask(tmp_path: Path, config: Config, made: list[str]) -> None:
+    data, out = one_photo(tmp_path / "own", ".png", 80), tmp_path / "out"
+    make_masks(data, out, config)
+    path = out / "masks" / "photo_0.png"
+    whole = path.read_bytes()
+    for length in (0, 10, 60, len(whole) // 2, len(whole) - 20):
+        path.write_bytes(whole[:length])
+        made.clear()
+        make_masks(data, out, config)
+        assert (made, path.read_bytes()) == (["photo_0"], whole), length
+
+
+def test_images_that_cannot_be_used_end_nothing(tmp_path: Path, config: Config) -> None:
+    data, out = open_labelled(tiny_folder(tmp_path / "own", n=6)), tmp_path / "out"
+    whole = data.samples[1].image.read_bytes()
+    data.samples[1].image.write_bytes(whole[:100])
+    data.samples[4].image.unlink()
+    result = make_masks(data, out, config)
+    assert (result.written, result.skipped) == (4, 0)
+    assert [each.name for each in result.failures] == [data.samples[1].name, data.samples[4].name]
+    with (out / "failures.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["name"], row["image"]) for row in rows] == [
+        (each.name, str(each.image)) for each in (data.samples[1], data.samples[4])
+    ]
+    assert "damaged or cut short" in rows[0]["reason"]
+    assert "does not exist" in rows[1]["reason"]
+    with pytest.raises(DataError, match="cut short|does not exist"):
+        make_masks(data, out, config, strict=True)
+    for index in (1, 4):
+        data.samples[index].image.write_bytes(whole)
+    result = make_masks(data, out, config)
+    assert (result.written, result.skipped, result.failures) == (2, 4, ())
+    assert not (out / "failures.csv").exists()
 
 
 def test_text_paths_and_any_device(
@@ -188,9 +298,16 @@ def test_other_settings_are_refused(folder: LabelledImages, tmp_path: Path, conf
     make_masks(replace(folder, samples=folder.samples[:1]), tmp_path, config)
     before = contents(tmp_path)
     other = replace(config, sgc=replace(config.sgc, high=0.7))
-    with pytest.raises(ConfigError, match=r"holds masks made with other settings, .*another --out"):
+    with pytest.raises(ConfigError, match=r"made with other settings, .*another folder \(--out\)"):
         make_masks(folder, tmp_path, other)
+    with pytest.raises(ConfigError, match=rf"such as {folder.samples[0].name}\.png, which this"):
+        make_masks(replace(folder, samples=folder.samples[1:]), tmp_path, other, overwrite=True)
     assert contents(tmp_path) == before
+    assert make_masks(folder, tmp_path, other, overwrite=True).written == 4
+    with pytest.raises(ConfigError, match="holds masks made from labels"), open_masks(
+        tmp_path, (), ("cat",), "", made_from="model", overwrite=False, strict=False
+    ):
+        pass
 
 
 @pytest.mark.parametrize(("height", "width"), [(33, 47), (150, 61), (16, 200), (64, 64)])
@@ -225,7 +342,7 @@ def test_an_image_smaller_than_a_patch(tmp_path: Path, config: Config) -> None:
     thin = Sample("thin", tmp_path / "thin.png", (0,), None)
     data = LabelledImages(tmp_path, ("cat",), (thin,))
     with pytest.raises(DataError, match=r"thin\.png is 40 x 15 pixels, smaller than one patch"):
-        make_masks(data, tmp_path / "out", config)
+        make_masks(data, tmp_path / "out", config, strict=True)
     assert not (tmp_path / "out" / "masks").exists()
 
 

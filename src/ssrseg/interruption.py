@@ -18,7 +18,7 @@ NAMES = {"SIGINT": "Ctrl-C", "SIGTERM": "SIGTERM", "SIGHUP": "SIGHUP"}
 _SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 
-class Interrupted(KeyboardInterrupt):  # noqa: N818 - not an error: somebody asked for it
+class Interrupted(KeyboardInterrupt):
     """Work that was stopped by a signal.
 
     Attributes:

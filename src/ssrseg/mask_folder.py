@@ -17,6 +17,7 @@ from ssrseg.data.sample import Sample
 from ssrseg.data.stamped_mask import MaskState, digest_of, mask_state, write_mask
 from ssrseg.errors import ConfigError, DataError, OutputError, SSRError
 from ssrseg.failures import Failure, write_failures
+from ssrseg.interruption import Stop
 from ssrseg.manifest import FILE as MANIFEST
 from ssrseg.manifest import Manifest, mask_path
 
@@ -24,7 +25,6 @@ HasRest = Callable[[Sample, str], bool]
 
 MADE_FROM = {"labels": "config.yaml", "model": "settings.txt"}
 """File of the settings that masks were made with: from labels, or predicted by a model."""
-
 
 
 class MaskFolder:
@@ -96,6 +96,14 @@ class MaskFolder:
             self.manifest.add(sample, ids, photo, "ssrseg")
             self.written += 1
         return made_for
+
+    def stop_if_asked(self, stop: Stop) -> None:
+        """Raise Interrupted between two images if somebody wants the work to end."""
+        if stop.requested:
+            raise stop.error(
+                f"{self.written:,} masks were written to {self.out / 'masks'} now. The same command"
+                " goes on from there."
+            )
 
     def fail(self, sample: Sample, error: SSRError) -> None:
         """Go on without a sample; in strict mode, stop.

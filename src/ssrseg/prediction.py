@@ -10,10 +10,14 @@ from pathlib import Path
 from ssrseg.checkpoint import model_digest
 from ssrseg.config import TestConfig
 from ssrseg.console import steps
-from ssrseg.data.files import user_path, write_text
-from ssrseg.data.images import check_size, fits, list_images, read_image, write_class_ids
-from ssrseg.errors import CheckpointError, DataError
+from ssrseg.data.files import user_path
+from ssrseg.data.images import check_size, list_images, read_image
+from ssrseg.data.sample import Sample
+from ssrseg.errors import DataError, SSRError
+from ssrseg.failures import Failure
+from ssrseg.interruption import until_stopped
 from ssrseg.loading import model_file
+from ssrseg.mask_folder import open_masks
 from ssrseg.model import SSR
 
 ImagePaths = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
@@ -21,12 +25,24 @@ ImagePaths = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 
 @dataclass(frozen=True)
 class PredictResult:
-    """Where the masks are, how many were made now and how many were there already."""
+    """Where the masks are.
+
+    Attributes:
+        out: Folder with masks/, classes.txt and manifest.csv.
+        skipped: Masks that were there already, those that a person has corrected included.
+        renewed: Masks of an earlier call, made anew because their photograph has changed.
+        corrected: Names of the masks that a person has corrected; they were left as they are.
+        seconds: Time of this call, loading included.
+        failures: Images that could not be used.
+    """
 
     out: Path
     written: int
     skipped: int
+    renewed: int
+    corrected: tuple[str, ...]
     seconds: float
+    failures: tuple[Failure, ...]
 
 
 def predict(
@@ -37,65 +53,84 @@ def predict(
     clip: str | Path | None = None,
     crf: bool | None = None,
     test: TestConfig | None = None,
-    overwrite: bool = False,
     device: str = "auto",
+    overwrite: bool = False,
+    strict: bool = False,
 ) -> PredictResult:
     """Write a mask for every image of a folder; no labels needed.
 
+    A mask that is there is made again if its photograph has changed or it is damaged; one that a
+    person has corrected is kept. An image that cannot be used is left out and listed.
+
     Args:
         images: One image, a folder of images, a list of images, or images by name (as
-            ``ssrseg.open_images`` gives them).
-        out: Gets ``masks/NAME.png`` (indexed), classes.txt and settings.txt.
+            ``ssrseg.open_images`` gives them). ``out`` may lie inside the folder.
+        out: Gets ``masks/NAME.png`` (indexed), classes.txt, manifest.csv, settings.txt and, if
+            something fails, failures.csv.
         model: Run folder, model.safetensors, or hub id.
         clip: Hub id or directory of CLIP, if it is not where it was in training.
         crf: Refine with a DenseCRF; None = as the settings say.
         test: Scales, flip and DenseCRF; None = the run's settings.
-        overwrite: Make masks anew that are there already.
         device: ``auto``, ``cpu`` or ``cuda``.
+        overwrite: Make all masks anew, also those that a person has corrected.
+        strict: Stop at the first image that cannot be used.
 
     Raises:
-        DataError: If there is no image, one cannot be read, or two have the same name; masks
-            already written stay.
-        CheckpointError: If there is no model, it does not fit the encoder, or ``out`` holds masks
-            of another one.
+        DataError: If there is no image, or two have the same name; in strict mode, if one cannot
+            be read. Masks already written stay.
+        CheckpointError: If there is no model, or it does not fit the encoder.
+        ConfigError: If ``out`` holds masks of another model or made with other settings.
+        OutputError: If another process writes into ``out``, or the disk takes nothing.
     """
     start, out, run = time.monotonic(), user_path(out, "masks"), model_file(model)
-    paths = _by_target(images, out / "masks")
+    samples = _samples(images, out)
     ssr = SSR.from_pretrained(run, clip=clip, segment_only=True, device=device)
     own = ssr.config.test
     if test is not None:
         ssr = ssr.with_config(replace(ssr.config, test=test))
     wanted = ssr.config.test.crf if crf is None else crf
-    todo = {target: path for target, path in paths.items() if overwrite or not fits(target, path)}
-    made_by = f"model: {model_digest(run)}\ncrf: {wanted}\n"
+    made_by = f"model: {model_digest(run)}\nclip: {ssr.clip.digest}\ncrf: {wanted}\n"
     if ssr.config.test != own:
         made_by += f"{ssr.config.test}\n"
-    settings = out / "settings.txt"
-    earlier = settings.read_text(encoding="utf-8") if settings.is_file() else ""
-    if len(todo) < len(paths) and earlier != made_by:
-        raise CheckpointError(
-            f"{out} holds masks of another model or made with other settings. Use another --out, or"
-            " --overwrite."
-        )
-    if overwrite:  # an interrupted call must not leave masks of two models
-        for target in todo:
-            target.unlink(missing_ok=True)
-    write_text(settings, made_by)
-    write_text(out / "classes.txt", "\n".join(ssr.classes) + "\n")
-    with steps("Prediction", len(paths), done=len(paths) - len(todo)) as progress:
-        for target, path in todo.items():
-            photo = read_image(path)
-            check_size(photo, path, ssr.patch_size)
-            ids, _ = ssr.segment_photo(photo, crf=wanted)
-            write_class_ids(target, ids)
-            progress.advance(path.name)
-    return PredictResult(out, len(todo), len(paths) - len(todo), time.monotonic() - start)
+    with (
+        until_stopped() as stop,
+        open_masks(
+            out,
+            samples,
+            ssr.classes,
+            made_by,
+            made_from="model",
+            overwrite=overwrite,
+            strict=strict,
+        ) as masks,
+        steps("Prediction", len(samples), done=len(samples) - len(masks.todo)) as progress,
+    ):
+        for sample in masks.todo:
+            try:
+                photo = read_image(sample.image)
+                check_size(photo, sample.image, ssr.patch_size)
+            except SSRError as error:
+                masks.fail(sample, error)
+            else:
+                masks.write(sample, ssr.segment_photo(photo, crf=wanted)[0])
+            progress.advance(sample.image.name)
+            masks.stop_if_asked(stop)
+    return PredictResult(
+        out,
+        masks.written,
+        len(samples) - len(masks.todo),
+        masks.renewed,
+        tuple(masks.corrected),
+        time.monotonic() - start,
+        tuple(masks.failures),
+    )
 
 
-def _by_target(images: ImagePaths, folder: Path) -> dict[Path, Path]:
-    """Images by the file that their mask goes into; two that would share one are refused."""
+def _samples(images: ImagePaths, out: Path) -> tuple[Sample, ...]:
+    """Images under the names of their masks; two that would share one are refused."""
     if isinstance(images, (str, Path)) or not isinstance(images, Iterable):
-        root, paths = user_path(images, "images"), list_images(images)
+        root = user_path(images, "images")
+        paths = list_images(root)
         base = root if root.is_dir() else root.parent
         named = [(path.relative_to(base).with_suffix("").as_posix(), path) for path in paths]
     elif isinstance(images, Mapping):
@@ -103,14 +138,13 @@ def _by_target(images: ImagePaths, folder: Path) -> dict[Path, Path]:
     else:
         paths = [user_path(path, "an image") for path in images]
         named = [(path.stem, path) for path in paths]
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     for name, path in named:
-        target = folder / f"{name}.png"
-        if found.setdefault(target, path) != path:
+        if found.setdefault(name, path) != path:
             raise DataError(
-                f"{found[target]} and {path} have the same name up to the suffix, under which masks"
+                f"{found[name]} and {path} have the same name up to the suffix, under which masks"
                 " are written. Rename or remove one."
             )
     if not found:
         raise DataError("There is no image to segment: the list is empty. Give at least one.")
-    return found
+    return tuple(Sample(name, path, (), None) for name, path in found.items())

@@ -21,12 +21,13 @@ from ssrseg.console import steps
 from ssrseg.data.files import atomic_write, sweep, user_path
 from ssrseg.data.images import read_image, read_truth
 from ssrseg.data.open import labelled_images
-from ssrseg.data.photos import Photo, PhotoBatch, UnreadablePhoto, join_photos, photo_batches
+from ssrseg.data.photos import Photo, PhotoBatch, UnreadablePhoto, join_photos, read_photos
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import limit_side
 from ssrseg.device import pick_device
 from ssrseg.failures import Failure
+from ssrseg.interruption import until_stopped
 from ssrseg.loading import model_file
 from ssrseg.mask_folder import open_masks
 from ssrseg.method.cam import min_max
@@ -148,33 +149,37 @@ def make_masks(
     sgc, shared = config.sgc, cache is not None
     folder = user_path(cache, "superpixels") if cache is not None else out / "superpixels"
     superpixels = SuperpixelCache(folder, n_segments=sgc.n_segments, compactness=sgc.compactness)
-    with open_masks(
-        out,
-        data.samples,
-        data.classes,
-        _settings(config, ssr, run),
-        made_from="labels",
-        overwrite=overwrite,
-        strict=strict,
-        has_rest=partial(_has_cams, out) if save_cams else lambda _, __: True,
-    ) as masks:
+    with (
+        until_stopped() as stop,
+        open_masks(
+            out,
+            data.samples,
+            data.classes,
+            _settings(config, ssr, run),
+            made_from="labels",
+            overwrite=overwrite,
+            strict=strict,
+            has_rest=partial(_has_cams, out) if save_cams else lambda _, __: True,
+        ) as masks,
+        steps("Pseudo masks", len(data), done=len(data) - len(masks.todo)) as progress,
+    ):
+        todo = masks.todo
         if shared:
             sweep(folder, shared=True)
-        todo = masks.todo
-        with steps("Pseudo masks", len(data), done=len(data) - len(todo)) as progress:
-            wanted = superpixels if ssr.wants_superpixels else None
-            for batch in photo_batches(todo, config.data, ssr.patch_size, wanted, ssr.device):
-                if isinstance(batch, UnreadablePhoto):
-                    masks.fail(todo[batch.index], batch.error)
-                    progress.advance(todo[batch.index].name)
-                    continue
-                for index, found in zip(batch.index, photo_masks(ssr, batch), strict=True):
-                    sample = todo[index]
-                    made_for = masks.write(sample, found.pseudo_mask)
-                    if save_cams:
-                        _write_cams(_cams(out, sample), found, data.classes, made_for)
-                    progress.advance(sample.name)
-                del found  # and the batch's tokens with it, before the next ones are made
+        wanted = superpixels if ssr.wants_superpixels else None
+        for batch in read_photos(todo, config.data, ssr.patch_size, wanted, ssr.device):
+            if isinstance(batch, UnreadablePhoto):
+                masks.fail(todo[batch.index], batch.error)
+                progress.advance(todo[batch.index].name)
+                continue
+            for index, found in zip(batch.index, photo_masks(ssr, batch), strict=True):
+                sample = todo[index]
+                made_for = masks.write(sample, found.pseudo_mask)
+                if save_cams:
+                    _write_cams(_cams(out, sample), found, data.classes, made_for)
+                progress.advance(sample.name)
+            del found  # and the batch's tokens with it, before the next ones are made
+            masks.stop_if_asked(stop)
         absent = masks.manifest.absent(data.samples)
     return MasksResult(
         out,
@@ -218,7 +223,7 @@ def _write_cams(path: Path, found: PhotoMask, classes: tuple[str, ...], made_for
 
 def _has_cams(out: Path, sample: Sample, made_for: str) -> bool:
     try:
-        with np.load(_cams(out, sample)) as found:
+        with _cams(out, sample).open("rb") as file, np.load(file) as found:
             return str(found["made_for"]) == made_for and "refined_cam" in found
     except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error):
         return False

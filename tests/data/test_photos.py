@@ -15,7 +15,7 @@ from torch import Tensor
 from ssrseg.config import DataConfig
 from ssrseg.data.images import read_truth
 from ssrseg.data.open import open_labelled
-from ssrseg.data.photos import PhotoBatch, photo_batches
+from ssrseg.data.photos import PhotoBatch, UnreadablePhoto, photo_batches, read_photos
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import DataError
@@ -79,15 +79,23 @@ def test_photographs_of_odd_sizes_do_not_pile_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_photograph_comes_after_all_before_it(tmp_path: Path, workers: int) -> None:
-    samples = grey_photos(tmp_path, [(32, 32), (32, 48), (32, 32), (32, 32), (32, 32)])
-    samples[3].image.write_bytes(samples[3].image.read_bytes()[:40])
+def test_a_damaged_photograph_ends_nothing(tmp_path: Path, workers: int) -> None:
+    samples = grey_photos(tmp_path, [(32, 32), (32, 48), (32, 32), (32, 32), (15, 32)])
+    samples[2].image.write_bytes(samples[2].image.read_bytes()[:40])
+    settings = DataConfig(workers=workers, patches=400)
     taken: list[int] = []
-    with pytest.raises(DataError, match=r"3\.png") as caught:
-        for batch in read(samples, DataConfig(workers=workers, patches=400)):
+    faults: dict[int, str] = {}
+    for batch in read_photos(samples, settings, PATCH, NO_CACHE, CPU):
+        if isinstance(batch, UnreadablePhoto):
+            faults[batch.index] = str(batch.error)
+        else:
             taken += batch.index
-    assert sorted(taken) == [0, 1, 2]
-    assert "Traceback" not in str(caught.value)
+    assert sorted(taken) == [0, 1, 3]
+    assert sorted(faults) == [2, 4]
+    assert "2.png" in faults[2] and "4.png is 32 x 15 pixels" in faults[4]
+    assert "Traceback" not in faults[2]
+    with pytest.raises(DataError, match=r"2\.png"):  # for work that needs them all
+        list(read(samples, settings))
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ def calls(monkeypatch):
 
 def test_the_second_call_reads_what_the_first_computed(tmp_path, image, calls):
     cache = SuperpixelCache(tmp_path, n_segments=30, compactness=10.0)
-    first = cache(image, "street/a")
-    second = SuperpixelCache(tmp_path, n_segments=30, compactness=10.0)(image, "street/a")
+    first = cache(image)
+    second = SuperpixelCache(tmp_path, n_segments=30, compactness=10.0)(image)
     assert calls == [(30, 10.0)]
     assert first.dtype == second.dtype == torch.int32
     assert torch.equal(first, second)
@@ -42,9 +42,9 @@ def test_the_second_call_reads_what_the_first_computed(tmp_path, image, calls):
 
 def test_files_are_uint16_and_can_be_memory_mapped(tmp_path, image):
     cache = SuperpixelCache(str(tmp_path), n_segments=30, compactness=10.0)
-    labels = cache(image, "street/a")
+    labels = cache(image)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert files == [cache.path(image, "street/a")]
+    assert files == [cache.path(image)]
     stored = np.load(files[0], mmap_mode="r")
     assert isinstance(stored, np.memmap)
     assert stored.dtype == np.uint16
@@ -53,27 +53,27 @@ def test_files_are_uint16_and_can_be_memory_mapped(tmp_path, image):
 
 def test_a_changed_image_or_setting_is_computed_anew(tmp_path, image, calls):
     cache = SuperpixelCache(tmp_path, n_segments=30, compactness=10.0)
-    cache(image, "a")
+    cache(image)
     changed = image.clone()
     changed[20, 20, 1] ^= 1
-    assert torch.equal(cache(changed, "a"), slic_labels(changed, 30, 10.0))
-    cache(image.transpose(0, 1), "a")
-    SuperpixelCache(tmp_path, n_segments=31, compactness=10.0)(image, "a")
-    SuperpixelCache(tmp_path, n_segments=30, compactness=11.0)(image, "a")
+    assert torch.equal(cache(changed), slic_labels(changed, 30, 10.0))
+    cache(image.transpose(0, 1))
+    SuperpixelCache(tmp_path, n_segments=31, compactness=10.0)(image)
+    SuperpixelCache(tmp_path, n_segments=30, compactness=11.0)(image)
     assert len(calls) == 5
-    cache(image, "a")
+    cache(image)
     assert len(calls) == 5
 
 
 def test_a_damaged_file_is_computed_anew(tmp_path, image, calls):
     cache = SuperpixelCache(tmp_path, n_segments=30, compactness=10.0)
-    expected = cache(image, "a")
-    path = cache.path(image, "a")
+    expected = cache(image)
+    path = cache.path(image)
     for content in (b"", b"nonsense", path.read_bytes()[:500]):
         path.write_bytes(content)
-        assert torch.equal(cache(image, "a"), expected)
+        assert torch.equal(cache(image), expected)
     np.save(path, np.zeros((3, 3), np.uint16))
-    assert torch.equal(cache(image, "a"), expected)
+    assert torch.equal(cache(image), expected)
     assert len(calls) == 5
     assert np.load(path).shape == (40, 56)
 
@@ -81,20 +81,21 @@ def test_a_damaged_file_is_computed_anew(tmp_path, image, calls):
 def test_without_a_folder_nothing_is_stored(tmp_path, image, calls, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cache = SuperpixelCache(None, n_segments=30, compactness=10.0)
-    assert torch.equal(cache(image, "a"), cache(image, "a"))
+    assert torch.equal(cache(image), cache(image))
     assert len(calls) == 2
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="has no folder"):
-        cache.path(image, "a")
+        cache.path(image)
 
 
 def test_more_superpixels_than_uint16_numbers(tmp_path, image, monkeypatch):
     cache = SuperpixelCache(tmp_path, n_segments=70000, compactness=10.0)
     numbered = torch.arange(40 * 56).view(40, 56)
     monkeypatch.setattr(cache_module, "slic_labels", lambda *_: numbered + 65535 - 40 * 56 + 1)
-    assert int(cache(image, "a").max()) == 65535
-    assert int(cache(image, "a").max()) == 65535
+    assert int(cache(image).max()) == 65535
+    assert int(cache(image).max()) == 65535
     monkeypatch.setattr(cache_module, "slic_labels", lambda *_: numbered + 65535)
+    other = 255 - image
     with pytest.raises(ValueError, match="superpixels, but the cache stores at most 65,536"):
-        cache(image, "b")
-    assert [path.name.split(".")[0] for path in tmp_path.iterdir()] == ["a"]
+        cache(other)
+    assert [path for path in tmp_path.rglob("*.npy")] == [cache.path(image)]

@@ -51,12 +51,21 @@ def demo(*, out: Path = Path("demo-run"), seeds: Count = 1, device: Device = "au
 
 
 @command(EVERYDAY)
-def masks(*, setup: ModelSetup, out: Path, save_cams: bool = False) -> None:
+def masks(
+    *,
+    setup: ModelSetup,
+    out: Path,
+    save_cams: bool = False,
+    overwrite: bool = False,
+    strict: bool = False,
+) -> int:
     """Make pseudo masks of images from their labels.
 
     Args:
         out: Gets masks/, classes.txt, manifest.csv; run again to resume.
         save_cams: Also write cams/NAME.npz.
+        overwrite: Make masks anew that are there already, also those corrected by hand.
+        strict: Stop at the first image that cannot be used. Default: go on, and list it.
     """
     config = setup.settings()
     images = _open(setup)
@@ -64,9 +73,17 @@ def masks(*, setup: ModelSetup, out: Path, save_cams: bool = False) -> None:
 
     model, cache, device = setup.model, setup.cache, setup.device
     result = make_masks(
-        images, out, config, model=model, save_cams=save_cams, cache=cache, device=device
+        images,
+        out,
+        config,
+        model=model,
+        save_cams=save_cams,
+        cache=cache,
+        device=device,
+        overwrite=overwrite,
+        strict=strict,
     )
-    _echo_written(result)
+    code = _echo_written(result)
     if result.absent:
         first = (f"{name} ({', '.join(words)})" for name, words in result.absent.items())
         more = ", ..." if len(result.absent) > 5 else ""
@@ -75,6 +92,7 @@ def masks(*, setup: ModelSetup, out: Path, save_cams: bool = False) -> None:
             f" their image is labelled with, of {len(images)}: {', '.join(islice(first, 5))}{more}"
             f" (column absent of {result.out / 'manifest.csv'})."
         )
+    return code
 
 
 TRAINING = Parameter(group=Group("Training", sort_key=1))
@@ -129,10 +147,23 @@ def _open(setup: DataSetup) -> LabelledImages:
     return images
 
 
-def _echo_written(result: MasksResult | PredictResult) -> None:
+def _echo_written(result: MasksResult | PredictResult) -> int:
+    """What was made and what was not; the exit code."""
+    from ssrseg.failures import EXIT_CODE, describe_failures
+
     done = f"{counted(result.written, 'mask', 'masks')} written to {result.out / 'masks'}"
     there = counted(result.skipped, "was", "were")
     echo(f"{done} in {result.seconds:.0f} s, {there} there already.")
+    if result.renewed:
+        masks = counted(result.renewed, "mask", "masks")
+        echo(f"{masks} of these made anew: the photograph or its labels had changed.")
+    if result.corrected:
+        masks = counted(len(result.corrected), "mask was", "masks were")
+        first = ", ".join(result.corrected[:5]) + (", ..." if result.corrected[5:] else "")
+        echo(f"{masks} corrected by hand and left alone: {first}.")
+    for line in describe_failures(result.out, result.failures):
+        echo(line)
+    return EXIT_CODE if result.failures else 0
 
 
 @Parameter(name="*")
@@ -179,22 +210,26 @@ def predict(
     images: Images = Images(),
     out: Path,
     overwrite: bool = False,
+    strict: bool = False,
     crf: Annotated[bool | None, Parameter(group=METHOD, negative_bool="no-")] = None,
     device: Device = "auto",
-) -> None:
+) -> int:
     """Segment images with a trained model; no labels needed.
 
     Args:
-        out: Gets masks/ and classes.txt; run again to resume.
-        overwrite: Make masks anew that are there already.
+        out: Gets masks/, classes.txt, manifest.csv; run again to resume.
+        overwrite: Make masks anew that are there already, also those corrected by hand.
+        strict: Stop at the first image that cannot be used. Default: go on, and list it.
         crf: Refine with a DenseCRF. Default: as the model's settings say.
     """
     chosen = images.open()
     from ssrseg.prediction import predict
 
     model, clip = trained.model, trained.clip
-    result = predict(chosen, out, model, clip=clip, crf=crf, overwrite=overwrite, device=device)
-    _echo_written(result)
+    result = predict(
+        chosen, out, model, clip=clip, crf=crf, device=device, overwrite=overwrite, strict=strict
+    )
+    return _echo_written(result)
 
 
 @command(EVERYDAY)

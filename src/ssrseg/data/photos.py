@@ -89,10 +89,28 @@ def photo_batches(
     patch: int,
     superpixels: SuperpixelCache | None,
     device: torch.device,
+) -> Iterator[PhotoBatch]:
+    """``read_photos`` for work that needs every photograph.
+
+    Raises:
+        SSRError: For the first one that cannot be read.
+    """
+    for batch in read_photos(samples, settings, patch, superpixels, device):
+        if isinstance(batch, UnreadablePhoto):
+            raise batch.error
+        yield batch
+
+
+def read_photos(
+    samples: Sequence[Sample],
+    settings: DataConfig,
+    patch: int,
+    superpixels: SuperpixelCache | None,
+    device: torch.device,
 ) -> Iterator[PhotoBatch | UnreadablePhoto]:
     """Photographs in batches of equal size, in about the order of the samples.
 
-    One that cannot be read comes as an ``UnreadablePhoto`` as soon as it is found, and ends nothing.
+    One that cannot be read comes as an ``UnreadablePhoto`` as soon as it is found.
 
     Args:
         settings: ``max_side``, ``workers`` and ``patches`` are used.

@@ -8,6 +8,7 @@ stamp, or that has none, was made or changed by a person.
 from __future__ import annotations
 
 import hashlib
+import io
 import zlib
 from enum import Enum, auto
 from pathlib import Path
@@ -23,6 +24,9 @@ from ssrseg.data.images import class_ids_png
 
 KEY = "ssrseg"
 """Name of the text chunk."""
+
+
+_END = b"IEND\xaeB`\x82"
 
 
 class MaskState(Enum):
@@ -56,9 +60,7 @@ def write_mask(path: Path, ids: UInt8[Tensor, "height width"], made_for: str) ->
         temporary.write_bytes(png)
 
 
-def mask_state(
-    path: Path, made_for: str
-) -> tuple[MaskState, UInt8[Tensor, "height width"] | None]:
+def mask_state(path: Path, made_for: str) -> tuple[MaskState, UInt8[Tensor, "height width"] | None]:
     """Find out whether a mask is there, whose it is, and whether it is the one that is wanted.
 
     Its ids come with it if it is ours and whole.
@@ -66,13 +68,16 @@ def mask_state(
     if not path.is_file():
         return MaskState.ABSENT, None
     try:
-        with Image.open(path) as image:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
             stamp = str(image.info.get(KEY, "")).split()
             ids = np.array(image)
     except (OSError, ValueError, SyntaxError, zlib.error):
         return MaskState.DAMAGED, None
     if len(stamp) != 2 or image.mode != "P" or stamp[1] != _pixels(ids):
         return MaskState.CORRECTED, None
+    if not content.endswith(_END):  # its pixels are there, but other programs may refuse it
+        return MaskState.DAMAGED, None
     state = MaskState.DONE if stamp[0] == made_for else MaskState.STALE
     return state, torch.from_numpy(ids)
 
