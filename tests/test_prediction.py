@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,16 @@ from PIL import Image
 from tiny_encoders import tiny_clip, tiny_config
 from torch.nn import functional
 
-from ssrseg import prediction as module
+from ssrseg import mask_folder as module
 from ssrseg.data.images import read_image, read_truth
 from ssrseg.data.open import open_images, open_labelled
 from ssrseg.data.transforms import resize, to_unit
-from ssrseg.errors import BackboneError, CheckpointError, ConfigError, DataError
+from ssrseg.errors import (
+    BackboneError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+)
 from ssrseg.model import SSR
 from ssrseg.networks.clip import PIXEL_MEAN, PIXEL_STD
 from ssrseg.networks.dino import FrozenDINO
@@ -192,15 +198,15 @@ def test_a_model_of_the_hub(
 def test_started_again(
     run: Path, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, written = module.write_class_ids, []
+    original, written = module.write_mask, []
 
-    def counting(path: Path, ids: object) -> None:
+    def counting(path: Path, ids: object, made_for: str) -> None:
         if len(written) == 1 and not path.parent.joinpath("go").exists():
             raise KeyboardInterrupt
         written.append(path.name)
-        original(path, ids)
+        original(path, ids, made_for)
 
-    monkeypatch.setattr(module, "write_class_ids", counting)
+    monkeypatch.setattr(module, "write_mask", counting)
     with pytest.raises(KeyboardInterrupt):
         predict(tree / "JPEGImages", tmp_path, run)
     (tmp_path / "masks" / "go").touch()
@@ -211,15 +217,85 @@ def test_started_again(
     assert predict(tree / "JPEGImages", tmp_path, run, overwrite=True).written == 3
 
 
-def test_a_photograph_of_another_size_gets_another_mask(
+def test_another_photograph_of_that_name_gets_another_mask(
     run: Path, tree: Path, tmp_path: Path
 ) -> None:
-    photo = tmp_path / "new" / "a.jpg"
-    photo.parent.mkdir()
-    for name, written in (("2007_000000", 1), ("2007_000000", 0), ("2007_000001", 1)):
-        photo.write_bytes((tree / "JPEGImages" / f"{name}.jpg").read_bytes())
-        assert predict(photo, tmp_path / "out", run).written == written
-        assert read_truth(tmp_path / "out" / "masks" / "a.png").shape == read_image(photo).shape[:2]
+    other = read_image(tree / "JPEGImages" / "2007_000000.jpg").flip(1).numpy()
+    Image.fromarray(other).save(tmp_path / "mirrored.png")
+    photos = {name: tree / "JPEGImages" / f"{name}.jpg" for name in ("2007_000000", "2007_000001")}
+    photos["mirrored"] = tmp_path / "mirrored.png"
+    out = tmp_path / "out"
+    for name, written, renewed in (
+        ("2007_000000", 1, 0),
+        ("2007_000000", 0, 0),
+        ("mirrored", 1, 1),  # of the same size
+        ("2007_000001", 1, 1),  # of another one
+    ):
+        result = predict({"a": photos[name]}, out, run)
+        assert (result.written, result.renewed) == (written, renewed), name
+        mask = read_truth(out / "masks" / "a.png")
+        alone = predict({"a": photos[name]}, tmp_path / name, run)
+        assert mask.equal(read_truth(alone.out / "masks" / "a.png"))
+
+
+def test_a_mask_corrected_by_hand_is_kept(run: Path, tree: Path, tmp_path: Path) -> None:
+    photo = tree / "JPEGImages" / "2007_000000.jpg"
+    predict(photo, tmp_path, run)
+    path = tmp_path / "masks" / "2007_000000.png"
+    mask = Image.open(path)
+    mask.load()
+    mask.paste(7, (0, 0, 20, 20))
+    mask.save(path)
+    corrected = path.read_bytes()
+    assert predict(photo, tmp_path, run).corrected == ("2007_000000",)
+    assert path.read_bytes() == corrected
+    assert predict(photo, tmp_path, run, overwrite=True).written == 1
+    assert path.read_bytes() != corrected
+
+
+def test_images_that_cannot_be_used_end_nothing(run: Path, tree: Path, tmp_path: Path) -> None:
+    photos = sorted((tree / "JPEGImages").iterdir())
+    images = {path.stem: path for path in photos} | {"bad": tmp_path / "bad.jpg"}
+    images |= {"gone": tmp_path / "gone.jpg"}
+    images["bad"].write_bytes(photos[0].read_bytes()[:200])
+    result = predict(dict(reversed(images.items())), tmp_path / "out", run)
+    assert result.written == 3
+    assert [each.name for each in result.failures] == ["gone", "bad"]
+    assert (tmp_path / "out" / "failures.csv").read_text().count("\n") == 3
+    with pytest.raises(DataError, match=r"gone\.jpg does not exist"):
+        predict(dict(reversed(images.items())), tmp_path / "strict", run, strict=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other rules for names")
+def test_names_that_only_the_file_system_allows(run: Path, tree: Path, tmp_path: Path) -> None:
+    photo = (tree / "JPEGImages" / "2007_000000.jpg").read_bytes()
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    names = [b"n" * 251 + b".jpg", b"k\xe4fer.jpg", "line\nbreak\u2028.jpg".encode(), b"=cmd().jpg"]
+    for name in names:
+        Path(folder, os.fsdecode(name)).write_bytes(photo)
+    result = predict(folder, tmp_path / "out", run)
+    assert (result.written, result.failures) == (4, ())
+    masks = os.listdir(os.fsencode(tmp_path / "out" / "masks"))
+    assert sorted(masks) == sorted(name[:-4] + b".png" for name in names)
+    assert predict(folder, tmp_path / "out", run).skipped == 4
+    long = tmp_path / ("n" * 253)  # with .png it is too long for a name
+    long.write_bytes(photo)
+    for overwrite in (False, True):
+        result = predict(long, tmp_path / "out", run, overwrite=overwrite)
+        (failure,) = result.failures
+        assert f"The mask of {long} cannot be named" in failure.reason
+        assert "(File name too long). Shorten" in failure.reason
+
+
+def test_masks_beside_the_photographs_are_no_photographs(
+    run: Path, tree: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jpg").write_bytes((tree / "JPEGImages" / "2007_000000.jpg").read_bytes())
+    assert predict(tmp_path, tmp_path, run).written == 1
+    result = predict(tmp_path, tmp_path, run)
+    assert (result.written, result.skipped) == (0, 1)
+    assert [path.name for path in tmp_path.rglob("*.png")] == ["a.png"]
 
 
 def test_other_settings_at_test_time(run: Path, model: SSR, tree: Path, tmp_path: Path) -> None:
@@ -231,7 +307,7 @@ def test_other_settings_at_test_time(run: Path, model: SSR, tree: Path, tmp_path
     assert not model.segment_photo(read_image(photo))[0].equal(expected)
     extra = tmp_path / "masks" / "2007_000001.png"
     extra.unlink()
-    with pytest.raises(CheckpointError, match="with other settings"):
+    with pytest.raises(ConfigError, match="made with other settings"):
         predict(tree / "JPEGImages", tmp_path, run)
 
 
@@ -261,4 +337,4 @@ def test_faults(run: Path, tree: Path, tmp_path: Path, dino_dir: Path) -> None:
     (tmp_path / "bad").mkdir()
     Image.new("RGB", (9, 30)).save(tmp_path / "bad" / "thin.png")
     with pytest.raises(DataError, match=r"thin\.png is 9 x 30 pixels"):
-        predict(tmp_path / "bad", tmp_path / "out", run)
+        predict(tmp_path / "bad", tmp_path / "out", run, strict=True)

@@ -274,7 +274,7 @@ def test_images_that_cannot_be_used_end_nothing(tmp_path: Path, config: Config) 
     ]
     assert "damaged or cut short" in rows[0]["reason"]
     assert "does not exist" in rows[1]["reason"]
-    with pytest.raises(DataError, match="cut short|does not exist"):
+    with pytest.raises(DataError, match=r"cut short|does not exist"):
         make_masks(data, out, config, strict=True)
     for index in (1, 4):
         data.samples[index].image.write_bytes(whole)
@@ -304,8 +304,9 @@ def test_other_settings_are_refused(folder: LabelledImages, tmp_path: Path, conf
         make_masks(replace(folder, samples=folder.samples[1:]), tmp_path, other, overwrite=True)
     assert contents(tmp_path) == before
     assert make_masks(folder, tmp_path, other, overwrite=True).written == 4
-    with pytest.raises(ConfigError, match="holds masks made from labels"), open_masks(
-        tmp_path, (), ("cat",), "", made_from="model", overwrite=False, strict=False
+    with (
+        pytest.raises(ConfigError, match="holds masks made from labels"),
+        open_masks(tmp_path, (), ("cat",), "", made_from="model", overwrite=False, strict=False),
     ):
         pass
 

@@ -47,16 +47,16 @@ class MaskFolder:
         self.failures: list[Failure] = []
         self.manifest = Manifest(out / MANIFEST, classes)
 
-    def look(self, samples: Sequence[Sample], has_rest: HasRest) -> None:
+    def look(self, samples: Sequence[Sample], has_rest: HasRest, *, overwrite: bool) -> None:
         """Sort samples into those to do, those done, and those that a person has corrected."""
-        there = (self.out / "masks").is_dir()
+        there = (self.out / "masks").is_dir() and not overwrite
         title = "Masks that are there"
         for sample in track(samples, title, len(samples)) if there else samples:
             path = self.out / mask_path(sample.name)
-            if not path.is_file():
-                self.todo.append(sample)
-                continue
             try:
+                if not _is_there(path, sample) or overwrite:
+                    self.todo.append(sample)
+                    continue
                 photo = content_digest(sample.image)
                 made_for = self._made_for(sample, photo)
                 state, ids = mask_state(path, made_for)
@@ -153,14 +153,22 @@ def open_masks(
         write_text(out / "classes.txt", "".join(f"{name}\n" for name in classes))
         folder = MaskFolder(out, classes, settings, strict=strict)
         try:
-            if overwrite:
-                folder.todo = list(samples)
-            else:
-                folder.look(samples, has_rest)
+            folder.look(samples, has_rest, overwrite=overwrite)
             yield folder
         finally:
             folder.manifest.write()
             write_failures(out, folder.failures)
+
+
+def _is_there(path: Path, sample: Sample) -> bool:
+    """DataError if no file can have that name."""
+    try:
+        return path.exists()
+    except OSError as error:  # most often too long
+        raise DataError(
+            f"The mask of {sample.image} cannot be named {path.name} ({error.strerror}). Shorten"
+            " the name of the image."
+        ) from error
 
 
 def _refuse_other(out: Path, made_from: str) -> None:
