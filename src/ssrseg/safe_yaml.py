@@ -93,7 +93,7 @@ def _reason(error: yaml.YAMLError) -> str:
     return f"line {mark.line + 1}: " + (f"{context}: {problem}" if context else problem)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # the library has no types
     """Checks while nodes are made, before anything in them can grow."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
@@ -140,7 +140,7 @@ class _Loader(yaml.SafeLoader):
         return float(text.replace(".inf", "inf").replace(".nan", "nan"))
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     """Quotes what ``_Loader``, or a reader of YAML 1.1, would not take for text."""
 
     def ignore_aliases(self, data: Any) -> bool:
