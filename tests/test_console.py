@@ -4,7 +4,19 @@ import re
 
 import pytest
 
-from ssrseg.console import CheckResult, named, note, print_table, show, steps, table_text, track
+from ssrseg.console import (
+    CheckResult,
+    echo,
+    named,
+    note,
+    print_table,
+    printable,
+    printable_lines,
+    show,
+    steps,
+    table_text,
+    track,
+)
 
 
 class Clock:
@@ -125,3 +137,37 @@ def test_problems_are_shown_with_their_cures(capsys: pytest.CaptureFixture[str])
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert re.fullmatch(r"problem +list \[a\] +1 missing", lines[1])
     assert lines[2:] == ["", "list [a]: Put it there."]
+
+
+HOSTILE = "dog[/b]\x1b]0;owned\x07\x1b[2J\u2028\u202ecat\x85\udcff\u200b\r"
+SHOWN = r"dog[/b]\x1b]0;owned\x07\x1b[2J\u2028\u202ecat\x85\udcff\u200b\r"
+
+
+def test_names_are_shown_as_what_is_in_them() -> None:
+    assert printable(HOSTILE) == SHOWN
+    assert printable("a\n\tb") == r"a\n\tb"
+    assert printable_lines("a\n\tb\r\n") == "a\n\\tb\\r\n"
+    for word in ("naïve café", "猫", "كلب", "👩‍🚀", "[dog]", ":smile:", "$x^2$", "می‌خواهم"):
+        assert printable(word) == word
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_every_way_to_say_something_shows_names_so(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if terminal:
+        for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", "250"), ("TERM", "xterm")):
+            monkeypatch.setenv(name, value)
+    echo(HOSTILE)
+    note(HOSTILE)
+    print_table((HOSTILE, "n"), [(HOSTILE, "1")], numbers=True)
+    with steps(HOSTILE, 1) as counter:
+        counter.advance(HOSTILE)
+    with named(HOSTILE):
+        list(track("a", "t", 1))
+    show([CheckResult(HOSTILE, HOSTILE, HOSTILE)])
+    said = capsys.readouterr()
+    assert said.out.count(SHOWN) == 7 and said.err.count(SHOWN) >= 4
+    assert not set(plain(said.out + said.err)) & set("\x07\u2028\u202e\x85\udcff\u200b")
+    assert "owned\x07" not in said.out + said.err and "\x1b[2J" not in said.out + said.err
+    assert SHOWN in table_text((HOSTILE,), [(HOSTILE,)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,15 +26,36 @@ Item = TypeVar("Item")
 
 _work: ContextVar[str] = ContextVar("work", default="")
 
+# controls (terminal escapes among them), line and paragraph separators, marks that turn the
+# direction of what follows, marks without width, halves of surrogate pairs (names not in UTF-8)
+_UNPRINTABLE = re.compile(
+    "[\0-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    r"""Text in one line that shows what is in it: a name may hold ``\x1b``, which is shown so."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def printable_lines(text: str) -> str:
+    """The same for text of several lines, which are kept."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def echo(text: str) -> None:
+    """Print on standard output at once, so that a log file is never behind."""
+    print(printable_lines(text), flush=True)
+
 
 def _console(*, stderr: bool = False, width: int | None = None) -> Console:
-    """A console that prints text as it is: names of files and classes may hold [brackets]."""
+    """A console that takes no [brackets] in names for markup."""
     return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
 
 def note(text: str) -> None:
     """One line on standard error that a user should know of, though nothing is wrong."""
-    _console(stderr=True).print(f"Note: {text}", soft_wrap=True)
+    _console(stderr=True).print(f"Note: {printable(text)}", soft_wrap=True)
 
 
 @contextmanager
@@ -64,13 +86,13 @@ class Steps:
             disable=not console.is_terminal,  # it counts all the same
         )
         title = f"{_work.get()}: {title}" if _work.get() else title
-        self.bar.add_task(title, total=total, completed=done, note="")
+        self.bar.add_task(printable(title), total=total, completed=done, note="")
         (self._task,) = self.bar.tasks
         self._first, self._every, self._told = done, every, 0.0
 
     def advance(self, note: str = "") -> None:
         """One step is done; ``note`` is shown behind the time, such as the loss."""
-        task = self._task
+        task, note = self._task, printable(note)
         self.bar.update(task.id, advance=1, note=note)
         spent = task.elapsed or 0.0
         last = task.completed >= (task.total or 0)
@@ -116,7 +138,7 @@ def print_table(
 
 def table_text(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """The same with numbers as plain text, one row a line."""
-    console = Console(color_system=None, width=10_000, markup=False, emoji=False, highlight=False)
+    console = Console(color_system=None, width=10_000)
     with console.capture() as capture:
         console.print(_table(columns, rows, numbers=True))
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
@@ -126,10 +148,14 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], numbers
     """A column without a heading holds notes, which stay on the left."""
     table = Table(box=None, show_header=bool(columns), pad_edge=False, padding=(0, 2, 0, 0))
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if numbers and index and column else "left")
+        table.add_column(_cell(column), justify="right" if numbers and index and column else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(_cell, row))
     return table
+
+
+def _cell(text: str | Text) -> Text:
+    return text if isinstance(text, Text) else Text(printable(text))
 
 
 @dataclass(frozen=True)
@@ -147,5 +173,5 @@ def show(results: Sequence[CheckResult]) -> int:
     print_table((), [(marks[bool(each.cure)], each.what, each.found) for each in results])
     faults = [each for each in results if each.cure]
     for each in faults:
-        print(f"\n{each.what}: {each.cure}", flush=True)
+        echo(f"\n{each.what}: {each.cure}")
     return 1 if faults else 0

@@ -12,6 +12,7 @@ from cyclopts import App, Group, Parameter, validators
 from rich.console import Console
 
 from ssrseg import __version__
+from ssrseg.console import printable_lines
 from ssrseg.errors import SSRError
 
 if TYPE_CHECKING:
@@ -158,11 +159,6 @@ def open_data(data: Path, split: str | None) -> "LabelledImages":
     return open_labelled(data, split=None if split == "all" else split)
 
 
-def echo(text: str) -> None:
-    """Print at once, so that a log file is never behind."""
-    print(text, flush=True)
-
-
 def typed() -> list[str]:
     """The words of the command that runs."""
     return ["ssrseg", *sys.argv[1:]]
@@ -173,7 +169,7 @@ def complain(text: str) -> NoReturn:
     console = Console(stderr=True)
     console.print("Error:", style="bold red", end=" ")
     # class ids and shapes hold brackets, which rich would take for markup
-    console.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False)
+    console.print(printable_lines(text), soft_wrap=True, markup=False, emoji=False, highlight=False)
     sys.exit(2)
 
 

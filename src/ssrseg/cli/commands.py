@@ -22,11 +22,10 @@ from ssrseg.cli.app import (
     ModelSetup,
     Split,
     command,
-    echo,
     load_settings,
     open_data,
 )
-from ssrseg.console import note, print_table, show
+from ssrseg.console import echo, note, print_table, show
 from ssrseg.errors import counted
 
 if TYPE_CHECKING:

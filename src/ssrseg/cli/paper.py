@@ -22,13 +22,12 @@ from ssrseg.cli.app import (
     ModelSetup,
     Setup,
     command,
-    echo,
     load_settings,
     open_data,
     typed,
 )
 from ssrseg.cli.commands import percent
-from ssrseg.console import print_table, show
+from ssrseg.console import echo, print_table, show
 from ssrseg.errors import ConfigError, DataError, counted
 
 if TYPE_CHECKING:

@@ -1,0 +1,47 @@
+"""CSV that a spreadsheet may open: a name such as ``=cmd()`` stays a name there."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable
+
+from ssrseg.errors import DataError
+
+# what makes a cell a formula, also behind apostrophes, so that reading takes away what writing put
+_FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
+
+
+def csv_line(cells: Iterable[object]) -> str:
+    """One line; a text that a spreadsheet would calculate gets an apostrophe before it.
+
+    ``csv_rows`` takes it away again. Numbers stay as they are.
+    """
+    file = io.StringIO()
+    # its \r\n makes the writer put cells with a lone \r into quotes
+    csv.writer(file, lineterminator="\r\n").writerow(_guarded(str(cell)) for cell in cells)
+    return file.getvalue().removesuffix("\r\n") + "\n"
+
+
+def csv_rows(text: str) -> list[list[str]]:
+    """The cells of every line as ``csv_line`` was given them; without blank lines.
+
+    Raises:
+        DataError: If a cell is longer than 131,072 characters, as behind a lone quotation mark; a
+            clause that says in which line.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        return [[_plain(cell) for cell in row] for row in reader if row]
+    except csv.Error as error:
+        raise DataError(f"line {reader.line_num}: {error}") from error
+
+
+def _guarded(cell: str) -> str:
+    return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
+
+
+def _plain(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
