@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssrseg.data.files import atomic_write, writing
+from ssrseg.data.csv_lines import csv_line
+from ssrseg.data.files import write_text, writing
 
 EXIT_CODE = 3
 """Of a command that finished, though some files failed."""
@@ -41,13 +41,9 @@ def write_failures(folder: Path, failures: Sequence[Failure]) -> None:
         with writing(path):
             path.unlink(missing_ok=True)
         return
-    with (
-        atomic_write(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["name", "image", "reason"])
-        rows.writerows((each.name, str(each.image), each.reason) for each in failures)
+    rows = [("name", "image", "reason")]
+    rows += [(each.name, str(each.image), each.reason) for each in failures]
+    write_text(path, "".join(map(csv_line, rows)))
 
 
 def describe_failures(folder: Path, failures: Sequence[Failure]) -> list[str]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from ssrseg.data.files import atomic_write, writing
+from ssrseg.data.csv_lines import csv_line, csv_rows
+from ssrseg.data.files import write_text, writing
 from ssrseg.data.sample import Sample
 from ssrseg.errors import DataError
 
@@ -45,19 +43,17 @@ class Manifest:
             text = self.path.read_bytes().decode("utf-8-sig", "surrogateescape")
         except OSError as error:
             raise DataError(f"{self.path} cannot be read ({error.strerror or error}).") from error
-        reader = csv.DictReader(io.StringIO(text, newline=""))
         try:
-            found = reader.fieldnames or ()
-            rows = list(reader)
-        except csv.Error as error:
+            head, *rows = csv_rows(text) or [[]]
+        except DataError as error:
             raise self._foreign(str(error)) from error
-        if not set(COLUMNS) <= set(found):
-            raise self._foreign(f'it begins with "{",".join(found)[:80]}"')
+        if not set(COLUMNS) <= set(head):
+            raise self._foreign(f'it begins with "{",".join(head)[:80]}"')
         for row in rows:
-            values = {column: row[column] for column in COLUMNS}
+            found = dict(zip(head, row, strict=False))
             # a line cut short by a kill is written again
-            if None not in values.values() and values["mask"] == mask_path(values["name"]):
-                self._rows[values["name"]] = values
+            if set(COLUMNS) <= found.keys() and found["mask"] == mask_path(found["name"]):
+                self._rows[found["name"]] = {column: found[column] for column in COLUMNS}
 
     def _foreign(self, reason: str) -> DataError:
         return DataError(
@@ -68,9 +64,8 @@ class Manifest:
 
     def write(self) -> None:
         """Write the table anew, a line per mask."""
-        with atomic_write(self.path) as temporary, _table(temporary, "w") as writer:
-            writer.writeheader()
-            writer.writerows(self._rows.values())
+        rows = (COLUMNS, *(row.values() for row in self._rows.values()))
+        write_text(self.path, "".join(map(csv_line, rows)))
 
     def add(
         self, sample: Sample, ids: UInt8[Tensor, "height width"], photo: str, made_by: str
@@ -83,8 +78,9 @@ class Manifest:
         row = dict(zip(COLUMNS, values, strict=True))
         if self._rows.get(sample.name) != row:
             self._rows[sample.name] = row
-            with writing(self.path), _table(self.path, "a") as writer:
-                writer.writerow(row)
+            line = csv_line(values).encode("utf-8", "surrogateescape")
+            with writing(self.path), self.path.open("ab") as file:
+                file.write(line)
 
     def photo(self, name: str) -> str | None:
         """Digest of the photograph that a mask was made for, if that is known."""
@@ -102,9 +98,3 @@ class Manifest:
 def mask_path(name: str) -> str:
     """Where the mask of a sample lies in its folder."""
     return f"masks/{name}.png"
-
-
-@contextmanager
-def _table(path: Path, mode: str) -> Iterator[csv.DictWriter[str]]:
-    with path.open(mode, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        yield csv.DictWriter(file, COLUMNS, lineterminator="\n")
