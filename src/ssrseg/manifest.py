@@ -63,8 +63,8 @@ class Manifest:
         )
 
     def write(self) -> None:
-        """Write the table anew, a line per mask."""
-        rows = (COLUMNS, *(row.values() for row in self._rows.values()))
+        """Write the table anew, a line per mask, by name: however often a run was stopped."""
+        rows = (COLUMNS, *(row.values() for _, row in sorted(self._rows.items())))
         write_text(self.path, "".join(map(csv_line, rows)))
 
     def add(

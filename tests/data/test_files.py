@@ -3,13 +3,24 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from ssrseg.data.files import atomic_write, user_path, write_json, write_text
-from ssrseg.errors import CheckpointError, DataError
+from ssrseg.data.files import (
+    atomic_write,
+    content_digest,
+    only_writer,
+    sweep,
+    user_path,
+    write_json,
+    write_text,
+)
+from ssrseg.errors import CheckpointError, DataError, OutputError
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -58,3 +69,143 @@ def test_a_path_as_somebody_gave_it(monkeypatch: pytest.MonkeyPatch) -> None:
             user_path(empty, "an image")
     with pytest.raises(CheckpointError, match=r"a model is None, but text or a pathlib\.Path"):
         user_path(None, "a model", CheckpointError)
+
+
+def child(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """Another process; it prints when it is ready."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from ssrseg.data.files import only_writer
+sys.argv[1:] = ["masks", "--out", sys.argv[1]]
+with only_writer(Path(sys.argv[3])):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_has_one_writer(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with child(HOLD, out) as other:
+        assert other.stdout.readline() == "ready\n"
+        said = rf"written by process {other.pid} on .* since \d.*\(ssrseg masks --out .*\)\. Wait"
+        with pytest.raises(OutputError, match=said), only_writer(out):
+            raise AssertionError
+        other.communicate("")
+    with only_writer(out):  # threads of one process too
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(lambda: only_writer(out).__enter__()).exception()
+        assert isinstance(found, OutputError)
+        assert f"process {os.getpid()} " in str(found)
+    assert [path.name for path in out.iterdir()] == [".lock"]
+
+
+def test_a_killed_writer_holds_nothing_up(tmp_path: Path) -> None:
+    with child(HOLD, tmp_path) as other:
+        assert other.stdout.readline() == "ready\n"
+        other.kill()
+    assert (tmp_path / ".writer").exists()
+    with only_writer(tmp_path):
+        assert json.loads((tmp_path / ".writer").read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not fork")
+def test_loaders_that_outlive_a_killed_writer_are_waited_for(tmp_path: Path) -> None:
+    fork = HOLD.replace(
+        "    print(",
+        "    import os, time\n    if os.fork() == 0: time.sleep(1.5), os._exit(0)\n    print(",
+    )
+    with child(fork, tmp_path) as other:
+        assert other.stdout.readline() == "ready\n"
+        other.kill()
+    start = time.monotonic()
+    with only_writer(tmp_path):
+        assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"pid": "x"}', '{"pid": 1e999, "host": []}', "["])
+def test_whoever_holds_a_folder_is_only_said(tmp_path: Path, content: str) -> None:
+    with only_writer(tmp_path):
+        (tmp_path / ".writer").write_text(content)
+        with pytest.raises(OutputError, match="is being written by"), only_writer(tmp_path):
+            raise AssertionError
+
+
+def test_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
+    kill = """
+import os, sys
+from pathlib import Path
+from ssrseg.data.files import atomic_write
+with atomic_write(Path(sys.argv[1]) / "deep" / "checkpoint.safetensors") as temporary:
+    temporary.write_bytes(b"half")
+    os._exit(9)
+"""
+    with child(kill, tmp_path):
+        pass
+    (left,) = (tmp_path / "deep").iterdir()
+    own = [tmp_path / ".tmp", tmp_path / "a.tmp.png", tmp_path / ".notes.1-2.tmp.png"]
+    for path in own:
+        path.write_text("a person's")
+    sweep(tmp_path, shared=True)
+    assert left.exists()  # it may be somebody's who is writing
+    os.utime(left, (0, 0))
+    sweep(tmp_path, shared=True)
+    assert not left.exists()
+    left.write_text("again")
+    with only_writer(tmp_path):
+        assert not left.exists()
+    assert all(path.exists() for path in own)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
+def test_a_disk_that_takes_no_more(tmp_path: Path) -> None:
+    write = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from ssrseg.data.files import atomic_write, write_text
+from ssrseg.errors import OutputError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+folder = Path(sys.argv[1])
+for name in ("a.txt", "a.npy"):
+    try:
+        if name == "a.txt":
+            write_text(folder / name, "x" * 5000)
+        with atomic_write(folder / name) as temporary:
+            np.save(temporary, np.zeros(5000))  # its OSError has no number
+    except OutputError as error:
+        print(error, flush=True)
+"""
+    with child(write, tmp_path) as other:
+        said = other.stdout.read().splitlines()
+    assert len(said) == 2
+    for name, line in zip(("a.txt", "a.npy"), said, strict=True):
+        assert line.startswith(f"{tmp_path / name} cannot be written (")
+        assert "Make room" in line and line.endswith("goes on from there.")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_are_on_the_disk_before_the_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (done.append("fsync"), fsync(number)))
+    monkeypatch.setattr(os, "replace", lambda *names: (done.append("replace"), replace(*names)))
+    write_text(tmp_path / "a", "text")
+    assert done == ["fsync", "replace"]
+
+
+def test_a_name_of_a_file_is_what_is_in_it(tmp_path: Path) -> None:
+    for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
+        (tmp_path / name).write_bytes(content)
+    a, b, c = (content_digest(tmp_path / name) for name in "abc")
+    assert a == b != c
+    assert len(a) == 16
+    with pytest.raises(DataError, match="nothing cannot be read"):
+        content_digest(tmp_path / "nothing")
