@@ -36,7 +36,7 @@ def pooled_by_hand(model: SSR, voc: LabelledImages, source: str) -> Tensor:
         cam = initial.cam if source == "cmpa" else initial.clip_cam
         if source == "refined":
             plain = SSR.from_config(model.config, voc.classes)  # without heads: CLIP's CAM
-            ids = NO_CACHE(read_image(sample.image), "x")[None]
+            ids = NO_CACHE(read_image(sample.image))[None]
             cam = min_max(plain(image, present, ids).refined_cam)
         for slot in range(len(sample.labels)):
             weight = cam[0, slot].flatten()

@@ -282,7 +282,7 @@ def test_work_can_be_sent_to_other_processes(
     assert prepare_coco(tiny_coco(tmp_path / "coco"), workers=4).complete
     assert sent_away == [3, 3, 4, 4]
     assert len(list((tree / "SegmentationClassAug").iterdir())) == 9
-    assert len(list((tmp_path / "cache").glob("*.npy"))) == 9
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 9
 
 
 def test_the_projects_part_of_voc(shared: Path, tmp_path: Path) -> None:
@@ -341,7 +341,11 @@ def test_training_and_masks_find_the_superpixels(
 
 def test_superpixels_of_one_list(tree: Path, tmp_path: Path, no_slic: list[str]) -> None:
     prepare_voc(tree, superpixels=tmp_path / "cache", split="val")
-    assert sorted(path.name[:11] for path in (tmp_path / "cache").iterdir()) == NAMES[3:6]
+    stored = set((tmp_path / "cache").rglob("*.npy"))
+    assert len(stored) == len(NAMES[3:6])
+    prepare_voc(tree, superpixels=tmp_path / "all")
+    everything = {path.name for path in (tmp_path / "all").rglob("*.npy")}
+    assert len(everything) == 9 and {path.name for path in stored} < everything
 
 
 def test_superpixels_need_room(
@@ -474,7 +478,7 @@ def test_without_pycocotools_labels_are_ready(coco: Path, monkeypatch: pytest.Mo
 def test_superpixels_of_coco(coco: Path, tmp_path: Path) -> None:
     result = prepare_coco(coco, superpixels=tmp_path / "cache")
     assert found(result)["superpixels"] == f"5 images in {tmp_path / 'cache'}"
-    assert len(list((tmp_path / "cache").glob("*.npy"))) == 5
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 5
 
 
 # ---------------------------------------------------------------- downloads

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ssrseg.config import DataConfig
+from ssrseg.console import track
 from ssrseg.data.images import check_size, read_image
 from ssrseg.data.sample import Sample, present_slots
 from ssrseg.data.superpixels import SuperpixelCache
@@ -81,6 +84,18 @@ def _read(
     except SSRError as error:  # raised in a worker it would come back as a traceback
         return UnreadablePhoto(index, error)
     return Photo(index, photo, small, ids)
+
+
+def unreadable_photos(samples: Sequence[Sample], patch: int) -> list[UnreadablePhoto]:
+    """Read every photograph once, before anything is computed from them, in threads.
+
+    Args:
+        patch: Side of a patch in pixels; smaller photographs cannot be used.
+    """
+    read = partial(_read, max_side=patch, patch=patch, superpixels=None)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = track(pool.map(read, enumerate(samples)), "Reading images", len(samples))
+        return [each for each in found if isinstance(each, UnreadablePhoto)]
 
 
 def photo_batches(

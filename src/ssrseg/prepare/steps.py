@@ -17,7 +17,7 @@ from ssrseg.data.images import read_image
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import limit_side
-from ssrseg.errors import DataError
+from ssrseg.errors import DataError, OutputError
 from ssrseg.prepare.archives import Archive, unpack
 from ssrseg.prepare.download import (
     Progress,
@@ -111,7 +111,7 @@ def report_missing(missing: Sequence[MissingFiles], source: ArchiveSource) -> li
     """
     path = source.downloads / "missing.txt"
     more = ", ..."
-    with suppress(OSError):
+    with suppress(OSError, OutputError):
         if any(each.names[_SHOWN:] for each in missing):
             lines = (f"{each.what}\t{name}\n" for each in missing for name in each.names)
             with atomic_write(path) as temporary:
