@@ -156,6 +156,11 @@ with atomic_write(Path(sys.argv[1]) / "deep" / "checkpoint.safetensors") as temp
     sweep(tmp_path, shared=True)
     assert not left.exists()
     left.write_text("again")
+    lock = left.with_name(".lock")  # another run inside this folder
+    lock.touch()
+    with only_writer(tmp_path):
+        assert left.exists()
+    lock.unlink()
     with only_writer(tmp_path):
         assert not left.exists()
     assert all(path.exists() for path in own)

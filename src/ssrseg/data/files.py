@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from ssrseg.errors import DataError, OutputError, SSRError
 
@@ -72,12 +73,13 @@ def writing(path: Path) -> Iterator[None]:
     """Say what is wrong with the disk, in one paragraph and with the path.
 
     Raises:
-        OutputError: For every OSError of the block, and for those of numpy, which have no number.
+        OutputError: For every OSError of the block, those of numpy and safetensors included, which
+            have no number.
     """
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise OutputError(
             f"{path} cannot be written ({reason}). Make room or permission there, or choose another"
             " folder. What was written before is whole; the same command goes on from there."
@@ -166,8 +168,12 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 
 def sweep(folder: Path, *, shared: bool = False) -> None:
-    """Remove temporary files of killed runs; in a ``shared`` folder those older than an hour."""
-    for parent, _, names in os.walk(folder):
+    """Remove temporary files of killed runs; in a ``shared`` folder those older than an hour.
+
+    Folders inside that have a lock of their own are left to their writers.
+    """
+    for parent, subfolders, names in os.walk(folder):
+        subfolders[:] = [name for name in subfolders if not Path(parent, name, _LOCK).exists()]
         for name in filter(_TEMPORARY.fullmatch, names):
             file = Path(parent, name)
             with suppress(OSError):

@@ -18,7 +18,7 @@ import torch
 
 from ssrseg.checkpoint import MODEL_FILE, load_checkpoint
 from ssrseg.console import named
-from ssrseg.data.files import write_json
+from ssrseg.data.files import only_writer, write_json
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.evaluation import Evaluation, class_figures, evaluate, mean_figures
@@ -85,7 +85,7 @@ def _run(missing: Sequence[Task], workspace: Workspace) -> None:
     """Runs first, side by side; then everything that is scored on them."""
     runs = {task.run: task for task in missing if task.run and not _is_finished(task)}
     others = [task for task in missing if task.experiment.measure != "seeds"]
-    with _workers(workspace.jobs) as run_all:
+    with only_writer(workspace.out), _workers(workspace.jobs) as run_all:
         run_all((_train, workspace, task) for task in runs.values())
         scored = [(_score_seeds, workspace, group) for group in _seed_passes(missing)]
         run_all([*scored, *((_score_masks, workspace, task) for task in others)])
@@ -215,7 +215,9 @@ def _score_masks(workspace: Workspace, task: Task) -> None:
     else:
         out = workspace.out / "predictions" / f"masks-{task.key}"
         cache, device = workspace.superpixels, workspace.device
-        make_masks(data, out, task.config, model=task.run, cache=cache, device=device)
+        make_masks(
+            data, out, task.config, model=task.run, cache=cache, device=device, strict=True
+        )
     found = evaluate(out, data)
     extra = {"seconds": time.monotonic() - start, "predictions": workspace.relative(out)}
     if task.experiment.measure == "masks":
@@ -238,6 +240,7 @@ def _segment(workspace: Workspace, task: Task, data: LabelledImages) -> Path:
         crf=row.crf,
         test=config.test,
         device=workspace.device,
+        strict=True,
     )
     return out
 
