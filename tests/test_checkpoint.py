@@ -27,6 +27,7 @@ from ssrseg.checkpoint import (
 )
 from ssrseg.config import Config, load_config
 from ssrseg.errors import CheckpointError
+from ssrseg.networks.frozen import weights_digest
 
 
 @pytest.fixture
@@ -296,10 +297,21 @@ def test_numbers_that_are_not_finite_are_neither_saved_nor_loaded(
     with pytest.raises(CheckpointError, match=message):
         save_checkpoint(path, replace(example, tensors=tensors))
     assert path.read_bytes() == before
+    rewrite(path, replace(example, tensors={}), tensors=weights_digest(tensors))
     with safe_open(path, "pt") as reader:
         table = reader.metadata()
     save_file(tensors, path, metadata=table)
     with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(path)
+
+
+def test_a_single_bit_is_noticed(example: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / MODEL_FILE
+    save_checkpoint(path, example)
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1  # in the numbers
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="its numbers are not those that were written"):
         load_checkpoint(path)
 
 

@@ -26,7 +26,7 @@ from ssrseg.data.classes import check_class_names
 from ssrseg.data.files import atomic_write, content_digest, user_path
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import CheckpointError, SSRError, counted, did_you_mean
-from ssrseg.networks.frozen import all_finite
+from ssrseg.networks.frozen import all_finite, weights_digest
 
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "checkpoint.safetensors"
@@ -70,7 +70,7 @@ class Checkpoint:
 
 @checked_dataclass(frozen=True, config=STRICT)
 class _Header:
-    """All but the tensors, as it stands in the file."""
+    """All but the tensors, as it stands in the file, and a digest of these."""
 
     format: Literal["ssrseg-1"]
     version: str
@@ -81,6 +81,7 @@ class _Header:
     iteration: Annotated[int, Field(ge=0, lt=1 << 53)]
     supervision: Literal["labels", "full"]
     encoders: dict[str, str]
+    tensors: str
 
 
 _HEADER = TypeAdapter(_Header)
@@ -97,11 +98,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """
     _refuse_not_finite(checkpoint.tensors, path)
     names = [each.name for each in fields(_Header)]
-    header = {name: getattr(checkpoint, name) for name in names if hasattr(checkpoint, name)}
+    header = {name: getattr(checkpoint, name, None) for name in names}
     header |= {
         "config": _without_speed(checkpoint.config), "format": FORMAT, "version": version("ssrseg"),
     }  # fmt: skip
     tensors = {key: value.detach().cpu().contiguous() for key, value in checkpoint.tensors.items()}
+    header["tensors"] = weights_digest(tensors)
     with atomic_write(path) as temporary:
         try:
             save_file(tensors, temporary, metadata={"ssrseg": json.dumps(header)})
@@ -160,6 +162,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
                 raise ValueError(f"it holds {sum(sizes):,} numbers")
             # cloned: a tensor that maps its file keeps Windows from replacing it
             tensors = {name: reader.get_tensor(name).clone() for name in names}
+            if weights_digest(tensors) != header.tensors:
+                raise ValueError("its numbers are not those that were written")
     except (SafetensorError, KeyError, ValueError, RecursionError, OSError, SSRError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(

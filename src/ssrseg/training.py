@@ -563,6 +563,9 @@ def _start(run: _Run, earlier: Checkpoint | None, device: str) -> _State:
     state = _State(model, model.with_config(plain), _optimizer(model), foreground)
     if earlier is not None:
         state.restore(earlier, run.out / STATE_FILE)
+        begun = earlier.iteration in run.schedule.align and earlier.iteration > 0
+        if begun and state.prototypes is None:
+            raise CheckpointError(f"{run.out / STATE_FILE} holds no prototypes: it is damaged.")
         if earlier.iteration < run.schedule.align.stop:
             state.foreground = _earlier_foreground(run, state, earlier.iteration)
     return state
@@ -580,12 +583,13 @@ def _refuse_no_pairs(run: _Run, foreground: ForegroundFeatures) -> None:
 def _earlier_foreground(run: _Run, state: _State, iteration: int) -> ForegroundFeatures:
     """The features that an earlier run drew its pairs from."""
     file = run.foreground_file(iteration)
-    if file.is_file():
-        return ForegroundFeatures.load(file)
+    found = ForegroundFeatures.load(file)
+    if found is not None:
+        return found
     if run.config.cmpa.cam_source == "cmpa":
         raise CheckpointError(
-            f"{file} is missing, and its features cannot be pooled again: they are those of an"
-            " earlier model. Begin anew in another folder (--out)."
+            f"{file} is missing or damaged, and its features cannot be pooled again: they are those"
+            " of an earlier model. Begin anew in another folder (--out)."
         )
     aligned = run.config.cmpa.aligns_patches
     return collect_foreground(state.without_rfm, run.data, run.superpixels, aligned=aligned)
