@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ssrseg import checkpoint as module
@@ -16,6 +19,7 @@ from ssrseg.checkpoint import (
     MODEL_FILE,
     Checkpoint,
     check_same_classes,
+    check_same_encoders,
     load_checkpoint,
     load_part,
     model_digest,
@@ -23,6 +27,7 @@ from ssrseg.checkpoint import (
 )
 from ssrseg.config import Config, load_config
 from ssrseg.errors import CheckpointError
+from ssrseg.networks.frozen import weights_digest
 
 
 @pytest.fixture
@@ -31,12 +36,13 @@ def example() -> Checkpoint:
     return Checkpoint(
         {f"decoder.{name}": value for name, value in layer.state_dict().items()}
         | {"optimizer.0.step": torch.tensor(4.0), "decoder_too.x": torch.ones(1).double()},
-        load_config("demo", overrides=["sgc.high=0.7"]),
+        load_config("demo", overrides=["sgc.high=0.7", "optim.save_every=1000"]),
         ("red car", "Größe"),
-        ("a red car, a toy.", "a sky."),
+        ("a red car, a toy.", "a size.", "a sky."),
         "0123456789abcdef",
         4,
         "full",
+        {"clip": "c" * 16, "clip_text": "t" * 16},
     )
 
 
@@ -116,6 +122,15 @@ def test_shown_without_its_tensors(example: Checkpoint) -> None:
     assert "red car" in repr(example)
 
 
+def rewrite(path: Path, example: Checkpoint, **changes: object) -> None:
+    """Write the example with another header."""
+    save_checkpoint(path, example)
+    tensors = load_file(path)
+    with safe_open(path, "pt") as reader:
+        table = json.loads(reader.metadata()["ssrseg"])
+    save_file(tensors, path, metadata={"ssrseg": json.dumps(table | changes)})
+
+
 def without_header(path: Path) -> None:
     save_file({"a": torch.zeros(1)}, path)
 
@@ -135,6 +150,10 @@ def header(text: str) -> Callable[[Path], None]:
         header("{broken"),
         header("[1, 2]"),
         header('{"config": {}}'),
+        header("[" * 5000),
+        header("1" * 5000),
+        header("null"),
+        header('"\\ud800"'),
     ],
 )
 def test_damage(example: Checkpoint, tmp_path: Path, damage: Callable[[Path], None]) -> None:
@@ -142,16 +161,15 @@ def test_damage(example: Checkpoint, tmp_path: Path, damage: Callable[[Path], No
     save_checkpoint(path, example)
     damage(path)
     with pytest.raises(
-        CheckpointError, match=r"model\.safetensors is not a checkpoint of ssrseg, or it is damaged"
+        CheckpointError, match=r"model\.safetensors is not a checkpoint of this version of"
     ):
         load_checkpoint(tmp_path)
 
 
 def test_settings_of_another_version(example: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / MODEL_FILE
-    table = json.dumps({"config": {"sgc": {"old_name": 1}}})
-    save_file({"a": torch.zeros(1)}, path, metadata={"ssrseg": table})
-    with pytest.raises(CheckpointError, match=r'another version of ssrseg: .*"sgc\.old_name"'):
+    rewrite(path, example, config={"sgc": {"old_name": 1}})
+    with pytest.raises(CheckpointError, match=r'this version of ssrseg.*"sgc\.old_name"'):
         load_checkpoint(path)
 
 
@@ -185,5 +203,215 @@ def test_classes() -> None:
 
 
 def test_the_default_configuration_survives(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / MODEL_FILE, Checkpoint({"a.b": torch.zeros(1)}, Config(), ("a",)))
+    made = Checkpoint({"a.b": torch.zeros(1)}, Config(), ("a",), ("a",))
+    save_checkpoint(tmp_path / MODEL_FILE, made)
     assert load_checkpoint(tmp_path).config == Config()
+
+
+CONFIG = Config().to_dict()
+
+
+def with_setting(section: str, key: str, value: object) -> dict[str, object]:
+    return {**CONFIG, section: {**CONFIG[section], key: value}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": "ssrseg-2"},
+        {"format": None},
+        {"classes": "dog"},
+        {"classes": []},
+        {"classes": [1, 2]},
+        {"classes": ["a", "a"]},
+        {"classes": ["a", ""]},
+        {"classes": [f"class {number}" for number in range(300)]},
+        {"classes": ["\ud800", "b"]},
+        {"texts": ["one"]},
+        {"texts": None},
+        {"iteration": -1},
+        {"iteration": 10**30},
+        {"iteration": 1.5},
+        {"supervision": "none"},
+        {"encoders": ["clip"]},
+        {"encoders": {"clip": 3}},
+        {"data": {}},
+        {"more": 1},
+        {"config": []},
+        {"config": {"sgc": 3}},
+        {"config": {"sgc": {"high": None}}},
+        {"config": with_setting("decoder", "layers", 100_000)},
+        {"config": with_setting("decoder", "layers", -1)},
+        {"config": with_setting("decoder", "layers", 10**400)},
+        {"config": with_setting("cmpa", "hidden", 10**9)},
+        {"config": with_setting("cmpa", "out", 10**9)},
+        {"config": with_setting("cmpa", "depth", 10**6)},
+        {"config": with_setting("test", "long_side", 30_000)},
+        {"config": with_setting("test", "scales", [1.0] * 1000)},
+        {"config": with_setting("test", "scales", [1e9])},
+        {"config": with_setting("test", "crf_iterations", 10**9)},
+        {"config": with_setting("data", "workers", 10**6)},
+        {"config": with_setting("data", "max_side", 10**9)},
+        {"config": with_setting("sgc", "k_colour", 10**9)},
+        {"config": with_setting("pseudo", "par_dilations", [10**9])},
+        {"config": with_setting("affinity", "power", 10**9)},
+        {"config": with_setting("test", "flip", "NaN")},
+    ],
+    ids=lambda changes: str(changes)[:40],
+)
+def test_headers_that_make_no_sense(
+    example: Checkpoint, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    rewrite(tmp_path / MODEL_FILE, example, **changes)
+    with pytest.raises(CheckpointError, match=r"not a checkpoint of this version of ssrseg") as caught:
+        load_checkpoint(tmp_path)
+    assert len(str(caught.value)) < 700
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_larger_than_any_model_is_not_read(example: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / MODEL_FILE
+    save_checkpoint(path, example)
+    with safe_open(path, "pt") as reader:
+        table = {"__metadata__": reader.metadata()}
+    side = 1 << 16  # 16 GiB of zeros that lie nowhere
+    table["decoder.huge"] = {"dtype": "F32", "shape": [side, side], "data_offsets": [0, 4 * side**2]}
+    text = json.dumps(table).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + 4 * side**2)
+    with pytest.raises(CheckpointError, match=r"holds 4,294,967,296 numbers"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["decoder.bias", "optimizer.0.step", "prototypes.image"])
+def test_numbers_that_are_not_finite_are_neither_saved_nor_loaded(
+    example: Checkpoint, tmp_path: Path, name: str, value: float
+) -> None:
+    path = tmp_path / MODEL_FILE
+    save_checkpoint(path, example)
+    before = path.read_bytes()
+    tensors = {**example.tensors, name: torch.tensor([1.0, value])}
+    message = rf"1 tensor holds numbers that are nan or infinite \(such as {name}\).*diverged"
+    with pytest.raises(CheckpointError, match=message):
+        save_checkpoint(path, replace(example, tensors=tensors))
+    assert path.read_bytes() == before
+    rewrite(path, replace(example, tensors={}), tensors=weights_digest(tensors))
+    with safe_open(path, "pt") as reader:
+        table = reader.metadata()
+    save_file(tensors, path, metadata=table)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(path)
+
+
+def test_a_single_bit_is_noticed(example: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / MODEL_FILE
+    save_checkpoint(path, example)
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1  # in the numbers
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="its numbers are not those that were written"):
+        load_checkpoint(path)
+
+
+def test_purity_may_be_unknown(example: Checkpoint, tmp_path: Path) -> None:
+    tensors = {"prototypes.purity": torch.tensor(float("nan"))}
+    save_checkpoint(tmp_path / MODEL_FILE, replace(example, tensors=tensors))
+    assert load_checkpoint(tmp_path).tensors["prototypes.purity"].isnan()
+
+
+def test_what_decides_no_result_is_not_in_the_file(example: Checkpoint, tmp_path: Path) -> None:
+    files = []
+    for changes in ((), ("data.workers=2", "data.patches=7", "optim.save_every=3")):
+        config = load_config(base=example.config.to_dict(), overrides=changes)
+        save_checkpoint(tmp_path / MODEL_FILE, replace(example, config=config))
+        files.append((tmp_path / MODEL_FILE).read_bytes())
+    assert files[0] == files[1]
+    assert b"save_every" not in files[0]
+    assert load_checkpoint(tmp_path).config == example.config
+
+
+def test_digests_of_encoders_are_compared_by_name() -> None:
+    there = {"clip": "aa", "clip_text": "bb", "dino": "cc"}
+    backbones = Config().backbones
+    check_same_encoders(there, there, backbones, Path("m"))
+    check_same_encoders(there, {"clip": "aa"}, backbones, Path("m"))  # all that predict loads
+    check_same_encoders({"clip": "aa"}, there, backbones, Path("m"))
+    with pytest.raises(
+        CheckpointError,
+        match=r"m was trained with another CLIP than openai/clip-vit-base-patch16: .*aa there, zz"
+        r" here.*\(--clip\)",
+    ):
+        check_same_encoders(there, {"clip": "zz"}, backbones, Path("m"))
+    with pytest.raises(CheckpointError, match=r"another CLIP .*weights of its text tower differ"):
+        check_same_encoders(there, {**there, "clip_text": "zz"}, backbones, Path("m"))
+    with pytest.raises(CheckpointError, match=r"another DINO than facebook.*\(--dino\)"):
+        check_same_encoders(there, {**there, "dino": "zz"}, backbones, Path("m"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("decoder.weight", None, "weight is missing"),
+        ("decoder.weight", torch.zeros(2, 4), r"weight is float32 \[2, 4\], not float32 \[2, 3\]"),
+        ("decoder.weight", torch.zeros(2, 3).double(), r"weight is float64 \[2, 3\], not float32"),
+        ("decoder.weight", torch.zeros(2, 3, dtype=torch.int8), r"weight is int8"),
+        ("decoder.other", torch.zeros(1), "other has no place"),
+    ],
+)
+def test_tensors_that_do_not_fit(
+    example: Checkpoint, name: str, value: Tensor | None, said: str
+) -> None:
+    tensors = {key: each for key, each in example.tensors.items() if key != name}
+    tensors |= {} if value is None else {name: value}
+    with pytest.raises(CheckpointError, match=said):
+        load_part(nn.Linear(3, 2), replace(example, tensors=tensors), "decoder", Path("run"))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("written") / MODEL_FILE
+    made = Checkpoint({"decoder.weight": torch.ones(3)}, Config(), ("a", "b"), ("a", "b", "c"))
+    save_checkpoint(path, made)
+    return path.read_bytes()
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    edits=st.lists(
+        st.tuples(st.integers(0, 5000), st.integers(0, 40), st.binary(max_size=40)), max_size=4
+    ),
+    end=st.integers(0, 6000),
+)
+def test_whatever_the_bytes_only_our_errors_come_out(
+    tmp_path: Path, written: bytes, edits: list[tuple[int, int, bytes]], end: int
+) -> None:
+    content = written
+    for at, length, new in edits:
+        content = content[:at] + new + content[at + length :]
+    (tmp_path / MODEL_FILE).write_bytes(content[:end] if end < 3000 else content)
+    with contextlib.suppress(CheckpointError):
+        assert load_checkpoint(tmp_path).classes
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    key=st.sampled_from(["classes", "texts", "data", "iteration", "encoders", "config", "version"]),
+    setting=st.sampled_from([(s, k) for s, values in CONFIG.items() for k in values]),
+    value=JSON,
+)
+def test_whatever_the_header_only_our_errors_come_out(
+    tmp_path: Path, example: Checkpoint, key: str, setting: tuple[str, str], value: object
+) -> None:
+    changes = {key: with_setting(*setting, value) if key == "config" else value}
+    rewrite(tmp_path / MODEL_FILE, example, **changes)
+    with contextlib.suppress(CheckpointError):
+        load_checkpoint(tmp_path)

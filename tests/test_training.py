@@ -1,23 +1,38 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
+import multiprocessing
+import os
+import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from make_tiny import tiny_voc
-from safetensors.torch import load_file
-from tiny_encoders import tiny_config
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tiny_encoders import tiny_clip, tiny_config, tiny_dino
 from torch import Tensor
 
 from ssrseg import training as module
+from ssrseg.checkpoint import load_checkpoint
 from ssrseg.config import Config
+from ssrseg.data.crops import CropDraws
+from ssrseg.data.files import only_writer
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
-from ssrseg.errors import CheckpointError, DataError
+from ssrseg.errors import CheckpointError, ConfigError, DataError, DivergenceError, OutputError
+from ssrseg.interruption import Interrupted
+from ssrseg.model import SSR
+from ssrseg.networks.frozen import weights_digest
 from ssrseg.training import learning_rate, plan, train
 from ssrseg.training_log import FIELDS
 
@@ -325,3 +340,455 @@ def test_plan(settings: Settings) -> None:
         assert (len(alone.align), alone.segment, alone.total) == (0, range(12), 12)
     only_cmpa = plan(settings("optim.iterations=0"), "labels")
     assert (only_cmpa.align, only_cmpa.total) == (range(8), 8)
+
+
+# --- divergence
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, at: int, what: str) -> None:
+    """Make the loss, the gradients or the weights of one iteration nan."""
+    backward = module._backward
+
+    def spoiled(*arguments: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        state, iteration = arguments[1], arguments[-1]
+        proto, seg, rows = backward(*arguments)
+        if iteration == at - 1:
+            if what == "loss":
+                seg = seg * math.nan
+            weights = [p for p in state.model.parameters() if p.grad is not None and p.ndim == 2]
+            weight = weights[0]
+            if what == "gradient":
+                assert weight.grad is not None
+                weight.grad[0, 0] = 3e20  # its square is infinite
+            if what == "weight":
+                weight.data.fill_(math.inf)
+        return proto, seg, rows
+
+    monkeypatch.setattr(module, "_backward", spoiled)
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("loss", "the loss is nan"),
+        ("gradient", "the square of a gradient is inf"),
+        ("weight", "a weight is inf"),
+    ],
+)
+@pytest.mark.parametrize("at", [3, 12])
+def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(
+    voc: LabelledImages,
+    tmp_path: Path,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+    what: str,
+    said: str,
+) -> None:
+    config = settings("optim.save_every=5", "optim.decoder_lr=0.01", "cmpa.update_every=4")
+    cache = tmp_path / "cache"
+    spoil(monkeypatch, at, what)
+    with pytest.raises(DivergenceError) as caught:
+        train(voc, tmp_path / "run", config, cache=cache)
+    text = str(caught.value)
+    assert text.startswith(f"Training diverged in iteration {at} of 20: {said}")
+    names = [sample.name for sample in voc.samples]
+    assert any(name in text for name in names)
+    rate = "optim.cmpa_lr (now 0.0003)" if at <= 8 else "optim.decoder_lr (now 0.01)"
+    assert f"in another folder (--out) with a lower {rate}; with these" in text
+    assert ("Nothing was saved yet" in text) == (at == 3)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert column(tmp_path / "run", "iteration") == list(range(1, at + 1))
+    if at > 5:
+        kept = (at - 1) // 5 * 5
+        assert f"checkpoint.safetensors holds iteration {kept}." in text
+        assert load_checkpoint(tmp_path / "run" / "checkpoint.safetensors").iteration == kept
+    # without the cause it goes on, as if nothing had been
+    monkeypatch.undo()
+    train(voc, tmp_path / "run", config, cache=cache)
+    train(voc, tmp_path / "straight", config, cache=cache)
+    assert_same_run(tmp_path / "straight", tmp_path / "run")
+
+
+def test_the_images_of_the_iteration_that_diverged_are_named(
+    voc: LabelledImages, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings("cam.mode=clip", "optim.batch=2", "optim.micro_batch=1")
+    draws = CropDraws(voc, config.data, None, config.optim.seed)
+    names = [voc.samples[draws.row(draw)].name for draw in (2 * 4, 2 * 4 + 1)]
+    spoil(monkeypatch, 5, "loss")
+    with pytest.raises(DivergenceError) as caught:
+        train(voc, tmp_path, config, supervision="full")
+    assert f"iteration 5 of 12: the loss is nan. Its images: {', '.join(names)}." in str(caught.value)
+
+
+@pytest.mark.parametrize("overrides", [(), ("optim.schedule=joint", "optim.iterations=200")])
+def test_a_learning_rate_that_is_too_high(
+    voc: LabelledImages, tmp_path: Path, settings: Settings, overrides: tuple[str, ...]
+) -> None:
+    config = settings("optim.decoder_lr=1e18", "optim.save_every=1", "optim.iterations=60", *overrides)
+    with pytest.raises(DivergenceError, match=r"lower .*optim\.decoder_lr \(now 1e\+18\)"):
+        train(voc, tmp_path, config)
+    load_checkpoint(tmp_path / "checkpoint.safetensors")  # every number is finite
+
+
+@pytest.mark.parametrize("part", ["decoder", "alignment", "optimizer", "prototypes"])
+def test_a_checkpoint_with_nan_is_not_gone_on_with(
+    voc: LabelledImages, tmp_path: Path, settings: Settings, part: str
+) -> None:
+    config = settings("optim.schedule=joint")
+    train(voc, tmp_path, config, stop_after=3)
+    file = tmp_path / "checkpoint.safetensors"
+    tensors, name = load_file(file), ""
+    for name in sorted(tensors):
+        if name.startswith(part) and tensors[name].is_floating_point() and "purity" not in name:
+            break
+    edited(file, lambda tensors: tensors[name].view(-1)[:1].fill_(math.nan))
+    before = file.read_bytes()
+    with pytest.raises(CheckpointError, match=rf"nan or infinite .such as {name}"):
+        train(voc, tmp_path, config)
+    assert file.read_bytes() == before
+
+
+# --- signals
+
+
+def signal_at(monkeypatch: pytest.MonkeyPatch, where: str, at: int, *names: str) -> None:
+    """Send signals to this process in the middle of an iteration."""
+    original = getattr(module, where)
+
+    def signalled(*arguments: Any) -> object:
+        if arguments[-1] == at:
+            for name in names:
+                os.kill(os.getpid(), getattr(signal, name))
+        return original(*arguments)
+
+    monkeypatch.setattr(module, where, signalled)
+
+
+JOINT = ("optim.schedule=joint", "optim.iterations=20")
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "overrides"),
+    [
+        ("SIGINT", 130, ()),
+        ("SIGTERM", 143, (*JOINT, "cmpa.cam_source=cmpa")),
+        ("SIGHUP", 129, ("cmpa.map_order=project_then_pool",)),
+    ],
+)
+def test_a_signal_saves_the_iteration_and_nothing_is_lost(
+    voc: LabelledImages,
+    tmp_path: Path,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    code: int,
+    overrides: tuple[str, ...],
+) -> None:
+    config, cache = settings("cmpa.update_every=4", *overrides), tmp_path / "cache"
+    train(voc, tmp_path / "straight", config, cache=cache)
+    for at in (2, 3, 9, 17):  # stopped again and again; save_every is 1000
+        signal_at(monkeypatch, "_backward", at, name)
+        with pytest.raises(Interrupted) as caught:
+            train(voc, tmp_path / "run", config, cache=cache)
+        monkeypatch.undo()
+        assert 128 + caught.value.signum == code
+        assert f"{at + 1} of 20 iterations are finished and saved in" in str(caught.value)
+        found = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
+        assert found.iteration == at + 1
+    assert train(voc, tmp_path / "run", config, cache=cache).finished
+    assert_same_run(tmp_path / "straight", tmp_path / "run")
+
+
+@pytest.mark.parametrize("at", [0, 5, 10])
+def test_a_signal_while_features_are_pooled(
+    voc: LabelledImages,
+    tmp_path: Path,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+) -> None:
+    config = settings(
+        "optim.schedule=joint",
+        "optim.iterations=16",
+        "cmpa.cam_source=cmpa",
+        "cmpa.update_every=5",
+    )
+    cache, run = tmp_path / "cache", tmp_path / "run"
+    train(voc, tmp_path / "straight", config, cache=cache)
+    signal_at(monkeypatch, "_refresh_prototypes", at, "SIGTERM")
+    with pytest.raises(Interrupted) as caught:
+        train(voc, run, config, cache=cache)
+    monkeypatch.undo()
+    said = f"{at} of 16 iterations are finished and saved" if at else "nothing was learned yet"
+    assert said in str(caught.value)
+    assert (run / "checkpoint.safetensors").exists() == (at > 0)
+    train(voc, run, config, cache=cache)
+    assert_same_run(tmp_path / "straight", run)
+
+
+def test_the_second_signal_stops_at_once_and_the_last_checkpoint_stays(
+    voc: LabelledImages, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings("cam.mode=clip", "optim.save_every=4")
+    train(voc, tmp_path / "straight", config)
+    signal_at(monkeypatch, "_backward", 6, "SIGINT", "SIGTERM")
+    with pytest.raises(Interrupted, match="Stopped by SIGTERM: at once"):
+        train(voc, tmp_path / "run", config)
+    monkeypatch.undo()
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.safetensors").iteration == 4
+    train(voc, tmp_path / "run", config)
+    assert_same_run(tmp_path / "straight", tmp_path / "run")
+
+
+def test_a_signal_in_the_last_iteration_finishes_the_run(
+    voc: LabelledImages, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signal_at(monkeypatch, "_backward", 11, "SIGTERM")
+    assert train(voc, tmp_path, settings("cam.mode=clip")).finished
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_loaders_leave_signals_to_the_run(
+    voc: LabelledImages, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings("cam.mode=clip", "data.workers=2")
+    original = module._backward
+
+    def to_all(*arguments: Any) -> object:
+        if arguments[-1] == 5:  # as a terminal or a scheduler does
+            for child in multiprocessing.active_children():
+                for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                    os.kill(child.pid or 0, getattr(signal, name))
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    monkeypatch.setattr(module, "_backward", to_all)
+    with pytest.raises(Interrupted, match="6 of 12 iterations"):
+        train(voc, tmp_path, config)
+    monkeypatch.undo()
+    assert train(voc, tmp_path, config).finished
+
+
+def test_bars_count_the_iterations_of_the_whole_run(
+    voc: LabelledImages, tmp_path: Path, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    result = train(voc, tmp_path, settings(), stop_after=5)
+    assert (result.iteration, result.total) == (5, 20)
+    assert "Aligning 5/5, " in capfd.readouterr().err
+    train(voc, tmp_path, settings(), stop_after=11)
+    said = capfd.readouterr().err
+    assert "Aligning 8/8, " in said
+    assert "Training 11/11, " in said
+    train(voc, tmp_path, settings())
+    assert "Training 20/20, " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("stop_after", [-1, 2.5, "3", True])
+def test_arguments_that_make_no_sense(stop_after: object) -> None:
+    # what train calls first: typeguards of the test run would be faster
+    with pytest.raises(ConfigError, match=r"stop_after = .*a number of iterations"):
+        module._check_arguments("labels", stop_after)
+    with pytest.raises(ConfigError, match=r"supervision = .none., but it is \"labels\" or \"full\""):
+        module._check_arguments("none", None)
+
+
+# --- what decides a run
+
+
+def own_copy(voc: LabelledImages, folder: Path) -> LabelledImages:
+    """The same images in files that a test may change."""
+    folder.mkdir()
+    samples = []
+    for sample in voc.samples:
+        image = folder / sample.image.name
+        shutil.copy(sample.image, image)
+        samples.append(replace(sample, image=image))
+    return replace(voc, samples=tuple(samples))
+
+
+def test_a_replaced_image_of_the_same_size_is_noticed(
+    voc: LabelledImages, tmp_path: Path, settings: Settings
+) -> None:
+    data = own_copy(voc, tmp_path / "images")
+    config = settings("cam.mode=clip", "optim.iterations=4")
+    train(data, tmp_path / "run", config, stop_after=2)
+    image = data.samples[0].image
+    before, content = image.stat(), bytearray(image.read_bytes())
+    content[-3] ^= 1
+    image.write_bytes(content)
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert image.stat().st_size == before.st_size
+    with pytest.raises(CheckpointError, match=r"other settings .*other images, labels or true masks"):
+        train(data, tmp_path / "run", config)
+    # a copy with other times elsewhere is the same data
+    train(own_copy(voc, tmp_path / "elsewhere"), tmp_path / "run", config)
+
+
+def test_an_image_that_is_gone_is_named(
+    voc: LabelledImages, tmp_path: Path, settings: Settings
+) -> None:
+    data = own_copy(voc, tmp_path / "images")
+    data.samples[2].image.unlink()
+    with pytest.raises(DataError, match=rf"{data.samples[2].image} cannot be read .*No such file"):
+        train(data, tmp_path / "run", settings())
+
+
+def test_another_clip_of_the_same_shape_is_refused(
+    voc: LabelledImages, tmp_path: Path, settings: Settings
+) -> None:
+    config = settings("optim.iterations=2", "optim.cmpa_iterations=2")
+    train(voc, tmp_path / "run", config, stop_after=3)
+    here = tiny_clip(tmp_path / "moved")  # the same weights at another place
+    other = tiny_clip(tmp_path / "other", seed=8)
+    other_dino = tiny_dino(tmp_path / "dino", seed=8)
+    clip, dino = Path(config.backbones.clip), Path(config.backbones.dino)
+
+    def at(clip: Path, dino: Path) -> Config:
+        return replace(config, backbones=replace(config.backbones, clip=str(clip), dino=str(dino)))
+
+    shutil.rmtree(tmp_path / "put", ignore_errors=True)
+    with pytest.raises(CheckpointError, match=r"backbones\.clip = .* there"):
+        train(voc, tmp_path / "run", at(here, dino))
+    # the folder that the run remembers holds other weights now
+    for source, name in ((other, "CLIP"), (other_dino, "DINO")):
+        put = tmp_path / f"put-{name}"
+        shutil.copytree(clip if name == "CLIP" else dino, put)
+        chosen = at(put, dino) if name == "CLIP" else at(clip, put)
+        run = tmp_path / f"run-{name}"
+        train(voc, run, chosen, stop_after=1)
+        shutil.copytree(source, put, dirs_exist_ok=True)
+        with pytest.raises(CheckpointError, match=rf"was trained with another {name} than {put}"):
+            train(voc, run, chosen)
+
+
+def test_another_clip_for_a_trained_model(
+    voc: LabelledImages, tmp_path: Path, settings: Settings
+) -> None:
+    config = settings("optim.iterations=2", "optim.cmpa_iterations=2")
+    run = tmp_path / "run"
+    train(voc, run, config)
+    other = tiny_clip(tmp_path / "other", seed=8)
+    for segment_only in (True, False):
+        with pytest.raises(CheckpointError, match=r"trained with another CLIP than .*other"):
+            SSR.from_pretrained(run, clip=other, segment_only=segment_only)
+    with pytest.raises(CheckpointError, match=r"trained with another DINO than .*dino"):
+        SSR.from_pretrained(run, dino=tiny_dino(tmp_path / "dino", seed=8))
+    elsewhere = replace(config, backbones=replace(config.backbones, clip=str(other)))
+    with pytest.raises(CheckpointError, match=r"trained with another CLIP than .*other"):
+        SSR.for_data(elsewhere, voc, run)
+    moved = SSR.from_pretrained(run, clip=tiny_clip(tmp_path / "moved"))
+    moved.save_pretrained(tmp_path / "saved")
+    assert load_checkpoint(tmp_path / "saved").encoders == load_checkpoint(run).encoders
+    assert load_checkpoint(run).encoders == moved.encoders
+    assert sorted(moved.encoders) == ["clip", "clip_text", "dino"]
+
+
+def test_speed_settings_do_not_change_a_model(
+    voc: LabelledImages, tmp_path: Path, settings: Settings
+) -> None:
+    contents = []
+    for number, speed in enumerate(("data.workers=0", "data.workers=2")):
+        config = settings("optim.iterations=2", "optim.cmpa_iterations=2", speed)
+        train(voc, tmp_path / str(number), config, stop_after=1 + number)
+        later = settings("optim.iterations=2", "optim.cmpa_iterations=2", "optim.save_every=3")
+        train(voc, tmp_path / str(number), later)
+        contents.append((tmp_path / str(number) / "model.safetensors").read_bytes())
+    assert contents[0] == contents[1]
+
+
+def test_every_session_is_recorded(
+    voc: LabelledImages, tmp_path: Path, settings: Settings
+) -> None:
+    config = settings("cam.mode=clip", "optim.iterations=4")
+    train(voc, tmp_path, config, stop_after=3)
+    train(voc, tmp_path, config)
+    train(voc, tmp_path, config)  # nothing to do is no session
+    first, second = yaml.safe_load((tmp_path / "machine.yaml").read_text())
+    assert (first["from_iteration"], second["from_iteration"]) == (0, 3)
+    assert first["threads"] == torch.get_num_threads()
+    assert first["torch"] == torch.__version__
+    assert (first["device"], first["float32_matmul"]) == ("cpu", "highest")
+    assert datetime.fromisoformat(first["started"]) <= datetime.fromisoformat(second["started"])
+
+
+# --- damaged run folders
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 4000], ids=["empty", "zeros"]
+)
+def test_damaged_features_are_pooled_again(
+    voc: LabelledImages, tmp_path: Path, settings: Settings, content: bytes
+) -> None:
+    config, cache = settings("cmpa.update_every=5"), tmp_path / "cache"
+    train(voc, tmp_path / "straight", config, cache=cache)
+    train(voc, tmp_path / "run", config, cache=cache, stop_after=3)
+    (file,) = (tmp_path / "run").glob("foreground-*.safetensors")
+    file.write_bytes(content)
+    train(voc, tmp_path / "run", config, cache=cache)
+    assert_same_run(tmp_path / "straight", tmp_path / "run")
+
+
+def test_damaged_features_that_cannot_be_pooled_again(
+    voc: LabelledImages, tmp_path: Path, settings: Settings
+) -> None:
+    config = settings("optim.schedule=joint", "cmpa.cam_source=cmpa", "cmpa.update_every=5")
+    train(voc, tmp_path, config, stop_after=3)
+    (file,) = tmp_path.glob("foreground-*.safetensors")
+    content = file.read_bytes()
+    file.write_bytes(content[:-9])
+    with pytest.raises(CheckpointError, match=r"is missing or damaged.*another folder \(--out\)"):
+        train(voc, tmp_path, config)
+    file.unlink()
+    with pytest.raises(CheckpointError, match=r"is missing or damaged"):
+        train(voc, tmp_path, config)
+    file.write_bytes(content)
+    assert train(voc, tmp_path, config).finished
+
+
+def edited(file: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    tensors = load_file(file)
+    with safe_open(file, "pt") as reader:
+        metadata = reader.metadata()
+    change(tensors)
+    header = json.loads(metadata["ssrseg"]) | {"tensors": weights_digest(tensors)}
+    save_file(tensors, file, metadata={"ssrseg": json.dumps(header)})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.pop("optimizer.3.exp_avg"), "optimizer .*3.exp_avg is missing"),
+        (lambda t: t.update({"optimizer.x": torch.ones(1)}), "optimizer .*x has no place"),
+        (lambda t: t.update({"optimizer.99.step": torch.ones(1)}), "99.step has no place"),
+        (lambda t: t.update({"optimizer.3.step": torch.ones(2)}), r"3.step is float32 \[2\]"),
+        (lambda t: t.update({"prototypes.image": torch.ones(2, 2)}), r"image is float32 \[2, 2\]"),
+        (lambda t: t.pop("prototypes.image"), r"image is missing"),
+        (lambda t: t.pop("decoder.fuse.bias"), r"decoder in .* fuse.bias is missing"),
+        (
+            lambda t: [t.pop(name) for name in list(t) if name.startswith("prototypes")],
+            r"holds no prototypes",
+        ),
+    ],
+)
+def test_checkpoints_that_lack_something(
+    voc: LabelledImages,
+    tmp_path: Path,
+    settings: Settings,
+    change: Callable[[dict[str, Tensor]], object],
+    said: str,
+) -> None:
+    config = settings("optim.schedule=joint")
+    train(voc, tmp_path, config, stop_after=3)
+    edited(tmp_path / "checkpoint.safetensors", change)
+    with pytest.raises(CheckpointError, match=said):
+        train(voc, tmp_path, config)
+
+
+def test_only_one_training_in_a_folder(
+    voc: LabelledImages, tmp_path: Path, settings: Settings
+) -> None:
+    with only_writer(tmp_path), pytest.raises(OutputError, match="is being written by"):
+        train(voc, tmp_path, settings())

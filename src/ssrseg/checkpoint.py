@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, TypeAdapter
+from pydantic.dataclasses import dataclass as checked_dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ssrseg.config import SPEED_KEYS, Config, load_config
-from ssrseg.data.files import atomic_write, user_path
+from ssrseg.config import SPEED_KEYS, STRICT, BackboneConfig, Config, load_config
+from ssrseg.console import track
+from ssrseg.data.classes import check_class_names
+from ssrseg.data.files import atomic_write, content_digest, user_path
 from ssrseg.data.sample import LabelledImages
-from ssrseg.errors import CheckpointError, ConfigError, counted, did_you_mean
+from ssrseg.errors import CheckpointError, SSRError, counted, did_you_mean
+from ssrseg.networks.frozen import all_finite, weights_digest
 
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "checkpoint.safetensors"
+FORMAT = "ssrseg-1"
+
+MOST_NUMBERS = 1 << 30
+"""More than any checkpoint of ours holds (18 million for ViT-B): 4 GiB of fp32."""
+
+_READERS = 8  # threads: a disk or a file server is waited for, and hashing lets others run
 
 
 @dataclass(frozen=True)
@@ -35,6 +50,7 @@ class Checkpoint:
         data: Name of the training images and labels, by content.
         iteration: Finished iterations.
         supervision: ``labels``, or ``full`` for the fully supervised control.
+        encoders: Digests of the weights it was trained with, see ``SSR.encoders``.
     """
 
     tensors: dict[str, Tensor] = field(repr=False)
@@ -44,6 +60,7 @@ class Checkpoint:
     data: str = ""
     iteration: int = 0
     supervision: str = "labels"
+    encoders: Mapping[str, str] = field(default_factory=dict)
 
     def part(self, name: str) -> dict[str, Tensor]:
         """The tensors of one owner, without its name; empty if there are none."""
@@ -51,26 +68,72 @@ class Checkpoint:
         return {rest: tensor for (owner, _, rest), tensor in found if owner == name}
 
 
+@checked_dataclass(frozen=True, config=STRICT)
+class _Header:
+    """All but the tensors, as it stands in the file, and a digest of these."""
+
+    format: Literal["ssrseg-1"]
+    version: str
+    config: dict[str, dict[str, Any]]
+    classes: tuple[str, ...]
+    texts: tuple[str, ...]
+    data: str
+    iteration: Annotated[int, Field(ge=0, lt=1 << 53)]
+    supervision: Literal["labels", "full"]
+    encoders: dict[str, str]
+    tensors: str
+
+
+_HEADER = TypeAdapter(_Header)
+
+
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write atomically: a reader sees the old file or the new one.
 
+    What decides no result is not in it, so that equal runs have equal files.
+
     Raises:
-        CheckpointError: If the file cannot be written.
+        CheckpointError: If a number is nan or infinite.
+        OutputError: If the file cannot be written.
     """
-    names = ("classes", "texts", "data", "iteration", "supervision")
-    header = {name: getattr(checkpoint, name) for name in names}
+    _refuse_not_finite(checkpoint.tensors, path)
+    names = [each.name for each in fields(_Header)]
+    header = {name: getattr(checkpoint, name, None) for name in names}
     header |= {
-        "config": checkpoint.config.to_dict(), "format": "ssrseg-1", "version": version("ssrseg"),
+        "config": _without_speed(checkpoint.config), "format": FORMAT, "version": version("ssrseg"),
     }  # fmt: skip
     tensors = {key: value.detach().cpu().contiguous() for key, value in checkpoint.tensors.items()}
-    try:
-        with atomic_write(path) as temporary:
+    header["tensors"] = weights_digest(tensors)
+    with atomic_write(path) as temporary:
+        try:
             save_file(tensors, temporary, metadata={"ssrseg": json.dumps(header)})
-    except SafetensorError as error:
+        except SafetensorError as error:  # its way to say that a disk is full
+            raise OSError(str(error)) from error
+
+
+def _without_speed(config: Config) -> dict[str, Any]:
+    """Settings without those of speed."""
+    return {
+        section: {
+            key: value for key, value in values.items() if f"{section}.{key}" not in SPEED_KEYS
+        }
+        for section, values in config.to_dict().items()
+    }
+
+
+def _refuse_not_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError if a number that is learned is nan or infinite; purity may be."""
+    wrong = [
+        name
+        for name, value in tensors.items()
+        if value.is_floating_point() and name != "prototypes.purity" and not all_finite(value)
+    ]
+    if wrong:
         raise CheckpointError(
-            f"{path} could not be written ({error}). Is the disk full? The last checkpoint is still"
-            " there; the same command goes on from it."
-        ) from error
+            f"{path}: {counted(len(wrong), 'tensor holds', 'tensors hold')} numbers that are nan or"
+            f" infinite (such as {wrong[0]}). Its training diverged, and its masks would be wrong:"
+            " train again with a lower learning rate (optim.decoder_lr, optim.cmpa_lr)."
+        )
 
 
 def model_path(source: object) -> Path:
@@ -82,25 +145,49 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint, or the model of a run folder.
 
     Raises:
-        CheckpointError: If there is none, it is damaged, or another program wrote it.
+        CheckpointError: If there is none, it is damaged, another program wrote it, or its numbers
+            are not finite.
     """
     file = _model_file(path)
     try:
         with safe_open(file, framework="pt") as reader:
-            header = json.loads((reader.metadata() or {})["ssrseg"])
+            header = _read_header((reader.metadata() or {})["ssrseg"])
+            config = load_config(base=header.config)
+            classes = check_class_names(header.classes)
+            if classes != header.classes or len(header.texts) < len(classes):
+                raise ValueError("the classes are not as ssrseg writes them")
+            names = list(reader.keys())
+            sizes = [math.prod(reader.get_slice(name).get_shape()) for name in names]
+            if sum(sizes) > MOST_NUMBERS:
+                raise ValueError(f"it holds {sum(sizes):,} numbers")
             # cloned: a tensor that maps its file keeps Windows from replacing it
-            tensors = {key: reader.get_tensor(key).clone() for key in reader.keys()}  # noqa: SIM118
-        config = load_config(base=header["config"])
-        classes, texts = tuple(header["classes"]), tuple(header["texts"])
-        plain = (header[key] for key in ("data", "iteration", "supervision"))
-        return Checkpoint(tensors, config, classes, texts, *plain)
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            tensors = {name: reader.get_tensor(name).clone() for name in names}
+            if weights_digest(tensors) != header.tensors:
+                raise ValueError("its numbers are not those that were written")
+    except (SafetensorError, KeyError, ValueError, RecursionError, OSError, SSRError) as error:
+        reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
-            f"{file} is not a checkpoint of ssrseg, or it is damaged ({type(error).__name__}:"
-            f" {error}). Train again, or copy it anew."
+            f"{file} is not a checkpoint of this version of ssrseg, or it is damaged"
+            f" ({type(error).__name__}: {reason}). Train again, or copy it anew."
         ) from error
-    except ConfigError as error:
-        raise CheckpointError(f"{file} is of another version of ssrseg: {error}") from error
+    _refuse_not_finite(tensors, file)
+    return Checkpoint(
+        tensors,
+        config,
+        classes,
+        header.texts,
+        header.data,
+        header.iteration,
+        header.supervision,
+        header.encoders,
+    )
+
+
+def _read_header(text: str) -> _Header:
+    """What stands in the header; ValueError if that is not what ``save_checkpoint`` writes."""
+    found = _HEADER.validate_json(text)
+    json.dumps(asdict(found), ensure_ascii=False).encode()  # half a character is no text
+    return found
 
 
 def _model_file(path: str | Path) -> Path:
@@ -133,46 +220,77 @@ def load_part(module: nn.Module, checkpoint: Checkpoint, name: str, origin: Path
     """Load one owner's tensors into a module, all of them and nothing else.
 
     Raises:
-        CheckpointError: If names or shapes differ: another encoder or other settings.
+        CheckpointError: If they do not fit, see ``check_part``.
     """
-    try:
-        module.load_state_dict(checkpoint.part(name), strict=True)
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())[:300]
-        raise CheckpointError(
-            f"The {name} in {origin} does not fit the encoder {checkpoint.config.backbones.clip}:"
-            f" {detail}. Give the encoder it was trained with as backbones.clip (--clip)."
-        ) from error
+    check_part(module, checkpoint, name, origin)
+    module.load_state_dict(checkpoint.part(name), strict=True)
+
+
+def check_part(module: nn.Module, checkpoint: Checkpoint, name: str, origin: Path) -> None:
+    """Raise CheckpointError unless one owner's tensors fit a module, which may be on ``meta``.
+
+    If they do not, they are those of another encoder or of other settings.
+    """
+    what = f"The {name} in {origin} does not fit the encoder {checkpoint.config.backbones.clip}"
+    cure = "Give the encoder it was trained with as backbones.clip (--clip)."
+    check_tensors(checkpoint.part(name), module.state_dict(), what, cure)
+
+
+def check_tensors(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str, cure: str = ""
+) -> None:
+    """Raise CheckpointError unless tensors have the names, shapes and types that are expected."""
+    wrong = [f"{name} is missing" for name in expected if name not in found]
+    wrong += [f"{name} has no place" for name in found if name not in expected]
+    for name in expected.keys() & found.keys():
+        here, there = (f"{_kind(each[name])}" for each in (found, expected))
+        wrong += [f"{name} is {here}, not {there}"] if here != there else []
+    if wrong:
+        more = f"; and {len(wrong) - 3:,} more" if wrong[3:] else ""
+        cure = cure or "It is damaged: copy it anew, or begin anew in another folder."
+        raise CheckpointError(f"{what}: {'; '.join(sorted(wrong)[:3])}{more}. {cure}")
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 def data_digest(data: LabelledImages, *, truth: bool = False) -> str:
     """A name for images and their labels: another one if an image or a label changes.
 
-    Of an image the name, the labels and the size of the file count; with ``truth`` the true masks
-    as well, by their contents.
+    Of an image the name, the labels and the content of the file count; with ``truth`` the true
+    masks as well.
+
+    Raises:
+        DataError: If a file cannot be read.
     """
-    rows = []
-    for sample in data.samples:
-        row = f"{sample.name} {sample.labels} {_stamp(sample.image)[0]}"
-        if truth and sample.truth is not None:
-            row += f" {_content_digest(sample.truth, _stamp(sample.truth))}"
-        rows.append(row)
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
+    with ThreadPoolExecutor(_READERS) as pool:
+        images = pool.map(_content, [sample.image for sample in data.samples])
+        masks = pool.map(_content, [sample.truth if truth else None for sample in data.samples])
+        rows = [
+            f"{sample.name} {sample.labels} {image} {mask}"
+            for sample, image, mask in zip(
+                data.samples, track(images, "Reading", len(data)), masks, strict=True
+            )
+        ]
+    text = "\n".join(rows)
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """Size in bytes and time of the last change; of a missing file zeros."""
+def _content(path: Path | None) -> str:
+    if path is None:
+        return ""
     try:
         found = path.stat()
     except OSError:
-        return 0, 0
-    return found.st_size, found.st_mtime_ns
+        return content_digest(path)  # which says what is wrong
+    return _content_at(path, found.st_size, found.st_mtime_ns)
 
 
 @lru_cache(maxsize=1 << 17)
-def _content_digest(path: Path, stamp: tuple[int, int]) -> str:
-    """Of the file as it was at the stamp."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if any(stamp) else ""
+def _content_at(path: Path, _size: int, _changed: int) -> str:
+    """Of the file as it was then: several runs of one process read it once."""
+    return content_digest(path)
 
 
 def check_same_classes(found: tuple[str, ...], expected: tuple[str, ...], path: Path) -> None:
@@ -193,6 +311,29 @@ def check_same_classes(found: tuple[str, ...], expected: tuple[str, ...], path: 
         f"{path} was trained for other classes ({detail}). Use the data it was trained on, or train"
         " a model for these classes."
     )
+
+
+def check_same_encoders(
+    there: Mapping[str, str], here: Mapping[str, str], backbones: BackboneConfig, path: Path
+) -> None:
+    """Raise CheckpointError if a model was trained with other weights of the same shapes.
+
+    Args:
+        there: Digests in the checkpoint.
+        here: Those of the encoders that are loaded; what only one of the two has does not count.
+        backbones: Where these are from.
+        path: The checkpoint.
+    """
+    for name in sorted(there.keys() & here.keys()):
+        if there[name] != here[name]:
+            which, _, part = name.partition("_")
+            raise CheckpointError(
+                f"{path} was trained with another {which.upper()} than"
+                f" {getattr(backbones, which)}: the weights{' of its text tower' if part else ''}"
+                f" differ (digest {there[name]} there, {here[name]} here), and its results would be"
+                f" wrong. Give the one it was trained with (--{which}), not a copy that was tuned"
+                " or stored in another precision."
+            )
 
 
 def check_same_run(earlier: Checkpoint, now: Checkpoint, path: Path) -> None:

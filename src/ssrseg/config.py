@@ -21,34 +21,43 @@ from ssrseg.errors import ConfigError, did_you_mean
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
+# what memory or time grows with has an upper bound: settings also come out of files of strangers
+Count = Annotated[int, Field(ge=1, le=10**9)]
+CountOrZero = Annotated[int, Field(ge=0, le=10**9)]
+Few = Annotated[int, Field(ge=1, le=64)]
+FewOrZero = Annotated[int, Field(ge=0, le=64)]
+Side = Annotated[int, Field(ge=1, le=4096)]
+Width = Annotated[int, Field(ge=1, le=1 << 14)]
+Scale = Annotated[float, Field(gt=0, le=8)]
+Rounds = Annotated[int, Field(ge=1, le=1000)]
+RoundsOrZero = Annotated[int, Field(ge=0, le=1000)]
 Layers = int | Annotated[tuple[int, ...], Field(min_length=1)]
 Crf = tuple[Positive, NotNegative, Positive, Positive, NotNegative]
 
 PRESETS = Path(__file__).with_name("presets")
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-SPEED_KEYS = frozenset({"data.workers", "data.patches"})
-"""Settings that say how fast and not what: a run goes on under other values."""
+SPEED_KEYS = frozenset({"data.workers", "data.patches", "optim.save_every"})
+"""Settings that say how fast and not what: a run goes on under other values, and no checkpoint
+holds them."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
     """How images enter training."""
 
-    crop: Count = 320
+    crop: Side = 320
     """Side of a training crop in pixels [WeCLIP]."""
-    scale: tuple[Positive, Positive] = (0.5, 2.0)
+    scale: tuple[Scale, Scale] = (0.5, 2.0)
     """Random resize before the crop, smallest and largest factor [WeCLIP]."""
     flip: bool = True
     """Mirror half of the crops."""
     norm: Literal["clip", "imagenet"] = "clip"
     """Mean and deviation for CLIP's input; WeCLIP feeds it ImageNet's."""
-    max_side: Count = 640
+    max_side: Side = 640
     """Larger photographs are shrunk to this longer side before CAMs are made, and their masks
     enlarged again; VOC and COCO images are not larger [our choice]."""
-    workers: CountOrZero = 0
+    workers: Annotated[int, Field(ge=0, le=256)] = 0
     """Processes that load crops and photographs beside the encoders; 0 loads in between."""
     patches: Count | None = None
     """Patches of photographs seen together when CAMs are made; null = 1,024 on a CPU, 65,536 on a
@@ -124,11 +133,11 @@ class CmpaConfig:
     """Patches with CAM > 0.4 that a pair needs."""
     init: Literal["residual", "random"] = "residual"
     """Heads that begin as CLIP's own cosines, or at random (paper) [0002]."""
-    depth: Count = 2
+    depth: Few = 2
     """Linear layers of a head."""
-    hidden: Count = 512
+    hidden: Width = 512
     """Width between them."""
-    out: Count = 256
+    out: Width = 256
     """d2, length of the aligned space."""
     temperature: Positive = 0.05
     """τ at the start [paper]."""
@@ -155,9 +164,9 @@ class AffinityConfig:
     """Share of CLIP's attention [paper]."""
     dino_weight: NotNegative = 0.6
     """Share of DINO's attention [paper]."""
-    sinkhorn: CountOrZero = 3
+    sinkhorn: RoundsOrZero = 3
     """Rounds of column and row normalisation [CLIP-ES]."""
-    power: CountOrZero = 2
+    power: FewOrZero = 2
     """Propagation steps [CLIP-ES squares]."""
     mask: Literal["none", "box", "slic", "box_and_slic"] = "slic"
     """Who sends: everybody, CLIP-ES's boxes, SGC's target regions, or what both allow."""
@@ -175,11 +184,11 @@ class AffinityConfig:
 class SgcConfig:
     """Superpixels and target regions (Eq. 7-8)."""
 
-    n_segments: Count = 200
+    n_segments: Annotated[int, Field(ge=1, le=10**5)] = 200
     """Superpixels asked for; about two thirds come out."""
     compactness: Positive = 10.0
     """SLIC's weight of position against colour."""
-    k_colour: Count = 8
+    k_colour: Annotated[int, Field(ge=1, le=256)] = 8
     """Colour clusters per image."""
     high: Share = 0.4
     """τ_hi: what counts as high confidence (0.4 VOC, 0.7 COCO, as CLIP-ES's boxes) [0011]."""
@@ -201,9 +210,9 @@ class PseudoConfig:
     """Exponent of the background score (1 - max CAM)^alpha."""
     refine: Literal["none", "par", "crf"] = "par"
     """Pixel refinement before the argmax [WeCLIP: par; CLIP-ES: crf]."""
-    par_iterations: CountOrZero = 20
+    par_iterations: RoundsOrZero = 20
     """Iterations of PAR."""
-    par_dilations: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 4, 8, 12, 24)
+    par_dilations: Annotated[tuple[Side, ...], Field(min_length=1, max_length=64)] = (1, 2, 4, 8, 12, 24)
     """Distances of PAR's neighbours in pixels."""
     crf: Crf = (1.0, 3.0, 67.0, 3.0, 4.0)
     """DenseCRF: Gaussian reach and weight, bilateral reach, colour reach, weight [CLIP-ES]."""
@@ -215,7 +224,7 @@ class PseudoConfig:
 class DecoderConfig:
     """The segmentation head."""
 
-    layers: Count = 3
+    layers: Few = 3
     """Transformer layers."""
     dropout: Share = 0.1
     """Channels dropped after the fusion."""
@@ -231,7 +240,7 @@ class OptimConfig:
     """Iterations of L_proto alone, before the decoder's, when staged."""
     iterations: CountOrZero = 30000
     """Iterations with L_seg [paper: 30,000 VOC, 80,000 COCO]."""
-    batch: Count = 16
+    batch: Annotated[int, Field(ge=1, le=10**5)] = 16
     """Crops per iteration."""
     micro_batch: Count | None = None
     """Crops on the device at once; gradients add up to the batch. null = the batch."""
@@ -251,7 +260,7 @@ class OptimConfig:
     """γ of Eq. 12 [paper]; without effect under AdamW [0014]."""
     affinity_weight: NotNegative = 0.0
     """Weight of the affinity loss beside L_seg [WeCLIP: 0.1]; 0 = off [0033]."""
-    affinity_radius: CountOrZero = 8
+    affinity_radius: FewOrZero = 8
     """Rows and columns between two patches that it compares, at most [WeCLIP]."""
     save_every: Count = 1000
     """Iterations between checkpoints."""
@@ -265,9 +274,9 @@ class TestConfig:
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
-    long_side: Count = 512
+    long_side: Side = 512
     """Longer side of the image in pixels before the scales."""
-    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0, 0.75)
+    scales: Annotated[tuple[Scale, ...], Field(min_length=1, max_length=16)] = (1.0, 0.75)
     """Sizes whose logits are averaged."""
     flip: bool = True
     """Average with the mirror image."""
@@ -275,7 +284,7 @@ class TestConfig:
     """Refine with a DenseCRF."""
     crf_parameters: Crf = (3.0, 3.0, 64.0, 5.0, 4.0)
     """Gaussian reach and weight, bilateral reach, colour reach, weight [WeCLIP]."""
-    crf_iterations: Count = 10
+    crf_iterations: Rounds = 10
     """Mean-field iterations."""
 
 

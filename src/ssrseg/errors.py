@@ -34,6 +34,10 @@ class CheckpointError(SSRError):
     """A checkpoint that is damaged, or made for other classes, encoders or settings."""
 
 
+class DivergenceError(SSRError):
+    """Training whose loss, gradients or weights left the finite numbers."""
+
+
 class OutputError(SSRError):
     """A file or folder that cannot be written: no room, no permission, or another writer."""
 

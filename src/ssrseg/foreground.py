@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ssrseg.console import steps
@@ -18,6 +19,7 @@ from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.method.cam import min_max
 from ssrseg.method.cmpa import pool_foreground, usable_pairs
 from ssrseg.model import SSR, InitialCam
+from ssrseg.networks.frozen import weights_digest
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,21 @@ class ForegroundFeatures:
     mean: Float[Tensor, "images dim1"]
 
     def save(self, path: Path) -> None:
-        """Write atomically."""
+        """Write atomically, with a digest of the numbers."""
         tensors = {entry.name: getattr(self, entry.name).contiguous() for entry in fields(self)}
         with atomic_write(path) as temporary:
-            save_file(tensors, temporary)
+            save_file(tensors, temporary, metadata={"digest": weights_digest(tensors)})
 
     @classmethod
-    def load(cls, path: Path) -> ForegroundFeatures:
-        """Read what ``save`` wrote."""
-        return cls(**load_file(path))
+    def load(cls, path: Path) -> ForegroundFeatures | None:
+        """Read what ``save`` wrote; None if that is missing or damaged."""
+        try:
+            with safe_open(path, framework="pt") as reader:
+                digest = (reader.metadata() or {}).get("digest")
+                tensors = {name: reader.get_tensor(name).clone() for name in reader.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError):
+            return None
+        return cls(**tensors) if weights_digest(tensors) == digest else None
 
 
 @torch.no_grad()

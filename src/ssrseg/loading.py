@@ -22,6 +22,7 @@ from ssrseg.checkpoint import (
     MODEL_FILE,
     Checkpoint,
     check_same_classes,
+    check_same_encoders,
     load_checkpoint,
     model_path,
     save_checkpoint,
@@ -37,7 +38,7 @@ from ssrseg.method.cmpa import Alignment
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.dino import FrozenDINO
-from ssrseg.networks.vocabulary import Vocabulary, build_vocabulary
+from ssrseg.networks.vocabulary import Vocabulary, build_vocabulary, refuse_lone_texts
 from ssrseg.trained_parts import load_alignment, load_decoder
 
 Model = TypeVar("Model", bound="Loadable")
@@ -142,9 +143,13 @@ class Loadable(
             device: ``cpu`` or ``cuda``.
 
         Raises:
-            CheckpointError: If the run is of other classes or prompts, or the settings use nothing
-                of it.
+            CheckpointError: If the run is of other classes, prompts or CLIP, or the settings use
+                nothing of it.
+            ConfigError: If images with a single label meet no background text.
         """
+        if config.cam.mode != "centre":
+            vocabulary = build_vocabulary(data.classes, config.prompts.set, data.prompts)
+            refuse_lone_texts(vocabulary, {each.name: each.labels for each in data.samples})
         model = cls.from_config(config, data.classes, prompts=data.prompts, device=device)
         if run is None:
             return model
@@ -169,6 +174,9 @@ class Loadable(
                 " classes.yaml and prompts (--prompts) of its training; if they are the same,"
                 " another version of ssrseg left out other background words: train anew."
             )
+        # heads and decoder read CLIP alone
+        read = {key: digest for key, digest in checkpoint.encoders.items() if key != "dino"}
+        check_same_encoders(read, model.encoders, config.backbones, run)
         return model._with_trained(checkpoint, run, alignment=has_heads, decoder=gates)
 
     @classmethod
@@ -195,7 +203,7 @@ class Loadable(
                 for a model on the hub.
 
         Raises:
-            CheckpointError: If there is no model, or it does not fit the encoder.
+            CheckpointError: If there is no model, or it was trained with another encoder.
             BackboneError: If an encoder cannot be loaded.
         """
         file = model_file(source, **hub)
@@ -215,6 +223,7 @@ class Loadable(
             text_features=clip_tower.text_features(()) if segment_only else None,
             origin=replace(checkpoint, tensors={}),
         )
+        check_same_encoders(checkpoint.encoders, model.encoders, config.backbones, file)
         return model._with_trained(
             checkpoint,
             file,
@@ -269,6 +278,16 @@ class Loadable(
             decoder=load_decoder(checkpoint, self.clip, origin) if decoder else None,
         )
 
+    @property
+    def encoders(self) -> dict[str, str]:
+        """Digests of the weights: ``clip``, ``clip_text`` and ``dino``, as far as they are loaded."""
+        found = {
+            "clip": self.clip.digest,
+            "clip_text": self.clip.text_digest,
+            "dino": None if self.dino is None else self.dino.digest,
+        }
+        return {name: digest for name, digest in found.items() if digest is not None}
+
     def trained_tensors(self) -> dict[str, Tensor]:
         """Heads and decoder by name: ``alignment.*``, ``decoder.*``; not the frozen encoders."""
         parts = {"decoder": self.decoder, "alignment": self.alignment}
@@ -299,7 +318,9 @@ class Loadable(
             ) from error
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        made = Checkpoint({}, self.config, self.vocabulary.classes, self.vocabulary.texts)
+        made = Checkpoint(
+            {}, self.config, self.vocabulary.classes, self.vocabulary.texts, encoders=self.encoders
+        )
         if self.origin is not None:
             made = replace(self.origin, config=self.config)
         save_checkpoint(save_directory / MODEL_FILE, replace(made, tensors=self.trained_tensors()))

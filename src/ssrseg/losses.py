@@ -37,12 +37,14 @@ class PooledPairs:
         clip_background: MAP(1 - max CAM, V) of their images; 0 rows if ``cmpa.bg_pairs`` is 0.
         classes: Class of each pair.
         labels: Classes present in its image.
+        rows: The images, by their place in the training set.
     """
 
     pooled: Float[Tensor, "pairs dim1"]
     clip_background: Float[Tensor, "images dim1"]
     classes: Int[Tensor, " pairs"]
     labels: Bool[Tensor, "pairs classes"]
+    rows: tuple[int, ...]
 
     def align(self, isa: Head) -> tuple[Tensor, Tensor]:
         """Aligned foreground and background features; BatchNorm sees both."""
@@ -104,6 +106,7 @@ def draw_pairs(
         found.background[background_rows].to(model.device),
         found.classes[chosen].to(model.device),
         labels[rows].to(model.device),
+        tuple(rows.unique().tolist()),
     )
 
 

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ssrseg.checkpoint import Checkpoint, load_part
+from ssrseg.checkpoint import Checkpoint, check_part, load_part
 from ssrseg.config import CmpaConfig, DecoderConfig
 from ssrseg.data.crops import derive_seed
+from ssrseg.errors import ConfigError
 from ssrseg.method.cmpa import Alignment, Projector, shared_basis
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.decoder import Decoder
@@ -30,7 +31,15 @@ def new_alignment(
         text_features: T, all texts.
         image_features: Mean patch feature of each training image, for the basis of residual heads;
             None where weights are going to be loaded.
+
+    Raises:
+        ConfigError: If residual heads are wider than CLIP's space.
     """
+    if config.init == "residual" and config.out > text_features.shape[1]:
+        raise ConfigError(
+            f"cmpa.out = {config.out} exceeds the {text_features.shape[1]} dimensions of CLIP's"
+            " space, in which heads with cmpa.init = residual begin. Lower it."
+        )
     basis = None
     if config.init == "residual":
         basis = text_features.new_zeros(config.out, text_features.shape[1])
@@ -60,7 +69,10 @@ def load_alignment(
     Raises:
         CheckpointError: If they do not fit the texts' encoder.
     """
-    alignment = new_alignment(checkpoint.config.cmpa, text_features)
+    config = checkpoint.config.cmpa
+    with torch.device("meta"):  # nothing is allocated for a file that does not fit
+        check_part(new_alignment(config, text_features.to("meta")), checkpoint, "alignment", origin)
+    alignment = new_alignment(config, text_features)
     load_part(alignment, checkpoint, "alignment", origin)
     return alignment.eval()
 
@@ -117,10 +129,13 @@ def first_seed(seed: int) -> int:
 
 def new_decoder(config: DecoderConfig, clip: FrozenCLIP, n_classes: int) -> Decoder:
     """An untrained decoder of CLIP's tokens, on CLIP's device."""
-    decoder = Decoder(
+    return _decoder(config, clip, n_classes).to(clip.device).eval()
+
+
+def _decoder(config: DecoderConfig, clip: FrozenCLIP, n_classes: int) -> Decoder:
+    return Decoder(
         clip.depth - 1, clip.width, n_classes, layers=config.layers, dropout=config.dropout
     )
-    return decoder.to(clip.device).eval()
 
 
 def load_decoder(checkpoint: Checkpoint, clip: FrozenCLIP, origin: Path) -> Decoder:
@@ -129,6 +144,9 @@ def load_decoder(checkpoint: Checkpoint, clip: FrozenCLIP, origin: Path) -> Deco
     Raises:
         CheckpointError: If it does not fit the encoder.
     """
-    decoder = new_decoder(checkpoint.config.decoder, clip, len(checkpoint.classes))
+    config, n_classes = checkpoint.config.decoder, len(checkpoint.classes)
+    with torch.device("meta"):  # nothing is allocated for a file that does not fit
+        check_part(_decoder(config, clip, n_classes), checkpoint, "decoder", origin)
+    decoder = new_decoder(config, clip, n_classes)
     load_part(decoder, checkpoint, "decoder", origin)
     return decoder.eval()

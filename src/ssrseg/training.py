@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import platform
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
+import yaml
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -16,7 +21,9 @@ from ssrseg.checkpoint import (
     MODEL_FILE,
     STATE_FILE,
     Checkpoint,
+    check_same_encoders,
     check_same_run,
+    check_tensors,
     data_digest,
     load_checkpoint,
     load_part,
@@ -25,23 +32,27 @@ from ssrseg.checkpoint import (
 from ssrseg.config import Config, OptimConfig, config_of
 from ssrseg.console import Steps, steps
 from ssrseg.data.crops import CropBatch, CropDraws, derive_seed
-from ssrseg.data.files import atomic_write, user_path
+from ssrseg.data.files import only_writer, user_path, write_text, writing
 from ssrseg.data.open import labelled_images
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.device import pick_device
-from ssrseg.errors import CheckpointError, DataError
+from ssrseg.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from ssrseg.foreground import ForegroundFeatures, collect_foreground
+from ssrseg.interruption import Interrupted, Stop, until_stopped
 from ssrseg.losses import crop_pairs, draw_pairs, proto_loss, seg_loss
 from ssrseg.method.cmpa import image_prototypes
 from ssrseg.method.objective import ssr_loss
 from ssrseg.model import SSR, InitialCam
-from ssrseg.networks.vocabulary import build_vocabulary
+from ssrseg.networks.vocabulary import build_vocabulary, refuse_lone_texts
 from ssrseg.pseudo_masks import pseudo_mask_miou
 from ssrseg.trained_parts import first_seed, new_alignment, new_decoder
 from ssrseg.training_log import Log
 
 Supervision = Literal["labels", "full"]
+
+MACHINE_FILE = "machine.yaml"
+"""What no setting says and results depend on all the same, an entry for each session."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +61,15 @@ class TrainResult:
 
     Attributes:
         run: Its folder.
-        iteration: Finished iterations.
+        iteration: Finished iterations of the whole run.
+        total: Iterations that it has in all, those of CMPA alone included.
         finished: False if it was stopped on purpose; the same command goes on.
         last: Last row of the log.
     """
 
     run: Path
     iteration: int
+    total: int
     finished: bool
     last: dict[str, float]
 
@@ -101,17 +114,21 @@ class _Run:
     superpixels: SuperpixelCache
     schedule: Schedule
     texts: tuple[str, ...]
+    digest: str
 
-    def checkpoint(self, tensors: dict[str, Tensor], iteration: int) -> Checkpoint:
+    def checkpoint(
+        self, tensors: dict[str, Tensor], iteration: int, encoders: dict[str, str]
+    ) -> Checkpoint:
         """What a file of this run holds."""
         return Checkpoint(
             tensors,
             self.config,
             self.data.classes,
             self.texts,
-            data_digest(self.data, truth=self.supervision == "full"),
+            self.digest,
             iteration,
             self.supervision,
+            encoders,
         )
 
     def foreground_file(self, iteration: int) -> Path:
@@ -140,6 +157,17 @@ class _State:
     prototypes: Float[Tensor, "classes dim2"] | None = None
     purity: float = math.nan
 
+    def weights(self) -> list[Tensor]:
+        """All that an iteration changes in the model, running means included."""
+        named = self.model.trained_tensors().values()
+        return [value for value in named if value.is_floating_point()]
+
+    def gradients(self) -> list[Tensor]:
+        """Those of this iteration; zero if no crop held a usable pair."""
+        each = (weight.grad for group in self.optimizer.param_groups for weight in group["params"])
+        found = [gradient for gradient in each if gradient is not None]
+        return found or [torch.zeros((), device=self.model.device)]
+
     def tensors(self) -> dict[str, Tensor]:
         """All that a resumed run needs."""
         named = self.model.trained_tensors()
@@ -158,13 +186,24 @@ class _State:
                 load_part(part, checkpoint, name, origin)
         prototypes = checkpoint.part("prototypes")
         if prototypes:
+            size = (self.model.n_classes, self.model.config.cmpa.out)
+            purity = torch.tensor(self.purity, dtype=torch.float64)
+            expected = {"image": torch.empty(size, device="meta"), "purity": purity}
+            check_tensors(prototypes, expected, f"The prototypes in {origin}")
             self.prototypes = prototypes["image"].to(self.model.device)
             self.purity = float(prototypes["purity"])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in checkpoint.part("optimizer").items():
-            index, name = key.split(".")
-            moments.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+        moments = checkpoint.part("optimizer")
+        weights = [each for group in self.optimizer.param_groups for each in group["params"]]
+        # a weight that has had no gradient yet has no moments
+        known = [index for index in range(len(weights)) if f"{index}.step" in moments]
+        expected = {}
+        for index in known:
+            expected[f"{index}.step"] = torch.empty((), device="meta")
+            expected |= {f"{index}.{name}": weights[index] for name in ("exp_avg", "exp_avg_sq")}
+        check_tensors(moments, expected, f"The optimizer in {origin}")
+        names = ("step", "exp_avg", "exp_avg_sq")
+        state = {index: {name: moments[f"{index}.{name}"] for name in names} for index in known}
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
 
 
 def train(
@@ -183,8 +222,8 @@ def train(
     Args:
         data: Training images with their labels, or their folder. No mask of theirs is opened,
             unless ``supervision`` is ``full``.
-        out: Run folder: config.yaml, log.csv, checkpoint.safetensors and, at the end,
-            model.safetensors.
+        out: Run folder: config.yaml, machine.yaml, log.csv, checkpoint.safetensors and, at the
+            end, model.safetensors.
         config: Settings, or the name of a preset.
         supervision: ``labels``, or ``full``: the same decoder on true masks, the control of
             Table 6.
@@ -192,49 +231,112 @@ def train(
             and logged. Nothing is learned or chosen from it.
         cache: Folder of superpixels, to be shared between runs; by default inside ``out``.
         device: ``auto``, ``cpu`` or ``cuda``.
-        stop_after: Stop, resumable, when so many iterations are finished.
+        stop_after: Stop, resumable, when so many iterations of the whole run are finished.
 
     Raises:
-        CheckpointError: If ``out`` holds a run with other settings, classes or supervision.
+        CheckpointError: If ``out`` holds a run with other settings, images, encoders or supervision,
+            or a damaged one.
+        ConfigError: If an argument, or what CLIP would be asked, makes no sense.
         DataError: If an image cannot be read, CMPA finds no pair, or a mask is missing where
             ``supervision`` is ``full``.
+        DivergenceError: If the loss, a gradient or a weight is no finite number any more. The last
+            good checkpoint is kept.
+        Interrupted: After Ctrl-C, SIGTERM or SIGHUP, when the iteration is finished and saved.
+        OutputError: If the disk is full, or another process writes into ``out``.
     """
     out, device = user_path(out, "a run"), pick_device(device)
     data, config = labelled_images(data), config_of(config)
+    _check_arguments(supervision, stop_after)
     superpixels = SuperpixelCache(
         cache or out / "superpixels",
         n_segments=config.sgc.n_segments,
         compactness=config.sgc.compactness,
     )
-    texts = build_vocabulary(data.classes, config.prompts.set, data.prompts).texts
-    run = _Run(data, out, config, supervision, superpixels, plan(config, supervision), texts)
-    earlier = _earlier_run(run)
-    with torch.random.fork_rng():
+    vocabulary = build_vocabulary(data.classes, config.prompts.set, data.prompts)
+    if supervision == "labels" and config.cam.mode != "centre":
+        refuse_lone_texts(vocabulary, {each.name: each.labels for each in data.samples})
+    with only_writer(out), torch.random.fork_rng():
+        run = _Run(
+            data,
+            out,
+            config,
+            supervision,
+            superpixels,
+            plan(config, supervision),
+            vocabulary.texts,
+            data_digest(data, truth=supervision == "full"),
+        )
+        total = run.schedule.total
+        earlier = _earlier_run(run)
         state = _start(run, earlier, device)
         first = 0 if earlier is None else earlier.iteration
-        del earlier  # its tensors are mapped from the file that the next checkpoint replaces
-        stop = run.schedule.total if stop_after is None else min(stop_after, run.schedule.total)
-        with atomic_write(out / "config.yaml") as temporary:
-            temporary.write_text(config.to_yaml(), encoding="utf-8")
-        last = _loop(run, state, first, stop, monitor)
-    finished = max(first, stop) == run.schedule.total
-    if finished:
-        tensors = state.model.trained_tensors()
-        save_checkpoint(out / MODEL_FILE, run.checkpoint(tensors, run.schedule.total))
-    return TrainResult(out, max(first, stop), finished, last)
+        del earlier  # a second copy of all that is trained
+        end = total if stop_after is None else min(stop_after, total)
+        write_text(out / "config.yaml", config.to_yaml())
+        if first < end:
+            _record_machine(run, state.model, first)
+        with until_stopped() as stop:
+            last = _loop(run, state, first, end, monitor, stop)
+            finished = max(first, end) == total
+            if finished:
+                tensors = state.model.trained_tensors()
+                made = run.checkpoint(tensors, total, state.model.encoders)
+                save_checkpoint(out / MODEL_FILE, made)
+    return TrainResult(out, max(first, end), total, finished, last)
+
+
+def _check_arguments(supervision: object, stop_after: object) -> None:
+    if supervision not in get_args(Supervision):
+        raise ConfigError(f'supervision = {supervision!r}, but it is "labels" or "full".')
+    if stop_after is not None and (type(stop_after) is not int or stop_after < 0):
+        raise ConfigError(
+            f"stop_after = {stop_after!r} (--stop-after), but a number of iterations is expected."
+        )
+
+
+def _record_machine(run: _Run, model: SSR, first: int) -> None:
+    """Add an entry to machine.yaml."""
+    cuda = model.device.type == "cuda"
+    entry = {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "from_iteration": first,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(model.device) if cuda else "cpu",
+        "processor": platform.processor() or platform.machine(),
+        "float32_matmul": torch.get_float32_matmul_precision(),
+        "torch": str(torch.__version__),
+        "ssrseg": version("ssrseg"),
+        "workers": run.config.data.workers,
+        "patches": run.config.data.patches,
+    }
+    path = run.out / MACHINE_FILE
+    with writing(path), path.open("a", encoding="utf-8", newline="\n") as file:
+        file.write(yaml.safe_dump([entry], sort_keys=False, allow_unicode=True))
 
 
 def _loop(
-    run: _Run, state: _State, first: int, stop: int, monitor: LabelledImages | None
+    run: _Run,
+    state: _State,
+    first: int,
+    end: int,
+    monitor: LabelledImages | None,
+    stop: Stop,
 ) -> dict[str, float]:
-    """Iterations ``first`` .. ``stop``; returns the last row of the log."""
+    """Iterations ``first`` .. ``end``; returns the last row of the log."""
     schedule, optim = run.schedule, run.config.optim
-    batches = _batches(run, state.model, first, stop)
-    with Log(run.out / "log.csv", first) as log:
-        for iteration, progress in _counted(schedule, first, stop):
+    batches = _batches(run, state.model, first, end)
+    with Log(run.out / "log.csv", first, partial(_diverged, run, first)) as log:
+        for iteration, progress in _counted(schedule, first, end):
             # prototypes P_I of the whole training set, every cmpa.update_every iterations
             if iteration in schedule.align and iteration % run.config.cmpa.update_every == 0:
-                _refresh_prototypes(run, state, iteration)
+                log.flush()  # first, as minutes on diverged weights would be for nothing
+                try:
+                    with stop.at_once():
+                        _refresh_prototypes(run, state, iteration)
+                except Interrupted:
+                    if iteration > first:
+                        _save(run, state, iteration)
+                    raise _stopped(run, stop, iteration) from None
             _set_learning_rates(state.optimizer, optim, schedule, iteration)
             crops = next(batches) if iteration in schedule.crops else None
             # for dropout; after the batch, as a loader that starts draws from the same generator
@@ -242,24 +344,77 @@ def _loop(
             # one step on L_SSR (Eq. 12)
             model = _model_of(run, state, iteration)
             state.optimizer.zero_grad(set_to_none=True)
-            proto, seg = _backward(run, state, model, crops, iteration)
+            proto, seg, rows = _backward(run, state, model, crops, iteration)
+            gradient = _largest(state.gradients())
             state.optimizer.step()
             if model.alignment is not None:
                 model.alignment.clamp_temperature()
-            # what is logged stays on the device until it is written
+            # what is logged and checked stays on the device until it is written
             row = _log_row(run, state, model, iteration, proto, seg)
+            # Adam squares gradients: what has no square is as good as infinite
+            checked = torch.stack([proto + seg, gradient**2, _largest(state.weights())])
             finished = iteration + 1
-            if finished % optim.save_every == 0 or finished == stop:
-                if monitor is not None:
-                    row["pseudo_miou"] = pseudo_mask_miou(model, monitor, run.superpixels)
-                log.add(row)
+            whole = finished % optim.save_every == 0 or finished == schedule.total
+            if whole and monitor is not None:
+                row["pseudo_miou"] = pseudo_mask_miou(model, monitor, run.superpixels)
+            log.add(row, checked, rows)
+            if whole or finished == end or stop.requested:
                 log.flush()  # first, so that no checkpoint is ahead of its log
-                save_checkpoint(run.out / STATE_FILE, run.checkpoint(state.tensors(), finished))
-                _drop_old_foreground(run, finished)
-            else:
-                log.add(row)
+                _save(run, state, finished)
+                if stop.requested and finished < end:
+                    raise _stopped(run, stop, finished)
             progress.advance(_shown_loss(log, schedule, iteration))
     return log.last
+
+
+def _save(run: _Run, state: _State, finished: int) -> None:
+    """A checkpoint after so many iterations."""
+    made = run.checkpoint(state.tensors(), finished, state.model.encoders)
+    save_checkpoint(run.out / STATE_FILE, made)
+    _drop_old_foreground(run, finished)
+
+
+def _stopped(run: _Run, stop: Stop, finished: int) -> Interrupted:
+    if not finished:
+        return stop.error("nothing was learned yet. The same call begins anew.")
+    return stop.error(
+        f"{finished} of {run.schedule.total} iterations are finished and saved in"
+        f" {run.out / STATE_FILE}. The same call goes on from there."
+    )
+
+
+def _largest(values: list[Tensor]) -> Float[Tensor, ""]:
+    """Largest absolute value, nan or inf if there is one; nobody waits for the device."""
+    return torch.nn.utils.get_total_norm(values, math.inf)
+
+
+def _diverged(
+    run: _Run, first: int, iteration: int, checked: Sequence[float], rows: Sequence[int]
+) -> DivergenceError:
+    """What to say of the first iteration with a number that is not finite."""
+    what = ("the loss", "the square of a gradient", "a weight")
+    wrong = [
+        f"{name} is {value}"
+        for name, value in zip(what, checked, strict=True)
+        if not math.isfinite(value)
+    ]
+    names = [run.data.samples[row].name for row in rows]
+    more = f" and {len(names) - 8:,} more" if names[8:] else ""
+    every = run.config.optim.save_every
+    kept = max(first, (iteration - 1) // every * every)
+    saved = f"{run.out / STATE_FILE} holds iteration {kept}" if kept else "Nothing was saved yet"
+    stages = {"cmpa_lr": run.schedule.align, "decoder_lr": run.schedule.segment}
+    rates = [
+        f"optim.{name} (now {getattr(run.config.optim, name):g})"
+        for name, active in stages.items()
+        if iteration - 1 in active
+    ]
+    return DivergenceError(
+        f"Training diverged in iteration {iteration} of {run.schedule.total}: {' and '.join(wrong)}."
+        f" Its images: {', '.join(names[:8])}{more}. {saved}."
+        f" Begin anew in another folder (--out) with a lower {' or '.join(rates)}; with these"
+        " settings it would diverge again."
+    )
 
 
 def _shown_loss(log: Log, schedule: Schedule, iteration: int) -> str:
@@ -270,22 +425,24 @@ def _shown_loss(log: Log, schedule: Schedule, iteration: int) -> str:
 
 def _backward(
     run: _Run, state: _State, model: SSR, crops: CropBatch | None, iteration: int
-) -> tuple[Tensor, Tensor]:
-    """Gradients of L_SSR, added up over micro-batches; the means of its two terms."""
+) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """Gradients of L_SSR, added up over micro-batches; the means of its two terms, the images."""
     mean_proto = mean_seg = torch.zeros((), device=model.device)
-    for proto, seg, n_parts in _terms(run, state, model, crops, iteration):
+    images: dict[int, None] = {}  # in order, each once
+    for proto, seg, rows, n_parts in _terms(run, state, model, crops, iteration):
+        images |= dict.fromkeys(rows)
         loss = ssr_loss(proto, seg, seg_weight=run.config.optim.seg_weight) / n_parts  # Eq. 12
         if loss.requires_grad:  # no gradient if no crop holds a usable pair
             loss.backward()
         mean_proto = mean_proto + proto.detach() / n_parts
         mean_seg = mean_seg + seg.detach() / n_parts
-    return mean_proto, mean_seg
+    return mean_proto, mean_seg, tuple(images)
 
 
 def _terms(
     run: _Run, state: _State, model: SSR, crops: CropBatch | None, iteration: int
-) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """L_proto and L_seg of each micro-batch (0 where not active), and how many there are."""
+) -> Iterator[tuple[Tensor, Tensor, tuple[int, ...], int]]:
+    """L_proto and L_seg of each micro-batch (0 where not active), its images, and how many."""
     optim, align = run.config.optim, iteration in run.schedule.align
     from_crops = align and run.config.cmpa.aligns_patches
     if align and not from_crops:  # pairs of the whole training set
@@ -293,7 +450,7 @@ def _terms(
         seed = derive_seed(optim.seed, iteration, 2)
         pairs = draw_pairs(model, state.foreground, run.data.labels, seed)
         proto = proto_loss(model, pairs, state.prototypes)
-        yield proto, torch.zeros_like(proto), 1
+        yield proto, torch.zeros_like(proto), pairs.rows, 1
     if crops is None:
         return
     parts = list(crops.split(optim.micro_batch or optim.batch))
@@ -304,7 +461,7 @@ def _terms(
         else:
             prototypes = state.prototypes if from_crops else None
             terms = _crop_terms(model, part.to(model.device), prototypes, segment)
-        yield *terms, len(parts)
+        yield *terms, part.rows, len(parts)
 
 
 def _full_terms(model: SSR, crops: CropBatch) -> tuple[Tensor, Tensor]:
@@ -389,6 +546,8 @@ def _start(run: _Run, earlier: Checkpoint | None, device: str) -> _State:
     config, data = run.config, run.data
     plain = replace(config, affinity=replace(config.affinity, rfm_after=None))
     model = SSR.from_config(config, data.classes, prompts=data.prompts, device=device)
+    if earlier is not None:
+        check_same_encoders(earlier.encoders, model.encoders, config.backbones, run.out / STATE_FILE)
     torch.manual_seed(first_seed(config.optim.seed))
     foreground = alignment = None
     if len(run.schedule.align):
@@ -404,6 +563,9 @@ def _start(run: _Run, earlier: Checkpoint | None, device: str) -> _State:
     state = _State(model, model.with_config(plain), _optimizer(model), foreground)
     if earlier is not None:
         state.restore(earlier, run.out / STATE_FILE)
+        begun = earlier.iteration in run.schedule.align and earlier.iteration > 0
+        if begun and state.prototypes is None:
+            raise CheckpointError(f"{run.out / STATE_FILE} holds no prototypes: it is damaged.")
         if earlier.iteration < run.schedule.align.stop:
             state.foreground = _earlier_foreground(run, state, earlier.iteration)
     return state
@@ -421,12 +583,13 @@ def _refuse_no_pairs(run: _Run, foreground: ForegroundFeatures) -> None:
 def _earlier_foreground(run: _Run, state: _State, iteration: int) -> ForegroundFeatures:
     """The features that an earlier run drew its pairs from."""
     file = run.foreground_file(iteration)
-    if file.is_file():
-        return ForegroundFeatures.load(file)
+    found = ForegroundFeatures.load(file)
+    if found is not None:
+        return found
     if run.config.cmpa.cam_source == "cmpa":
         raise CheckpointError(
-            f"{file} is missing, and its features cannot be pooled again: they are those of an"
-            " earlier model. Begin anew in another folder (--out)."
+            f"{file} is missing or damaged, and its features cannot be pooled again: they are those"
+            " of an earlier model. Begin anew in another folder (--out)."
         )
     aligned = run.config.cmpa.aligns_patches
     return collect_foreground(state.without_rfm, run.data, run.superpixels, aligned=aligned)
@@ -474,20 +637,23 @@ def _log_row(
     }
 
 
-def _counted(schedule: Schedule, first: int, stop: int) -> Iterator[tuple[int, Steps]]:
-    """Iterations with a bar for each stage: those of CMPA alone are many times faster."""
+def _counted(schedule: Schedule, first: int, end: int) -> Iterator[tuple[int, Steps]]:
+    """Iterations with a bar for each stage: those of CMPA alone are many times faster.
+
+    Both count the iterations of the whole run, as the log and ``stop_after`` do.
+    """
     segment_start = schedule.segment.start if schedule.segment else schedule.total
-    for name, begin, end in (
-        ("Aligning", 0, segment_start),
-        ("Training", segment_start, schedule.total),
+    for name, stage in (
+        ("Aligning", range(first, min(segment_start, end))),
+        ("Training", range(max(first, segment_start), end)),
     ):
-        if max(first, begin) < min(stop, end):
-            with steps(name, end - begin, done=max(first, begin) - begin) as progress:
-                for iteration in range(max(first, begin), min(stop, end)):
+        if stage:
+            with steps(name, stage.stop, done=stage.start) as progress:
+                for iteration in stage:
                     yield iteration, progress
 
 
-def _batches(run: _Run, model: SSR, first: int, stop: int) -> Iterator[CropBatch]:
+def _batches(run: _Run, model: SSR, first: int, end: int) -> Iterator[CropBatch]:
     """Crops of the iterations that need some, from the first one still to do."""
     draws = CropDraws(
         run.data,
@@ -498,9 +664,9 @@ def _batches(run: _Run, model: SSR, first: int, stop: int) -> Iterator[CropBatch
     )
     size, offset = run.config.optim.batch, run.schedule.crops.start
     first = max(first, offset)
-    if stop > first:
+    if end > first:
         pin = model.device.type == "cuda"
-        yield from draws.loader((first - offset) * size, (stop - offset) * size, size, pin=pin)
+        yield from draws.loader((first - offset) * size, (end - offset) * size, size, pin=pin)
 
 
 def _drop_old_foreground(run: _Run, iteration: int) -> None:
@@ -521,5 +687,10 @@ def _earlier_run(run: _Run) -> Checkpoint | None:
             )
         return None
     earlier = load_checkpoint(path)
-    check_same_run(earlier, run.checkpoint({}, 0), path)
+    check_same_run(earlier, run.checkpoint({}, 0, {}), path)
+    if earlier.iteration > run.schedule.total:
+        raise CheckpointError(
+            f"{path} says that {earlier.iteration:,} iterations are finished, of"
+            f" {run.schedule.total:,}: it is damaged. Begin anew in another folder (--out)."
+        )
     return earlier

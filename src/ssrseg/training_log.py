@@ -2,49 +2,121 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from jaxtyping import Float
 from torch import Tensor
 
-from ssrseg.data.files import write_text
+from ssrseg.console import note
+from ssrseg.data.files import write_text, writing
+from ssrseg.errors import DataError, counted
 
 FIELDS = ("iteration", "loss", "proto", "seg", "temperature", "purity", "lr", "pseudo_miou")
 
 EVERY = 10
 """Rows written at once: reading a loss makes the host wait for the device."""
 
+_NUMBER = re.compile(r"-?(nan|inf|[0-9]+(\.[0-9]+)?(e[+-][0-9]+)?)")  # as %.9g writes it
+
+Diverged = Callable[[int, Sequence[float], Sequence[int]], Exception]
+
 
 class Log:
     """Appends rows to a file; ``last`` is the last row that was written."""
 
-    def __init__(self, path: Path, first: int) -> None:
-        """Open ``path``; rows after iteration ``first``, from which a run goes on, are dropped."""
-        self.path = path
-        self._waiting: list[dict[str, float | Tensor]] = []
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-        whole = [line for line in lines[1:] if line.endswith("\n")]  # a kill may cut the last one
-        kept = [line for line in whole if int(line.partition(",")[0]) <= first]
-        write_text(path, "".join([",".join(FIELDS) + "\n", *kept]))
-        last = kept[-1].split(",") if kept else []
-        self.last = {name: float(value) for name, value in zip(FIELDS, last, strict=False)}
+    def __init__(self, path: Path, first: int, diverged: Diverged) -> None:
+        """Open ``path``; rows after iteration ``first``, from which a run goes on, are dropped.
+
+        Args:
+            path: The file; rows that are damaged are left out, with a note.
+            first: Finished iterations.
+            diverged: Makes the fault to raise from the iteration, the numbers that were checked,
+                and the images of the first row with such a number that is not finite.
+
+        Raises:
+            DataError: If the file is not ours.
+        """
+        self.path, self._diverged = path, diverged
+        self._waiting: list[tuple[dict[str, float | Tensor], Tensor, Sequence[int]]] = []
+        kept = _readable_rows(path, first)
+        write_text(path, "".join([",".join(FIELDS) + "\n", *(f"{row}\n" for row in kept)]))
+        values = map(float, kept[-1].split(",")) if kept else ()
+        self.last = dict(zip(FIELDS, values, strict=False))
 
     def __enter__(self) -> Log:
         return self
 
-    def __exit__(self, *fault: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *fault: object) -> None:
         """Write what is waiting, also where a fault ends the run."""
-        self.flush()
+        self.flush(check=kind is None)
 
-    def add(self, row: dict[str, float | Tensor]) -> None:
-        """Take a row whose values may still be on their way; written every ten rows, see flush."""
-        self._waiting.append(row)
+    def add(
+        self,
+        row: dict[str, float | Tensor],
+        checked: Float[Tensor, " numbers"],
+        images: Sequence[int],
+    ) -> None:
+        """Take a row whose values may still be on their way; written every ten rows, see flush.
+
+        Args:
+            row: A value for each of ``FIELDS``.
+            checked: Numbers that have to be finite.
+            images: Rows of the training set that they come from.
+        """
+        self._waiting.append((row, checked, images))
         if len(self._waiting) >= EVERY:
             self.flush()
 
-    def flush(self) -> None:
-        """Write what is waiting."""
-        with self.path.open("a", encoding="utf-8") as file:
-            for row in self._waiting:
+    def flush(self, *, check: bool = True) -> None:
+        """Write what is waiting; of diverged iterations the first one, and raise its fault."""
+        waiting, self._waiting = self._waiting, []
+        with writing(self.path), self.path.open("a", encoding="utf-8", newline="\n") as file:
+            for row, checked, images in waiting:
                 self.last = {name: float(row[name]) for name in FIELDS}
                 file.write(",".join(f"{value:.9g}" for value in self.last.values()) + "\n")
-        self._waiting.clear()
+                found = checked.tolist()
+                if not all(map(math.isfinite, found)):
+                    if check:
+                        raise self._diverged(int(self.last["iteration"]), found, images)
+                    return
+
+
+def _readable_rows(path: Path, first: int) -> list[str]:
+    """Rows of iterations up to ``first``, as they stand in the file."""
+    if not path.is_file():
+        return []
+    with writing(path):
+        text = path.read_bytes().decode("utf-8", errors="replace").removeprefix("\ufeff")
+    head, *rows = [line.rstrip("\r") for line in text.split("\n")]
+    if not head.strip("\0"):  # what a power cut leaves of a file
+        rows = []
+    elif head != ",".join(FIELDS):
+        raise DataError(
+            f"{path} is not as ssrseg writes it: it begins with {head[:60]!r}. Move it out of the"
+            " run folder (a spreadsheet, or another program, may have saved it); the run goes on"
+            " without its rows."
+        )
+    kept, last, damaged = [], 0.0, 0
+    for row in rows[:-1]:  # behind the last line break is nothing, or what a kill has cut
+        values = _numbers(row)
+        if values is None or values[0] <= last:
+            damaged += 1
+        elif values[0] <= first:
+            kept.append(row)
+            last = values[0]
+    if damaged:
+        lines = counted(damaged, "damaged line is", "damaged lines are")
+        note(f"{path}: {lines} left out. The run itself goes on unharmed.")
+    return kept
+
+
+def _numbers(row: str) -> list[float] | None:
+    """The values of a row, None if it is damaged."""
+    words = row.split(",")
+    if len(words) != len(FIELDS) or not all(map(_NUMBER.fullmatch, words)):
+        return None
+    values = [float(word) for word in words]
+    return values if values[0].is_integer() and values[0] >= 1 else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any
@@ -20,6 +20,7 @@ from ssrseg.data.sample import LabelledImages, present_slots
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import Crop, limit_side, random_crop
 from ssrseg.errors import DataError, SSRError
+from ssrseg.interruption import leave_to_parent
 from ssrseg.method.pseudo_mask import IGNORE
 
 
@@ -33,6 +34,7 @@ class CropBatch:
         valid: False = padding.
         present: Classes of the whole image, -1 = empty slot.
         n_ids: A bound above every id, known before the batch goes to a GPU.
+        rows: The images, by their place in the training set.
     """
 
     image: Float[Tensor, "batch 3 size size"]
@@ -40,6 +42,7 @@ class CropBatch:
     valid: Bool[Tensor, "batch size size"]
     present: Int[Tensor, "batch slots"]
     n_ids: int
+    rows: tuple[int, ...]
 
     def to(self, device: torch.device) -> CropBatch:
         """Move to a device, without waiting for it."""
@@ -52,11 +55,12 @@ class CropBatch:
     def split(self, size: int) -> Iterator[CropBatch]:
         """Micro-batches of at most ``size`` crops."""
         for start in range(0, len(self.image), size):
-            yield self._each(itemgetter(slice(start, start + size)))
+            part = slice(start, start + size)
+            yield replace(self._each(itemgetter(part)), rows=self.rows[part])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> CropBatch:
         image, ids, valid, present = map(change, (self.image, self.ids, self.valid, self.present))
-        return CropBatch(image, ids, valid, present, self.n_ids)
+        return CropBatch(image, ids, valid, present, self.n_ids, self.rows)
 
 
 def derive_seed(seed: int, number: int, stream: int) -> int:
@@ -89,11 +93,14 @@ class CropDraws:
                 " or train from labels."
             )
 
+    def row(self, draw: int) -> int:
+        """Place in the training set of the image that a draw shows."""
+        epoch, position = divmod(draw, len(self.data))
+        return int(_shuffled(len(self.data), derive_seed(self.seed, epoch, 0))[position])
+
     def __getitem__(self, draw: int) -> tuple[Crop, tuple[int, ...]]:
         """Crop and image-level labels."""
-        epoch, position = divmod(draw, len(self.data))
-        order = _shuffled(len(self.data), derive_seed(self.seed, epoch, 0))
-        sample = self.data.samples[int(order[position])]
+        sample = self.data.samples[self.row(draw)]
         photo = read_image(sample.image)
         check_size(photo, sample.image, self.min_side)
         size = (photo.shape[0], photo.shape[1])
@@ -130,7 +137,12 @@ class CropDraws:
         draws: Any = range(start, stop)  # typed for a Dataset, but any sequence will do
         workers = self.settings.workers
         for each in DataLoader(
-            draws, batch, collate_fn=self._batch, num_workers=workers, pin_memory=pin
+            draws,
+            batch,
+            collate_fn=self._batch,
+            num_workers=workers,
+            pin_memory=pin,
+            worker_init_fn=leave_to_parent,
         ):
             if isinstance(each, SSRError):
                 raise each
@@ -146,7 +158,8 @@ class CropDraws:
             torch.stack([getattr(crop, part) for crop in crops])
             for part in ("image", "ids", "valid")
         )
-        return CropBatch(image, ids, valid, present_slots(list(labels)), int(ids.max()) + 1)
+        rows = tuple(map(self.row, draws))
+        return CropBatch(image, ids, valid, present_slots(list(labels)), int(ids.max()) + 1, rows)
 
 
 @lru_cache(maxsize=2)

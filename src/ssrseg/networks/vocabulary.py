@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as brief
 
 import yaml
 
-from ssrseg.errors import ConfigError, did_you_mean
+from ssrseg.errors import ConfigError, counted, did_you_mean
 
 PROMPTS = Path(__file__).with_name("prompts")
 
@@ -92,6 +92,32 @@ def build_vocabulary(
     found = {word: name for word, name in named_by.items() if name is not None}
     texts = tuple(template.format(phrase) for phrase in (*phrases, *kept))
     return Vocabulary(classes, texts, tuple(found), tuple(found.values()))
+
+
+def refuse_lone_texts(vocabulary: Vocabulary, labels: Mapping[str, Sequence[int]]) -> None:
+    """Raise ConfigError if an image has one label and no background text stands against it.
+
+    The softmax over that one text is 1 everywhere, its gradient 0 and the CAM empty: the mask would
+    be all background.
+
+    Args:
+        vocabulary: Texts.
+        labels: Class indices by name of the image.
+    """
+    if len(vocabulary.texts) > len(vocabulary.classes):
+        return
+    lone = [name for name, found in labels.items() if len(found) == 1]
+    if not lone:
+        return
+    left_out = ", ".join(f'"{word}"' for word in vocabulary.dropped)
+    raise ConfigError(
+        f"There is no background text, and {counted(len(lone), 'image has', 'images have')} a single"
+        f" label (such as {lone[0]}): with nothing to compare it with, CLIP's CAM of it is empty and"
+        " its mask all background. "
+        + (f"Left out because they mean a class: {left_out}. " if left_out else "")
+        + "Give background words that are none of the classes: a prompt set with some (--prompts"
+        " voc), or the key background of your own."
+    )
 
 
 def check_prompts(own: object, classes: tuple[str, ...]) -> dict[str, str]:

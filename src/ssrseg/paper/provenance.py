@@ -33,7 +33,6 @@ Measure = Literal["seeds", "masks", "segmentation"]
 BY_CONTENT = {"backbones.clip", "backbones.dino", "prompts.set"}
 """Encoders and prompts count by content, wherever they lie."""
 
-_NO_INFLUENCE = SPEED_KEYS | {"optim.save_every"}
 _DECODER = {
     "optim.decoder_lr",
     "optim.seg_weight",
@@ -92,7 +91,7 @@ def scoring_settings(config: Config, measure: Measure) -> dict[str, Any]:
 
 def _settings(config: Config, ignored: set[str]) -> dict[str, Any]:
     """Settings by dotted key, without some keys or whole sections."""
-    ignored = ignored | BY_CONTENT | _NO_INFLUENCE
+    ignored = ignored | BY_CONTENT | SPEED_KEYS
     return {
         f"{section}.{key}": value
         for section, values in config.to_dict().items()
