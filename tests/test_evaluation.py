@@ -53,11 +53,11 @@ def test_by_hand(data: LabelledImages, found: Path) -> None:
     assert result.classes == ("background", "cat", "dog", "cow")
     assert result.images.tolist() == [3, 1, 1, 0]
     assert result.undecided == pytest.approx(1 / 22)
-    iou = [14 / 16, 2 / 5, 2 / 3]
+    iou = [14 / 16, 2 / 5, 2 / 4]  # the open pixel of dog is missed
     assert result.scores.iou[:3].tolist() == pytest.approx(iou)
     assert result.scores.miou == pytest.approx(sum(iou) / 3)
     assert result.scores.precision == pytest.approx((14 / 14 + 2 / 4 + 2 / 3) / 3)
-    assert result.scores.recall == pytest.approx((14 / 16 + 2 / 3 + 2 / 2) / 3)
+    assert result.scores.recall == pytest.approx((14 / 16 + 2 / 3 + 2 / 3) / 3)
     assert result.scores.confusion_ratio == pytest.approx((0 / 14 + 2 / 2 + 1 / 2) / 3)
 
 
@@ -71,6 +71,8 @@ def test_figures_in_a_file(data: LabelledImages, found: Path, tmp_path: Path) ->
     table = json.loads((tmp_path / "figures" / "scores.json").read_text())
     assert table["miou"] == pytest.approx(result.scores.miou)
     assert table["undecided"] == pytest.approx(1 / 22)
+    assert table["undecided_counts_as"] == "missed"
+    assert (table["images_scored"], table["images"]) == (3, 4)
     assert list(table["classes"]) == ["background", "cat", "dog", "cow"]
     assert table["classes"]["cat"] == pytest.approx(
         {"images": 1, "iou": 2 / 5, "precision": 1 / 2, "recall": 2 / 3, "confusion_ratio": 1.0}
@@ -101,7 +103,7 @@ def test_faults(data: LabelledImages, found: Path, tmp_path: Path) -> None:
         evaluate(found, data)
     (found / "masks" / "c.png").unlink()
     (found / "masks" / "b.png").unlink()
-    with pytest.raises(DataError, match=r"lacks the masks of 2 of 3 images .such as b\.png"):
+    with pytest.raises(DataError, match=r"lacks the masks of 2 of 3 images .b, c.\. Finish"):
         evaluate(found, data)
 
 

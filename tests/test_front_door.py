@@ -19,9 +19,10 @@ from tiny_encoders import tiny_config
 
 import ssrseg
 from ssrseg import SSR
-from ssrseg.data.images import read_image, read_truth
+from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
 from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.data.truth import read_truth
 from ssrseg.errors import BackboneError, CheckpointError, ConfigError, DataError, LabelsError
 from ssrseg.pseudo_masks import rectify_photo
 from ssrseg.results import SegmentedImage
@@ -329,7 +330,9 @@ def test_values_of_any_type(tmp_path: Path) -> None:
 import numpy as np, torch
 from ssrseg import SSR, load_config
 from ssrseg.checkpoint import load_checkpoint
-from ssrseg.data.images import list_images, read_image, read_truth
+from ssrseg.data.images import read_image
+from ssrseg.data.truth import read_truth
+from ssrseg.data.walk import list_images
 from ssrseg.device import pick_device
 from ssrseg.errors import SSRError
 

@@ -13,7 +13,7 @@ from command import exit_code
 from PIL import Image
 
 from ssrseg.data.classes import VOC_CLASSES
-from ssrseg.data.images import read_truth
+from ssrseg.data.truth import read_truth
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.dino import PIXEL_MEAN, PIXEL_STD
 from ssrseg.networks.vocabulary import build_vocabulary

@@ -12,7 +12,8 @@ from tiny_encoders import tiny_clip, tiny_config
 from torch.nn import functional
 
 from ssrseg import mask_folder as module
-from ssrseg.data.images import read_image, read_truth
+from ssrseg.data.images import read_image
+from ssrseg.data.truth import read_truth
 from ssrseg.data.open import open_images, open_labelled
 from ssrseg.data.transforms import resize, to_unit
 from ssrseg.errors import (

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from ssrseg import mask_folder as module
 from ssrseg.config import Config
-from ssrseg.data.images import read_image, read_truth
+from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.data.truth import read_truth
 from ssrseg.errors import CheckpointError, ConfigError, DataError
 from ssrseg.mask_folder import open_masks
 from ssrseg.model import SSR

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, to_jsonable_python
@@ -33,6 +33,17 @@ Rounds = Annotated[int, Field(ge=1, le=1000)]
 RoundsOrZero = Annotated[int, Field(ge=0, le=1000)]
 Layers = int | Annotated[tuple[int, ...], Field(min_length=1)]
 Crf = tuple[Positive, NotNegative, Positive, Positive, NotNegative]
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _black_below_white(values: tuple[float, float]) -> tuple[float, float]:
+    if values[0] >= values[1]:
+        raise ValueError("the first value (black) must be less than the second (white)")
+    return values
+
+
+BlackAndWhite = Annotated[tuple[Finite, Finite], AfterValidator(_black_below_white)]
 
 PRESETS = Path(__file__).with_name("presets")
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
@@ -57,6 +68,9 @@ class DataConfig:
     max_side: Side = 640
     """Larger photographs are shrunk to this longer side before CAMs are made, and their masks
     enlarged again; VOC and COCO images are not larger [our choice]."""
+    range: BlackAndWhite | None = None
+    """Black and white, such as [0, 4095], of photographs whose samples are not unsigned integers of
+    at most 8 bits; null = by the file, or stretched, which is said."""
     workers: Annotated[int, Field(ge=0, le=256)] = 0
     """Processes that load crops and photographs beside the encoders; 0 loads in between."""
     patches: Count | None = None

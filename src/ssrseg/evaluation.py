@@ -7,15 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from ssrseg.console import track
+from ssrseg.console import note, track
 from ssrseg.data.files import user_path, write_json
-from ssrseg.data.images import check_class_ids, read_truth
 from ssrseg.data.open import labelled_images
-from ssrseg.data.sample import LabelledImages
-from ssrseg.data.text import read_lines
+from ssrseg.data.sample import LabelledImages, Sample
+from ssrseg.data.text import fault_report, read_lines
+from ssrseg.data.truth import (
+    ZERO_AND_255,
+    check_class_ids,
+    find_masks,
+    only_0_and_255,
+    read_truth,
+)
 from ssrseg.errors import DataError
 from ssrseg.method.metrics import Scores, confusion_matrix, scores
 from ssrseg.method.pseudo_mask import IGNORE
@@ -29,9 +35,11 @@ class Evaluation:
         scores: mIoU, precision, recall, confusion ratio; per class too.
         classes: Background first.
         images: Images that show each class, by the true masks.
-        matrix: Pixels, rows = truth, columns = prediction.
-        undecided: Share of scored pixels that the masks leave open (255), in [0, 1]; these are
-            left out of the matrix.
+        matrix: Pixels, rows = truth, columns = prediction, without those left undecided.
+        undecided: Share of scored pixels that the masks leave open (255), in [0, 1]. They count as
+            missed, as in CLIP-ES's evaluation: in recall and IoU, but not in precision.
+        scored: Number of images that were scored: those with a true mask.
+        total: Number of images of the data set.
     """
 
     scores: Scores
@@ -39,18 +47,22 @@ class Evaluation:
     images: Int[Tensor, " classes"]
     matrix: Int[Tensor, "classes classes"]
     undecided: float
+    scored: int
+    total: int
 
 
 def evaluate(predictions: str | Path, data: LabelledImages | str | Path) -> Evaluation:
     """Score ``masks/NAME.png`` against the true masks of a data set.
 
     Args:
-        predictions: Folder written by ``masks`` or ``predict``, or any folder of indexed PNGs
-            named like the images.
+        predictions: Folder written by ``masks`` or ``predict``, or any folder of masks named like
+            the images (see ``read_truth``).
         data: Open data, or its folder; images without a true mask are left out.
 
     Raises:
-        DataError: If masks are missing, of another size, of other classes, or hold unknown ids.
+        DataError: If masks are missing, unreadable, of another size, of other classes, or hold
+            unknown ids, all of which are named at once; or if true masks or those of another
+            program are black and white pictures, whose 255 would mean "ignore".
     """
     predictions, data = user_path(predictions, "masks"), labelled_images(data)
     folder = predictions / "masks" if (predictions / "masks").is_dir() else predictions
@@ -62,33 +74,75 @@ def evaluate(predictions: str | Path, data: LabelledImages | str | Path) -> Eval
             f"No image of {data.root} has a true mask. Put indexed PNGs (0 = background, 1 = first"
             " class, ..., 255 = ignore) into SegmentationClass/, named like the images."
         )
-    missing = [sample.name for sample, _ in known if not (folder / f"{sample.name}.png").is_file()]
+    masks = find_masks(folder)
+    missing = [sample.name for sample, _ in known if sample.name not in masks]
+    faults = []
     if missing:
-        raise DataError(
-            f"{folder} lacks the masks of {len(missing)} of {len(known)} images (such as"
-            f" {missing[0]}.png). Finish the run that writes them, or name the --split they are of."
+        shown = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+        faults.append(
+            f"{folder} lacks the masks of {len(missing)} of {len(known)} images ({shown}). Finish"
+            " the run that writes them, or name the --split they are of."
         )
+    if len(missing) == len(known):
+        raise DataError(faults[0])
     _same_classes(predictions / "classes.txt", data.classes)
-    classes = ("background", *data.classes)
-    matrix = torch.zeros(len(classes), len(classes), dtype=torch.long)
-    images = torch.zeros(len(classes), dtype=torch.long)
-    open_pixels = all_pixels = 0
+    n_classes = 1 + len(data.classes)
+    matrix = torch.zeros(n_classes, n_classes, dtype=torch.long)
+    undecided, images = torch.zeros(2, n_classes, dtype=torch.long)
+    binary_truths, ignoring, binary = [], 0, 0
     for sample, truth_path in track(known, "Scoring", len(known)):
-        file = folder / f"{sample.name}.png"
-        found, truth = read_truth(file), read_truth(truth_path)
-        if found.shape != truth.shape:
-            raise DataError(
-                f"{file} is {tuple(found.shape)[::-1]} pixels, its true mask {truth_path}"
-                f" {tuple(truth.shape)[::-1]}. Masks must have the size of their image."
-            )
-        for path, ids in ((file, found), (truth_path, truth)):
-            check_class_ids(path, ids, len(data.classes))
+        if sample.name not in masks:
+            continue
+        try:
+            found, truth = _pair(masks[sample.name], truth_path, sample, len(data.classes))
+        except DataError as error:
+            faults.append(str(error))
+            continue
+        ignoring += bool((found == IGNORE).any())
+        binary += set(found.unique().tolist()) <= {0, IGNORE}
+        if sample.labels and only_0_and_255(truth):
+            binary_truths.append(truth_path)
         scored, decided = truth != IGNORE, found != IGNORE
-        all_pixels += int(scored.sum())
-        open_pixels += int((scored & ~decided).sum())
-        matrix += confusion_matrix(found[decided], truth[decided], len(classes))
+        undecided += torch.bincount(truth[scored & ~decided].long(), minlength=n_classes)
+        matrix += confusion_matrix(found[decided], truth[decided], n_classes)
         images[truth[scored].unique().long()] += 1
-    return Evaluation(scores(matrix), classes, images, matrix, open_pixels / max(all_pixels, 1))
+    if faults:
+        raise DataError(faults[0] if len(faults) == 1 else fault_report(folder, faults))
+    _check_truths(binary_truths, sum(bool(sample.labels) for sample, _ in known))
+    share = int(undecided.sum()) / max(int(matrix.sum() + undecided.sum()), 1)
+    if ignoring and binary == len(known) and not (predictions / "classes.txt").is_file():
+        raise DataError(
+            f"All masks of {folder} hold only 0 and 255, and 255 means undecided ({share:.1%} of"
+            " the pixels). They are black and white pictures, most likely: replace 255 by the id of"
+            " the class (1 = the first class), as in Python with ids[ids == 255] = 1."
+        )
+    classes, measures = ("background", *data.classes), scores(matrix, undecided)
+    return Evaluation(measures, classes, images, matrix, share, len(known), len(data))
+
+
+def _pair(
+    path: Path, truth_path: Path, sample: Sample, n_classes: int
+) -> tuple[UInt8[Tensor, "height width"], UInt8[Tensor, "height width"]]:
+    """A mask and its true mask, or DataError."""
+    found, truth = read_truth(path, n_classes), read_truth(truth_path, n_classes, sample.labels)
+    if found.shape != truth.shape:
+        raise DataError(
+            f"{path} is {tuple(found.shape)[::-1]} pixels, its true mask {truth_path}"
+            f" {tuple(truth.shape)[::-1]}. Masks must have the size of their image."
+        )
+    for each, ids in ((path, found), (truth_path, truth)):
+        check_class_ids(each, ids, n_classes)
+    return found, truth
+
+
+def _check_truths(binary: list[Path], labelled: int) -> None:
+    """Refuse true masks that are black and white pictures; a few among others are noted."""
+    if not binary:
+        return
+    several = f"{len(binary)} of {labelled} true masks of labelled images (such as {binary[0]})"
+    if 2 * len(binary) > labelled:
+        raise DataError(f"{several} hold {ZERO_AND_255}")
+    note(f"{several} hold {ZERO_AND_255}")
 
 
 def _same_classes(listed: Path, classes: tuple[str, ...]) -> None:
@@ -110,6 +164,9 @@ def save_evaluation(result: Evaluation, path: Path) -> None:
         **mean_figures(result.scores),
         "classes_without_hit": result.scores.classes_without_hit,
         "undecided": result.undecided,
+        "undecided_counts_as": "missed",
+        "images_scored": result.scored,
+        "images": result.total,
         "classes": class_figures(result.scores, result.classes, result.images),
     }
     write_json(path, table)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from ssrseg.checkpoint import model_digest
 from ssrseg.config import TestConfig
-from ssrseg.console import steps
+from ssrseg.console import note, steps
 from ssrseg.data.files import user_path
-from ssrseg.data.images import check_size, list_images, read_image
+from ssrseg.data.images import check_size, read_image
+from ssrseg.data.walk import list_images
 from ssrseg.data.sample import Sample
 from ssrseg.errors import DataError, SSRError
 from ssrseg.failures import Failure
@@ -130,9 +131,14 @@ def _samples(images: ImagePaths, out: Path) -> tuple[Sample, ...]:
     """Images under the names of their masks; two that would share one are refused."""
     if isinstance(images, (str, Path)) or not isinstance(images, Iterable):
         root = user_path(images, "images")
-        paths = list_images(root)
+        results = out / "masks" if out.resolve() == root.resolve() else out
+        listed = list_images(root, skip=results)
         base = root if root.is_dir() else root.parent
-        named = [(path.relative_to(base).with_suffix("").as_posix(), path) for path in paths]
+        named = [
+            (path.relative_to(base).with_suffix("").as_posix(), path) for path in listed.images
+        ]
+        if str(listed):
+            note(f"{root}: {listed} passed over.")
     elif isinstance(images, Mapping):
         named = [(name, user_path(path, "an image")) for name, path in images.items()]
     else:

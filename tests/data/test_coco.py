@@ -24,8 +24,8 @@ from ssrseg.data.coco import (
     read_label_table,
     semantic_mask,
 )
-from ssrseg.data.images import write_class_ids
 from ssrseg.data.open import open_images, open_labelled
+from ssrseg.data.truth import write_class_ids
 from ssrseg.errors import DataError, LabelsError
 
 NINE, TWENTY_FIVE, THIRTY_FOUR = (f"COCO_train2014_{n:012d}" for n in (9, 25, 34))

@@ -13,16 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ssrseg.data.images import (
-    as_photo,
-    check_size,
-    fits,
-    list_images,
-    read_image,
-    read_truth,
-    voc_palette,
-    write_class_ids,
-)
+from ssrseg.data.images import as_photo, check_size, fits, read_image
+from ssrseg.data.truth import read_truth, voc_palette, write_class_ids
+from ssrseg.data.walk import list_images
 from ssrseg.errors import DataError
 
 
@@ -166,7 +159,7 @@ def test_paths_as_people_write_them(tmp_path, monkeypatch):
         assert np.array_equal(read(path.parent / "p.png").numpy(), gradient())
     write_class_ids(path, torch.ones(4, 5, dtype=torch.uint8))
     assert read_truth("~/p.png").shape == (4, 5)
-    assert list_images("~/p.png") == list_images(str(tmp_path)) == [path]
+    assert list_images("~/p.png").images == list_images(str(tmp_path)).images == [path]
     for read, what in ((read_image, "an image"), (as_photo, "an image"), (read_truth, "a mask")):
         with pytest.raises(DataError, match=f"^the path of {what} is empty"):
             read("")
@@ -276,9 +269,9 @@ def test_list_images(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    names = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
+    names = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path).images]
     assert names == ["Z.tiff", "a/c.png", "b.JPG"]
-    assert list_images(tmp_path / "a" / "d.txt") == [tmp_path / "a" / "d.txt"]
+    assert list_images(tmp_path / "a" / "d.txt").images == [tmp_path / "a" / "d.txt"]
     (tmp_path / "a" / "c.png").unlink()
     with pytest.raises(DataError, match=r"a holds no image \(1 other file\).*\.jpg"):
         list_images(tmp_path / "a")

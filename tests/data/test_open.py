@@ -10,8 +10,9 @@ import pytest
 from make_tiny import opened_files, tiny_folder, tiny_voc
 
 from ssrseg.data.classes import VOC_CLASSES
-from ssrseg.data.images import read_image, read_truth
+from ssrseg.data.images import read_image
 from ssrseg.data.open import CONVERT_ONEHOT, open_images, open_labelled
+from ssrseg.data.truth import read_truth
 from ssrseg.errors import DataError, LabelsError
 
 

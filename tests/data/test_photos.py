@@ -13,11 +13,11 @@ from tiny_encoders import tiny_config
 from torch import Tensor
 
 from ssrseg.config import DataConfig
-from ssrseg.data.images import read_truth
 from ssrseg.data.open import open_labelled
 from ssrseg.data.photos import PhotoBatch, UnreadablePhoto, photo_batches, read_photos
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.data.truth import read_truth
 from ssrseg.errors import DataError
 from ssrseg.foreground import ForegroundFeatures, collect_foreground
 from ssrseg.model import SSR

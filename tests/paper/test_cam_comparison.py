@@ -13,10 +13,11 @@ from tiny_encoders import tiny_config
 from torch.nn import functional
 
 from ssrseg.config import Config
-from ssrseg.data.images import read_image, read_truth
+from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.data.truth import read_truth
 from ssrseg.errors import DataError
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import confusion_matrix, error_kinds

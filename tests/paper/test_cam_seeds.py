@@ -10,10 +10,11 @@ from make_tiny import tiny_voc
 from tiny_encoders import tiny_config
 
 from ssrseg.config import Config, load_config
-from ssrseg.data.images import read_image, read_truth
+from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.data.truth import read_truth
 from ssrseg.errors import DataError
 from ssrseg.model import SSR
 from ssrseg.networks.decoder import Decoder

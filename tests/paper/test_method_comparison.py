@@ -12,9 +12,10 @@ from make_tiny import tiny_voc
 from PIL import Image
 from tiny_encoders import tiny_config
 
-from ssrseg.data.images import read_image, read_truth, write_class_ids
+from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
+from ssrseg.data.truth import read_truth, write_class_ids
 from ssrseg.errors import DataError
 from ssrseg.method.metrics import confusion_matrix, scores
 from ssrseg.model import SSR

@@ -12,9 +12,9 @@ from tiny_encoders import tiny_clip, tiny_config
 
 from ssrseg.checkpoint import load_checkpoint
 from ssrseg.config import Config, load_config
-from ssrseg.data.images import read_truth, write_class_ids
 from ssrseg.data.open import open_labelled
 from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.data.truth import read_truth, write_class_ids
 from ssrseg.errors import CheckpointError, ConfigError, DataError
 from ssrseg.evaluation import evaluate
 from ssrseg.model import SSR

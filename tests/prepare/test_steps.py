@@ -24,8 +24,8 @@ from tiny_encoders import tiny_config
 from ssrseg.config import load_config
 from ssrseg.data import superpixels as cache_module
 from ssrseg.data.coco import IMAGE_FOLDERS, instances_file
-from ssrseg.data.images import read_truth, voc_palette, write_class_ids
 from ssrseg.data.open import open_labelled
+from ssrseg.data.truth import read_truth, voc_palette, write_class_ids
 from ssrseg.errors import DataError, LabelsError
 from ssrseg.prepare import coco as coco_module
 from ssrseg.prepare import steps as module

@@ -12,7 +12,7 @@ from make_tiny import tiny_voc
 from PIL import Image
 
 from ssrseg.data.classes import VOC_CLASSES
-from ssrseg.data.images import voc_palette, write_class_ids
+from ssrseg.data.truth import voc_palette, write_class_ids
 from ssrseg.errors import DataError
 from ssrseg.prepare import voc_server as module
 from ssrseg.prepare.voc_server import voc_archive

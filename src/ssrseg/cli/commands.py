@@ -252,9 +252,16 @@ def evaluate(
     print_table(("class", "images", "IoU", "precision", "recall", "confusion"), rows, numbers=True)
     echo(
         f"mIoU {percent(scores.miou)}   precision {percent(scores.precision)}   recall"
-        f" {percent(scores.recall)}   confusion ratio {scores.confusion_ratio:.3f}   undecided"
-        f" {percent(result.undecided)} % of the pixels"
+        f" {percent(scores.recall)}   confusion ratio {scores.confusion_ratio:.3f}"
     )
+    echo(
+        f"{result.scored:,} of {counted(result.total, 'image', 'images')} scored"
+        + ("; the others have no true mask." if result.scored < result.total else ".")
+    )
+    if result.undecided:
+        echo(
+            f"{percent(result.undecided)} % of the pixels are undecided (255) and count as missed."
+        )
     if scores.classes_without_hit:
         echo(
             f"{counted(scores.classes_without_hit, 'class', 'classes')} without a hit and thus no"

@@ -21,7 +21,7 @@ from torch import Tensor
 from ssrseg.data.classes import COCO_CLASSES, check_classes
 from ssrseg.data.files import atomic_write
 from ssrseg.data.ignored_warnings import IgnoredWarnings
-from ssrseg.data.images import SUFFIXES
+from ssrseg.data.walk import SUFFIXES
 from ssrseg.errors import DataError, LabelsError
 
 SPLITS = ("train", "val")

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ssrseg.config import DataConfig
-from ssrseg.data.images import check_size, read_image, read_mask
+from ssrseg.data.images import check_size, read_image
 from ssrseg.data.sample import LabelledImages, present_slots
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import Crop, limit_side, random_crop
+from ssrseg.data.truth import read_mask
 from ssrseg.errors import DataError, SSRError
 from ssrseg.interruption import leave_to_parent
 from ssrseg.method.pseudo_mask import IGNORE

@@ -20,8 +20,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 from ssrseg.data.classes import NO_CLASS, class_faults
-from ssrseg.data.images import SUFFIXES
 from ssrseg.data.text import fault_report, nearest, read_text
+from ssrseg.data.walk import SUFFIXES
 from ssrseg.errors import LabelsError
 
 IMAGE_FOLDERS = ("JPEGImages", "images")

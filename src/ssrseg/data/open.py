@@ -10,11 +10,11 @@ from pathlib import Path, PurePath, PurePosixPath
 from ssrseg.data import coco
 from ssrseg.data.classes import VOC_CLASSES, read_classes
 from ssrseg.data.files import user_path
-from ssrseg.data.images import list_images
 from ssrseg.data.labels_csv import IMAGE_FOLDERS, read_labels_csv
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.text import fault_report, nearest, read_lines
 from ssrseg.data.voc import read_annotations
+from ssrseg.data.walk import list_images
 from ssrseg.errors import DataError, LabelsError, did_you_mean
 
 _SPLITS = Path("ImageSets", "Segmentation")
@@ -198,7 +198,7 @@ def _name(file: PurePath, folder: PurePath) -> str:
 
 def _images_by_name(folder: Path) -> dict[str, Path]:
     images: dict[str, Path] = {}
-    for image in list_images(folder):
+    for image in list_images(folder).images:
         name = _name(image, folder)
         if name in images:
             raise DataError(

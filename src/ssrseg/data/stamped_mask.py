@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from ssrseg.data.files import atomic_write
-from ssrseg.data.images import class_ids_png
+from ssrseg.data.truth import class_ids_png
 
 KEY = "ssrseg"
 """Name of the text chunk."""

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ssrseg import __version__
 from ssrseg.data.files import atomic_write
-from ssrseg.data.images import read_image, read_truth
+from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import Sample
 from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.data.truth import read_truth
 from ssrseg.demo.rows import GROUPS, MAIN_ROWS, PAPERS_WEIGHTS, SHORT
 from ssrseg.method.pseudo_mask import IGNORE
 from ssrseg.model import SSR

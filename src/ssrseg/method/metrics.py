@@ -67,14 +67,21 @@ def confusion_matrix(
     return torch.bincount(pairs, minlength=n_classes**2).view(n_classes, n_classes)
 
 
-def scores(matrix: Int[Tensor, "classes classes"]) -> Scores:
+def scores(
+    matrix: Int[Tensor, "classes classes"], undecided: Int[Tensor, " classes"] | None = None
+) -> Scores:
     """All measures of a confusion matrix (rows = truth).
 
     The confusion ratio is SeCo's. Precision 0 for a class never predicted, and nan for one without
     truth, are our choice: SeCo divides by zero there.
+
+    Args:
+        undecided: Pixels without a prediction, by true class. They are missed, but no false hit of
+            any class, as in CLIP-ES's evaluation.
     """
     counts = matrix.double()
     hits, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    truth = truth if undecided is None else truth + undecided
     iou = (hits / (truth + predicted - hits)).masked_fill(truth == 0, torch.nan)
     precision = (hits / predicted.clamp(min=1)).masked_fill(truth == 0, torch.nan)
     recall = hits / truth

@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from ssrseg.config import Config
 from ssrseg.console import track
-from ssrseg.data.images import check_size, read_image, read_mask
+from ssrseg.data.images import check_size, read_image
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import limit_side
+from ssrseg.data.truth import read_mask
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import (
     ActivationShares,

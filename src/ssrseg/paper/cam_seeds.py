@@ -17,11 +17,11 @@ from torch.nn import functional
 from ssrseg.config import Config
 from ssrseg.console import Steps, steps
 from ssrseg.data.files import atomic_write
-from ssrseg.data.images import read_mask
 from ssrseg.data.photos import PhotoBatch, photo_batches
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import to_unit
+from ssrseg.data.truth import read_mask
 from ssrseg.errors import DataError
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import Scores, confusion_matrix, scores

@@ -10,8 +10,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ssrseg.console import steps
-from ssrseg.data.images import check_size, read_image, read_mask
+from ssrseg.data.images import check_size, read_image
 from ssrseg.data.sample import LabelledImages, Sample
+from ssrseg.data.truth import read_mask
 from ssrseg.errors import DataError
 from ssrseg.method.metrics import confusion_matrix, scores
 from ssrseg.model import SSR

@@ -14,8 +14,8 @@ from ssrseg.config import Config
 from ssrseg.console import CheckResult
 from ssrseg.data import coco
 from ssrseg.data.files import has_content, user_path
-from ssrseg.data.images import read_truth, write_class_ids
 from ssrseg.data.open import open_labelled
+from ssrseg.data.truth import read_truth, write_class_ids
 from ssrseg.errors import DataError
 from ssrseg.prepare import steps
 from ssrseg.prepare.archives import COCO_ANNOTATIONS, COCO_IMAGES

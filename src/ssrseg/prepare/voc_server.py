@@ -12,9 +12,9 @@ from PIL import Image
 from ssrseg.console import track
 from ssrseg.data.classes import VOC_CLASSES
 from ssrseg.data.files import atomic_write
-from ssrseg.data.images import class_ids_png, read_mask
 from ssrseg.data.open import open_images
 from ssrseg.data.text import read_lines
+from ssrseg.data.truth import class_ids_png, read_mask
 from ssrseg.errors import DataError
 from ssrseg.method.pseudo_mask import IGNORE
 

@@ -1,0 +1,279 @@
+"""Maps of class ids on disk: true masks, predicted ones, and those that are written."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from ssrseg.data.decode import decode
+from ssrseg.data.files import atomic_write, user_path
+from ssrseg.data.notices import note_once
+from ssrseg.data.samples import Samples
+from ssrseg.data.walk import files_below
+from ssrseg.errors import DataError, counted
+from ssrseg.method.pseudo_mask import IGNORE
+
+MASK_SUFFIXES = (".bmp", ".gif", ".png", ".tif", ".tiff", ".webp")
+_LOSSY_SUFFIXES = (".jpeg", ".jpg")
+_LOSSY = "whose compression changes class ids"
+_INEXACT = dict.fromkeys(("JPEG", "MPO", "AVIF", "HEIF"), _LOSSY) | {
+    "PPM": "whose greys Pillow scales, so that class ids are lost"
+}
+
+
+def find_masks(folder: Path) -> dict[str, Path]:
+    """Masks below a folder, which need not exist, by path without suffix (``/`` between folders).
+
+    Suffixes may be in capitals. A JPEG counts where no other file has its name, so that whoever
+    reads it learns why it cannot be a mask.
+
+    Raises:
+        DataError: If two masks have the same name up to the suffix.
+    """
+    found: dict[str, Path] = {}
+    if not folder.is_dir():
+        return found
+    files = list(files_below(folder))
+    for suffixes in (MASK_SUFFIXES, _LOSSY_SUFFIXES):
+        before = set(found)
+        for file in files:
+            name = file.relative_to(folder).with_suffix("").as_posix()
+            if not file.name.lower().endswith(suffixes) or name in before:
+                continue
+            if found.setdefault(name, file) != file:
+                raise DataError(
+                    f"{folder} holds both {found[name].name} and {file.name}, masks of the same"
+                    " name up to the suffix. Remove one."
+                )
+    return found
+
+
+def read_truth(
+    path: Path | str, n_classes: int | None = None, labels: Collection[int] | None = None
+) -> UInt8[Tensor, "height width"]:
+    """Read a map of class ids: 0 background, 1 + class index, 255 ignore.
+
+    It is an indexed or grey picture, lossless and of any bit depth, whose pixel values are the
+    ids. Where all colours are VOC's but stand in another order, as after an optimiser or "convert
+    to indexed", the colours decide, and this is said; so they do in an RGB picture.
+
+    Args:
+        n_classes: Number of classes, if known; only to tell apart an order and another palette.
+        labels: Class indices that the image is labelled with, if known; likewise.
+
+    Raises:
+        DataError: If the file is unreadable, lossy, of other colours, or has values above 255, or
+            if indices and colours contradict each other and both make sense.
+    """
+    path = user_path(path, "a mask")
+    values, palette = _samples(path)
+    if values.ndim == 3:
+        ids = _by_colour(values, path)
+    elif palette is not None and (colours := _colour_ids(values, palette)):
+        ids = _by_palette(values, palette, colours, path, n_classes, labels)
+    else:
+        ids = values
+    if ids.min() < 0 or ids.max() > 255:
+        raise DataError(
+            f"{path} has pixel values from {ids.min()} to {ids.max()}, but class ids lie in"
+            " 0 .. 255 (0 background, 255 ignore). Save it as 8-bit PNG of class ids."
+        )
+    return torch.from_numpy(ids.astype(np.uint8))
+
+
+def _samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Integers height x width and their palette (colours x 3), or RGB height x width x 3."""
+    image = decode(path, "mask")
+    if isinstance(image, Samples):
+        values, palette = image.values, image.palette
+    else:
+        if image.format in _INEXACT:
+            raise DataError(
+                f"{path} is a {image.format}, {_INEXACT[image.format]}. Save masks as indexed or"
+                " grey PNG, from the program that made them."
+            )
+        values, palette = np.array(image), None
+        if image.mode == "P":
+            palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+        if image.mode == "L" and image.format == "PNG":
+            values = values // _png_step(path)
+    if values.ndim == 3 and values.shape[2] in (2, 4):
+        if (values[..., -1] != values[..., -1].max()).any():
+            raise DataError(
+                f"{path} has transparent pixels, but a mask holds one class id per pixel. Save it"
+                " as indexed or grey PNG without an alpha channel."
+            )
+        values = values[..., :-1]
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
+    if values.ndim == 3 and (values.shape[2] != 3 or values.dtype != np.uint8):
+        raise DataError(
+            f"{path} has {values.shape[2]} channels of {values.dtype}, but a mask holds one class"
+            " id per pixel. Save it as indexed or 8-bit grey PNG."
+        )
+    if values.dtype.kind not in "bui":
+        if values.dtype.kind != "f" or not (values == np.rint(values)).all():
+            raise DataError(
+                f"{path} holds {values.dtype} values that are no whole numbers, but a mask holds"
+                " one class id per pixel. Save it as indexed or 8-bit grey PNG."
+            )
+        values = values.clip(-1, 2**32).astype(np.int64)
+    return values, palette
+
+
+def _png_step(path: Path) -> int:
+    """What Pillow multiplies greys of 2 or 4 bits by."""
+    with path.open("rb") as file:
+        bits = file.read(25)[24]  # IHDR: the bit depth
+    return {2: 85, 4: 17}.get(bits, 1)
+
+
+def _by_colour(values: np.ndarray, path: Path) -> np.ndarray:
+    """Ids of an RGB picture in VOC's colours, or in greys that are the ids."""
+    colours, where = np.unique(values.reshape(-1, 3), axis=0, return_inverse=True)
+    known = [_VOC_IDS.get(tuple(colour)) for colour in colours.tolist()]
+    if None not in known:
+        note_once("rgb mask", f"{path} and masks like it are RGB: read by VOC's colours.")
+        ids = np.array(known)
+    elif (colours == colours[:, :1]).all():
+        note_once("rgb mask in greys", f"{path} and masks like it are RGB greys: read as ids.")
+        ids = colours[:, 0]
+    else:
+        red, green, blue = colours[known.index(None)]
+        raise DataError(
+            f"{path} is colour-coded, and ({red}, {green}, {blue}) is no colour of VOC's; a mask"
+            " holds one class id per pixel (0 background, 1 .. classes, 255 ignore). Use the"
+            " original indexed PNG, or replace each colour by its id and save as indexed or 8-bit"
+            " grey PNG."
+        )
+    return ids[where].reshape(values.shape[:2])
+
+
+def _colour_ids(indices: np.ndarray, palette: np.ndarray) -> dict[int, int] | None:
+    """VOC's ids of the used colours, by index; None if not all have one, or it is the index."""
+    colours = dict(enumerate(map(tuple, palette.tolist())))
+    used = np.unique(indices).tolist()
+    found = {index: _VOC_IDS.get(colours.get(index, ())) for index in used}
+    ids = {index: each for index, each in found.items() if each is not None}
+    return None if len(ids) < len(used) or all(a == b for a, b in ids.items()) else ids
+
+
+def _by_palette(
+    indices: np.ndarray,
+    palette: np.ndarray,
+    colours: dict[int, int],
+    path: Path,
+    n_classes: int | None,
+    labels: Collection[int] | None,
+) -> np.ndarray:
+    """The indices, or VOC's ids of their colours; ``colours`` gives the latter."""
+
+    def possible(ids: Collection[int]) -> bool:
+        classes = set(ids) - {0, IGNORE}
+        listed = labels is None or classes <= {1 + index for index in labels}
+        return listed and (n_classes is None or all(each <= n_classes for each in classes))
+
+    if possible(colours) and not possible(colours.values()):
+        return indices
+    entries = [_VOC_IDS.get(tuple(colour), -1) for colour in palette.tolist()]
+    swapped = next((at for at, each in enumerate(entries) if each != at), 0)
+    permuted = entries[0] == 0 and set(entries) == set(range(len(set(entries))))
+    if permuted and possible(colours):
+        raise DataError(
+            f"{path} has VOC's colours in another order: index {swapped} has the colour of class id"
+            f" {entries[swapped]}, and both are classes here. Save it with VOC's palette, or as"
+            " 8-bit grey PNG of class ids."
+        )
+    note_once(
+        "palette in another order",
+        f"{path} has VOC's colours in another order: it and masks like it are read by colour, not"
+        " by index.",
+    )
+    table = np.zeros(max(colours) + 1, np.uint8)
+    table[list(colours)] = list(colours.values())
+    return table[indices]
+
+
+def read_mask(
+    file: Path, size: tuple[int, int], n_classes: int, labels: Collection[int] | None = None
+) -> UInt8[Tensor, "height width"]:
+    """A true mask, checked against the size (height and width) and the classes of its image.
+
+    Args:
+        labels: Class indices of the image, if known: a mask of 0 and 255 alone is then noted.
+
+    Raises:
+        DataError: If its size is not the image's, or it holds unknown class ids.
+    """
+    ids = read_truth(file, n_classes, labels)
+    if ids.shape != size:
+        raise DataError(
+            f"{file} is {ids.shape[1]} x {ids.shape[0]} pixels, its image {size[1]} x {size[0]}."
+            " Masks must have the size of their image."
+        )
+    check_class_ids(file, ids, n_classes)
+    if labels and only_0_and_255(ids):
+        note_once("0/255 mask", f"{file} holds {ZERO_AND_255}")
+    return ids
+
+
+ZERO_AND_255 = (
+    "only 0 and 255 although a class is labelled. 255 means ignore: such pixels do not count. Most"
+    " likely the object is meant: replace 255 by its class id (1 = the first class), as in Python"
+    " with ids[ids == 255] = 1."
+)
+
+
+def only_0_and_255(ids: UInt8[Tensor, "height width"]) -> bool:
+    """True if a mask is a black and white picture, most likely."""
+    return ids.unique().tolist() == [0, IGNORE]
+
+
+def check_class_ids(path: Path, ids: UInt8[Tensor, "height width"], n_classes: int) -> None:
+    """Raise DataError if a mask holds a class id that the data set does not have."""
+    largest = int(ids[ids != IGNORE].max()) if (ids != IGNORE).any() else 0
+    if largest > n_classes:
+        classes = counted(n_classes, "class", "classes")
+        raise DataError(
+            f"{path} holds class id {largest}, but the data have {classes} (ids 0 .. {n_classes},"
+            " 255 = ignore). Is it a mask of another data set? If its ids belong to a longer list"
+            " of classes (VOC's 20), give the data that list, all names in its order, as"
+            " classes.txt, and make masks and model anew."
+        )
+
+
+def write_class_ids(path: Path, ids: UInt8[Tensor, "height width"]) -> None:
+    """Write class ids as an indexed PNG in VOC's colours; it appears whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(class_ids_png(ids))
+
+
+def class_ids_png(
+    ids: UInt8[Tensor, "height width"], texts: Mapping[str, str] | None = None
+) -> bytes:
+    """Class ids as an indexed PNG in VOC's colours, encoded, with text chunks by keyword."""
+    image = Image.fromarray(ids.cpu().numpy())
+    image.putpalette(voc_palette().tobytes())
+    encoded, chunks = io.BytesIO(), PngInfo()
+    for keyword, text in (texts or {}).items():
+        chunks.add_text(keyword, text)
+    image.save(encoded, format="PNG", pnginfo=chunks)
+    return encoded.getvalue()
+
+
+def voc_palette() -> UInt8[np.ndarray, "256 3"]:
+    """VOC's colours by class id: bits 0, 3, 6 of the id become the high bits of red, and so on."""
+    ids, channels = np.arange(256)[:, None], np.arange(3)
+    high_bits = [(ids >> (3 * bit + channels) & 1) << (7 - bit) for bit in range(8)]
+    return np.sum(high_bits, axis=0).astype(np.uint8)
+
+
+_VOC_IDS = {tuple(colour): index for index, colour in enumerate(voc_palette().tolist())}
