@@ -12,8 +12,8 @@ from ssrseg.config import TestConfig
 from ssrseg.console import note, steps
 from ssrseg.data.files import user_path
 from ssrseg.data.images import check_size, read_image
-from ssrseg.data.walk import list_images
 from ssrseg.data.sample import Sample
+from ssrseg.data.walk import list_images
 from ssrseg.errors import DataError, SSRError
 from ssrseg.failures import Failure
 from ssrseg.interruption import until_stopped
