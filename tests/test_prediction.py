@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from ssrseg import mask_folder as module
 from ssrseg.data.images import read_image
-from ssrseg.data.truth import read_truth
 from ssrseg.data.open import open_images, open_labelled
 from ssrseg.data.transforms import resize, to_unit
+from ssrseg.data.truth import read_truth
 from ssrseg.errors import (
     BackboneError,
     CheckpointError,

@@ -13,9 +13,9 @@ from ssrseg.checkpoint import STATE_FILE
 from ssrseg.console import track
 from ssrseg.data.files import content_digest, only_writer, write_text
 from ssrseg.data.images import read_image
-from ssrseg.data.truth import read_truth
 from ssrseg.data.sample import Sample
 from ssrseg.data.stamped_mask import MaskState, digest_of, mask_state, write_mask
+from ssrseg.data.truth import read_truth
 from ssrseg.errors import ConfigError, DataError, OutputError, SSRError
 from ssrseg.failures import Failure, write_failures
 from ssrseg.interruption import Stop

@@ -12,8 +12,8 @@ from ssrseg.config import TestConfig
 from ssrseg.console import note, steps
 from ssrseg.data.files import user_path
 from ssrseg.data.images import check_size, read_image
-from ssrseg.data.walk import list_images
 from ssrseg.data.sample import Sample
+from ssrseg.data.walk import list_images
 from ssrseg.errors import DataError, SSRError
 from ssrseg.failures import Failure
 from ssrseg.interruption import until_stopped
@@ -108,7 +108,7 @@ def predict(
     ):
         for sample in masks.todo:
             try:
-                photo = read_image(sample.image)
+                photo = read_image(sample.image, ssr.config.data.range)
                 check_size(photo, sample.image, ssr.patch_size)
             except SSRError as error:
                 masks.fail(sample, error)

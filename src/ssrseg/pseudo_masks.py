@@ -20,13 +20,12 @@ from ssrseg.config import Config, config_of
 from ssrseg.console import steps
 from ssrseg.data.files import atomic_write, sweep, user_path
 from ssrseg.data.images import read_image
-from ssrseg.data.truth import read_truth
 from ssrseg.data.open import labelled_images
 from ssrseg.data.photos import Photo, PhotoBatch, UnreadablePhoto, join_photos, read_photos
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import limit_side
-from ssrseg.data.truth import read_truth, write_class_ids
+from ssrseg.data.truth import read_truth
 from ssrseg.device import pick_device
 from ssrseg.failures import Failure
 from ssrseg.interruption import until_stopped
@@ -201,7 +200,7 @@ def pseudo_mask_miou(model: SSR, data: LabelledImages, superpixels: SuperpixelCa
     matrix = torch.zeros(n_classes, n_classes, dtype=torch.long)
     for sample in data.samples:
         if sample.truth is not None:
-            photo = read_image(sample.image)
+            photo = read_image(sample.image, model.config.data.range)
             ids = rectify_photo(model, photo, sample.labels, superpixels).pseudo_mask
             truth, decided = read_truth(sample.truth), ids != 255
             matrix += confusion_matrix(ids[decided], truth[decided], n_classes)

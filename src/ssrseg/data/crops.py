@@ -95,7 +95,7 @@ class CropDraws:
         epoch, position = divmod(draw, len(self.data))
         order = _shuffled(len(self.data), derive_seed(self.seed, epoch, 0))
         sample = self.data.samples[int(order[position])]
-        photo = read_image(sample.image)
+        photo = read_image(sample.image, self.settings.range)
         check_size(photo, sample.image, self.min_side)
         size = (photo.shape[0], photo.shape[1])
         photo = limit_side(photo, self.settings.max_side)
@@ -103,7 +103,7 @@ class CropDraws:
             ids, fill = self.superpixels(photo), -1
         else:
             assert sample.truth is not None
-            truth = read_mask(sample.truth, size, len(self.data.classes))
+            truth = read_mask(sample.truth, size, len(self.data.classes), sample.labels)
             ids, fill = truth.int(), IGNORE
             rows, columns = (
                 torch.arange(new) * old // new

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from ssrseg.config import DataConfig
 from ssrseg.console import track
 from ssrseg.data.images import check_size, read_image
+from ssrseg.data.levels import Range
 from ssrseg.data.sample import Sample, present_slots
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import fit_to_patches, limit_side
@@ -73,11 +74,15 @@ class UnreadablePhoto:
 
 
 def _read(
-    numbered: tuple[int, Sample], max_side: int, patch: int, superpixels: SuperpixelCache | None
+    numbered: tuple[int, Sample],
+    max_side: int,
+    value_range: Range | None,
+    patch: int,
+    superpixels: SuperpixelCache | None,
 ) -> Photo | UnreadablePhoto:
     index, sample = numbered
     try:
-        photo = read_image(sample.image)
+        photo = read_image(sample.image, value_range)
         check_size(photo, sample.image, patch)
         small = limit_side(photo, max_side)
         ids = None if superpixels is None else superpixels(small)
@@ -86,13 +91,16 @@ def _read(
     return Photo(index, photo, small, ids)
 
 
-def unreadable_photos(samples: Sequence[Sample], patch: int) -> list[UnreadablePhoto]:
+def unreadable_photos(
+    samples: Sequence[Sample], patch: int, value_range: Range | None = None
+) -> list[UnreadablePhoto]:
     """Read every photograph once, before anything is computed from them, in threads.
 
     Args:
         patch: Side of a patch in pixels; smaller photographs cannot be used.
+        value_range: ``data.range``.
     """
-    read = partial(_read, max_side=patch, patch=patch, superpixels=None)
+    read = partial(_read, max_side=patch, value_range=value_range, patch=patch, superpixels=None)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = track(pool.map(read, enumerate(samples)), "Reading images", len(samples))
         return [each for each in found if isinstance(each, UnreadablePhoto)]
@@ -128,7 +136,7 @@ def read_photos(
     One that cannot be read comes as an ``UnreadablePhoto`` as soon as it is found.
 
     Args:
-        settings: ``max_side``, ``workers`` and ``patches`` are used.
+        settings: ``max_side``, ``range``, ``workers`` and ``patches`` are used.
         patch: Side of a patch in pixels.
         superpixels: None = not needed.
     """
@@ -136,7 +144,13 @@ def read_photos(
     numbered: Any = list(
         enumerate(samples)
     )  # loaders take any sequence, though typed for a Dataset
-    read = partial(_read, max_side=settings.max_side, patch=patch, superpixels=superpixels)
+    read = partial(
+        _read,
+        max_side=settings.max_side,
+        value_range=settings.range,
+        patch=patch,
+        superpixels=superpixels,
+    )
     loader = DataLoader(
         numbered,
         batch_size=None,
