@@ -339,7 +339,8 @@ def check_same_encoders(
 def check_same_run(earlier: Checkpoint, now: Checkpoint, path: Path) -> None:
     """Raise CheckpointError unless a run may go on from a checkpoint: the same in all but speed.
 
-    ``now`` is what would be written; its tensors and iteration do not count.
+    ``now`` is what would be written; its tensors and iteration do not count, nor do its data where
+    they have no digest yet.
     """
     check_same_classes(earlier.classes, now.classes, path)
     old, new = earlier.config.to_dict(), now.config.to_dict()
@@ -353,7 +354,7 @@ def check_same_run(earlier: Checkpoint, now: Checkpoint, path: Path) -> None:
         differing.append(f"supervision = {earlier.supervision} there, {now.supervision} now")
     if earlier.texts != now.texts:
         differing.append("other prompts")
-    if earlier.data != now.data:
+    if now.data and earlier.data != now.data:
         differing.append("other images, labels or true masks")
     if differing:
         more = f"; and {len(differing) - 8} more" if differing[8:] else ""

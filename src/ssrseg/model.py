@@ -605,7 +605,7 @@ class SSR(nn.Module, Loadable):
         return SegmentedImage(photo.numpy(), self.classes, ids.numpy(), confidence.numpy())
 
     def _photo(self, image: Any) -> UInt8[Tensor, "height width 3"]:
-        photo = as_photo(image)
+        photo = as_photo(image, self.config.data.range)
         if min(photo.shape[:2]) < self.patch_size:
             raise DataError(
                 f"The image is {photo.shape[1]} x {photo.shape[0]} pixels, smaller than a patch"

@@ -108,7 +108,7 @@ def predict(
     ):
         for sample in masks.todo:
             try:
-                photo = read_image(sample.image)
+                photo = read_image(sample.image, ssr.config.data.range)
                 check_size(photo, sample.image, ssr.patch_size)
             except SSRError as error:
                 masks.fail(sample, error)

@@ -200,7 +200,7 @@ def pseudo_mask_miou(model: SSR, data: LabelledImages, superpixels: SuperpixelCa
     matrix = torch.zeros(n_classes, n_classes, dtype=torch.long)
     for sample in data.samples:
         if sample.truth is not None:
-            photo = read_image(sample.image)
+            photo = read_image(sample.image, model.config.data.range)
             ids = rectify_photo(model, photo, sample.labels, superpixels).pseudo_mask
             truth, decided = read_truth(sample.truth), ids != 255
             matrix += confusion_matrix(ids[decided], truth[decided], n_classes)

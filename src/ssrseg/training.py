@@ -30,14 +30,17 @@ from ssrseg.checkpoint import (
     save_checkpoint,
 )
 from ssrseg.config import Config, OptimConfig, config_of
-from ssrseg.console import Steps, steps
+from ssrseg.console import Steps, note, steps
 from ssrseg.data.crops import CropBatch, CropDraws, derive_seed
 from ssrseg.data.files import only_writer, user_path, write_text, writing
 from ssrseg.data.open import labelled_images
+from ssrseg.data.photos import usable_photos
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.data.text import fault_report
 from ssrseg.device import pick_device
 from ssrseg.errors import CheckpointError, ConfigError, DataError, DivergenceError
+from ssrseg.failures import Failure, describe_failures, write_failures
 from ssrseg.foreground import ForegroundFeatures, collect_foreground
 from ssrseg.interruption import Interrupted, Stop, until_stopped
 from ssrseg.losses import crop_pairs, draw_pairs, proto_loss, seg_loss
@@ -65,6 +68,7 @@ class TrainResult:
         total: Iterations that it has in all, those of CMPA alone included.
         finished: False if it was stopped on purpose; the same command goes on.
         last: Last row of the log.
+        failures: Images that could not be used and were left out.
     """
 
     run: Path
@@ -72,6 +76,7 @@ class TrainResult:
     total: int
     finished: bool
     last: dict[str, float]
+    failures: tuple[Failure, ...]
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ class _Run:
     superpixels: SuperpixelCache
     schedule: Schedule
     texts: tuple[str, ...]
-    digest: str
+    digest: str = ""
 
     def checkpoint(
         self, tensors: dict[str, Tensor], iteration: int, encoders: dict[str, str]
@@ -216,8 +221,12 @@ def train(
     cache: str | Path | None = None,
     device: str = "auto",
     stop_after: int | None = None,
+    strict: bool = False,
 ) -> TrainResult:
     """Train from image-level labels; go on where an earlier call in the same folder stopped.
+
+    All images are read before anything is computed. Those that cannot be used are left out, and
+    listed in failures.csv.
 
     Args:
         data: Training images with their labels, or their folder. No mask of theirs is opened,
@@ -232,13 +241,14 @@ def train(
         cache: Folder of superpixels, to be shared between runs; by default inside ``out``.
         device: ``auto``, ``cpu`` or ``cuda``.
         stop_after: Stop, resumable, when so many iterations of the whole run are finished.
+        strict: Refuse to train without images that cannot be used.
 
     Raises:
         CheckpointError: If ``out`` holds a run with other settings, images, encoders or supervision,
             or a damaged one.
         ConfigError: If an argument, or what CLIP would be asked, makes no sense.
-        DataError: If an image cannot be read, CMPA finds no pair, or a mask is missing where
-            ``supervision`` is ``full``.
+        DataError: If no image can be used (in strict mode: if one cannot), CMPA finds no pair, or a
+            mask is missing where ``supervision`` is ``full``.
         DivergenceError: If the loss, a gradient or a weight is no finite number any more. The last
             good checkpoint is kept.
         Interrupted: After Ctrl-C, SIGTERM or SIGHUP, when the iteration is finished and saved.
@@ -257,18 +267,15 @@ def train(
         refuse_lone_texts(vocabulary, {each.name: each.labels for each in data.samples})
     with only_writer(out), torch.random.fork_rng():
         run = _Run(
-            data,
-            out,
-            config,
-            supervision,
-            superpixels,
-            plan(config, supervision),
-            vocabulary.texts,
-            data_digest(data, truth=supervision == "full"),
+            data, out, config, supervision, superpixels, plan(config, supervision), vocabulary.texts
         )
         total = run.schedule.total
-        earlier = _earlier_run(run)
-        state = _start(run, earlier, device)
+        earlier = _earlier_run(run)  # first, as what follows takes time
+        model = SSR.from_config(config, data.classes, prompts=data.prompts, device=device)
+        run, monitor, failures = _with_usable_images(run, model, monitor, strict=strict)
+        if earlier is not None:
+            check_same_run(earlier, run.checkpoint({}, 0, model.encoders), out / STATE_FILE)
+        state = _start(run, earlier, model)
         first = 0 if earlier is None else earlier.iteration
         del earlier  # a second copy of all that is trained
         end = total if stop_after is None else min(stop_after, total)
@@ -282,7 +289,27 @@ def train(
                 tensors = state.model.trained_tensors()
                 made = run.checkpoint(tensors, total, state.model.encoders)
                 save_checkpoint(out / MODEL_FILE, made)
-    return TrainResult(out, max(first, end), total, finished, last)
+    return TrainResult(out, max(first, end), total, finished, last, tuple(failures))
+
+
+def _with_usable_images(
+    run: _Run, model: SSR, monitor: LabelledImages | None, *, strict: bool
+) -> tuple[_Run, LabelledImages | None, list[Failure]]:
+    """The run and its monitor without images that cannot be read, which are listed."""
+    full, settings = run.supervision == "full", run.config.data
+    data, faults = usable_photos(run.data, settings, model.patch_size, truth=full)
+    if monitor is not None:
+        monitor, more = usable_photos(monitor, settings, model.patch_size, truth=True)
+        known = {sample.image for sample, _ in faults}
+        faults += [each for each in more if each[0].image not in known]
+    if faults and (strict or not len(data)):
+        reasons = [str(error) for _, error in faults]
+        raise DataError(fault_report(run.data.root, reasons) if reasons[1:] else reasons[0])
+    failures = [Failure(sample.name, sample.image, str(error)) for sample, error in faults]
+    write_failures(run.out, failures)
+    for line in describe_failures(run.out, failures):
+        note(line)
+    return replace(run, data=data, digest=data_digest(data, truth=full)), monitor, failures
 
 
 def _check_arguments(supervision: object, stop_after: object) -> None:
@@ -541,11 +568,10 @@ def _optimizer(model: SSR) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=0.0, weight_decay=optim.weight_decay, fused=True)
 
 
-def _start(run: _Run, earlier: Checkpoint | None, device: str) -> _State:
+def _start(run: _Run, earlier: Checkpoint | None, model: SSR) -> _State:
     """Heads, decoder and optimiser, new or as an earlier run left them."""
     config, data = run.config, run.data
     plain = replace(config, affinity=replace(config.affinity, rfm_after=None))
-    model = SSR.from_config(config, data.classes, prompts=data.prompts, device=device)
     if earlier is not None:
         check_same_encoders(earlier.encoders, model.encoders, config.backbones, run.out / STATE_FILE)
     torch.manual_seed(first_seed(config.optim.seed))

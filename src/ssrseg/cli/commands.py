@@ -106,7 +106,8 @@ def train(
     supervision: Annotated[Literal["labels", "full"], TRAINING] = "labels",
     monitor: Annotated[FromZero, TRAINING] = 0,
     stop_after: Annotated[Count | None, TRAINING] = None,
-) -> None:
+    strict: Annotated[bool, TRAINING] = False,
+) -> int:
     """Train a segmentation model from image-level labels.
 
     Args:
@@ -114,9 +115,11 @@ def train(
         supervision: labels: SSR. full: the same decoder on true masks, the control of Table 6.
         monitor: Score the pseudo masks of so many images that have true masks. Default: of none.
         stop_after: Stop after so many iterations; the same command goes on from there.
+        strict: Do not train without images that cannot be used. Default: leave them out.
     """
     config = setup.settings()
     images = _open(setup)
+    from ssrseg.failures import EXIT_CODE
     from ssrseg.training import train
 
     known = tuple(each for each in images.samples if each.truth is not None)[:monitor]
@@ -127,6 +130,7 @@ def train(
         supervision=supervision,
         monitor=replace(images, samples=known) if known else None,
         stop_after=stop_after,
+        strict=strict,
         cache=setup.cache,
         device=setup.device,
     )
@@ -135,6 +139,7 @@ def train(
         echo(f"Finished: {file}. Next: ssrseg predict --model {out} ...")
     else:
         echo(f"Stopped after {result.iteration} iterations; the same command goes on.")
+    return EXIT_CODE if result.failures else 0
 
 
 def _open(setup: DataSetup) -> LabelledImages:

@@ -102,7 +102,7 @@ class CropDraws:
     def __getitem__(self, draw: int) -> tuple[Crop, tuple[int, ...]]:
         """Crop and image-level labels."""
         sample = self.data.samples[self.row(draw)]
-        photo = read_image(sample.image)
+        photo = read_image(sample.image, self.settings.range)
         check_size(photo, sample.image, self.min_side)
         size = (photo.shape[0], photo.shape[1])
         photo = limit_side(photo, self.settings.max_side)
@@ -110,7 +110,7 @@ class CropDraws:
             ids, fill = self.superpixels(photo), -1
         else:
             assert sample.truth is not None
-            truth = read_mask(sample.truth, size, len(self.data.classes))
+            truth = read_mask(sample.truth, size, len(self.data.classes), sample.labels)
             ids, fill = truth.int(), IGNORE
             rows, columns = (
                 torch.arange(new) * old // new

@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from ssrseg.data.ignored_warnings import IgnoredWarnings
 from ssrseg.data.jpeg import ends_early
@@ -103,7 +103,7 @@ def decode_content(content: bytes, name: Path | str) -> Image.Image | Samples:
         return image
 
 
-def _opened(content: bytes) -> Image.Image:
+def _opened(content: bytes) -> ImageFile.ImageFile:
     try:
         return Image.open(io.BytesIO(content))
     except UnidentifiedImageError:

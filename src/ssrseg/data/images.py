@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import Tensor
 
 from ssrseg.data.colour import to_srgb
@@ -117,9 +117,10 @@ def _photo_of_pil(image: Image.Image, value_range: Range | None) -> UInt8[Tensor
 
 def _not_yet_read(image: Image.Image) -> bytes:
     """The file of a PIL image that was opened and not touched since; else nothing."""
-    file = getattr(image, "fp", None)
-    drafted = getattr(image, "decoderconfig", ())
-    if file is None or file.closed or not image.format or not image.tile or drafted or image.tell():
+    if not isinstance(image, ImageFile.ImageFile) or not image.tile or image.tell():
+        return b""
+    file, drafted = image.fp, getattr(image, "decoderconfig", ())  # smaller than in the file
+    if file is None or file.closed or drafted:
         return b""
     at = file.tell()
     file.seek(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,11 @@ from torch.utils.data import DataLoader
 from ssrseg.config import DataConfig
 from ssrseg.console import track
 from ssrseg.data.images import check_size, read_image
-from ssrseg.data.sample import Sample, present_slots
+from ssrseg.data.levels import Range
+from ssrseg.data.sample import LabelledImages, Sample, present_slots
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import fit_to_patches, limit_side
+from ssrseg.data.truth import read_mask
 from ssrseg.errors import SSRError
 
 PATCHES = {"cpu": 1024, "cuda": 65536}
@@ -73,11 +75,15 @@ class UnreadablePhoto:
 
 
 def _read(
-    numbered: tuple[int, Sample], max_side: int, patch: int, superpixels: SuperpixelCache | None
+    numbered: tuple[int, Sample],
+    max_side: int,
+    value_range: Range | None,
+    patch: int,
+    superpixels: SuperpixelCache | None,
 ) -> Photo | UnreadablePhoto:
     index, sample = numbered
     try:
-        photo = read_image(sample.image)
+        photo = read_image(sample.image, value_range)
         check_size(photo, sample.image, patch)
         small = limit_side(photo, max_side)
         ids = None if superpixels is None else superpixels(small)
@@ -86,16 +92,35 @@ def _read(
     return Photo(index, photo, small, ids)
 
 
-def unreadable_photos(samples: Sequence[Sample], patch: int) -> list[UnreadablePhoto]:
-    """Read every photograph once, before anything is computed from them, in threads.
+def usable_photos(
+    data: LabelledImages, settings: DataConfig, patch: int, *, truth: bool = False
+) -> tuple[LabelledImages, list[tuple[Sample, SSRError]]]:
+    """Read every photograph once, before anything is computed from them.
 
     Args:
+        settings: ``range`` is used.
         patch: Side of a patch in pixels; smaller photographs cannot be used.
+        truth: Read the true masks, too.
+
+    Returns:
+        The data without those that cannot be read, and these with the reason.
     """
-    read = partial(_read, max_side=patch, patch=patch, superpixels=None)
+
+    def fault(sample: Sample) -> SSRError | None:
+        try:
+            photo = read_image(sample.image, settings.range)
+            check_size(photo, sample.image, patch)
+            if truth and sample.truth is not None:
+                read_mask(sample.truth, (photo.shape[0], photo.shape[1]), len(data.classes))
+        except SSRError as error:
+            return error
+        return None
+
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = track(pool.map(read, enumerate(samples)), "Reading images", len(samples))
-        return [each for each in found if isinstance(each, UnreadablePhoto)]
+        faults = list(track(pool.map(fault, data.samples), "Reading images", len(data)))
+    both = list(zip(data.samples, faults, strict=True))
+    usable = tuple(sample for sample, error in both if error is None)
+    return replace(data, samples=usable), [(sample, error) for sample, error in both if error]
 
 
 def photo_batches(
@@ -128,7 +153,7 @@ def read_photos(
     One that cannot be read comes as an ``UnreadablePhoto`` as soon as it is found.
 
     Args:
-        settings: ``max_side``, ``workers`` and ``patches`` are used.
+        settings: ``max_side``, ``range``, ``workers`` and ``patches`` are used.
         patch: Side of a patch in pixels.
         superpixels: None = not needed.
     """
@@ -136,7 +161,13 @@ def read_photos(
     numbered: Any = list(
         enumerate(samples)
     )  # loaders take any sequence, though typed for a Dataset
-    read = partial(_read, max_side=settings.max_side, patch=patch, superpixels=superpixels)
+    read = partial(
+        _read,
+        max_side=settings.max_side,
+        value_range=settings.range,
+        patch=patch,
+        superpixels=superpixels,
+    )
     loader = DataLoader(
         numbered,
         batch_size=None,

@@ -136,7 +136,7 @@ def _compare(
     where: ComparedSet, sample: Sample, files: Mapping[str, Path | None]
 ) -> MethodComparison:
     classes = where.data.classes
-    photo = read_image(sample.image)
+    photo = read_image(sample.image, where.model.config.data.range)
     check_size(photo, sample.image, where.model.patch_size)
 
     def mask(file: Path | None) -> UInt8[Tensor, "height width"] | None:

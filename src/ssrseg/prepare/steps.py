@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ssrseg.config import Config
+from ssrseg.config import Config, DataConfig
 from ssrseg.console import CheckResult, steps
 from ssrseg.data.files import atomic_write
 from ssrseg.data.images import read_image
@@ -145,13 +145,13 @@ def store_superpixels(
     sgc = config.sgc
     cache = SuperpixelCache(folder, n_segments=sgc.n_segments, compactness=sgc.compactness)
     check_room(folder, _superpixel_bytes(samples, folder, config), "The superpixels")
-    work = partial(_store, cache=cache, max_side=config.data.max_side)
+    work = partial(_store, cache=cache, settings=config.data)
     run_all(work, samples, workers, "Superpixels", len(samples))
     return CheckResult("superpixels", f"{len(samples):,} images in {folder}")
 
 
-def _store(sample: Sample, *, cache: SuperpixelCache, max_side: int) -> str:
-    cache(limit_side(read_image(sample.image), max_side))
+def _store(sample: Sample, *, cache: SuperpixelCache, settings: DataConfig) -> str:
+    cache(limit_side(read_image(sample.image, settings.range), settings.max_side))
     return sample.name
 
 
