@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from make_tiny import tiny_voc
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_encoders import tiny_clip, tiny_config, tiny_dino
@@ -33,7 +34,7 @@ from ssrseg.errors import CheckpointError, ConfigError, DataError, DivergenceErr
 from ssrseg.interruption import Interrupted
 from ssrseg.model import SSR
 from ssrseg.networks.frozen import weights_digest
-from ssrseg.training import learning_rate, plan, train
+from ssrseg.training import Supervision, learning_rate, plan, train
 from ssrseg.training_log import FIELDS
 
 Settings = Callable[..., Config]
@@ -631,8 +632,39 @@ def test_an_image_that_is_gone_is_named(
 ) -> None:
     data = own_copy(voc, tmp_path / "images")
     data.samples[2].image.unlink()
-    with pytest.raises(DataError, match=rf"{data.samples[2].image} cannot be read .*No such file"):
-        train(data, tmp_path / "run", settings())
+    with pytest.raises(DataError, match=rf"{data.samples[2].image} does not exist"):
+        train(data, tmp_path / "run", settings(), strict=True)
+
+
+@pytest.mark.parametrize("supervision", ["labels", "full"])
+def test_images_that_cannot_be_used_are_left_out(
+    voc: LabelledImages, tmp_path: Path, settings: Settings, supervision: Supervision
+) -> None:
+    """The run is that of the other images, and goes on as that one."""
+    config = settings("optim.iterations=3", "optim.cmpa_iterations=3", "cmpa.min_patches=1")
+    data = own_copy(voc, tmp_path / "images")
+    bad = [data.samples[1], data.samples[3]]
+    rest = tuple(sample for sample in data.samples if sample not in bad)
+    expected = train(replace(data, samples=rest), tmp_path / "rest", config, supervision=supervision)
+    bad[0].image.write_bytes(bad[0].image.read_bytes()[:200])
+    if supervision == "full":
+        assert bad[1].truth is not None
+        mask = tmp_path / "cut.png"
+        mask.write_bytes(bad[1].truth.read_bytes()[:90])
+        samples = [replace(s, truth=mask) if s is bad[1] else s for s in data.samples]
+        data = replace(data, samples=tuple(samples))
+    else:
+        Image.new("RGB", (9, 40)).save(bad[1].image)
+    for stop in (2, None):
+        found = train(data, tmp_path / "run", config, supervision=supervision, stop_after=stop)
+        assert [each.name for each in found.failures] == [each.name for each in bad]
+    assert (tmp_path / "run" / "failures.csv").read_text().count("\n") == 3
+    weights = [load_checkpoint(each.run).tensors for each in (expected, found)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    with pytest.raises(DataError, match=rf"{data.root} has 2 faults:\n"):
+        train(data, tmp_path / "strict", config, supervision=supervision, strict=True)
+    assert not (tmp_path / "strict" / "model.safetensors").exists()
 
 
 def test_another_clip_of_the_same_shape_is_refused(

@@ -31,7 +31,7 @@ from ssrseg.checkpoint import (
 )
 from ssrseg.config import Config, OptimConfig, config_of
 from ssrseg.console import Steps, note, steps
-from ssrseg.data.crops import CropBatch, CropDraws, derive_seed
+from ssrseg.data.crops import CropBatch, CropDraws, derive_seed, refuse_without_masks
 from ssrseg.data.files import only_writer, user_path, write_text, writing
 from ssrseg.data.open import labelled_images
 from ssrseg.data.photos import usable_photos
@@ -262,6 +262,8 @@ def train(
         n_segments=config.sgc.n_segments,
         compactness=config.sgc.compactness,
     )
+    if supervision == "full":
+        refuse_without_masks(data)
     vocabulary = build_vocabulary(data.classes, config.prompts.set, data.prompts)
     if supervision == "labels" and config.cam.mode != "centre":
         refuse_lone_texts(vocabulary, {each.name: each.labels for each in data.samples})

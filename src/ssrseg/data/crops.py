@@ -69,6 +69,17 @@ def derive_seed(seed: int, number: int, stream: int) -> int:
     return int(np.random.SeedSequence([seed, number, stream]).generate_state(1)[0])
 
 
+def refuse_without_masks(data: LabelledImages) -> None:
+    """Raise DataError if an image has no true mask, which full supervision learns from."""
+    bare = [sample.name for sample in data.samples if sample.truth is None]
+    if bare:
+        raise DataError(
+            f"Full supervision needs a mask for every training image; {len(bare)} have none"
+            f" under {data.root} (such as {bare[0]}). Put them into SegmentationClassAug,"
+            " or train from labels."
+        )
+
+
 class CropDraws:
     """Crop number ``draw`` of a shuffled, endless pass over the images.
 
@@ -86,13 +97,8 @@ class CropDraws:
     ) -> None:
         self.data, self.settings, self.superpixels, self.seed = data, settings, superpixels, seed
         self.min_side = min_side
-        bare = [sample.name for sample in data.samples if sample.truth is None]
-        if superpixels is None and bare:
-            raise DataError(
-                f"Full supervision needs a mask for every training image; {len(bare)} have none"
-                f" under {data.root} (such as {bare[0]}). Put them into SegmentationClassAug,"
-                " or train from labels."
-            )
+        if superpixels is None:
+            refuse_without_masks(data)
 
     def row(self, draw: int) -> int:
         """Place in the training set of the image that a draw shows."""
