@@ -161,7 +161,7 @@ def test_damage(example: Checkpoint, tmp_path: Path, damage: Callable[[Path], No
     save_checkpoint(path, example)
     damage(path)
     with pytest.raises(
-        CheckpointError, match=r"model\.safetensors is not a checkpoint of this version of"
+        CheckpointError, match=r"model\.safetensors is not a checkpoint of ssrseg, or of another version"
     ):
         load_checkpoint(tmp_path)
 
@@ -169,7 +169,7 @@ def test_damage(example: Checkpoint, tmp_path: Path, damage: Callable[[Path], No
 def test_settings_of_another_version(example: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / MODEL_FILE
     rewrite(path, example, config={"sgc": {"old_name": 1}})
-    with pytest.raises(CheckpointError, match=r'this version of ssrseg.*"sgc\.old_name"'):
+    with pytest.raises(CheckpointError, match=r'another version of it.*"sgc\.old_name"'):
         load_checkpoint(path)
 
 
@@ -263,7 +263,7 @@ def test_headers_that_make_no_sense(
     example: Checkpoint, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     rewrite(tmp_path / MODEL_FILE, example, **changes)
-    with pytest.raises(CheckpointError, match=r"not a checkpoint of this version of ssrseg") as caught:
+    with pytest.raises(CheckpointError, match=r"not a checkpoint of ssrseg") as caught:
         load_checkpoint(tmp_path)
     assert len(str(caught.value)) < 700
     assert "\n" not in str(caught.value)

@@ -5,9 +5,12 @@ import inspect
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -22,7 +25,7 @@ from PIL import Image
 from tiny_encoders import tiny_config, tiny_dino
 
 from ssrseg import __version__
-from ssrseg.checkpoint import model_digest
+from ssrseg.checkpoint import load_checkpoint, model_digest
 from ssrseg.cli import app
 from ssrseg.config import describe, known_keys, preset_names
 
@@ -195,6 +198,53 @@ def test_an_interrupt_ends_with_130(terminal: Terminal, monkeypatch: pytest.Monk
     assert terminal.run("config") == 130
     assert "same command goes on" in terminal.err
     assert "Traceback" not in terminal.err
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_to_a_process_in_training(
+    photos: Path, encoders: tuple[object, ...], tmp_path: Path, name: str, code: int
+) -> None:
+    run = tmp_path / "a run"
+    many = ("--set", "optim.iterations=4000", "--set", "optim.save_every=4000")
+    words = ["train", "--data", photos, "--out", run, *encoders, *many, "--set", "cam.mode=clip"]
+    log = run / "log.csv"
+    with subprocess.Popen(
+        [sys.executable, "-m", "ssrseg", *map(str, words)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        while process.poll() is None and not (log.is_file() and log.stat().st_size > 500):
+            time.sleep(0.05)
+        process.send_signal(getattr(signal, name))
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (code, ""), err
+    *_, stopped, command = err.splitlines()
+    found = re.fullmatch(r"Stopped by .*: (\d+) of 4000 iterations are finished and saved in .*", stopped)
+    assert found is not None, err
+    iteration = int(found[1])
+    assert load_checkpoint(run / "checkpoint.safetensors").iteration == iteration > 0
+    assert command == f"To go on: {shlex.join(['ssrseg', *map(str, words)])}"
+    assert len(log.read_text().splitlines()) == 1 + iteration
+    # it goes on from there, and no file of the process is left
+    assert exit_code(*words, "--stop-after", iteration + 1) == 0
+    assert len(log.read_text().splitlines()) == 2 + iteration
+    assert not [path for path in run.rglob("*") if ".tmp" in path.name]
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_before_anything_is_begun(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, name: str, code: int
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), getattr(signal, name))
+
+    monkeypatch.setattr("ssrseg.config.load_config", interrupt)
+    assert terminal.run("config") == code
+    assert terminal.err == (
+        f"Stopped by {name}: at once; what was saved before is still there.\nTo go on: ssrseg config\n"
+    )
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -667,7 +717,7 @@ def test_train_stops_goes_on_predicts_and_is_scored(
 ) -> None:
     run, out, scores = tmp_path / "run", tmp_path / "results", tmp_path / "scores.json"
     command = ("train", "--data", voc, "--out", run, *encoders, "--monitor", "1")
-    assert "Stopped after 3 iterations" in terminal.fine(*command, "--stop-after", "3")
+    assert "Stopped after 3 iterations of 4, as" in terminal.fine(*command, "--stop-after", "3")
     assert not (run / "model.safetensors").exists()
     message = terminal.refused("predict", "--images", voc, "--model", run, "--out", out)
     assert "unfinished run" in message

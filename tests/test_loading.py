@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from make_tiny import tiny_voc
 from tiny_encoders import tiny_config
 
 from ssrseg import SSR
-from ssrseg.checkpoint import load_checkpoint
+from ssrseg.checkpoint import load_checkpoint, save_checkpoint
 from ssrseg.config import load_config
 from ssrseg.data.open import open_labelled
 from ssrseg.errors import CheckpointError, ConfigError
@@ -135,3 +136,113 @@ def test_what_surrounds_a_call_changes_nothing(model: SSR, readout: str) -> None
     for found in (inside, reduced):
         assert np.array_equal(found.mask, expected.mask)
         assert np.array_equal(found.cam["dog"], expected.cam["dog"])
+
+
+# --- texts that CLIP cannot work with
+
+
+def notes(capfd: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capfd.readouterr().err.split())
+
+
+def test_classes_that_the_text_tower_cannot_tell_apart(
+    clip_dir: Path, dino_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def load(*classes: str, **prompts: str) -> str:
+        SSR.from_config(tiny_config(clip_dir, dino_dir), classes, prompts=prompts)
+        return notes(capfd)
+
+    said = load("犬", "猫")  # the tiny tokenizer knows ASCII
+    assert 'tokenizer does not know the characters of "犬", "猫". Give a prompt' in said
+    assert 'class "犬" and class "猫" are the same to CLIP\'s text tower' in said
+    said = load("犬", "猫", 犬="a dog", 猫="a cat")
+    assert "tokenizer does not know" not in said
+    assert "are the same" not in said
+    said = load("dog", "cat", cat="Dog")  # tokens have no capitals
+    assert 'class "dog" and class "cat" are the same' in said
+    said = load("dog", "cat", cat="ground")
+    assert "the same" not in said  # the background of that name was left out
+    assert "the same" not in load("dog", "cat")
+
+
+LONE = r"no background text, and .* a single label \(such as .*its mask all background"
+
+
+@pytest.fixture
+def without_backgrounds(tmp_path: Path) -> Path:
+    file = tmp_path / "prompts.yaml"
+    file.write_text('template: "a {}."\nclasses: {}\nbackground: []\n', encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize("preset", ["ssr", "paper", "clip-es", "weclip"])
+def test_one_label_and_no_background_text_is_refused_before_anything_runs(
+    clip_dir: Path, dino_dir: Path, tmp_path: Path, without_backgrounds: Path, preset: str
+) -> None:
+    data = open_labelled(tiny_voc(tmp_path / "voc", n=4))
+    config = tiny_config(clip_dir, dino_dir, f"prompts.set={without_backgrounds}", preset=preset)
+    gone = replace(config, backbones=replace(config.backbones, clip="nowhere"))
+    for settings in (config, gone):  # encoders are not looked at
+        with pytest.raises(ConfigError, match=LONE):
+            train(data, tmp_path / "run", settings)
+        with pytest.raises(ConfigError, match=LONE):
+            SSR.for_data(settings, data)
+    assert not (tmp_path / "run").exists()
+    model = SSR.from_config(config, ("dog", "cat"))
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    with pytest.raises(ConfigError, match=r"1 image has a single label \(such as image 1\)"):
+        model.rectify(image, ["dog"])
+    model.rectify(image, ["dog", "cat"])  # these two compete
+    # true masks need no CAM, and a map of the middle needs no text
+    full = tiny_config(
+        clip_dir, dino_dir, f"prompts.set={without_backgrounds}", "optim.iterations=1", preset=preset
+    )
+    assert train(data, tmp_path / "full", full, supervision="full").finished
+    centre = replace(config, cam=replace(config.cam, mode="centre"))
+    SSR.for_data(centre, data)
+
+
+def test_backgrounds_that_all_mean_classes_are_named(
+    clip_dir: Path, dino_dir: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "prompts.yaml"
+    file.write_text('template: "a {}."\nclasses: {}\nbackground: [birds, old dog]\n')
+    data = open_labelled(tiny_voc(tmp_path / "voc", n=4))
+    with pytest.raises(ConfigError, match=r'Left out because they mean a class: "birds", "old dog"'):
+        train(data, tmp_path / "run", tiny_config(clip_dir, dino_dir, f"prompts.set={file}"))
+
+
+def test_masks_of_weclip_without_its_decoder_are_said_to_be(
+    clip_dir: Path, dino_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = open_labelled(tiny_voc(tmp_path / "voc", n=2))
+    SSR.for_data(tiny_config(clip_dir, dino_dir, preset="weclip"), data)
+    assert "affinity.rfm_after = 15000, but no trained model is given" in notes(capfd)
+    SSR.for_data(tiny_config(clip_dir, dino_dir), data)
+    assert "rfm_after" not in notes(capfd)
+
+
+# --- heads and decoders that do not fit
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"decoder": {"layers": 64}}, "decoder in .* does not fit .* is missing"),
+        ({"cmpa": {"hidden": 16_384, "depth": 64}}, "alignment in .* does not fit"),
+        ({"cmpa": {"out": 16_384, "init": "random"}}, "alignment in .* does not fit"),
+        ({"cmpa": {"out": 16_384}}, "alignment in .* does not fit"),
+    ],
+)
+def test_settings_that_the_weights_do_not_fit_allocate_nothing(
+    runs: dict[str, Path], tmp_path: Path, changes: dict[str, dict[str, object]], said: str
+) -> None:
+    found = load_checkpoint(runs["labels"])
+    table = found.config.to_dict()
+    for section, values in changes.items():
+        table[section] |= values
+    save_checkpoint(tmp_path / "model.safetensors", replace(found, config=load_config(base=table)))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match=said):
+        SSR.from_pretrained(tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # KiB

@@ -32,7 +32,7 @@ from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import CheckpointError, ConfigError, DataError, DivergenceError, OutputError
 from ssrseg.interruption import Interrupted
-from ssrseg.model import SSR
+from ssrseg.model import SSR, InitialCam
 from ssrseg.networks.frozen import weights_digest
 from ssrseg.training import Supervision, learning_rate, plan, train
 from ssrseg.training_log import FIELDS
@@ -316,8 +316,36 @@ def test_full_supervision_needs_masks(
 
 
 def test_no_usable_pair(voc: LabelledImages, tmp_path: Path, settings: Settings) -> None:
-    with pytest.raises(DataError, match=r"cmpa\.min_patches = 99 .*cam\.mode=clip"):
+    with pytest.raises(DataError, match=r"cmpa\.min_patches = 99 .*Lower that .*cam\.mode=clip"):
         train(voc, tmp_path, settings("cmpa.min_patches=99"))
+
+
+@pytest.mark.parametrize("patches", [0, 4])
+def test_empty_cams_are_not_blamed_on_a_setting(
+    voc: LabelledImages,
+    tmp_path: Path,
+    settings: Settings,
+    patches: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = SSR.initial_cam
+
+    def empty(*arguments: Any, **options: Any) -> InitialCam:
+        found = original(*arguments, **options)
+        assert found.clip_cam is not None
+        return replace(found, cam=found.cam * 0, clip_cam=found.clip_cam * 0)
+
+    monkeypatch.setattr(SSR, "initial_cam", empty)
+    with pytest.raises(DataError, match=r"every CAM is empty.* background words") as caught:
+        train(voc, tmp_path, settings(f"cmpa.min_patches={patches}"))
+    assert "min_patches" not in str(caught.value)
+
+
+def test_heads_wider_than_clips_space(
+    voc: LabelledImages, tmp_path: Path, settings: Settings
+) -> None:
+    with pytest.raises(ConfigError, match=r"cmpa\.out = 64 exceeds the 32 dimensions"):
+        train(voc, tmp_path, settings("cmpa.out=64"))
 
 
 def test_learning_rate_by_hand() -> None:

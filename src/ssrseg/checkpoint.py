@@ -167,7 +167,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     except (SafetensorError, KeyError, ValueError, RecursionError, OSError, SSRError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
-            f"{file} is not a checkpoint of this version of ssrseg, or it is damaged"
+            f"{file} is not a checkpoint of ssrseg, or of another version of it, or damaged"
             f" ({type(error).__name__}: {reason}). Train again, or copy it anew."
         ) from error
     _refuse_not_finite(tensors, file)

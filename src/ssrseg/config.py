@@ -328,6 +328,13 @@ class Config:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
 
+def uses_decoder(config: Config) -> bool:
+    """Whether the CAMs are refined by a trained decoder, if there is one (WeCLIP's RFM)."""
+    affinity = config.affinity
+    attention = affinity.kind == "attention" and affinity.power > 0 and affinity.clip_weight > 0
+    return attention and affinity.rfm_after is not None
+
+
 def describe() -> list[tuple[str, str, str]]:
     """(key, default, meaning) of every setting: the docstrings above, and what may be chosen."""
     defaults = Config()

@@ -27,7 +27,7 @@ from ssrseg.checkpoint import (
     model_path,
     save_checkpoint,
 )
-from ssrseg.config import Config, load_config
+from ssrseg.config import Config, load_config, uses_decoder
 from ssrseg.console import note
 from ssrseg.data.classes import check_class_names
 from ssrseg.data.files import user_path
@@ -123,7 +123,10 @@ class Loadable(
             pairs = zip(vocabulary.dropped, vocabulary.dropped_for, strict=True)
             left_out = ", ".join(f'"{word}" (class "{name}")' for word, name in pairs)
             note(f"background words left out because they mean a class: {left_out}.")
-        return cls(config, *_load_encoders(config, vocabulary.texts, device), vocabulary)
+        model = cls(config, *_load_encoders(config, vocabulary.texts, device), vocabulary)
+        for doubt in _doubtful_texts(model):
+            note(doubt)
+        return model
 
     @classmethod
     def for_data(
@@ -152,6 +155,12 @@ class Loadable(
             refuse_lone_texts(vocabulary, {each.name: each.labels for each in data.samples})
         model = cls.from_config(config, data.classes, prompts=data.prompts, device=device)
         if run is None:
+            if uses_decoder(config):
+                note(
+                    f"affinity.rfm_after = {config.affinity.rfm_after}, but no trained model is"
+                    " given (--model): no decoder refines the CAMs, as in the first iterations of"
+                    " WeCLIP."
+                )
             return model
         checkpoint = load_checkpoint(run)
         check_same_classes(checkpoint.classes, data.classes, run)
@@ -338,6 +347,28 @@ class Loadable(
             on_true_masks=self.origin is not None and self.origin.supervision == "full",
             **kwargs,
         )
+
+
+def _doubtful_texts(model: Loadable) -> list[str]:
+    """What to say of classes that CLIP cannot tell apart, or does not understand."""
+    cure = "Give a prompt that it knows in classes.yaml (or --prompts), such as dog for 犬."
+    classes, texts = model.vocabulary.classes, model.vocabulary.texts
+    found = []
+    unknown = [name for name, text in zip(classes, texts, strict=False) if model.clip.unknown(text)]
+    if unknown:
+        shown = ", ".join(f'"{name}"' for name in unknown[:8]) + (", ..." if unknown[8:] else "")
+        found.append(f"CLIP's tokenizer does not know the characters of {shown}. {cure}")
+    # unit norm: 1 for the same direction
+    cosine = model.text_features[: len(classes)] @ model.text_features.T
+    twins = (cosine > 1 - 1e-6).triu(1).nonzero().tolist()
+    for one, other in twins[:8]:
+        kind = "class" if other < len(classes) else "background"
+        name = classes[other] if other < len(classes) else texts[other]
+        found.append(
+            f'class "{classes[one]}" and {kind} "{name}" are the same to CLIP\'s text tower (it is'
+            f' asked "{texts[one]}" and "{texts[other]}"): it cannot tell them apart. {cure}'
+        )
+    return found
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -54,7 +54,7 @@ from ssrseg.networks.attention import mean_attention
 from ssrseg.networks.clip import ClipFeatures, FrozenCLIP
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.dino import FrozenDINO
-from ssrseg.networks.vocabulary import Vocabulary
+from ssrseg.networks.vocabulary import Vocabulary, refuse_lone_texts
 from ssrseg.results import RectifiedImage, SegmentedImage
 
 CLIP_PIXELS = (clip_network.PIXEL_MEAN, clip_network.PIXEL_STD)
@@ -247,8 +247,14 @@ class SSR(nn.Module, Loadable):
             present: Class ids, -1 = empty slot.
             valid: False = padding, where the CAM is 0.
             with_clip: Compute CLIP's CAM too where the settings ask for CMPA's only.
+
+        Raises:
+            ConfigError: If an image has a single class and there is no background text.
         """
         settings, grid = self.config.cam, features.grid
+        if settings.mode != "centre" and self.n_classes == len(self.text_features):
+            labels = {f"image {row + 1}": found for row, found in enumerate(_labels(present))}
+            refuse_lone_texts(self.vocabulary, labels)
         # which texts compete: (batch, words)
         allowed = allowed_words(present, self.n_classes, len(self.text_features))
         # last block -> V: (batch, patches, dim1)
@@ -652,6 +658,10 @@ class SSR(nn.Module, Loadable):
         if wanted.kind != "attention" or not wanted.clip_weight:
             return ()
         return wanted.rfm_layers if self._decoder_gates else wanted.clip_layers
+
+
+def _labels(present: Int[Tensor, "batch slots"]) -> list[list[int]]:
+    return [[index for index in row if index >= 0] for row in present.tolist()]
 
 
 @contextmanager

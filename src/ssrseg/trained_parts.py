@@ -35,14 +35,14 @@ def new_alignment(
     Raises:
         ConfigError: If residual heads are wider than CLIP's space.
     """
-    if config.init == "residual" and config.out > text_features.shape[1]:
-        raise ConfigError(
-            f"cmpa.out = {config.out} exceeds the {text_features.shape[1]} dimensions of CLIP's"
-            " space, in which heads with cmpa.init = residual begin. Lower it."
-        )
     basis = None
     if config.init == "residual":
         basis = text_features.new_zeros(config.out, text_features.shape[1])
+        if image_features is not None and config.out > text_features.shape[1]:
+            raise ConfigError(
+                f"cmpa.out = {config.out} exceeds the {text_features.shape[1]} dimensions of CLIP's"
+                " space, in which heads with cmpa.init = residual begin. Lower it."
+            )
         if image_features is not None:
             basis = shared_basis(text_features.cpu(), image_features, config.out).to(basis)
     isa, tsa = (

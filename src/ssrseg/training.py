@@ -583,7 +583,8 @@ def _start(run: _Run, earlier: Checkpoint | None, model: SSR) -> _State:
         # random heads need nothing pooled before the first refresh
         if earlier is None and not (config.cmpa.aligns_patches and config.cmpa.init == "random"):
             foreground = collect_foreground(model, data, run.superpixels, aligned=False)
-            _refuse_no_pairs(run, foreground)
+            if not len(foreground.classes):
+                raise _no_pairs(run, model)
         mean = None if foreground is None else foreground.mean
         alignment = new_alignment(config.cmpa, model.text_features, mean)
     decoder = new_decoder(config.decoder, model.clip, model.n_classes)
@@ -599,13 +600,22 @@ def _start(run: _Run, earlier: Checkpoint | None, model: SSR) -> _State:
     return state
 
 
-def _refuse_no_pairs(run: _Run, foreground: ForegroundFeatures) -> None:
-    if not len(foreground.classes):
-        raise DataError(
-            f"CMPA found no usable (image, class) pair in {run.data.root}: every CAM is empty or"
-            f" smaller than cmpa.min_patches = {run.config.cmpa.min_patches} patches. Lower it"
-            " (cmpa.min_patches=1), or train without CMPA (cam.mode=clip)."
-        )
+def _no_pairs(run: _Run, model: SSR) -> DataError:
+    """Why CMPA has nothing to learn from: small CAMs, which a setting mends, or empty ones."""
+    config = run.config
+    smallest = replace(config, cmpa=replace(config.cmpa, min_patches=1))
+    some = replace(run.data, samples=run.data.samples[:100])
+    found = collect_foreground(model.with_config(smallest), some, run.superpixels, aligned=False)
+    if len(found.classes):
+        cause = f"every CAM is smaller than cmpa.min_patches = {config.cmpa.min_patches} patches."
+        cure = "Lower that (cmpa.min_patches=1)"
+    else:
+        cause = "every CAM is empty, as to CLIP no patch is more like a class than another."
+        cure = "Look at the prompts and background words (--prompts) and at the photographs"
+    return DataError(
+        f"CMPA found no usable (image, class) pair in {run.data.root}: {cause} {cure}, or train"
+        " without CMPA (cam.mode=clip)."
+    )
 
 
 def _earlier_foreground(run: _Run, state: _State, iteration: int) -> ForegroundFeatures:

@@ -164,10 +164,19 @@ def test_text_features_equal_the_librarys(clip_dir: Path) -> None:
     assert (found @ found.T).triu(1).max() < 0.999  # the texts differ
 
 
-def test_a_text_longer_than_the_tower_is_cut_not_refused(clip_dir: Path) -> None:
+def test_a_text_longer_than_the_tower_is_refused_with_what_would_be_lost(
+    clip_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     clip = FrozenCLIP.load(clip_dir)
-    long = "a " * 200
-    assert torch.equal(clip.text_features((long,)), clip.text_features((long + "dog",)))
+    longest = "a " * 75  # and a token for each end
+    clip.text_features((longest,))
+    clip.text_features((longest + ".",))  # no word of it is lost
+    for text, lost in ((longest + "dog.", "dog ."), ("x" * 100, "x" * 25)):
+        with pytest.raises(ConfigError) as caught:
+            clip.text_features(("a cat", text))
+        assert f'its text tower reads 77: its end, "{lost}", would be lost' in str(caught.value)
+    assert "longer" not in capfd.readouterr().err  # what the library says
+
 
 
 def test_logit_scale_is_the_models_own(clip_dir: Path) -> None:

@@ -108,13 +108,6 @@ def test_without_cmpa_cams_need_no_training(clip_dir: Path, dino_dir: Path) -> N
     assert trained_with("sgc.high=0.3", config=config, measure="segmentation") is not None
 
 
-@pytest.mark.parametrize("measure", ["seeds", "masks"])
-def test_a_decoder_that_is_not_trained_cannot_weigh_attention(measure: str) -> None:
-    with pytest.raises(ConfigError, match=r"affinity\.rfm_after = 100 .*--measure segmentation"):
-        trained_with("affinity.rfm_after=100", measure=measure)
-    assert trained_with("affinity.rfm_after=100", measure="segmentation")
-
-
 def test_every_value_has_a_folder_of_its_own() -> None:
     rows = ablation_rows(["affinity.dino_layers=-3,[3]"], load_config("ssr"), "segmentation")
     first, second = (row.training for row in rows)

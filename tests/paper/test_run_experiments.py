@@ -21,10 +21,13 @@ from ssrseg.model import SSR
 from ssrseg.paper import run_experiments as machinery
 from ssrseg.paper.cam_seeds import score_seeds
 from ssrseg.paper.experiments import Experiment, Result, Training, Workspace, tasks
-from ssrseg.paper.provenance import encoder_digests
+from ssrseg.paper.ablation import ablation_rows
+from ssrseg.paper.provenance import Measure, encoder_digests
 from ssrseg.paper.rows import (
+    AS_SET,
     CLIP_CAM,
     CLIP_ES,
+    CLIP_ES_DECODER,
     CLIP_READ,
     CMPA_CAM,
     DECODER,
@@ -290,6 +293,31 @@ def test_coco_has_the_schedules_of_the_papers() -> None:
     refined = of("weclip").affinity
     assert (refined.rfm_after, refined.rfm_layers) == (40_000, -10)
     assert of("ssr").affinity.rfm_after is None
+
+
+@pytest.mark.parametrize("measure", ["seeds", "masks"])
+def test_nothing_is_scored_without_the_refinement_that_its_settings_name(
+    template: Workspace, clip_dir: Path, dino_dir: Path, measure: Measure
+) -> None:
+    config = tiny_config(clip_dir, dino_dir, *SMALL, preset="weclip")
+    workspace = replace(template, config=config)
+    for row in (AS_SET, *ablation_rows(["sgc.high=0.3,0.5"], config, measure)):
+        with pytest.raises(
+            ConfigError, match=r"scored without its refinement: affinity\.rfm_after = 15000 .*=null"
+        ):
+            tasks((row,), workspace, 1)
+    # these are what their names say, under any preset
+    named = (*STEPS, CLIP_ES, CLIP_CAM)
+    assert all(task.config.affinity.rfm_after is None for task in tasks(named[1:-1], workspace, 1))
+    assert len(tasks(named, workspace, 1)) == len(named)
+    (decoder,) = tasks(ablation_rows(["sgc.high=0.3"], config, "segmentation"), workspace, 1)
+    assert decoder.run_config is not None
+    assert decoder.run_config.affinity.rfm_after == 15_000
+    (es,) = tasks((CLIP_ES_DECODER,), workspace, 1)
+    assert es.run_config is not None
+    assert es.run_config.affinity.rfm_after is None  # CLIP-ES's CAMs have no such refinement
+    plain = replace(workspace, config=workspace.settings(0, "affinity.rfm_after=null"))
+    assert tasks((AS_SET,), plain, 1)
 
 
 def test_other_images_or_labels_are_noticed(measured: tuple[Workspace, list[Result]]) -> None:

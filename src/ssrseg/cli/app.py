@@ -1,6 +1,8 @@
 """What all commands share: the application, its options, and how faults are said."""
 
 import json
+import os
+import shlex
 import sys
 from dataclasses import dataclass
 from itertools import count
@@ -12,8 +14,10 @@ from cyclopts import App, Group, Parameter, validators
 from rich.console import Console
 
 from ssrseg import __version__
+from ssrseg.cli.streams import forgiving_streams
 from ssrseg.console import printable_lines
 from ssrseg.errors import SSRError
+from ssrseg.interruption import Interrupted, interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -174,24 +178,39 @@ def complain(text: str) -> NoReturn:
 
 
 def main() -> None:
-    """Entry point: faults of the user's input become one paragraph and exit code 2."""
-    try:
-        code = app(
-            sys.argv[1:], exit_on_error=False, print_error=True, result_action="return_value"
-        )
-    except SSRError as error:
-        complain(str(error))
-    except OSError as error:
-        if error.errno is None:  # not from the file system
-            raise
-        complain(
-            f"{error.filename2 or error.filename or 'A file'} cannot be read or written"
-            f" ({error.strerror}). Choose another path, remove what is in the way, or make room or"
-            " permission there."
-        )
-    except cyclopts.CycloptsError:
-        sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("Interrupted. The same command goes on from here.")
-        sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
+    """Entry point: faults of the user's input become one paragraph and exit code 2.
+
+    Exit codes are 0; 1 where ``doctor`` and ``check`` find a problem; 2; 3 where some files failed;
+    128 + the signal that stopped the command.
+    """
+    with forgiving_streams():
+        try:
+            with interruptible():
+                code = app(
+                    sys.argv[1:], exit_on_error=False, print_error=True, result_action="return_value"
+                )
+                sys.stdout.flush()
+        except SSRError as error:
+            complain(str(error))
+        except OSError as error:
+            if error.errno is None:  # not from the file system
+                raise
+            named = error.filename2 or error.filename
+            complain(
+                f"{'Standard output' if named is None else os.fsdecode(named)} cannot be read or written"
+                f" ({error.strerror}). Choose another path, remove what is in the way, or make room"
+                " or permission there."
+            )
+        except cyclopts.CycloptsError:
+            sys.exit(2)
+        except Interrupted as stopped:
+            _say(f"{stopped}\nTo go on: {shlex.join(typed())}")
+            sys.exit(128 + stopped.signum)
+        except KeyboardInterrupt:  # where no handler could be installed
+            _say("Interrupted. The same command goes on from here.")
+            sys.exit(130)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(text: str) -> None:
+    print(printable_lines(text), file=sys.stderr, flush=True)

@@ -114,7 +114,7 @@ def train(
         out: Run folder; run the same command again to resume.
         supervision: labels: SSR. full: the same decoder on true masks, the control of Table 6.
         monitor: Score the pseudo masks of so many images that have true masks. Default: of none.
-        stop_after: Stop after so many iterations; the same command goes on from there.
+        stop_after: Stop when so many iterations of the whole run are finished.
         strict: Do not train without images that cannot be used. Default: leave them out.
     """
     config = setup.settings()
@@ -138,7 +138,10 @@ def train(
         file = result.run / "model.safetensors"
         echo(f"Finished: {file}. Next: ssrseg predict --model {out} ...")
     else:
-        echo(f"Stopped after {result.iteration} iterations; the same command goes on.")
+        echo(
+            f"Stopped after {result.iteration} iterations of {result.total}, as --stop-after asks;"
+            " without it the same command goes on to the end."
+        )
     return EXIT_CODE if result.failures else 0
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.activations import QuickGELUActivation
 
-from ssrseg.errors import BackboneError
+from ssrseg.errors import BackboneError, ConfigError
 from ssrseg.method.gradcam_closed_form import (
     BlockTrace,
     BlockWeights,
@@ -31,6 +32,7 @@ from ssrseg.networks.frozen import (
     Frozen,
     Precision,
     load_pretrained,
+    quiet,
     refuse_not_finite,
     weights_digest,
 )
@@ -277,11 +279,36 @@ class FrozenCLIP(Frozen):
             return features.attention
         return (*features.attention, trace.attention.mean(1)[:, :, 1:])
 
+    @property
+    def _most_tokens(self) -> int:
+        return self.model.config.text_config.max_position_embeddings
+
+    def _refuse_long(self, texts: tuple[str, ...]) -> None:
+        """Raise ConfigError for a text of which the tower would see the beginning only."""
+        with quiet():  # the library says so, too, and goes on
+            tokens = self.tokenizer(list(texts))["input_ids"]
+        for text, found in zip(texts, tokens, strict=True):
+            # the last token marks the end; without a full stop nothing is lost
+            lost = self.tokenizer.decode(found[self._most_tokens - 1 : -1]).strip()
+            if len(found) > self._most_tokens and any(map(str.isalnum, lost)):
+                raise ConfigError(
+                    f'CLIP would be asked "{shorten(text, 200)}", which is {len(found)} tokens long,'
+                    f" and its text tower reads {self._most_tokens}: its end,"
+                    f' "{shorten(lost, 100)}", would be lost. Shorten the prompt of that class'
+                    " (classes.yaml, --prompts)."
+                )
+
+    def unknown(self, text: str) -> bool:
+        """True if a text holds something that the tokenizer has no token for."""
+        return self.tokenizer.unk_token_id in self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
     @torch.no_grad()
     def text_features(self, texts: tuple[str, ...]) -> Float[Tensor, "words dim1"]:
         """Unit-norm features of texts, in their order; computed once.
 
-        ValueError for texts that ``load`` was not given, if it let the tower go.
+        Raises:
+            ConfigError: If a text is longer than the text tower reads.
+            ValueError: If ``load`` was not given these texts, and has let the tower go.
         """
         device = self.device
         if not texts:
@@ -289,8 +316,13 @@ class FrozenCLIP(Frozen):
         if texts not in self._known_texts:
             if self.model.text_model is None:
                 raise ValueError(f"the text tower was let go before {texts} were asked")
+            self._refuse_long(texts)
             tokens = self.tokenizer(
-                list(texts), padding=True, truncation=True, return_tensors="pt"
+                list(texts),
+                padding=True,
+                truncation=True,
+                max_length=self._most_tokens,
+                return_tensors="pt",
             ).to(device)
             output = self.model.get_text_features(
                 input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]

@@ -135,7 +135,7 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
     if is_model:  # so that a mismatch comes back in the report below
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        with _quiet() if looks_local else nullcontext():
+        with quiet() if looks_local else nullcontext():
             if not looks_local:
                 _reach_hub(kind, source, role, example)
             loaded = kind.from_pretrained(source, **options)
@@ -190,7 +190,7 @@ def _model_type(config: Path) -> str | None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bar for a second's work, no table of weights in front of our one paragraph.
 
     One at a time: verbosity belongs to the process, and of two threads the second would keep what

@@ -108,12 +108,6 @@ def _row(overrides: tuple[str, ...], config: Config, measure: Measure) -> Experi
     scored = tuple(each for each in overrides if each not in trained)
     if measure == "seeds" and not any(each.startswith("pseudo.") for each in overrides):
         scored = (PLAIN, *scored)  # the protocol's seeds are not refined
-    if measure != "segmentation" and whole.affinity.rfm_after is not None:
-        raise ConfigError(
-            f"{name}: affinity.rfm_after = {whole.affinity.rfm_after} wants a decoder in training,"
-            f" and --measure {measure} trains none. Use --measure segmentation, or --set"
-            " affinity.rfm_after=null."
-        )
     if measure != "segmentation" and whole.cam.mode != "cmpa":
         return Experiment(name, (*trained, *scored), None, measure)
     training = SSR_TRAINING

@@ -17,10 +17,10 @@ from typing import Any, Literal
 import yaml
 
 from ssrseg.checkpoint import MODEL_FILE
-from ssrseg.config import Config, load_config
+from ssrseg.config import Config, load_config, uses_decoder
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import ConfigError, DataError
-from ssrseg.networks.vocabulary import build_vocabulary
+from ssrseg.networks.vocabulary import build_vocabulary, refuse_lone_texts
 from ssrseg.paper.provenance import (
     Measure,
     content_key,
@@ -212,6 +212,14 @@ def _finished_heads(workspace: Workspace) -> _HeadRuns:
 def _task(row: Experiment, seed: int, workspace: Workspace, heads: _HeadRuns) -> Task:
     training = row.training
     config = workspace.settings(seed, *(training.settings if training else ()), *row.settings)
+    if row.measure != "segmentation" and uses_decoder(config):
+        raise ConfigError(
+            f'"{row.name}" would be scored without its refinement: affinity.rfm_after ='
+            f" {config.affinity.rfm_after} wants a trained decoder, which measurements of CAM seeds"
+            " and pseudo masks do not train. Give --set affinity.rfm_after=null to leave it out,"
+            " measure decoders (ablate: --measure segmentation), or score a trained run by `ssrseg"
+            " seeds --model`."
+        )
     data = _scored_images(row, workspace)
     identity: dict[str, Any] = {
         "measure": row.measure,
@@ -223,7 +231,10 @@ def _task(row: Experiment, seed: int, workspace: Workspace, heads: _HeadRuns) ->
     if row.measure == "segmentation":
         identity["crf"] = row.crf
     else:
-        identity["texts"] = build_vocabulary(data.classes, config.prompts.set, data.prompts).texts
+        vocabulary = build_vocabulary(data.classes, config.prompts.set, data.prompts)
+        if config.cam.mode != "centre":
+            refuse_lone_texts(vocabulary, {each.name: each.labels for each in data.samples})
+        identity["texts"] = vocabulary.texts
         identity["heads"] = row.heads
     if row.measure == "seeds" and workspace.alphas is not None:
         identity["alphas"] = workspace.alphas

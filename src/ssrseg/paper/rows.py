@@ -16,7 +16,10 @@ PLAIN = "pseudo.refine=none"
 CLIP, _CMPA, _CENTRE = "cam.mode=clip", "cam.mode=cmpa", "cam.mode=centre"
 RAW = ("affinity.kind=none", "affinity.mask=none", PLAIN)
 # the paper's weights, and CLIP-ES's square
-_ATTENTION = ("affinity.kind=attention", "affinity.power=2", PLAIN)
+_ATTENTION = (
+    *("affinity.kind=attention", "affinity.power=2", "affinity.rfm_after=null"),
+    PLAIN,
+)
 CLIP_ONLY = ("affinity.clip_weight=1.0", "affinity.dino_weight=0.0", *_ATTENTION)
 DINO_ONLY = ("affinity.clip_weight=0.0", "affinity.dino_weight=1.0", *_ATTENTION)
 FUSED = ("affinity.clip_weight=0.4", "affinity.dino_weight=0.6", *_ATTENTION)
@@ -65,7 +68,7 @@ GRID = tuple(
 """Table 3 in full: who propagates, and from where."""
 
 _CLIP_ES = (
-    *(CLIP, *CLIP_ONLY[:2], *_ATTENTION[:2], BOX),
+    *(CLIP, *CLIP_ONLY[:2], *_ATTENTION[:3], BOX),
     *("affinity.sinkhorn=3", "affinity.cda_temperature=null", "sgc.axis=col"),
 )
 CLIP_ES = Experiment("CLIP CAM, CLIP attention, box", (*_CLIP_ES, PLAIN))
