@@ -163,7 +163,6 @@ def test_an_own_file(tmp_path: Path) -> None:
         "template: 'a photo'\nclasses: {}\nbackground: []\n",
         "template: '{}'\nclasses: {a: ''}\nbackground: []\n",
         "template: '{}'\nclasses: {}\nbackground: [sky, ' ']\n",
-        "template: '{}'\nclasses: {no: a no sign}\nbackground: []\n",
         "template: '{x}'\nclasses: {}\nbackground: []\n",
         "template: '{'\nclasses: {}\nbackground: []\n",
         "template: 3\nclasses: {}\nbackground: []\n",
