@@ -272,7 +272,7 @@ def test_weights_that_are_not_finite(
         ({"num_hidden_layers": 10**6}, "num_hidden_layers = 1000000"),
         ({"num_hidden_layers": "four"}, "num_hidden_layers"),
         ({"num_hidden_layers": None}, "num_hidden_layers"),
-        ({"num_attention_heads": 0}, ""),
+        ({"num_attention_heads": 0}, "could not be read"),
         ({"patch_size": [[1]]}, "patch_size"),
         ({"hidden_act": "no such"}, "no such"),
         ({"layer_norm_eps": {}}, "layer_norm_eps"),
