@@ -114,8 +114,7 @@ def report_missing(missing: Sequence[MissingFiles], source: ArchiveSource) -> li
     with suppress(OSError, OutputError):
         if any(each.names[_SHOWN:] for each in missing):
             lines = (f"{each.what}\t{name}\n" for each in missing for name in each.names)
-            with atomic_write(path) as temporary:
-                temporary.write_text("".join(lines), encoding="utf-8")
+            write_text(path, "".join(lines))
             more = f", ... (all in {path})"
         elif path.exists():
             path.unlink()
