@@ -271,8 +271,8 @@ def sent_away(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         for item in items:
             yield pickle.loads(pickle.dumps(function))(pickle.loads(pickle.dumps(item)))
 
-    for module in ("workers", "steps"):
-        monkeypatch.setattr(f"ssrseg.prepare.{module}.in_processes", pickled)
+    for part in ("workers", "steps"):
+        monkeypatch.setattr(f"ssrseg.prepare.{part}.in_processes", pickled)
     return asked
 
 
