@@ -10,6 +10,7 @@ import yaml
 
 from ssrseg.config import Config, describe, known_keys, load_config, preset_names
 from ssrseg.errors import ConfigError
+from ssrseg.safe_yaml import parse_yaml
 
 
 def test_every_preset_loads() -> None:
@@ -311,3 +312,78 @@ def test_a_combination_that_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"cannot be combined.*pool_then_project"):
         load_config(overrides=pair)
     assert load_config(overrides=pair[:1]).cmpa.cam_source == "refined"
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        ("optim.batch=true", "should be a number, not true or false"),
+        ("optim.seed=false", "should be a number, not true or false"),
+        ("sgc.high=.nan", "less than or equal to 1"),
+        ("sgc.high=true", "should be a number"),
+        ("optim.cmpa_lr=1e400", "finite number|less than"),
+        ("optim.decoder_lr=-.inf", "finite number|greater than"),
+        ("optim.iterations=" + "9" * 5000, "more than 40 characters"),
+        ("optim.iterations=12:30", "valid integer"),
+        ("optim.iterations=2024-99-99", "valid integer"),
+        ("optim.batch=[[[[[[[[[[1]]]]]]]]]]", "valid integer"),
+        ("optim.batch=" + "[" * 3000, "more than 20 deep"),
+        ("optim.batch=*x", "aliases"),
+        ("optim.batch=!!python/object/apply:os.system [ls]", "tags"),
+        ("decoder.layers=1e5", "less than or equal to 64"),
+        ("test.long_side=30000", "less than or equal to 4096"),
+        ("data.crop=1000000", "less than or equal to 4096"),
+        ("test.scales=[1e9]", "less than or equal to 10"),
+        ("test.scales=[" + "1," * 5000 + "]", "at most 100 items"),
+        ("sgc.n_segments=1000000000", "less than or equal to 50000"),
+        ("cmpa.hidden=1000000", "less than or equal to 4096"),
+        ("affinity.clip_layers=[1000000]", "less than or equal to 1000"),
+        ("backbones.clip=" + "a" * 5000, "at most 4096 characters"),
+        (r'backbones.clip="a\0b"', r"U\+0000"),
+    ],
+)
+def test_hostile_values_are_one_short_paragraph(override: str, fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault) as raised:
+        load_config(overrides=[override])
+    assert len(str(raised.value)) < 1500
+
+
+def test_numbers_without_a_dot_are_numbers() -> None:
+    assert load_config(overrides=["optim.decoder_lr=1e-3"]).optim.decoder_lr == 0.001
+    assert load_config(overrides=["optim.iterations=3e4"]).optim.iterations == 30000
+    assert load_config(overrides=["optim.seed=010"]).optim.seed == 10
+
+
+def test_values_by_key_are_taken_as_they_are() -> None:
+    folder = 'a: [b]# "c" \N{GRINNING FACE}'
+    assert load_config(overrides={"backbones.clip": folder}).backbones.clip == folder
+    with pytest.raises(ConfigError, match=r"expected section\.key=value"):
+        load_config(overrides={"backbones": folder})
+
+
+@pytest.mark.parametrize("base", [3, "a", [1], {"sgc": 3}, {"sgc": [1]}])
+def test_saved_settings_of_any_type(base: object) -> None:
+    with pytest.raises(ConfigError, match=r"^saved settings: expected sections with keys"):
+        load_config(base=base)
+
+
+def test_python_values_of_any_type(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a value of type int"):
+        load_config(base={"optim": {"batch": 10**5000}})
+    for name in ("a" * 5000, "a\0b", str(tmp_path)):
+        with pytest.raises(ConfigError, match="there is no such file"):
+            load_config(file=name)
+
+
+@pytest.mark.parametrize("content", ["a: &a {b: 1}\nsgc: *a", "sgc: {high: 1}\nsgc: {high: 0}"])
+def test_a_file_with_aliases_or_repeated_sections(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=r"own\.yaml \(--config\).*line 2"):
+        load_config(file=file)
+
+
+def test_names_that_look_like_numbers_round_trip() -> None:
+    for name in ("1e5", "0o17", "no", "010", "12:30", "é\u2028"):
+        config = load_config(overrides={"backbones.clip": name})
+        assert load_config(base=parse_yaml(config.to_yaml())) == config

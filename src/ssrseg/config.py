@@ -5,36 +5,47 @@ The defaults are preset ``ssr``. Numbers in brackets are those of docs/decisions
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-import yaml
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, to_jsonable_python
+from pydantic_core import ErrorDetails, PydanticCustomError, to_jsonable_python
 
 from ssrseg.errors import ConfigError, did_you_mean
+from ssrseg.safe_yaml import YamlError, dump_yaml, parse_yaml, read_yaml
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-# what memory or time grows with has an upper bound: settings also come out of files of strangers
-Count = Annotated[int, Field(ge=1, le=10**9)]
-CountOrZero = Annotated[int, Field(ge=0, le=10**9)]
-Few = Annotated[int, Field(ge=1, le=64)]
-FewOrZero = Annotated[int, Field(ge=0, le=64)]
-Side = Annotated[int, Field(ge=1, le=4096)]
-Width = Annotated[int, Field(ge=1, le=1 << 14)]
-Scale = Annotated[float, Field(gt=0, le=8)]
-Rounds = Annotated[int, Field(ge=1, le=1000)]
-RoundsOrZero = Annotated[int, Field(ge=0, le=1000)]
-Layers = int | Annotated[tuple[int, ...], Field(min_length=1)]
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("bool", "Input should be a number, not true or false")
+    return value
+
+
+_Float = Annotated[float, BeforeValidator(_number), Field(le=1e6, allow_inf_nan=False)]
+Share = Annotated[_Float, Field(ge=0, le=1)]
+Positive = Annotated[_Float, Field(gt=0)]
+NotNegative = Annotated[_Float, Field(ge=0)]
+Zoom = Annotated[_Float, Field(ge=0.01, le=10)]
+Count = Annotated[int, BeforeValidator(_number), Field(ge=1, le=10**9)]
+CountOrZero = Annotated[int, BeforeValidator(_number), Field(ge=0, le=10**9)]
+# what allocates memory or takes time ends where no machine that is in use goes
+Side = Annotated[Count, Field(le=4096)]
+Sides = Annotated[tuple[Side, ...], Field(min_length=1, max_length=100)]
+Few = Annotated[Count, Field(le=64)]
+Width = Annotated[Count, Field(le=4096)]
+Rounds = Annotated[CountOrZero, Field(le=1000)]
+Index = Annotated[int, BeforeValidator(_number), Field(ge=-1000, le=1000)]
+Layers = Index | Annotated[tuple[Index, ...], Field(min_length=1, max_length=1000)]
 Crf = tuple[Positive, NotNegative, Positive, Positive, NotNegative]
+Text = Annotated[str, Field(max_length=4096)]
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Finite = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 
 
 def _black_below_white(values: tuple[float, float]) -> tuple[float, float]:
@@ -59,7 +70,7 @@ class DataConfig:
 
     crop: Side = 320
     """Side of a training crop in pixels [WeCLIP]."""
-    scale: tuple[Scale, Scale] = (0.5, 2.0)
+    scale: tuple[Zoom, Zoom] = (0.5, 2.0)
     """Random resize before the crop, smallest and largest factor [WeCLIP]."""
     flip: bool = True
     """Mirror half of the crops."""
@@ -71,7 +82,7 @@ class DataConfig:
     range: BlackAndWhite | None = None
     """Black and white, such as [0, 4095], of photographs whose samples are not unsigned integers of
     at most 8 bits; null = by the file, or stretched, which is said."""
-    workers: Annotated[int, Field(ge=0, le=256)] = 0
+    workers: Annotated[CountOrZero, Field(le=256)] = 0
     """Processes that load crops and photographs beside the encoders; 0 loads in between."""
     patches: Count | None = None
     """Patches of photographs seen together when CAMs are made; null = 1,024 on a CPU, 65,536 on a
@@ -82,9 +93,9 @@ class DataConfig:
 class BackboneConfig:
     """The frozen encoders: hub ids, or directories written by ``save_pretrained``."""
 
-    clip: str = "openai/clip-vit-base-patch16"
+    clip: Text = "openai/clip-vit-base-patch16"
     """CLIP, image and text tower."""
-    dino: str = "facebook/dino-vits16"
+    dino: Text = "facebook/dino-vits16"
     """DINO; its patch size must be CLIP's. Not loaded where its weight is 0."""
     pos_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """How CLIP's position embeddings are resized [CLIP-ES: bilinear; the library: bicubic]."""
@@ -97,7 +108,7 @@ class BackboneConfig:
 class PromptConfig:
     """What CLIP reads of the classes."""
 
-    set: str = "voc"
+    set: Text = "voc"
     """Shipped prompt set (voc, coco, coco-clip-es, demo) or a YAML file of template, classes and
     background."""
 
@@ -178,9 +189,9 @@ class AffinityConfig:
     """Share of CLIP's attention [paper]."""
     dino_weight: NotNegative = 0.6
     """Share of DINO's attention [paper]."""
-    sinkhorn: RoundsOrZero = 3
+    sinkhorn: Rounds = 3
     """Rounds of column and row normalisation [CLIP-ES]."""
-    power: FewOrZero = 2
+    power: Rounds = 2
     """Propagation steps [CLIP-ES squares]."""
     mask: Literal["none", "box", "slic", "box_and_slic"] = "slic"
     """Who sends: everybody, CLIP-ES's boxes, SGC's target regions, or what both allow."""
@@ -198,11 +209,11 @@ class AffinityConfig:
 class SgcConfig:
     """Superpixels and target regions (Eq. 7-8)."""
 
-    n_segments: Annotated[int, Field(ge=1, le=10**5)] = 200
+    n_segments: Annotated[Count, Field(le=50_000)] = 200
     """Superpixels asked for; about two thirds come out."""
     compactness: Positive = 10.0
     """SLIC's weight of position against colour."""
-    k_colour: Annotated[int, Field(ge=1, le=256)] = 8
+    k_colour: Annotated[Count, Field(le=1000)] = 8
     """Colour clusters per image."""
     high: Share = 0.4
     """τ_hi: what counts as high confidence (0.4 VOC, 0.7 COCO, as CLIP-ES's boxes) [0011]."""
@@ -224,9 +235,9 @@ class PseudoConfig:
     """Exponent of the background score (1 - max CAM)^alpha."""
     refine: Literal["none", "par", "crf"] = "par"
     """Pixel refinement before the argmax [WeCLIP: par; CLIP-ES: crf]."""
-    par_iterations: RoundsOrZero = 20
+    par_iterations: Rounds = 20
     """Iterations of PAR."""
-    par_dilations: Annotated[tuple[Side, ...], Field(min_length=1, max_length=64)] = (1, 2, 4, 8, 12, 24)
+    par_dilations: Sides = (1, 2, 4, 8, 12, 24)
     """Distances of PAR's neighbours in pixels."""
     crf: Crf = (1.0, 3.0, 67.0, 3.0, 4.0)
     """DenseCRF: Gaussian reach and weight, bilateral reach, colour reach, weight [CLIP-ES]."""
@@ -254,11 +265,11 @@ class OptimConfig:
     """Iterations of L_proto alone, before the decoder's, when staged."""
     iterations: CountOrZero = 30000
     """Iterations with L_seg [paper: 30,000 VOC, 80,000 COCO]."""
-    batch: Annotated[int, Field(ge=1, le=10**5)] = 16
+    batch: Annotated[Count, Field(le=4096)] = 16
     """Crops per iteration."""
     micro_batch: Count | None = None
     """Crops on the device at once; gradients add up to the batch. null = the batch."""
-    pairs: Count = 128
+    pairs: Annotated[Count, Field(le=100_000)] = 128
     """(image, class) pairs per iteration when they come from the cache."""
     cmpa_lr: Positive = 3e-4
     """Learning rate of ISA, TSA and τ."""
@@ -274,7 +285,7 @@ class OptimConfig:
     """γ of Eq. 12 [paper]; without effect under AdamW [0014]."""
     affinity_weight: NotNegative = 0.0
     """Weight of the affinity loss beside L_seg [WeCLIP: 0.1]; 0 = off [0033]."""
-    affinity_radius: FewOrZero = 8
+    affinity_radius: Annotated[CountOrZero, Field(le=64)] = 8
     """Rows and columns between two patches that it compares, at most [WeCLIP]."""
     save_every: Count = 1000
     """Iterations between checkpoints."""
@@ -290,7 +301,7 @@ class TestConfig:
 
     long_side: Side = 512
     """Longer side of the image in pixels before the scales."""
-    scales: Annotated[tuple[Scale, ...], Field(min_length=1, max_length=16)] = (1.0, 0.75)
+    scales: Annotated[tuple[Zoom, ...], Field(min_length=1, max_length=100)] = (1.0, 0.75)
     """Sizes whose logits are averaged."""
     flip: bool = True
     """Average with the mirror image."""
@@ -298,7 +309,7 @@ class TestConfig:
     """Refine with a DenseCRF."""
     crf_parameters: Crf = (3.0, 3.0, 64.0, 5.0, 4.0)
     """Gaussian reach and weight, bilateral reach, colour reach, weight [WeCLIP]."""
-    crf_iterations: Rounds = 10
+    crf_iterations: Annotated[Rounds, Field(ge=1)] = 10
     """Mean-field iterations."""
 
 
@@ -325,7 +336,7 @@ class Config:
 
     def to_yaml(self) -> str:
         """The whole resolved configuration."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+        return dump_yaml(self.to_dict())
 
 
 def uses_decoder(config: Config) -> bool:
@@ -370,26 +381,30 @@ def config_of(config: Config | str) -> Config:
 def load_config(
     preset: str = "ssr",
     file: str | Path | None = None,
-    overrides: Iterable[str] | None = (),
-    base: dict[str, Any] | None = None,
+    overrides: str | Iterable[str] | Mapping[str, Any] | None = (),
+    base: object = None,
 ) -> Config:
-    """Preset, then a file, then ``key=value`` overrides; the last one wins.
+    """Preset, then a file, then overrides; the last one wins.
 
     Args:
         preset: See ``preset_names``.
         file: YAML of the same shape; only what differs.
-        overrides: ``section.key=value``, the value written as in YAML; one may stand by itself.
+        overrides: ``section.key=value``, the value written as in YAML; one may stand by itself. Or
+            values by ``section.key``.
         base: A saved configuration to start from instead of the preset.
 
     Raises:
         ConfigError: If a preset, file or key does not exist or a value is out of its range; all
             wrong keys and values are named at once, each with where it is from.
     """
-    layers = [(f"preset {preset}", _preset(preset)) if base is None else ("saved settings", base)]
+    layers = [
+        (f"preset {preset}", _preset(preset))
+        if base is None
+        else ("saved settings", _sections("saved settings", base))
+    ]
     if file is not None:
-        layers.append((f"settings file {file} (--config)", _read(Path(file).expanduser())))
-    given = [overrides] if isinstance(overrides, str) else overrides or ()
-    layers += [("settings (--set)", _parse(str(override))) for override in given]
+        layers.append((f"settings file {file} (--config)", _read(file)))
+    layers += [("settings (--set)", table) for table in _overrides(overrides)]
     merged: dict[str, Any] = {}
     origins: dict[tuple[str, str], str] = {}  # of each key's last value
     for origin, table in layers:
@@ -418,43 +433,75 @@ def _preset(name: str) -> dict[str, Any]:
         raise ConfigError(
             f'preset "{name}" (--preset) does not exist.{near} There are: {", ".join(known)}.'
         )
-    return yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8")) or {}
+    return _sections(f"preset {name}", read_yaml(PRESETS / f"{name}.yaml"))
 
 
-def _read(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise ConfigError(f"settings file {file} (--config): there is no such file.")
+def _read(file: object) -> dict[str, dict[str, Any]]:
+    if not isinstance(file, (str, os.PathLike)):
+        raise ConfigError(f"the settings file (--config) is {_brief(file)}, which is no path.")
+    path, origin = Path(os.path.expanduser(file)), f"settings file {file} (--config)"
+    if not os.path.isfile(path):  # of any text, also one that no path can be
+        raise ConfigError(f"{origin}: there is no such file.")
     try:
-        table = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"settings file {file} (--config) is not YAML: {error}") from error
-    if not isinstance(table, dict) or not all(isinstance(v, dict) for v in table.values()):
-        raise ConfigError(
-            f"settings file {file} (--config): expected sections with keys, such as\nsgc:\n"
-            "  min_ratio: 0.4"
-        )
+        return _sections(origin, read_yaml(path))
+    except YamlError as error:
+        raise ConfigError(f"{origin} is not YAML as settings are: {error}.") from error
+
+
+def _sections(origin: str, table: object) -> dict[str, dict[str, Any]]:
+    """A table of sections, each a table of keys, which are texts; an empty one for None."""
+    table = {} if table is None else table
+    if not isinstance(table, Mapping) or not all(isinstance(v, Mapping) for v in table.values()):
+        raise ConfigError(f"{origin}: expected sections with keys, such as\nsgc:\n  min_ratio: 0.4")
     return {
         str(section): {str(name): value for name, value in values.items()}
         for section, values in table.items()
     }
 
 
-def _parse(override: str) -> dict[str, Any]:
-    """``section.key=value`` as a table of sections."""
-    key, sign, value = override.partition("=")
-    section, dot, name = key.strip().partition(".")
-    if not sign or not dot:
-        raise ConfigError(
-            f'setting "{override}" (--set): expected section.key=value, such as sgc.min_ratio=0.4.'
-            f"{did_you_mean(key, known_keys())}"
-        )
+def _overrides(given: Any) -> list[dict[str, dict[str, Any]]]:
+    if isinstance(given, Mapping):
+        return [_one(str(key), value, str(key)) for key, value in given.items()]
     try:
-        return {section: {name: yaml.safe_load(value)}}
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
+        return [_parse(str(each)) for each in ([given] if isinstance(given, str) else given or ())]
+    except TypeError as error:
         raise ConfigError(
-            f'setting "{override}" (--set): the value is not YAML ({reason}).'
+            f"overrides = {_brief(given)}: expected texts such as sgc.min_ratio=0.4."
         ) from error
+
+
+def _parse(override: str) -> dict[str, dict[str, Any]]:
+    """``section.key=value`` as a table of sections."""
+    key, sign, text = override.partition("=")
+    try:
+        return _one(key if sign else "", parse_yaml(text), override)
+    except YamlError as error:
+        raise ConfigError(
+            f'setting "{_cut(override)}" (--set): the value is not YAML ({error}).'
+        ) from error
+
+
+def _one(key: str, value: Any, written: str) -> dict[str, dict[str, Any]]:
+    section, dot, name = key.strip().partition(".")
+    if not dot:
+        near = did_you_mean(written.partition("=")[0], known_keys())
+        raise ConfigError(
+            f'setting "{_cut(written)}" (--set): expected section.key=value, such as'
+            f" sgc.min_ratio=0.4.{near}"
+        )
+    return {section: {name: value}}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _brief(value: object) -> str:
+    """The value in a few words, whatever it is."""
+    try:
+        return _cut(brief(value) if not isinstance(value, str) else repr(_cut(value)))
+    except ValueError:  # more digits than Python prints
+        return f"a value of type {type(value).__name__}"
 
 
 def _explain(fault: ErrorDetails, origins: dict[tuple[str, str], str]) -> str:
@@ -462,7 +509,7 @@ def _explain(fault: ErrorDetails, origins: dict[tuple[str, str], str]) -> str:
     section, *rest = (str(part) for part in fault["loc"])
     if fault["type"] != "unexpected_keyword_argument":
         key = ".".join([section, *rest])
-        return f"{origins[section, rest[0]]}: {key} = {fault['input']!r}: {fault['msg']}."
+        return f"{origins[section, rest[0]]}: {key} = {_brief(fault['input'])}: {fault['msg']}."
     unknown = {f"{section}.{name}": origins[section, name] for name in rest or fault["input"]}
     return " ".join(
         f'{origin}: there is no setting "{key}".{did_you_mean(key, known_keys())}'

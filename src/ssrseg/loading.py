@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -34,6 +35,7 @@ from ssrseg.data.files import user_path
 from ssrseg.data.sample import LabelledImages
 from ssrseg.device import pick_device
 from ssrseg.errors import CheckpointError, ConfigError
+from ssrseg.markdown import markdown_text
 from ssrseg.method.cmpa import Alignment
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.decoder import Decoder
@@ -339,7 +341,8 @@ class Loadable(
         return ModelCard.from_template(
             card_data=self._hub_mixin_info.model_card_data,
             template_str=(files("ssrseg") / "model_card.md.jinja").read_text(encoding="utf-8"),
-            classes=self.vocabulary.classes,
+            classes=[markdown_text(name) for name in self.vocabulary.classes],
+            first=json.dumps(self.vocabulary.classes[0], ensure_ascii=False),
             clip=self.config.backbones.clip,
             dino=self.config.backbones.dino if self.dino is not None else None,
             has_heads=self.alignment is not None,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from ssrseg.console import printable
 from ssrseg.errors import LabelsError, did_you_mean
 from ssrseg.overlay import Ids, Map, Region, Rgb, heat_overlay, ids_overlay, target_overlay
 
@@ -61,7 +62,7 @@ class SegmentedImage:
             for name, share in ordered[:_SHOWN]
         ]
         more = [f"{len(ordered) - _SHOWN} more"] if ordered[_SHOWN:] else []
-        return ", ".join(shown + more) or "background only"
+        return printable(", ".join(shown + more)) or "background only"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -115,6 +116,6 @@ def _side_by_side(pictures: Mapping[str, Rgb]) -> str:
         cells.append(
             '<figure style="display:inline-block;margin:4px">'
             f'<img style="max-width:240px" src="data:image/png;base64,{source}">'
-            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+            f"<figcaption>{html.escape(printable(caption))}</figcaption></figure>"
         )
     return f"<div>{''.join(cells)}</div>"

@@ -263,3 +263,41 @@ def test_weights_that_are_not_finite(
     changed(dino_dir, tmp_path / "dino", "layernorm.bias", value)
     with pytest.raises(BackboneError, match=r"^dino .*dino holds .*Fetch it anew"):
         FrozenDINO.load(tmp_path / "dino")
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"hidden_size": 10**9}, "hidden_size = 1000000000"),
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers = 1000000"),
+        ({"num_hidden_layers": "four"}, "num_hidden_layers"),
+        ({"num_hidden_layers": None}, "num_hidden_layers"),
+        ({"num_attention_heads": 0}, "could not be read"),
+        ({"patch_size": [[1]]}, "patch_size"),
+        ({"hidden_act": "no such"}, "no such"),
+        ({"layer_norm_eps": {}}, "layer_norm_eps"),
+        ({"hidden_size": float("nan")}, "NaN is no number"),
+    ],
+)
+def test_settings_of_an_encoder_that_cannot_be(
+    dino_dir: Path, tmp_path: Path, change: dict[str, object], fault: str
+) -> None:
+    folder = shutil.copytree(dino_dir, tmp_path / "dino")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(BackboneError, match=fault):
+        FrozenDINO.load(folder)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, "[]", '"vit"', "\ufeff{}"])
+def test_a_configuration_that_is_no_table(dino_dir: Path, tmp_path: Path, text: str) -> None:
+    folder = shutil.copytree(dino_dir, tmp_path / "dino")
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(BackboneError, match=r"config\.json"):
+        FrozenDINO.load(folder)
+
+
+@pytest.mark.parametrize("name", ["/" + "a" * 5000, "./a\0b"])
+def test_a_name_that_no_folder_can_have(name: str) -> None:
+    with pytest.raises(BackboneError, match="there is no such directory"):
+        FrozenDINO.load(name)

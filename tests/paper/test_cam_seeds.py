@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from make_tiny import tiny_voc
+from safetensors.torch import save_file
 from tiny_encoders import tiny_config
 
 from ssrseg.config import Config, load_config
 from ssrseg.data.images import read_image
+from ssrseg.data.kept_tensors import kept_tensors
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
@@ -234,3 +236,17 @@ def test_settings_scored_together_score_as_if_alone(
         alone = score_seeds({name: model}, voc, cache)[name]
         assert together[name].scores.miou == pytest.approx(alone.scores.miou, abs=1e-5)
     assert len({round(each.scores.miou, 4) for each in together.values()}) == 5
+
+
+@pytest.mark.parametrize("damage", ["cut", "shape", "negative", "beyond"])
+def test_counts_of_another_form_are_made_anew(damage: str, tmp_path: Path) -> None:
+    empty = {"a": torch.zeros(2, 3, 3, dtype=torch.long), seeds._DONE: torch.tensor(0)}
+    kept = {"a": torch.ones(2, 3, 3, dtype=torch.long), seeds._DONE: torch.tensor(4)}
+    file = tmp_path / "seeds.safetensors"
+    save_file(kept, file)
+    assert seeds._counts_so_far(kept_tensors(file), empty, 5).keys() == kept.keys()
+    other = {"shape": kept["a"][:1], "negative": -kept["a"]}
+    save_file(kept | ({"a": other[damage]} if damage in other else {}), file)
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-5])
+    assert seeds._counts_so_far(kept_tensors(file), empty, 3 if damage == "beyond" else 5) == {}

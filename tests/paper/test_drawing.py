@@ -110,6 +110,25 @@ def test_names_are_not_read_as_formulas() -> None:
     assert "$\\bad{" in [text.get_text() for text in figure.texts]
 
 
+def test_a_key_has_every_name_as_it_is(tmp_path: Path) -> None:
+    names = ("_hidden", "$x^$", "a\x1bb", "dog")
+    figure = draw_grid(("",), [PictureRow("a\x1b", (picture(0, "b\u202e"),))], (3.0,), (1.0,))
+    add_key(figure, [(name, (1, 2, 3)) for name in names])
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert shown == ["_hidden", "$x^$", r"a\x1bb", "dog"]
+    for suffix in (".png", ".svg", ".pdf"):
+        save_figure(figure, tmp_path / f"a{suffix}")
+    assert {r"a\x1b", r"b\u202e"} <= {text.get_text() for text in figure.texts}
+
+
+def test_letters_that_the_font_lacks_are_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figure = draw_grid(("猫",), [PictureRow("a", (picture(0),))], (1.0,), (1.0,))
+    save_figure(figure, tmp_path / "a.png")
+    assert "boxes for letters" in capsys.readouterr().err
+
+
 def test_a_key_uses_the_width() -> None:
     entries = [("cat", (0, 0, 0))] * 30
     assert key_columns(entries[:3], 7.0) == 3

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from make_tiny import tiny_voc
+from safetensors.torch import load_file, save_file
 from tiny_encoders import tiny_config
 
 import ssrseg.paper.embedding as module
@@ -149,6 +150,24 @@ def test_other_settings_or_data_are_looked_at_anew(
         file.write_bytes(b"cut short")
     embed(model, data, tmp_path)
     assert len(looked_at) == 17
+
+
+def test_kept_features_of_another_form_are_made_anew(
+    model: SSR, data: LabelledImages, tmp_path: Path, looked_at: list[str]
+) -> None:
+    embed(model, data, tmp_path)
+    (file,) = tmp_path.iterdir()
+    whole = load_file(file)
+    for name, other in {
+        "classes": whole["classes"] + 100,
+        "done": torch.tensor(1000),
+        "more": torch.zeros(1),
+        "CLIP": torch.full_like(next(iter(whole.values())).float(), torch.nan),
+    }.items():
+        save_file(whole | {name: other}, file)
+        looked_at.clear()
+        embed(model, data, tmp_path)
+        assert len(looked_at) == 6, name
 
 
 def test_a_replaced_image_or_encoder_is_looked_at_anew(

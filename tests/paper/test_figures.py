@@ -230,6 +230,9 @@ def test_figure_6_points_colours_and_numbers() -> None:
         assert [len(each.get_offsets()) for each in stars] == [1, 1, 1]  # no text without a pair
     key = [text.get_text() for text in figure.legends[0].get_texts()]
     assert key == ["a", "b", "c", "text of the class"]
+    odd = tsne_figure(planes, ("_a", "$x^$", "\x1b", ""), numbers[UNTRAINED])
+    odd.draw_without_rendering()
+    assert [text.get_text() for text in odd.legends[0].get_texts()][:3] == ["_a", "$x^$", r"\x1b"]
     labels = {str(axes.get_label()): axes.get_xlabel() for axes in figure.axes}
     assert f"silhouette {numbers[CLIP].silhouette:.3f}" in labels[CLIP]
     assert "untrained projector" in labels[CMPA]

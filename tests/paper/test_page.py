@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssrseg.errors import OutputError
 from ssrseg.paper.page import (
     INK,
     SERIES,
@@ -201,6 +202,16 @@ def test_ids_are_unique_on_the_page(tmp_path: Path) -> None:
     assert len(ids) == len(set(ids))
 
 
+def test_controls_are_shown_as_what_they_are(tmp_path: Path) -> None:
+    evil = "a\x1b[2J\u202eb\udcff"
+    table = ReportTable(evil, (evil, evil), (TableRow(evil, (evil,), note=evil),), evil)
+    section = Section(evil, evil, terms=((evil, evil),), tables=(table,))
+    write_page(Report(evil, evil, ((evil, evil),), (section,)), tmp_path / "page.html")
+    source = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert source.count(r"a\x1b[2J\u202eb\udcff") > 10
+    assert not set(source) & set("\x1b\u202e\udcff")
+
+
 def test_text_is_escaped_everywhere(tmp_path: Path) -> None:
     evil = '<class> "&'
     section = Section(
@@ -298,7 +309,7 @@ def test_a_failed_page_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError("no space left")
 
     monkeypatch.setattr(Path, "write_text", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OutputError, match="no space"):
         write_page(full_report(), page)
     assert page.read_text(encoding="utf-8") == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -74,15 +76,15 @@ def test_an_interrupted_call_leaves_whole_files(
 ) -> None:
     path = packed(tmp_path / "x.tar", FILES)
 
-    def interrupt(source: io.BytesIO, file: io.BytesIO) -> None:
-        content = source.read()
-        file.write(content[:10])
+    def interrupted(opener: Callable[[], io.BytesIO]) -> Iterator[bytes]:
+        content = opener().read()
+        yield content[:10]
         if len(content) > 1000:
             raise KeyboardInterrupt
-        file.write(content[10:])
+        yield content[10:]
 
     with monkeypatch.context() as patch:
-        patch.setattr(archives.shutil, "copyfileobj", interrupt)
+        patch.setattr(archives, "_blocks", interrupted)
         with pytest.raises(KeyboardInterrupt):
             unpack(path, tmp_path / "out", top="top")
     assert contents(tmp_path / "out") == {"a.txt": FILES["top/a.txt"]}
@@ -128,6 +130,82 @@ def test_another_archive_of_that_name(tmp_path: Path) -> None:
     path = packed(tmp_path / "x.tar", {"other/d.txt": b"d"})
     with pytest.raises(DataError, match="holds no file below top/"):
         unpack(path, tmp_path / "out", top="top")
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.tgz", "x.zip"])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_member_that_comes_twice(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "x.zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("top/a.txt", b"one")
+            archive.writestr("top/./a.txt", b"other")
+    else:
+        with tarfile.open(path, "w") as archive:
+            for content in (b"one", b"other"):
+                entry = tarfile.TarInfo("top/a.txt")
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+    with pytest.raises(DataError, match=r"a\.txt' is in it twice"):
+        unpack(path, tmp_path / "out", top="top")
+
+
+@pytest.mark.parametrize("name", ["x.tgz", "x.zip"])
+def test_a_bomb(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "x.zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("top/a.txt", bytes(20_000_000))
+    else:
+        packed(path, {"top/a.txt": bytes(20_000_000)})
+    assert path.stat().st_size < 25_000
+    with pytest.raises(DataError, match="unpacks to over 100 times its bytes"):
+        unpack(path, tmp_path / "out", top="top")
+    assert not (tmp_path / "out" / "a.txt").exists()
+
+
+def test_a_sparse_file_of_a_petabyte(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("top/a.txt")
+    info.type, info.size = tarfile.GNUTYPE_SPARSE, 0
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[386:398] = header[398:410] = b"0" * 11 + b"\0"  # one piece of nothing
+    header[483:495] = b"\x80" + (10**15).to_bytes(11, "big")  # the size it has unpacked
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path = tmp_path / "x.tar"
+    path.write_bytes(bytes(header) + bytes(10_240 - 512))
+    with pytest.raises(DataError, match=r"x\.tar is"):
+        unpack(path, tmp_path / "out", top="top")
+
+
+def test_an_encrypted_archive(tmp_path: Path) -> None:
+    path = packed(tmp_path / "x.zip", {"top/a.txt": b"a"})
+    content = bytearray(path.read_bytes())
+    content[6] |= 1  # of the member, and of the directory at the end
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="is encrypted"):
+        unpack(path, tmp_path / "out", top="top")
+
+
+def test_devices_and_names_of_other_systems(tmp_path: Path) -> None:
+    for kind in (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE):
+        with tarfile.open(tmp_path / "x.tar", "w") as archive:
+            entry = tarfile.TarInfo("top/device")
+            entry.type = kind
+            archive.addfile(entry)
+        with pytest.raises(DataError, match="is not to be trusted"):
+            unpack(tmp_path / "x.tar", tmp_path / "out", top="top")
+    for name in ("top/..\\evil", "top/C:evil"):
+        path = packed(tmp_path / "x.zip", {name: b"evil"})
+        with pytest.raises(DataError, match="would land outside"):
+            unpack(path, tmp_path / "out", top="top")
+
+
+def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    path = packed(tmp_path / "x.tar", {"top/caf\udce9.txt": b"a"})
+    assert unpack(path, tmp_path / "out", top="top") == 1
+    assert os.listdir(os.fsencode(tmp_path / "out")) == [b"caf\xe9.txt"]
 
 
 def test_published_facts() -> None:

@@ -3,9 +3,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -319,4 +322,125 @@ def test_room(tmp_path: Path) -> None:
     check_room(tmp_path / "not" / "yet", 1000, "This")
     with pytest.raises(DataError, match=r"^This needs 1000000000\.0 GB in .*, but [\d.]+ GB are"):
         check_room(tmp_path / "not" / "yet", 10**18, "This")
+    assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def answering(*answers: bytes, family: socket.AddressFamily = socket.AF_INET) -> Iterator[str]:
+    """A server that says these bytes, one answer per connection, and again the last one."""
+    listener = socket.create_server(("", 0), family=family)
+
+    def serve() -> None:
+        waiting = list(answers)
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(10_000)
+                connection.sendall(waiting.pop(0) if waiting[1:] else waiting[0])
+
+    threading.Thread(target=serve, daemon=True).start()
+    host = "[::1]" if family == socket.AF_INET6 else "127.0.0.1"
+    try:
+        yield f"http://{host}:{listener.getsockname()[1]}/big.tar"
+    finally:
+        listener.close()
+
+
+def head(status: str, *lines: str) -> bytes:
+    return "\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode("latin-1")
+
+
+SMALL = RemoteFile("", 4, hashlib.sha256(b"data").hexdigest())
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (head("200 OK", "Content-Length: many"), "does not say how long"),
+        (head("200 OK", "Content-Length: -4"), "does not say how long"),
+        (head("200 OK", "Content-Length: " + "4" * 5000), "does not say how long"),
+        (head("200 OK", "Content-Length: 4", "Content-Length: 5"), "does not say how long"),
+        (head("200 OK", "Content-Length: 4, 4"), "does not say how long"),
+        (head("200 OK", "Content-Length: ٤".encode().decode("latin-1")), "does not say how long"),
+        (head("200 OK", "Content-Length: 400"), "another file than the official one"),
+        (head("206 Partial", "Content-Length: 4"), "was asked to go on after 0 bytes"),
+        (head("206 Partial", "Content-Range: bytes 2-3/4"), "was asked to go on after 0 bytes"),
+        (head("206 Partial", "Content-Range: bytes 0-3/" + "9" * 5000), "was asked to go on"),
+        (head("206 Partial", "Content-Range: bytes 0-9/*"), "another file than the official"),
+        (head("204 No Content"), "answers 204"),
+        (head("304 Not Modified"), "answers 304"),
+        (head("302 Found", "Location: ftp://127.0.0.1/x"), "sends elsewhere, to 'ftp:"),
+        (head("302 Found", "Location: file:///etc/passwd"), "sends elsewhere|not allowed"),
+        (head("302 Found", "Location: http://[::1/x"), "sends elsewhere|cannot be"),
+        (head("302 Found", "Location: http://127.0.0.1:99999/"), "sends elsewhere"),
+        (head("302 Found", "Location: http://" + "a" * 70 + ".b/"), "sends elsewhere"),
+        (head("302 Found", "Location: /big.tar"), "infinite loop"),
+        (head("302 Found"), "answers 302"),
+        (b"", "cannot be reached"),
+        (b"nonsense\r\n\r\n", "cannot be reached"),
+        (head("999999 OK"), "cannot be reached|cannot be had|answers"),
+        (head("200 OK", *["a: b"] * 200), "cannot be reached"),
+        (head("200 OK", "Transfer-Encoding: chunked") + b"zz\r\ndata", "cannot be reached"),
+        (head("200 OK", "Transfer-Encoding: chunked") + b"-4\r\ndata", "cannot be reached|gave"),
+        (head("200 OK") + b"datadata", "more than 4 bytes"),
+        (head("200 OK", "Content-Length: 4") + b"da", "go on after 2 bytes"),
+        (head("200 OK", "Content-Length: 4") + b"dada", "gave another file"),
+    ],
+)
+def test_servers_that_talk_nonsense(answer: bytes, fault: str, tmp_path: Path) -> None:
+    with answering(answer) as url, pytest.raises(DataError, match=fault):
+        download(replace(SMALL, url=url), tmp_path / "big.tar", attempts=2, pause=0.0, timeout=5.0)
+    assert not (tmp_path / "big.tar").exists()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        head("200 OK", "Content-Length: 4", "Content-Length: 4") + b"data",
+        head("200 OK") + b"data",
+        head("206 Partial", "Content-Range: bytes 0-3/4") + b"data",
+        head("200 OK", "Transfer-Encoding: chunked") + b"4\r\ndata\r\n0\r\n\r\n",
+    ],
+)
+def test_odd_answers_that_hold_the_file(answer: bytes, tmp_path: Path) -> None:
+    with answering(answer) as url:
+        download(replace(SMALL, url=url), tmp_path / "big.tar", attempts=2, pause=0.0, timeout=5.0)
+    assert (tmp_path / "big.tar").read_bytes() == b"data"
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
+def test_an_address_of_ipv6(tmp_path: Path) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("needs IPv6")
+    with answering(head("200 OK") + b"data", family=socket.AF_INET6) as url:
+        download(replace(SMALL, url=url), tmp_path / "big.tar", timeout=5.0)
+    assert (tmp_path / "big.tar").read_bytes() == b"data"
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("http://host/my file.tar", "write a blank as %20"),
+        ("http://host/\n.tar", r"it holds '\\n'"),
+        ("http://host/é.tar", "it holds 'é'"),
+        ("http://[::1/big.tar", "Invalid IPv6"),
+        ("http://[nothing]/big.tar", "is no web address"),
+        ("http://host:99999/big.tar", "Port out of range"),
+        ("http://host:a/big.tar", "Port could not be cast"),
+        ("http:///big.tar", "names no host"),
+        ("http://me:secret@host/big.tar", "more than a host and a port"),
+        ("http://" + "a" * 70 + ".b/", "no host has such a name"),
+        ("http://a..b/", "no host has such a name"),
+        ("data:,data", "neither http nor https"),
+        ("", "neither http nor https"),
+    ],
+)
+def test_addresses_that_cannot_be_asked(url: str, fault: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=fault):
+        download(replace(SMALL, url=url), tmp_path / "big.tar")
     assert list(tmp_path.iterdir()) == []

@@ -271,7 +271,8 @@ def sent_away(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         for item in items:
             yield pickle.loads(pickle.dumps(function))(pickle.loads(pickle.dumps(item)))
 
-    monkeypatch.setattr("ssrseg.prepare.workers.in_processes", pickled)
+    for part in ("workers", "steps"):
+        monkeypatch.setattr(f"ssrseg.prepare.{part}.in_processes", pickled)
     return asked
 
 
@@ -346,6 +347,17 @@ def test_superpixels_of_one_list(tree: Path, tmp_path: Path, no_slic: list[str])
     prepare_voc(tree, superpixels=tmp_path / "all")
     everything = {path.name for path in (tmp_path / "all").rglob("*.npy")}
     assert len(everything) == 9 and {path.name for path in stored} < everything
+
+
+def test_an_image_without_superpixels_ends_nothing(
+    tree: Path, tmp_path: Path, no_slic: list[str]
+) -> None:
+    broken = sorted((tree / "JPEGImages").glob("*.jpg"))[0]
+    broken.write_bytes(b"no image")
+    result = prepare_voc(tree, superpixels=tmp_path / "cache")
+    check = next(each for each in result.checks if each.what == "superpixels")
+    assert check.found == f"8 images in {tmp_path / 'cache'}"
+    assert str(broken) in check.cure
 
 
 def test_superpixels_need_room(

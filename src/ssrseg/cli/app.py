@@ -1,6 +1,5 @@
 """What all commands share: the application, its options, and how faults are said."""
 
-import json
 import os
 import shlex
 import sys
@@ -151,9 +150,10 @@ def load_settings(
         base = load_checkpoint(model).config.to_dict()
     keys = {"clip": "backbones.clip", "dino": "backbones.dino", "prompts": "prompts.set"}
     given = vars(encoders or Encoders()).items()
-    # quoted, because a path may hold what YAML takes for syntax
-    extra = (f"{keys[name]}={json.dumps(text)}" for name, text in given if text is not None)
-    return load_config(method.preset or "ssr", method.config, (*method.overrides, *extra), base)
+    # by key: a path may hold what YAML takes for syntax
+    extra = {keys[name]: text for name, text in given if text is not None}
+    config = load_config(method.preset or "ssr", method.config, method.overrides, base)
+    return load_config(base=config.to_dict(), overrides=extra) if extra else config
 
 
 def open_data(data: Path, split: str | None) -> "LabelledImages":

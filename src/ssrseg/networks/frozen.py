@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import threading
@@ -15,16 +14,26 @@ from typing import Any, Literal
 
 import torch
 from huggingface_hub import model_info, try_to_load_from_cache
-from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging
 
 from ssrseg.errors import BackboneError, counted
+from ssrseg.safe_json import JsonError, read_json
 
 PACKAGED = "ssrseg:"
 """Marks a folder inside this package, so that saved settings hold on every machine."""
 
 _QUIET = threading.Lock()
+
+_LARGEST = {
+    "vocab": 1e7,
+    "layers": 200,
+    "heads": 1024,
+    "size": 32768,
+    "dim": 32768,
+    "position": 1e6,
+}
+"""Of numbers in the configuration of an encoder, by a part of their name."""
 
 Precision = Literal["fp32", "bf16"]
 """Arithmetic of frozen blocks."""
@@ -112,11 +121,11 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
     source = os.path.expanduser(str(source))
     folder, encoder = Path(source), _encoder(role)
     # a hub id has one slash
-    looks_local = folder.exists() or source.startswith((".", "/")) or source.count("/") > 1
+    looks_local = os.path.exists(folder) or source.startswith((".", "/")) or source.count("/") > 1
     cure = f"Give a hub id such as {example}, or a directory written by save_pretrained."
     if not source.strip():
         raise BackboneError(f"backbones.{encoder} (--{encoder}) is empty. {cure}")
-    if looks_local and not folder.is_dir():
+    if looks_local and not os.path.isdir(folder):  # of any text, also one that no path can be
         raise BackboneError(
             f"backbones.{encoder} = {source} (--{encoder}): there is no such directory, seen from"
             f" {Path.cwd()}. If a run remembers it, say where it is now by {encoder}=DIR"
@@ -126,7 +135,7 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
         raise BackboneError(f"{source} is not a {role}: it holds no config.json. {cure}")
     is_model = issubclass(kind, nn.Module)
     if looks_local and is_model:
-        found = _model_type(folder / "config.json")
+        found = _model_type(folder / "config.json", cure)
         if found != kind.config_class.model_type:
             raise BackboneError(
                 f"{source} is not a {role}: its config.json describes {found or 'no model'}, not"
@@ -134,12 +143,12 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
             )
     if is_model:  # so that a mismatch comes back in the report below
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    if not looks_local:
+        _reach_hub(kind, source, role, example)
     try:
         with quiet() if looks_local else nullcontext():
-            if not looks_local:
-                _reach_hub(kind, source, role, example)
             loaded = kind.from_pretrained(source, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+    except Exception as error:  # whatever the library makes of damaged files
         where = "could not be read" if looks_local else "could not be fetched from the hub"
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BackboneError(f"{role} {source} {where} ({first}). {cure}") from error
@@ -179,14 +188,32 @@ def _encoder(role: str) -> str:
     return role.split()[0].lower()
 
 
-def _model_type(config: Path) -> str | None:
+def _model_type(config: Path, cure: str) -> object:
+    """The kind of model that a configuration describes, if it is one that memory can hold."""
     try:
-        table = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
+        table = read_json(config)
+    except JsonError as error:
         raise BackboneError(
             f"{config} is not valid JSON ({error}). Copy the directory again."
         ) from error
+    if absurd := _absurd_size(table):
+        raise BackboneError(f"{config} describes no model that can be loaded: {absurd}. {cure}")
     return table.get("model_type") if isinstance(table, dict) else None
+
+
+def _absurd_size(table: object) -> str:
+    """``hidden_size = 1000000000``, the first number that no encoder has; empty if there is none.
+
+    Without this a file of a few bytes would ask for all memory, before its weights are looked at.
+    """
+    entries = table.items() if isinstance(table, dict) else ()
+    for name, value in entries:
+        if isinstance(value, dict) and (absurd := _absurd_size(value)):
+            return absurd
+        most = next((most for part, most in _LARGEST.items() if part in str(name)), 1e9)
+        if isinstance(value, (int, float)) and not -most <= value <= most:
+            return f"{name} = {value!r:.40}"
+    return ""
 
 
 @contextmanager

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as brief
 
-import yaml
-
 from ssrseg.errors import ConfigError, counted, did_you_mean
+from ssrseg.safe_yaml import YamlError, read_yaml
 
 PROMPTS = Path(__file__).with_name("prompts")
 
@@ -59,28 +58,12 @@ def build_vocabulary(
     own = check_prompts(own, classes)
     shipped = str(prompts) in available()
     file = PROMPTS / f"{prompts}.yaml" if shipped else Path(os.path.expanduser(prompts))
-    if not file.is_file():
+    if not os.path.isfile(file):  # of any text, also one that no path can be
         raise ConfigError(
             f'prompts.set = "{prompts}" is neither a shipped set ({", ".join(available())}) nor a'
             f" file.{did_you_mean(str(prompts), available())}"
         )
-    try:
-        table = yaml.safe_load(file.read_text(encoding="utf-8"))
-        template, named, background = table["template"], table["classes"] or {}, table["background"]
-        if template.format("cat") == template:
-            raise ValueError("the template has no {} for the name")
-        if not all(isinstance(text, str) for text in (*named, *named.values(), *background)):
-            raise TypeError("a name, a prompt or a background word is no text; quote it")
-        if isinstance(background, str):
-            raise TypeError("background is one word, not a list")
-        if not all(text.strip() for text in (*named.values(), *background)):
-            raise ValueError("a prompt or a background word is empty")
-    except (yaml.YAMLError, LookupError, TypeError, AttributeError, ValueError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(
-            f"{prompts} is no prompt file ({reason}). It needs three keys:"
-            ' template ("a photo of a {}."), classes (name: prompt) and background (list of words).'
-        ) from error
+    template, named, background = _read_prompts(file)
     named = {**named, **own}
     phrases = [named.get(name, name) for name in classes]
     taken: dict[str, str] = {}
@@ -90,7 +73,7 @@ def build_vocabulary(
     named_by = {word: taken.get(word.lower()) or _meant(word, classes) for word in background}
     kept = [word for word in background if named_by[word] is None]
     found = {word: name for word, name in named_by.items() if name is not None}
-    texts = tuple(template.format(phrase) for phrase in (*phrases, *kept))
+    texts = tuple(template.replace("{}", phrase) for phrase in (*phrases, *kept))
     return Vocabulary(classes, texts, tuple(found), tuple(found.values()))
 
 
@@ -118,6 +101,30 @@ def refuse_lone_texts(vocabulary: Vocabulary, labels: Mapping[str, Sequence[int]
         + "Give background words that are none of the classes: a prompt set with some (--prompts"
         " voc), or the key background of your own."
     )
+
+
+def _read_prompts(file: Path) -> tuple[str, dict[str, str], list[str]]:
+    """Template, prompts by class name and background words of a prompt file."""
+    try:
+        table = read_yaml(file)
+        if not isinstance(table, dict) or not {"template", "classes", "background"} <= set(table):
+            raise YamlError("a key is missing")
+        template, named, background = table["template"], table["classes"] or {}, table["background"]
+        if not isinstance(template, str) or template.count("{}") != 1:
+            raise YamlError("the template needs one {} for the name")
+        if not isinstance(named, dict) or not isinstance(background, list):
+            raise YamlError("classes is no table, or background no list")
+        words = [*named, *named.values(), *background]
+        if not all(isinstance(text, str) for text in words):
+            raise YamlError("a name, a prompt or a background word is no text; quote it")
+        if not all(text.strip() for text in words):
+            raise YamlError("a name, a prompt or a background word is empty")
+    except YamlError as error:
+        raise ConfigError(
+            f"{file} is no prompt file ({error}). It needs three keys: template"
+            ' ("a photo of a {}."), classes (name: prompt) and background (list of words).'
+        ) from error
+    return template, named, background
 
 
 def check_prompts(own: object, classes: tuple[str, ...]) -> dict[str, str]:

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
 from ssrseg.config import Config
 from ssrseg.console import Steps, steps
 from ssrseg.data.files import atomic_write
+from ssrseg.data.kept_tensors import kept_tensors
 from ssrseg.data.photos import PhotoBatch, photo_batches
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
@@ -132,7 +133,7 @@ def _score(
         facts = (sorted(alphas.items()), refined, len(known))
         digest = hashlib.sha256(repr(facts).encode()).hexdigest()
         file = keep / f"seeds-{digest[:16]}.safetensors"
-        counts |= load_file(file) if file.is_file() else {}
+        counts |= _counts_so_far(kept_tensors(file), counts, len(known))
     done = int(counts[_DONE])
     with steps("CAM seeds", len(known), done=done) as progress:
         for start in range(done, len(known), CHUNK):
@@ -143,6 +144,17 @@ def _score(
                 with atomic_write(file) as temporary:
                     save_file(counts, temporary)
     return {name: _best(counts[name], alphas[name], counts[_IMAGES]) for name in models}
+
+
+def _counts_so_far(
+    kept: dict[str, Tensor], empty: Mapping[str, Tensor], images: int
+) -> dict[str, Tensor]:
+    """What an earlier call has counted; nothing if it has another form."""
+    same = {name: (each.shape, each.dtype) for name, each in kept.items()} == {
+        name: (each.shape, each.dtype) for name, each in empty.items()
+    }
+    whole = same and all(int(each.min()) >= 0 for each in kept.values())
+    return kept if whole and int(kept[_DONE]) <= images else {}
 
 
 def _count(

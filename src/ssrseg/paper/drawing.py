@@ -6,6 +6,7 @@ Every length is in inches, every place counts from the lower left corner of the 
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from ssrseg.console import note, printable, printable_lines
 from ssrseg.data.files import atomic_write
 from ssrseg.errors import ConfigError, PackageError
 from ssrseg.overlay import (
@@ -37,6 +39,7 @@ try:
     from matplotlib.figure import Figure as Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
+    from matplotlib.text import Text
 except ImportError as error:  # an optional package
     raise PackageError(
         f"Figures are drawn by matplotlib, which cannot be imported here ({error}). Install it with"
@@ -51,6 +54,8 @@ SIDE, LINE, GAP, MARGIN = 0.2, 0.145, 0.05, 0.06
 
 CELL, PANEL, LABEL = 1.55, 3.3, 0.115
 """Width of a picture (in Figure 3 its height), side of a t-SNE panel, height of a name in it."""
+
+TEXT_STAR = "text of the class"
 
 SMALL, NORMAL = 6.0, 7.5
 """Points: captions; headings, titles and keys."""
@@ -204,21 +209,21 @@ def tsne_figure(
     dots, _ = axes.get_legend_handles_labels()
     star = Line2D(
         [], [], linestyle="", marker="*", color="white", markeredgecolor="black", markersize=7,
-        label="text of the class",
+        label=TEXT_STAR,
     )  # fmt: skip
-    figure.legend(
+    legend = figure.legend(
         handles=[*dots, star], loc="lower center", ncols=KEY_COLUMNS, frameon=False,
         fontsize=SMALL + 0.5, borderaxespad=0.4, handletextpad=0.1, columnspacing=1.0,
     )  # fmt: skip
+    set_names(legend.get_texts(), [*(names[index] for index in planes[CMPA].shown), TEXT_STAR])
     return figure
 
 
 def draw_plane(axes: Axes, plane: Plane, names: tuple[str, ...]) -> None:
     """Points in the colours of their classes, stars for texts, names where a class lies."""
     for colour, index, text in zip(COLOURS, plane.shown, plane.text, strict=False):
-        own, name = plane.image[plane.classes == index], names[index]
-        x, y = own.T
-        axes.scatter(x, y, s=7, color=colour, alpha=0.75, linewidths=0, zorder=2, label=name)
+        x, y = plane.image[plane.classes == index].T
+        axes.scatter(x, y, s=7, color=colour, alpha=0.75, linewidths=0, zorder=2, label="?")
         x, y = text
         axes.scatter(
             x, y, s=63, color=colour, marker="*", edgecolors="black", linewidths=0.6, zorder=4
@@ -248,7 +253,7 @@ def _name_classes(axes: Axes, plane: Plane, names: tuple[str, ...]) -> None:
         y = next(free, y)
         taken.append((x, y, half))
         axes.text(
-            x / wide, y / tall, names[index], transform=axes.transAxes, fontsize=SMALL,
+            x / wide, y / tall, printable(names[index]), transform=axes.transAxes, fontsize=SMALL,
             ha="center", va="center", zorder=5, parse_math=False,
             bbox={"boxstyle": "round,pad=0.12", "facecolor": "white", "alpha": 0.6, "lw": 0},
         )  # fmt: skip
@@ -458,16 +463,24 @@ def add_key(figure: Figure, entries: Sequence[tuple[str, Colour]], bottom: float
             facecolor="#{:02x}{:02x}{:02x}".format(*colour),
             edgecolor="0.4",
             linewidth=0.4,
-            label=name,
         )
-        for name, colour in entries
+        for _, colour in entries
     ]
     wide, tall = figure.get_size_inches()
-    figure.legend(
-        handles=handles, loc="lower center", ncols=key_columns(entries, wide), frameon=False,
-        fontsize=NORMAL, bbox_to_anchor=(0.5, bottom / tall), borderaxespad=0.3,
+    legend = figure.legend(
+        handles, ["?"] * len(entries), loc="lower center", ncols=key_columns(entries, wide),
+        frameon=False, fontsize=NORMAL, bbox_to_anchor=(0.5, bottom / tall), borderaxespad=0.3,
         handlelength=1.1, handleheight=1.1, columnspacing=1.2, handletextpad=0.4,
     )  # fmt: skip
+    # names afterwards: a legend leaves out those that begin with an underscore
+    set_names(legend.get_texts(), [name for name, _ in entries])
+
+
+def set_names(texts: Sequence[Text], names: Sequence[str]) -> None:
+    """Give texts of a figure names, which are shown as they are and not as formulas."""
+    for text, name in zip(texts, names, strict=True):
+        text.set_parse_math(False)
+        text.set_text(printable(name))
 
 
 def key_columns(entries: Sequence[tuple[str, Colour]], width: float) -> int:
@@ -501,7 +514,7 @@ def write(figure: Figure, x: float, y: float, text: str, **style: Any) -> None:
     """Text at a place; names of images and classes are not read as formulas."""
     wide, tall = figure.get_size_inches()
     style = {"size": SMALL, "ha": "center", "va": "center", "linespacing": 1.15, **style}
-    figure.text(x / wide, y / tall, text, parse_math=False, **style)
+    figure.text(x / wide, y / tall, printable_lines(text), parse_math=False, **style)
 
 
 def check_suffix(path: Path) -> None:
@@ -516,5 +529,16 @@ def check_suffix(path: Path) -> None:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write the figure as its suffix says (``SUFFIXES``); the same one gives the same bytes."""
     dates: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    with atomic_write(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "ssrseg"}):
+    with (
+        atomic_write(path) as temporary,
+        matplotlib.rc_context({"svg.hashsalt": "ssrseg"}),
+        warnings.catch_warnings(record=True) as said,
+    ):
+        warnings.simplefilter("always")
         figure.savefig(temporary, metadata=dates.get(path.suffix.lower()))
+    missing = "missing from font"
+    for each in said:
+        if missing not in str(each.message):
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    if any(missing in str(each.message) for each in said):
+        note(f"{path} shows boxes for letters that matplotlib's font does not have.")

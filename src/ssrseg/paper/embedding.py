@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ssrseg.checkpoint import data_digest, model_digest
 from ssrseg.console import steps
 from ssrseg.data.files import atomic_write
+from ssrseg.data.kept_tensors import kept_tensors
 from ssrseg.data.photos import photo_batches
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.errors import DataError, PackageError
@@ -141,7 +141,8 @@ def embed(model: SSR, data: LabelledImages, folder: Path, *, run: Path | None = 
     """
     heads = _heads(model)
     kept = folder / f"features.{_digest(model, data, run)}.safetensors"
-    rows = _load(kept)
+    texts = _texts(model, heads)
+    rows = _rows_so_far(kept_tensors(kept), texts, len(data))
     done = int(rows["done"]) if rows else 0
     taken = Counter(rows["classes"].tolist()) if rows else Counter()
     with steps("Features", len(data), done=done) as progress:
@@ -167,7 +168,7 @@ def embed(model: SSR, data: LabelledImages, folder: Path, *, run: Path | None = 
             " can lie apart. Name a larger --split, or --set cmpa.min_patches=1 if the CAMs of"
             " small images are too small to pool from."
         )
-    return _most_frequent(rows, _texts(model, heads), len(data))
+    return _most_frequent(rows, texts, len(data))
 
 
 def _heads(model: SSR) -> dict[str, Alignment]:
@@ -233,9 +234,22 @@ def _digest(model: SSR, data: LabelledImages, run: Path | None) -> str:
     return name.hexdigest()[:16]
 
 
-def _load(path: Path) -> dict[str, Tensor]:
-    """Rows that an earlier call has kept; none if the file is absent or damaged."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError):
+def _rows_so_far(
+    kept: dict[str, Tensor], texts: Mapping[str, Tensor], images: int
+) -> dict[str, Tensor]:
+    """Rows that an earlier call has pooled; none if they have another form."""
+    if set(kept) != {"classes", "done", *texts} or kept["done"].shape != ():
         return {}
+    classes, done = kept["classes"], int(kept["done"])
+    known = len(next(iter(texts.values())))
+    fits = (
+        0 <= done <= images
+        and classes.ndim == 1
+        and classes.dtype == torch.long
+        and bool(((classes >= 0) & (classes < known)).all())
+        and all(
+            kept[name].shape == (len(classes), text.shape[1]) and kept[name].dtype == text.dtype
+            for name, text in texts.items()
+        )
+    )
+    return kept if fits else {}

@@ -7,14 +7,11 @@ A result is found again by what decides it (``ssrseg.paper.provenance``), not by
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
-
-import yaml
 
 from ssrseg.checkpoint import MODEL_FILE
 from ssrseg.config import Config, load_config, uses_decoder
@@ -29,6 +26,7 @@ from ssrseg.paper.provenance import (
     scored_digest,
     scoring_settings,
 )
+from ssrseg.paper.records import read_marker, read_settings
 from ssrseg.training import Supervision
 
 Heads = Literal["trained", "untrained", "temperature", "clip"]
@@ -115,7 +113,7 @@ class Workspace:
         """The folder of that name, or, if something else lies there, one named after the key."""
         folder = self.out / pattern.format(name=name, seed=seed)
         marker = folder / KEY_FILE
-        if marker.is_file() and json.loads(marker.read_text(encoding="utf-8"))["key"] != key:
+        if marker.is_file() and read_marker(marker)["key"] != key:
             folder = self.out / pattern.format(name=f"{name}-{key}", seed=seed)
         return folder
 
@@ -202,10 +200,10 @@ def _finished_heads(workspace: Workspace) -> _HeadRuns:
     found: _HeadRuns = {}
     pattern = workspace.runs.format(name="*", seed="*")
     for marker in sorted(workspace.out.glob(f"{pattern}/{KEY_FILE}")):
-        heads = json.loads(marker.read_text(encoding="utf-8")).get("heads")
+        heads = read_marker(marker).get("heads")
         if heads and (marker.parent / MODEL_FILE).is_file():
-            settings = yaml.safe_load((marker.parent / "config.yaml").read_text(encoding="utf-8"))
-            found.setdefault(heads, (marker.parent, load_config(base=settings)))
+            settings = read_settings(marker.parent / "config.yaml")
+            found.setdefault(heads, (marker.parent, settings))
     return found
 
 

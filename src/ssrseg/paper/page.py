@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from ssrseg.console import table_text
+from ssrseg.console import printable_lines, table_text
 from ssrseg.data.files import atomic_write
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def write_page(report: Report, path: Path) -> None:
     environment.filters |= {"data_uri": data_uri, "sha256": _sha256, "svg": svg}
     html = environment.get_template("page.html.jinja").render(report=report)
     with atomic_write(path) as temporary:
-        temporary.write_text(html, encoding="utf-8", newline="\n")
+        temporary.write_text(printable_lines(html), encoding="utf-8", newline="\n")
 
 
 def plain_text(table: ReportTable) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ssrseg.data.files import atomic_write, write_json
+from ssrseg.markdown import markdown_text
 from ssrseg.paper.experiments import Result
 from ssrseg.paper.page import ReportTable, TableRow, plain_text
 
@@ -260,7 +261,8 @@ class TableReport:
         """The same as a page of Markdown, with facts and classes."""
         parts = [f"# {self.title}"]
         if self.facts:
-            parts.append("\n".join(f"- {what}: {value}" for what, value in self.facts))
+            facts = (f"- {what}: {markdown_text(value)}" for what, value in self.facts)
+            parts.append("\n".join(facts))
         for table in (*self.tables, *self.details):
             if table.title != self.title:
                 parts.append(f"## {table.title}")
@@ -285,8 +287,9 @@ class TableReport:
 
 
 def _markdown_table(table: ReportTable) -> str:
-    names = [f"*{row.name}*" if row.kind == "control" else row.name for row in table.rows]
-    lines = [table.columns, ("---",) * len(table.columns)]
-    lines += [(name, *row.cells) for name, row in zip(names, table.rows, strict=True)]
-    escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+    lines = [[*map(markdown_text, table.columns)], ["---"] * len(table.columns)]
+    for row in table.rows:
+        name = markdown_text(row.name)
+        name = f"*{name}*" if row.kind == "control" else name
+        lines.append([name, *map(markdown_text, row.cells)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import time
@@ -27,6 +26,7 @@ from ssrseg.model import SSR
 from ssrseg.paper.cam_seeds import SeedScores, score_seeds
 from ssrseg.paper.experiments import KEY_FILE, Experiment, Result, Task, Workspace, tasks
 from ssrseg.paper.provenance import content_key, git_commit, run_identity
+from ssrseg.paper.records import read_marker, read_result
 from ssrseg.prediction import predict
 from ssrseg.prepare.workers import WorkerPool
 from ssrseg.pseudo_masks import make_masks
@@ -62,7 +62,7 @@ def run_experiments(
     found = []
     for task in wanted:
         if task.key in there:
-            record = json.loads(there[task.key].read_text(encoding="utf-8"))
+            record = read_result(there[task.key], task.key, task.data.classes)
             found.append(Result(task.experiment.name, task.seed, record["figures"], record))
     return found
 
@@ -137,7 +137,7 @@ def _train(workspace: Workspace, task: Task) -> None:
     marker, supervision = run / KEY_FILE, training.supervision
     facts: dict[str, Any] = {"seconds": 0.0}
     if marker.is_file():
-        facts = json.loads(marker.read_text(encoding="utf-8"))
+        facts |= read_marker(marker)
     facts["key"] = content_key(run_identity(config, data, supervision, heads_only=False))
     if supervision == "labels" and config.cam.mode == "cmpa":
         facts["heads"] = content_key(run_identity(config, data, supervision, heads_only=True))
@@ -257,7 +257,7 @@ def _keep(
             "supervision": row.training.supervision,
             "images": len(workspace.train),
             "settings": task.run_config.to_dict(),
-            "seconds": json.loads((task.run / KEY_FILE).read_text(encoding="utf-8"))["seconds"],
+            "seconds": read_marker(task.run / KEY_FILE).get("seconds", 0.0),
         }
     record = {
         "row": row.name,

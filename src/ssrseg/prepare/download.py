@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from ssrseg.errors import DataError
 
@@ -64,8 +64,11 @@ def download(
             another file, or the checksum is wrong.
     """
     url, size = file.url, file.size
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise DataError(f"{url} is no web address. Give one that begins with http:// or https://.")
+    if fault := _address_fault(url):
+        raise DataError(
+            f"{url} is no web address that files are fetched from: {fault}. Give one that begins"
+            " with http:// or https:// (--mirror)."
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     fruitless = 0
@@ -92,6 +95,42 @@ def download(
         if fruitless:
             time.sleep(pause)
     _accept(part, path, file)
+
+
+def _address_fault(url: str) -> str:
+    """Why an address cannot be asked; empty if it can."""
+    if strange := re.search(r"[^!-~]", url):
+        return f"it holds {strange[0]!r}; write a blank as %20, and other letters likewise"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:  # brackets, or a port that is no number below 65,536
+        return str(error)
+    if parts.scheme not in ("http", "https"):
+        return "its scheme is neither http nor https"
+    if not host or port == 0 or "@" in parts.netloc:
+        return "it names no host, or more than a host and a port"
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return "no host has such a name"
+    return ""
+
+
+class _OnTheWeb(HTTPRedirectHandler):
+    """Follows a server to other web addresses, and nowhere else."""
+
+    def redirect_request(self, request: Request, *details: Any) -> Request | None:
+        url = details[-1]
+        if fault := _address_fault(url):
+            raise DataError(
+                f"{request.full_url} sends elsewhere, to {url!r}: {fault}. Name another server by"
+                " --mirror."
+            )
+        return super().redirect_request(request, *details)
+
+
+urlopen = build_opener(_OnTheWeb).open
 
 
 def check_file(path: Path, size: int, sha256: str, progress: Progress = lambda _: None) -> None:
@@ -157,34 +196,43 @@ def _connected(call: Callable[..., Any], *arguments: object, **options: object) 
     """
     try:
         return call(*arguments, **options)
-    except URLError:
+    except (URLError, HTTPException):
         raise
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: what a server says is nonsense
         raise URLError(str(error) or type(error).__name__) from error
 
 
 def _check_answer(response: HTTPResponse, file: RemoteFile, part: Path, have: int) -> None:
     """Refuse the answer to another question before a byte of it is kept."""
     url, size = file.url, file.size
-    if not have:
-        length = response.headers.get("Content-Length")
-        if length is not None and int(length) != size:
-            raise DataError(_another_file(url, part, f"{int(length):,} bytes"))
-        return
     cure = f"Delete {part} to begin anew, or name another server by --mirror."
-    if response.status != 206:
+    if response.status not in (200, 206):
+        raise DataError(f"{url} answers {response.status}, which is no file. {cure}")
+    if have and response.status == 200:
         raise DataError(
             f"{url} ignores the request to go on after {have:,} bytes (no HTTP Range): its server"
             f" can only send the whole file. {cure}"
         )
-    offered = response.headers.get("Content-Range", "")
-    span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", offered)
-    if span is None or int(span[1]) != have:
-        raise DataError(
-            f'{url} was asked to go on after {have:,} bytes and offers "{offered}". {cure}'
-        )
-    if span[2] != "*" and int(span[2]) != size:
-        raise DataError(_another_file(url, part, f"{int(span[2]):,} bytes"))
+    total = size
+    if response.status == 206:
+        offered = response.headers.get("Content-Range", "")
+        span = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", offered)
+        if span is None or int(span[1]) != have:
+            raise DataError(
+                f"{url} was asked to go on after {have:,} bytes and offers {offered[:100]!r}."
+                f" {cure}"
+            )
+        total = int(span[2]) + 1 if span[3] == "*" else int(span[3])
+    lengths = set(response.headers.get_all("Content-Length", ()))
+    if lengths and total == size:
+        told = lengths.pop().strip()
+        if lengths or not re.fullmatch("[0-9]{1,18}", told):
+            raise DataError(
+                f"{url} does not say how long its file is (Content-Length: {told[:100]!r}). {cure}"
+            )
+        total = have + int(told)
+    if total != size:
+        raise DataError(_another_file(url, part, f"{total:,} bytes"))
 
 
 def _another_file(url: str, part: Path, found: str) -> str:

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
 from ssrseg.config import Config, DataConfig
 from ssrseg.console import CheckResult, steps
-from ssrseg.data.files import atomic_write
+from ssrseg.data.files import write_text
 from ssrseg.data.images import read_image
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
@@ -27,7 +25,7 @@ from ssrseg.prepare.download import (
     download,
     file_size,
 )
-from ssrseg.prepare.workers import run_all
+from ssrseg.prepare.workers import in_processes
 
 _SHOWN = 3
 
@@ -114,8 +112,7 @@ def report_missing(missing: Sequence[MissingFiles], source: ArchiveSource) -> li
     with suppress(OSError, OutputError):
         if any(each.names[_SHOWN:] for each in missing):
             lines = (f"{each.what}\t{name}\n" for each in missing for name in each.names)
-            with atomic_write(path) as temporary:
-                temporary.write_text("".join(lines), encoding="utf-8")
+            write_text(path, "".join(lines))
             more = f", ... (all in {path})"
         elif path.exists():
             path.unlink()
@@ -146,22 +143,33 @@ def store_superpixels(
     cache = SuperpixelCache(folder, n_segments=sgc.n_segments, compactness=sgc.compactness)
     check_room(folder, _superpixel_bytes(samples, folder, config), "The superpixels")
     work = partial(_store, cache=cache, settings=config.data)
-    run_all(work, samples, workers, "Superpixels", len(samples))
-    return CheckResult("superpixels", f"{len(samples):,} images in {folder}")
+    faults = []
+    with steps("Superpixels", len(samples)) as counter:
+        for name, fault in in_processes(work, samples, workers):
+            faults += [fault] if fault else []
+            counter.advance(name)
+    found = f"{len(samples) - len(faults):,} images in {folder}"
+    more = f" ... and {len(faults) - _SHOWN} more." if faults[_SHOWN:] else ""
+    return CheckResult("superpixels", found, " ".join(sorted(faults)[:_SHOWN]) + more)
 
 
-def _store(sample: Sample, *, cache: SuperpixelCache, settings: DataConfig) -> str:
-    cache(limit_side(read_image(sample.image, settings.range), settings.max_side))
-    return sample.name
+def _store(sample: Sample, *, cache: SuperpixelCache, settings: DataConfig) -> tuple[str, str]:
+    """The name, and what is wrong with the image."""
+    try:
+        cache(limit_side(read_image(sample.image, settings.range), settings.max_side))
+    except DataError as error:
+        return sample.name, str(error)
+    return sample.name, ""
 
 
 def _superpixel_bytes(samples: Sequence[Sample], folder: Path, config: Config) -> int:
     """Two bytes a pixel, by the first images, less what is there already."""
     pixels = []
     for sample in samples[:20]:
-        with Image.open(sample.image) as image:
-            shrink = min(1.0, config.data.max_side / max(image.size))
-            pixels.append(image.size[0] * image.size[1] * shrink**2)
+        with suppress(DataError):  # said when its turn comes
+            pixels.append(
+                limit_side(read_image(sample.image), config.data.max_side)[..., 0].numel()
+            )
     there = sum(file.stat().st_size for file in folder.rglob("*.npy"))
     return max(0, round(2 * sum(pixels) / max(len(pixels), 1) * len(samples)) - there)
 

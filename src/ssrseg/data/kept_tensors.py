@@ -1,0 +1,18 @@
+"""Tensors kept from an earlier call, which can be made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+
+def kept_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a file by name; none if it is absent, damaged, or not all finite."""
+    try:
+        found = load_file(path)
+        return found if all(bool(each.isfinite().all()) for each in found.values()) else {}
+    except (OSError, SafetensorError, ValueError, LookupError, RuntimeError, MemoryError):
+        return {}

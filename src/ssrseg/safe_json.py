@@ -1,0 +1,52 @@
+"""JSON that others wrote: plain values, and one kind of error whatever is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ssrseg.errors import SSRError
+
+_LONGEST = 1 << 32  # bytes of a file; COCO's annotations have 0.4 billion
+
+
+class JsonError(SSRError):
+    """What is wrong with a text that should be JSON, as a clause; who reads it says of which."""
+
+
+def read_json(path: Path) -> Any:
+    """The value in a file.
+
+    Raises:
+        JsonError: If it cannot be read, or is not JSON as ``parse_json`` takes it.
+    """
+    try:
+        if path.stat().st_size > _LONGEST:
+            raise JsonError("it has more than 4 GB")
+        return parse_json(path.read_bytes())
+    except OSError as error:
+        raise JsonError(f"it cannot be read: {error.strerror}") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that a text describes.
+
+    Raises:
+        JsonError: If it is not JSON in UTF-8, is nested too deep, or holds NaN, Infinity or a
+            number of more than 4,300 digits.
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        return json.loads(text, parse_constant=_refuse)
+    except UnicodeDecodeError as error:
+        raise JsonError(f"byte {error.start} is not UTF-8") from error
+    except RecursionError as error:
+        raise JsonError("its lists and tables lie too deep in each other") from error
+    except (ValueError, MemoryError) as error:
+        raise JsonError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise JsonError(f"{constant} is no number of JSON")
