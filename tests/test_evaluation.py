@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +123,71 @@ def test_unknown_id_in_the_truth(data: LabelledImages, found: Path, tmp_path: Pa
     write(tmp_path / "truth" / "b.png", [[9, 2, 2, 0], [0, 0, 0, 0]])
     with pytest.raises(DataError, match=r"truth/b\.png holds class id 9"):
         evaluate(found, data)
+
+
+def test_undecided_pixels_count_as_missed(data: LabelledImages, found: Path) -> None:
+    before = evaluate(found, data)
+    write(found / "masks" / "b.png", [[255, 255, 255, 0], [0, 0, 0, 1]])
+    result = evaluate(found, data)
+    assert result.undecided == pytest.approx(3 / 22)
+    assert result.scores.class_recall[2] == 0 and before.scores.class_recall[2] == pytest.approx(
+        2 / 3
+    )
+    assert result.scores.iou[2] == 0
+    assert result.scores.class_precision[0] == 1  # nobody's false hits
+
+
+def test_masks_in_any_lossless_format(data: LabelledImages, found: Path) -> None:
+    before = evaluate(found, data)
+    for name, suffix in (("a", ".PNG"), ("b", ".tif"), ("c", ".bmp")):
+        write(found / "masks" / f"{name}{suffix}", FOUND[name])
+        (found / "masks" / f"{name}.png").unlink()
+    assert evaluate(found, data).matrix.equal(before.matrix)
+
+
+def test_all_faults_at_once(data: LabelledImages, found: Path) -> None:
+    (found / "masks" / "a.png").write_bytes(b"")
+    write(found / "masks" / "b.png", [[0, 0]])
+    (found / "masks" / "c.png").unlink()
+    with pytest.raises(DataError) as caught:
+        evaluate(found, data)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"{found / 'masks'} has 3 faults:"
+    assert "lacks the masks of 1 of 3 images (c). Finish" in lines[1]
+    assert "a.png is empty" in lines[2] and "b.png is (2, 1) pixels, its true mask" in lines[3]
+
+
+def test_black_and_white_truths(
+    data: LabelledImages, found: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, ids in TRUTHS.items():
+        write(tmp_path / "truth" / f"{name}.png", (np.array(ids) > 0) * 255)
+    with pytest.raises(DataError) as caught:
+        evaluate(found, data)
+    assert str(caught.value) == (
+        f"2 of 3 true masks of labelled images (such as {tmp_path}/truth/a.png) hold only 0 and 255"
+        " although a class is labelled. 255 means ignore: such pixels do not count. Most likely the"
+        " object is meant: replace 255 by its class id (1 = the first class), as in Python with"
+        " ids[ids == 255] = 1."
+    )
+    write(tmp_path / "truth" / "b.png", TRUTHS["b"])
+    capsys.readouterr()
+    evaluate(found, data)
+    assert "1 of 3 true masks of labelled images (such as" in capsys.readouterr().err
+    unlabelled = tuple(replace(sample, labels=()) for sample in data.samples)
+    evaluate(found, replace(data, samples=unlabelled))
+    assert "Note" not in capsys.readouterr().err
+
+
+def test_black_and_white_predictions(data: LabelledImages, found: Path) -> None:
+    for name, ids in FOUND.items():
+        write(found / "masks" / f"{name}.png", (np.array(ids) > 0) * 255)
+    with pytest.raises(DataError) as caught:
+        evaluate(found, data)
+    assert str(caught.value) == (
+        f"All masks of {found}/masks hold only 0 and 255, and 255 means undecided (36.4% of the"
+        " pixels). They are black and white pictures, most likely: replace 255 by the id of the"
+        " class (1 = the first class), as in Python with ids[ids == 255] = 1."
+    )
+    (found / "classes.txt").write_text("cat\ndog\ncow\n")  # ours, all undecided
+    assert evaluate(found, data).undecided == pytest.approx(8 / 22)

@@ -94,10 +94,8 @@ def decode_content(content: bytes, name: Path | str) -> Image.Image | Samples:
                 raise DataError(f"{name} is a drawing ({image.format}), no photograph.")
             layout = image.tile[0].args if image.format == "PNG" and image.tile else None
             image.load()
-        if image.format == "PNG":
-            _check_png(content)
-            if layout in _DEEP_PNG and "transparency" not in image.info:
-                return _deep_png(content, image, str(layout))
+        if layout in _DEEP_PNG and "transparency" not in image.info:
+            return _deep_png(content, image, str(layout))
         if image.format in ("JPEG", "MPO") and ends_early(content, image):
             raise OSError("its data end before the picture does, though an end marker follows")
         return image
@@ -111,17 +109,6 @@ def _opened(content: bytes) -> ImageFile.ImageFile:
             raise
         importlib.import_module("pillow_heif").register_heif_opener()
         return Image.open(io.BytesIO(content))
-
-
-def _check_png(content: bytes) -> None:
-    """Checksums of the pixel data, which Pillow leaves out."""
-    at, view = 8, memoryview(content)
-    while at + 12 <= len(content):
-        length, kind = struct.unpack_from(">I4s", content, at)
-        end = at + 8 + length
-        if kind == b"IDAT" and view[end : end + 4] != zlib.crc32(view[at + 4 : end]).to_bytes(4):
-            raise OSError("the checksum of its pixel data is wrong")
-        at = end + 4
 
 
 def _deep_png(content: bytes, image: Image.Image, layout: str) -> Samples:

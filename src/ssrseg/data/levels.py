@@ -128,7 +128,7 @@ def _say(
     low, high = (f"{value:.6g}" for value in found)
     note_once(
         f"range {known.dtype} {kind_of_note or found}",
-        f"{name} has {known.dtype.name} values, the darkest {known.min():.6g} and the brightest"
-        f" pixel {known.max():.6g}{top}: it and photographs like it are read {how}, black ="
-        f" {low} and white = {high}. data.range chooses other values.",
+        f"{name}: darkest pixel {known.min():.6g}, brightest {known.max():.6g}{top}. It and"
+        f" photographs like it are read {how}: black = {low}, white = {high}. data.range chooses"
+        " other values.",
     )

@@ -79,6 +79,8 @@ def read_truth(
         ids = _by_colour(values, path)
     elif palette is not None and (colours := _colour_ids(values, palette)):
         ids = _by_palette(values, palette, colours, path, n_classes, labels)
+    elif palette is not None and (greys := _grey_ids(values, palette, n_classes)):
+        ids = _recoded(values, greys, "greys that are class ids, not", path)
     else:
         ids = values
     if ids.min() < 0 or ids.max() > 255:
@@ -192,13 +194,34 @@ def _by_palette(
             f" {entries[swapped]}, and both are classes here. Save it with VOC's palette, or as"
             " 8-bit grey PNG of class ids."
         )
+    return _recoded(indices, colours, "VOC's colours in another order than", path)
+
+
+def _grey_ids(
+    indices: np.ndarray, palette: np.ndarray, n_classes: int | None
+) -> dict[int, int] | None:
+    """Greys of the used colours, by index, if they are ids: an 8-bit mask that became indexed.
+
+    None if they are no ids or the indices. Black and white alone are no ids, nor are greys that can
+    be told apart by eye: greys of ids are almost black.
+    """
+    used = [index for index in np.unique(indices).tolist() if index < len(palette)]
+    colours = palette[used]
+    greys = dict(zip(used, colours[:, 0].tolist(), strict=True))
+    ids = {grey for grey in greys.values() if grey not in (0, IGNORE)}
+    known = n_classes is not None and ids and max(ids) <= n_classes
+    if not known or (colours != colours[:, :1]).any() or all(a == b for a, b in greys.items()):
+        return None
+    return greys
+
+
+def _recoded(indices: np.ndarray, ids: dict[int, int], what: str, path: Path) -> np.ndarray:
     note_once(
-        "palette in another order",
-        f"{path} has VOC's colours in another order: it and masks like it are read by colour, not"
-        " by index.",
+        f"palette: {what}",
+        f"{path} has {what} its indices: it and masks like it are read by colour, not by index.",
     )
-    table = np.zeros(max(colours) + 1, np.uint8)
-    table[list(colours)] = list(colours.values())
+    table = np.zeros(max(ids) + 1, np.uint8)
+    table[list(ids)] = list(ids.values())
     return table[indices]
 
 
