@@ -8,11 +8,14 @@ import pytest
 
 from ssrseg.data.classes import (
     VOC_CLASSES,
+    ClassList,
     check_class_names,
-    describe_labels,
+    class_fault,
+    class_key,
     label_indices,
     read_classes,
 )
+from ssrseg.data.describe import describe_labels
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.errors import LabelsError
 
@@ -36,17 +39,18 @@ def test_no_file(tmp_path):
 def test_classes_txt(tmp_path):
     text = "\ufeff# my classes\r\nzebra  # striped\r\n\r\n red car\r\n"
     (tmp_path / "classes.txt").write_bytes(text.encode())
-    assert read_classes(tmp_path) == (("zebra", "red car"), {})
+    assert read_classes(tmp_path) == ClassList(("zebra", "red car"), source="classes.txt")
 
 
 def test_classes_yaml(tmp_path):
     (tmp_path / "classes.yaml").write_text(
-        "zebra: [zebra, striped horse]\nno: a no sign\ncar:\ncow: ''\n7: seven\n"
+        "zebra: [zebra, striped horse]\nno: a no sign\ncar:\ncow: ''\nC#: sharp\n"
         "dog:\n  - puppy\n  - hound\n"
     )
-    assert read_classes(tmp_path) == (
-        ("zebra", "no", "car", "cow", "7", "dog"),
-        {"zebra": "zebra, striped horse", "no": "a no sign", "7": "seven", "dog": "puppy, hound"},
+    assert read_classes(tmp_path) == ClassList(
+        ("zebra", "no", "car", "cow", "C#", "dog"),
+        {"zebra": "zebra, striped horse", "no": "a no sign", "C#": "sharp", "dog": "puppy, hound"},
+        source="classes.yaml",
     )
 
 
@@ -59,13 +63,13 @@ def test_both_files(tmp_path):
 
 
 def test_all_faults_of_a_list_at_once(tmp_path):
-    (tmp_path / "classes.txt").write_text("background\ncat\ncat\nCat\ndog;cow\nnone\n")
+    (tmp_path / "classes.txt").write_text("cat\nbackground\ncat\nCat\ndog;cow\nnone\n")
     assert error_of(tmp_path).splitlines() == [
         f"{tmp_path}/classes.txt has 5 faults:",
-        '  line 1: "background" is no class; it is always there, with id 0. Remove it.',
-        '  line 3: class "cat" is already there, as "cat" (line 2). Name each class in one'
+        '  line 2: "background" is no class; it is always there, with id 0. Remove it.',
+        '  line 3: class "cat" is already there, as "cat" (line 1). Name each class in one'
         " spelling, and once in a list.",
-        '  line 4: class "Cat" is already there, as "cat" (line 2). Name each class in one'
+        '  line 4: class "Cat" is already there, as "cat" (line 1). Name each class in one'
         " spelling, and once in a list.",
         '  line 5: "dog;cow" cannot be a class name; ";" stands between labels. Rename it.',
         '  line 6: "none" cannot be a class; in labels.csv, "none" marks an image that shows no'
@@ -84,8 +88,7 @@ def test_an_empty_list(tmp_path, text):
 def test_more_classes_than_8_bits_hold(tmp_path):
     path = tmp_path / "classes.txt"
     path.write_text("\n".join(f"class {n}" for n in range(254)))
-    names, _ = read_classes(tmp_path)
-    assert len(names) == 254
+    assert len(read_classes(tmp_path).names) == 254
     path.write_text("\n".join(f"class {n}" for n in range(255)))
     assert (
         "line 255: there are 255 classes; maps of class ids have 8 bits and hold 254, which end"
@@ -185,8 +188,8 @@ def test_class_names_become_plain_text() -> None:
         ),
         (
             ["dog\ncat"],
-            "classes item 1: 'dog\\ncat' cannot be a class name; lists have one name per line."
-            " Rename it.",
+            'classes item 1: "dog\\ncat" cannot be a class name; it holds a line break, a control'
+            " character or a damaged letter. Write it anew.",
         ),
     ],
 )

@@ -17,26 +17,27 @@ from ssrseg.data.classes import COCO_CLASSES
 from ssrseg.data.coco import (
     IMAGE_FOLDERS,
     ImageInstances,
-    image_key,
+    Instance,
+    InstancesFile,
     instances_by_image,
     instances_file,
     read_instances,
     read_label_table,
-    semantic_mask,
 )
+from ssrseg.data.coco_masks import semantic_mask
 from ssrseg.data.images import write_class_ids
 from ssrseg.data.open import open_images, open_labelled
 from ssrseg.errors import DataError, LabelsError
 
 NINE, TWENTY_FIVE, THIRTY_FOUR = (f"COCO_train2014_{n:012d}" for n in (9, 25, 34))
 TRAIN = {
-    NINE: ["person", "toothbrush"],
-    TWENTY_FIVE: ["tvmonitor"],
-    THIRTY_FOUR: ["person", "stop sign"],  # of people, only a crowd is annotated
+    f"train2014/{NINE}": ["person", "toothbrush"],
+    f"train2014/{TWENTY_FIVE}": ["tvmonitor"],
+    f"train2014/{THIRTY_FOUR}": ["person", "stop sign"],  # of people, only a crowd is annotated
 }
 VAL = {
-    "COCO_val2014_000000000042": ["cat", "sofa"],
-    "COCO_val2014_000000000074": ["cat"],
+    "val2014/COCO_val2014_000000000042": ["cat", "sofa"],
+    "val2014/COCO_val2014_000000000074": ["cat"],
 }
 
 
@@ -86,7 +87,10 @@ def test_a_tree_opens_as_vocs_does(tree: Path) -> None:
 
 def test_a_list_of_ones_own(tree: Path) -> None:
     (tree / "few.txt").write_text(f"COCO_val2014_000000000074\n{NINE}\n")
-    assert list(labels_of(open_labelled(tree, split="few"))) == ["COCO_val2014_000000000074", NINE]
+    wanted = ["val2014/COCO_val2014_000000000074", f"train2014/{NINE}"]
+    assert list(labels_of(open_labelled(tree, split="few"))) == wanted
+    (tree / "few.txt").write_text(f"val2014/COCO_val2014_000000000074\n{NINE[-12:]}\n")
+    assert list(labels_of(open_labelled(tree, split="few"))) == wanted
     (tree / "few.txt").write_text("COCO_train2014_000000000030\n")
     with pytest.raises(DataError, match='there is no image "COCO_train2014_000000000030" in the'):
         open_labelled(tree, split="few")
@@ -111,11 +115,11 @@ def test_a_table_is_derived_once(tree: Path, monkeypatch: pytest.MonkeyPatch) ->
     path = instances_file(tree, "train")
     first = read_label_table(path)
     assert (first.images, len(first.labels)) == (4, 3)
-    stored = path.with_name("instances_train2014.labels.csv")
-    assert stored.read_text().splitlines()[2] == f"{NINE}.jpg,person;toothbrush"
+    stored = path.with_name("instances_train2014.labels.cache")
+    assert json.loads(stored.read_text())["labels"][f"{NINE}.jpg"] == [0, 79]
     original, read = module.read_instances, []
 
-    def counting(path: Path) -> dict[str, Any]:
+    def counting(path: Path) -> InstancesFile:
         read.append(path)
         return original(path)
 
@@ -126,14 +130,14 @@ def test_a_table_is_derived_once(tree: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert read_label_table(path).labels[f"{NINE}.jpg"] == (79,)  # same time, other content
     assert read == [path]
     whole = stored.read_text()
-    for damaged in (whole[:-40], whole.replace("tvmonitor", "tv", 1), "", "# {}\n", "\x00"):
+    for damaged in (whole[:-40], whole.replace("[62]", "[80]"), "", "{}", "[]", "\x00"):
         stored.write_text(damaged)
         assert read_label_table(path).labels[f"{TWENTY_FIVE}.jpg"] == (62,)
         assert stored.read_text() == whole
-    assert len(read) == 6
-    monkeypatch.setattr(module, "_RULE", 2)
-    read_label_table(path)
     assert len(read) == 7
+    monkeypatch.setattr(module, "_RULE", 0)
+    read_label_table(path)
+    assert len(read) == 8
 
 
 def test_a_tree_that_may_not_be_written(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,6 +165,7 @@ def test_categories_that_can_be_no_classes(tree: Path) -> None:
     def rename(table: dict[str, Any]) -> None:
         names = ("cat", "Cat", "background", "none", "a;b")
         table["categories"] = [{"id": 10 * k, "name": name} for k, name in enumerate(names)]
+        table["annotations"].clear()
 
     change(tree, "train", rename)
     with pytest.raises(LabelsError) as caught:
@@ -197,7 +202,7 @@ def test_a_class_list_of_ones_own(tree: Path) -> None:
 
 def test_labels_csv_wins(tree: Path) -> None:
     (tree / "labels.csv").write_text(f"image,labels\ntrain2014/{NINE}.jpg,cat\n")
-    assert labels_of(open_labelled(tree)) == {NINE: ["cat"]}
+    assert labels_of(open_labelled(tree)) == {f"train2014/{NINE}": ["cat"]}
 
 
 # ---------------------------------------------------------------- layouts
@@ -208,7 +213,9 @@ def test_images_in_every_layout(tmp_path: Path, images: str) -> None:
     tree = tiny_coco(tmp_path / "coco", images)
     for split, wanted in (("train", TRAIN), ("val", VAL)):
         data = open_labelled(tree, split=split)
-        assert labels_of(data) == wanted
+        folder = images.format(split).removeprefix("images/").removeprefix("JPEGImages/")
+        renamed = {f"{folder}/{Path(name).name}": words for name, words in wanted.items()}
+        assert labels_of(data) == renamed
         assert all(sample.image.is_file() for sample in data.samples)
 
 
@@ -216,7 +223,7 @@ def test_images_that_bear_their_number_only(tree: Path) -> None:
     for image in (tree / "train2014").iterdir():
         image.rename(image.with_name(image.name[-16:]))
     data = open_labelled(tree, split="train")
-    assert labels_of(data) == TRAIN
+    assert labels_of(data) == {f"train2014/{name[-12:]}": words for name, words in TRAIN.items()}
     assert data.samples[0].image == tree / "train2014" / "000000000009.jpg"
 
 
@@ -248,26 +255,22 @@ def test_files_that_are_no_images_or_masks(tree: Path) -> None:
     assert (first.image, first.truth) == (tree / "train2014" / f"{NINE}.jpg", mask)
 
 
-def test_keys() -> None:
-    assert image_key("COCO_train2014_000000000009") == "000000000009"
-    assert image_key("000000000009") == "000000000009"
-    assert image_key("street_12") == "street_12"
-    assert image_key("a_00000000000x") == "a_00000000000x"
-
-
 def test_missing_images_and_annotations(tree: Path) -> None:
     (tree / "train2014" / f"{NINE}.jpg").unlink()
     with pytest.raises(DataError) as caught:
         open_labelled(tree, split="train")
     assert str(caught.value) == (
-        f"{tree} lacks 1 of 3 images of train (such as {NINE}.jpg). `ssrseg prepare coco --data"
-        f" {tree}` says what is missing and where it comes from."
+        f"{tree} lacks 1 of 3 images of instances_train2014.json (such as {NINE}.jpg). `ssrseg"
+        f" prepare coco --data {tree}` says what is missing and where it comes from."
     )
     shutil.rmtree(tree / "train2014")
-    with pytest.raises(DataError, match=r"lacks 3 of 3 images of train \(such as COCO_train2014_"):
+    with pytest.raises(
+        DataError,
+        match=r"lacks 3 of 3 images of instances_train2014.json \(such as COCO_train2014_",
+    ):
         open_labelled(tree, split="train")
     instances_file(tree, "train").unlink()
-    with pytest.raises(LabelsError, match=r"instances_train2014\.json cannot be read"):
+    with pytest.raises(DataError, match='split "train" is unknown: .* The splits are: val'):
         open_labelled(tree, split="train")
     assert labels_of(open_labelled(tree)) == VAL
 
@@ -279,21 +282,28 @@ def test_the_folder_above(tree: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "message"),
     [
-        "",
-        "[]",
-        "{}",
-        '{"images": 3}',
-        '{"images": [], "annotations": [], "categories": [{"id": 1}]}',
+        ("", r"json is no JSON, or cut short \(Expecting value"),
+        ("[]", 'is no instances file of COCO: it has no list "images"'),
+        ("{}", 'has no list "images"'),
+        ('{"images": 3}', 'has no list "images"'),
+        ('{"images": []}', 'has no list "annotations"'),
+        ('{"images": [], "annotations": [3], "categories": []}', 'has no list "annotations"'),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1}]}',
+            "category None has the id 1; a name",
+        ),
+        ("[" * 3000, r"no JSON, or cut short \(maximum recursion"),
+        ("9" * 5000, r"no JSON, or cut short \(Exceeds the limit"),
     ],
 )
-def test_files_that_are_no_annotations(tree: Path, content: str) -> None:
+def test_files_that_are_no_annotations(tree: Path, content: str, message: str) -> None:
     path = instances_file(tree, "train")
     path.write_text(content)
-    with pytest.raises(LabelsError, match=r"is no instances file of COCO, or cut short"):
+    with pytest.raises(LabelsError, match=message):
         open_labelled(tree, split="train")
-    assert not path.with_suffix(".labels.csv").exists()
+    assert not path.with_suffix(".labels.cache").exists()
 
 
 @pytest.mark.parametrize(
@@ -301,7 +311,9 @@ def test_files_that_are_no_annotations(tree: Path, content: str) -> None:
 )
 def test_annotations_of_nothing(tree: Path, key: str, value: int, what: str) -> None:
     change(tree, "train", lambda table: table["annotations"][1].__setitem__(key, value))
-    with pytest.raises(LabelsError, match=f"annotation 901 is of {what}, which the file does not"):
+    with pytest.raises(
+        LabelsError, match=f"annotation 901 is of {what}, which the file does not list"
+    ):
         open_labelled(tree, split="train")
 
 
@@ -310,7 +322,7 @@ def test_annotations_of_nothing(tree: Path, key: str, value: int, what: str) -> 
 
 def test_smaller_instances_lie_over_larger_ones_and_crowds_are_classes(tree: Path) -> None:
     images = list(instances_by_image(read_instances(instances_file(tree, "train"))))
-    assert [image.file_name for image in images] == [f"{name}.jpg" for name in TRAIN]
+    assert [image.file_name for image in images] == [f"{Path(name).name}.jpg" for name in TRAIN]
     nine = np.zeros((61, 75), np.uint8)
     nine[10:40, 8:38] = 1
     nine[20:30, 20:32] = 80
@@ -338,8 +350,10 @@ def test_masks_are_those_of_a_slow_loop(drawn: list[tuple[int, int, int, int, in
         if as_runs:
             shape = {"counts": run_lengths(inside), "size": [height, width]}
         covers.append((inside, class_id))
-        instances.append((float(inside.sum()), class_id, shape))
-    found = semantic_mask(ImageInstances("a.jpg", (height, width), tuple(instances)))
+        # by its pixels, if its area is not given
+        area = None if class_id % 2 else float(inside.sum())
+        instances.append(Instance(1, area, class_id, shape))
+    found = semantic_mask(annotated((height, width), *instances))
     for row in range(height):
         for column in range(width):
             on = [(cover.sum(), n) for n, (cover, _) in enumerate(covers) if cover[row, column]]
@@ -347,16 +361,79 @@ def test_masks_are_those_of_a_slow_loop(drawn: list[tuple[int, int, int, int, in
             assert found[row, column] == wanted
 
 
-def test_a_segmentation_that_is_none(tree: Path) -> None:
-    for broken in ({"size": [4, 4]}, [[1] * 7], "x", {"counts": [16], "size": [4, 5]}, [3], None):
-        image = ImageInstances("a.jpg", (4, 4), ((1.0, 1, broken),))
-        with pytest.raises(DataError, match=r"annotations of a\.jpg hold a segmentation that"):
-            semantic_mask(image)
+def annotated(size: tuple[int, int], *instances: Instance) -> ImageInstances:
+    return ImageInstances(Path("instances_x.json"), "a.jpg", size, instances)
+
+
+@pytest.mark.parametrize(
+    ("outline", "message"),
+    [
+        (None, "is missing; a box alone makes no mask"),
+        ([], "is missing; a box alone makes no mask"),
+        ("x", "is neither a list of polygons nor run lengths"),
+        ([3], "is neither a list of polygons nor run lengths"),
+        ([1, 1, 3, 1, 3, 3], "is neither a list of polygons nor run lengths"),
+        ([[1] * 7], "has a polygon with half a point"),
+        ([[{"x": 1, "y": 1}] * 3], "holds a point whose coordinates are no numbers"),
+        ([["1", "1", "3", "1", "3", "3"]], "holds a point whose coordinates are no numbers"),
+        ([[True, 1, 3, 1, 3, 3]], "holds a point whose coordinates are no numbers"),
+        ([[None, 1, 3, 1, 3, 3]], "holds a point whose coordinates are no numbers"),
+        ([[float("nan"), 1, 3, 1, 3, 3]], "holds a point whose coordinates are no numbers"),
+        ([[float("-inf"), 1, 3, 1, 3, 3]], "holds a point whose coordinates are no numbers"),
+        ([[1e300, 1, 3, 1, 3, 3]], "are no numbers, or far outside"),
+        ([[10**400, 1, 3, 1, 3, 3]], "are no numbers, or far outside"),
+        ([[1e6, 0, -1e6, 0, 1e6, 5]], "has an outline of millions of pixels"),
+        ({"size": [4, 4]}, "has no run lengths"),
+        ({"counts": [16], "size": [4, 5]}, r"is not of the size of the image, \[4, 4\]"),
+        ({"counts": [16], "size": 4}, "is not of the size of the image"),
+        ({"counts": [15], "size": [4, 4]}, "do not make up the image"),
+        ({"counts": [-16, 32], "size": [4, 4]}, "has no run lengths"),
+        ({"counts": [16.0], "size": [4, 4]}, "has no run lengths"),
+        ({"counts": [2**40, 16 - 2**40], "size": [4, 4]}, "has no run lengths"),
+        ({"counts": "", "size": [4, 4]}, "do not make up the image"),
+        ({"counts": "\x00", "size": [4, 4]}, "has damaged run lengths"),
+        ({"counts": "ä", "size": [4, 4]}, "has damaged run lengths"),
+        ({"counts": "ooooooooooooo", "size": [4, 4]}, "has damaged run lengths"),
+        ({"counts": "o", "size": [4, 4]}, "has run lengths that are cut short"),
+    ],
+)
+def test_a_segmentation_that_is_none(outline: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        semantic_mask(annotated((4, 4), Instance(7, 1.0, 1, outline)))
+    start = "instances_x.json: the segmentation of annotation 7 (of a.jpg) "
+    assert str(caught.value).startswith(start)
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=9))
+def test_packed_run_lengths_are_those_of_pycocotools(runs: list[int]) -> None:
+    from pycocotools import mask as coder
+
+    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    if not flat.size:
+        return
+    packed = coder.encode(np.asfortranarray(flat[:, None].astype(np.uint8)))["counts"].decode()
+    shape = {"counts": packed, "size": [flat.size, 1]}
+    found = semantic_mask(annotated((flat.size, 1), Instance(1, 1.0, 1, shape)))
+    assert np.array_equal(found.numpy()[:, 0], flat)
 
 
 def test_polygons_without_area_leave_nothing() -> None:
-    image = ImageInstances("a.jpg", (4, 4), ((1.0, 1, [[]]), (0.0, 2, [[0, 0, 4, 4]])))
-    assert semantic_mask(image).tolist() == [[0] * 4] * 4
+    instances = (Instance(1, 1.0, 1, [[]]), Instance(2, 0.0, 2, [[0, 0, 4, 4]]))
+    assert semantic_mask(annotated((4, 4), *instances)).tolist() == [[0] * 4] * 4
+
+
+@pytest.mark.parametrize("area", [True, -1, "9", float("nan"), float("inf"), 10**400, [1]])
+def test_areas_that_are_none(tree: Path, area: Any) -> None:
+    change(tree, "train", lambda table: table["annotations"][0].__setitem__("area", area))
+    with pytest.raises(LabelsError, match="annotation 900 has the area .*pixels is expected"):
+        list(instances_by_image(read_instances(instances_file(tree, "train"))))
+
+
+@pytest.mark.parametrize("height", [None, True, 0, -4, 61.0, "61", 10**9, 2**16, [61]])
+def test_sizes_that_are_none(tree: Path, height: Any) -> None:
+    change(tree, "train", lambda table: table["images"][0].update(height=height, width=2**16))
+    with pytest.raises(LabelsError, match=f'image "{NINE}.jpg" has height .* are expected'):
+        list(instances_by_image(read_instances(instances_file(tree, "train"))))
 
 
 def test_without_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,4 +441,4 @@ def test_without_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     with pytest.raises(DataError, match="pip install pycocotools"):
-        semantic_mask(ImageInstances("a.jpg", (4, 4), ()))
+        semantic_mask(annotated((4, 4)))

@@ -106,13 +106,14 @@ def test_order_of_classes_from_a_file(tmp_path):
     ("images", "names"),
     [
         (["a.jpg", "b.jpg"], ["a", "b"]),
-        (["photos/a.jpg", "photos/b.v2.jpg"], ["a", "b.v2"]),
-        (["photos/x/a.jpg", "photos/y/a.jpg"], ["x/a", "y/a"]),
+        (["photos/a.jpg", "photos/b.v2.jpg"], ["photos/a", "photos/b.v2"]),
+        (["photos/x/a.jpg", "photos/y/a.jpg"], ["photos/x/a", "photos/y/a"]),
         (["images/x/a.jpg", "images/x/b.jpg"], ["x/a", "x/b"]),
+        (["JPEGImages/x/a.jpg", "images.jpg"], ["x/a", "images"]),
         (["x/a.jpg", "a.jpg"], ["x/a", "a"]),
     ],
 )
-def test_names_are_relative_to_the_image_folder(tmp_path, images, names):
+def test_names_are_made_of_the_own_path_alone(tmp_path, images, names):
     for image in images:
         (tmp_path / image).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / image).touch()
@@ -186,7 +187,7 @@ def test_neither_layout(tmp_path):
         (tmp_path / name).touch()
     assert error_of(tmp_path) == (
         f"{tmp_path} is no data folder: neither labels.csv nor the VOC 2012 layout (JPEGImages,"
-        " ImageSets, Annotations) nor COCO's (annotations/instances_train2014.json) is in it."
+        " ImageSets, Annotations) nor COCO's (annotations/instances_NAME.json) is in it."
         " It holds a.jpg, b.jpg, c.jpg, d.jpg, e.jpg and 1 more."
         ' Write labels.csv there: the header "image,labels", then a line such as'
         ' "images/a.jpg,cat;dog" for each image.'
