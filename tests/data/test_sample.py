@@ -61,7 +61,7 @@ def test_what_can_be_read_as_a_sample_is():
     ],
 )
 def test_labels_that_are_no_ascending_indices_are_refused(labels):
-    with pytest.raises(LabelsError, match='labels of sample "a" are .* ascending, each once'):
+    with pytest.raises(LabelsError, match=r'labels of sample "a" are .* ascending, each once'):
         sample(labels=labels)
 
 
@@ -104,7 +104,7 @@ def test_a_data_set_is_checked_when_it_is_made():
         return made(LabelledImages, **(given | more))
 
     assert data(sample(), classes=[" cat", "red\u00a0car"]).classes == ("cat", "red car")
-    with pytest.raises(LabelsError, match='sample "a" has the label 2, .* indices 0 .. 1'):
+    with pytest.raises(LabelsError, match=r'sample "a" has the label 2, .* indices 0 .. 1'):
         data(sample(labels=(2,)))
     with pytest.raises(DataError, match='two samples are called "a"'):
         data(sample(), sample(image="b.jpg"))
@@ -112,7 +112,7 @@ def test_a_data_set_is_checked_when_it_is_made():
         data("a.jpg")
     with pytest.raises(DataError, match="a list of Sample is expected"):
         data(samples=None)
-    with pytest.raises(LabelsError, match="prompts = .* by the name of a class"):
+    with pytest.raises(LabelsError, match=r"prompts = .* by the name of a class"):
         data(prompts={"cow": "a cow"})
     with pytest.raises(LabelsError, match="there are 300 classes"):
         data(classes=[f"class {n}" for n in range(300)])

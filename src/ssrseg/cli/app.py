@@ -12,7 +12,7 @@ from cyclopts import App, Group, Parameter, validators
 from rich.console import Console
 
 from ssrseg import __version__
-from ssrseg.console import printable_lines
+from ssrseg.console import note, printable_lines
 from ssrseg.errors import SSRError
 
 if TYPE_CHECKING:
@@ -156,7 +156,10 @@ def open_data(data: Path, split: str | None) -> "LabelledImages":
     """The images of a list, or all of them; faults are said before transformers is imported."""
     from ssrseg.data.open import open_labelled
 
-    return open_labelled(data, split=None if split == "all" else split)
+    images = open_labelled(data, split=None if split == "all" else split)
+    for notice in images.notices:
+        note(notice)
+    return images
 
 
 def typed() -> list[str]:

@@ -14,8 +14,10 @@ from typing import Any
 
 import yaml
 
-from ssrseg.data.text import fault_report, is_unprintable, quoted, read_lines, read_text
+from ssrseg.console import printable
+from ssrseg.data.text import fault_report, is_unprintable, quoted, read_lines
 from ssrseg.errors import LabelsError, did_you_mean
+from ssrseg.safe_yaml import YamlError, compose_yaml, read_yaml_text
 
 NO_CLASS = "none"
 """Label of an image that shows none of the classes; an empty label is taken for a slip."""
@@ -42,7 +44,6 @@ COCO_CLASSES = (
 
 _MOST = 254  # ids 1 .. 254 of an 8-bit map; 0 is background and 255 is ignore
 _LONGEST = 200  # letters of a name; CLIP's text tower ends after about 300
-_LONGEST_PROMPT = 2000
 
 _NO_NAMES = frozenset({"nan", "null", "na", "n/a", "#n/a", "<na>", "nil", "true", "false", "inf"})
 """What programs write for a value that is missing, or for a column of yes and no."""
@@ -253,10 +254,9 @@ def read_classes_yaml(path: Path) -> ClassList:
     """
     # Nodes, not values: they keep line numbers, repeated keys, and names like "no" as they are.
     try:
-        table = yaml.compose(read_text(path), yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise LabelsError(f"{path} is not valid YAML ({reason}).") from error
+        table = compose_yaml(read_yaml_text(path))
+    except YamlError as error:
+        raise LabelsError(f"{path} is not valid YAML: {printable(str(error))}.") from error
     shape = 'Write one line per class, as "dog: puppy, hound" or "dog: [puppy, hound]".'
     if not isinstance(table, yaml.MappingNode):
         raise LabelsError(f"{path} is no list of classes and prompts. {shape}")
@@ -267,11 +267,6 @@ def read_classes_yaml(path: Path) -> ClassList:
         if not all(isinstance(word, yaml.ScalarNode) for word in [key, *words]):
             raise LabelsError(f"{path} line {line}: no class with its prompt. {shape}")
         numbered.append((line, key.value.strip()))
-        if sum(len(word.value) + 2 for word in words) > _LONGEST_PROMPT:
-            raise LabelsError(
-                f"{path} line {line}: the prompt has more than {_LONGEST_PROMPT:,} letters. CLIP"
-                " reads a few words; leave the best synonyms."
-            )
         if value.tag != "tag:yaml.org,2002:null":
             prompts[tidy(key.value)] = ", ".join(filter(None, (tidy(word.value) for word in words)))
         if any(

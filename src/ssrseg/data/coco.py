@@ -13,12 +13,13 @@ from pathlib import Path
 from reprlib import repr as brief
 from typing import Any, NamedTuple
 
+from ssrseg.console import printable
 from ssrseg.data.classes import COCO_CLASSES, check_classes, without_background
 from ssrseg.data.files import write_text
 from ssrseg.data.find_images import ImageFinder
 from ssrseg.data.naming import name_fault, sample_name
-from ssrseg.data.text import printable, quoted
-from ssrseg.errors import DataError, LabelsError
+from ssrseg.data.text import quoted
+from ssrseg.errors import DataError, LabelsError, OutputError
 
 SPLITS = ("train", "val")
 IMAGE_FOLDERS = ("{}2014", "images/{}2014", "JPEGImages/{}2014", "JPEGImages/{}", "images/{}")
@@ -100,7 +101,7 @@ def read_label_table(path: Path) -> LabelTable:
     table = _load(stored, key)
     if table is None:
         table = _derive(read_instances(path))
-        with suppress(OSError):  # a shared, read-only data set: slower, not wrong
+        with suppress(OutputError):  # a shared, read-only data set: slower, not wrong
             _save(stored, key, table)
     return table
 

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
+from ssrseg.console import printable
 from ssrseg.data.coco import ImageInstances, Instance
 from ssrseg.data.ignored_warnings import IgnoredWarnings
-from ssrseg.data.text import printable
 from ssrseg.errors import DataError
 
 _NUMPY_QUIET = IgnoredWarnings((DeprecationWarning, ""))  # of pycocotools' use of NumPy

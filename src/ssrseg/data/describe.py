@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 
+from ssrseg.data.classes import class_key
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import counted
 
@@ -25,7 +26,14 @@ def describe_labels(data: LabelledImages) -> list[str]:
     if unseen:
         more = f" and {len(unseen) - 5} more" if unseen[5:] else ""
         lines.append(f"No image shows {', '.join(unseen[:5])}{more}.")
-    for name, count in counts.items():
+    alike: dict[str, list[str]] = {}
+    for name in counts:
+        alike.setdefault(re.sub(r"[-_\s]+", "", class_key(name)), []).append(name)
+    for names in (names for names in alike.values() if names[1:]):
+        named = " and ".join(f'"{name}"' for name in names)
+        lines.append(f"Are {named} one class? Then spell them alike.")
+    for (name,) in (names for names in alike.values() if not names[1:]):
+        count = counts[name]
         others = [other for other in data.classes if other != name]
         parts = [part for part in re.split(r"[|/+&\s]+", name) if part in others]
         near = difflib.get_close_matches(name, others, n=1, cutoff=0.8)

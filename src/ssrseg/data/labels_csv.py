@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
+from ssrseg.console import printable
 from ssrseg.data.classes import (
     NO_CLASS,
     ClassList,
@@ -31,7 +32,7 @@ from ssrseg.data.classes import (
 from ssrseg.data.find_images import ImageFinder
 from ssrseg.data.images import SUFFIXES
 from ssrseg.data.naming import IMAGE_FOLDERS, name_fault, sample_name
-from ssrseg.data.text import fault_report, nearest, printable, quoted, read_text, split_lines
+from ssrseg.data.text import fault_report, nearest, quoted, read_text, split_lines
 from ssrseg.errors import LabelsError
 
 _IMAGE_HEADS = frozenset({"image", "images", "file", "filename", "file_name", "path", "image_path"})

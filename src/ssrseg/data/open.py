@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
+from ssrseg.console import printable
 from ssrseg.data import coco
 from ssrseg.data.classes import VOC_CLASSES, ClassList, read_classes
 from ssrseg.data.files import user_path
@@ -13,7 +14,7 @@ from ssrseg.data.images import list_images
 from ssrseg.data.labels_csv import read_labels_csv
 from ssrseg.data.naming import Names, find_masks, match_masks, sample_name
 from ssrseg.data.sample import LabelledImages, Sample
-from ssrseg.data.text import fault_report, nearest, printable, quoted, read_lines
+from ssrseg.data.text import fault_report, nearest, quoted, read_lines
 from ssrseg.data.voc import read_annotations
 from ssrseg.errors import DataError, LabelsError, counted, did_you_mean
 

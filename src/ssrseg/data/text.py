@@ -8,9 +8,11 @@ from bisect import bisect
 from collections.abc import Collection
 from pathlib import Path
 
+from ssrseg.console import printable
 from ssrseg.errors import LabelsError, did_you_mean
 
 _SHOWN = 10
+_LONGEST = 800  # characters of a fault
 _NEIGHBOURS = 200  # in alphabetical order; among thousands of file names the search is slow
 
 
@@ -39,19 +41,12 @@ def read_lines(path: Path, *, errors: str = "strict") -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
-def printable(text: str) -> str:
-    r"""The text with what a terminal would obey or not show written as \x1b, \u200b and so on."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
-        for char in text
-    )
-
-
 def quoted(text: str, *, unlike: str = "") -> str:
     """The text in quotation marks for a message; all in ASCII if it looks like ``unlike``."""
     shown = printable(text)
-    if unlike and unicodedata.normalize("NFC", shown) == unicodedata.normalize("NFC", unlike):
-        shown = text.encode("unicode_escape", "surrogatepass").decode()
+    looks = " ".join(unicodedata.normalize("NFC", shown).split())
+    if looks == unlike != text:
+        shown = text.encode("unicode_escape").decode()
     return f'"{shown}"'
 
 
@@ -62,12 +57,17 @@ def is_unprintable(char: str) -> bool:
 
 def fault_report(path: Path, faults: list[str]) -> str:
     """One message for all that is wrong with a file: the first ten faults, and how many more."""
-    shown = [printable(fault) for fault in faults[:_SHOWN]]
+    shown = [_cut(printable(fault)) for fault in faults[:_SHOWN]]
     if len(faults) == 1:
         return f"{path} {shown[0]}"
     hidden = len(faults) - _SHOWN
     more = [f"... and {hidden} more."] if hidden > 0 else []
     return "\n  ".join([f"{path} has {len(faults)} faults:", *shown, *more])
+
+
+def _cut(text: str) -> str:
+    """A fault without the middle of a value that would bury it."""
+    return text if len(text) <= _LONGEST else f"{text[:400]} ... {text[-300:]}"
 
 
 def nearest(word: str, known: Collection[str], faults: Collection[object] = ()) -> str:

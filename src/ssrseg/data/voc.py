@@ -6,8 +6,9 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from pathlib import Path
 
+from ssrseg.console import printable
 from ssrseg.data.classes import VOC_CLASSES, ClassList, class_key, respelled
-from ssrseg.data.text import fault_report, nearest, printable, quoted
+from ssrseg.data.text import fault_report, nearest, quoted
 from ssrseg.errors import LabelsError, counted
 
 _LARGEST = 16_000_000  # bytes; VOC's have a thousand
