@@ -442,3 +442,219 @@ def test_without_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     with pytest.raises(DataError, match="pip install pycocotools"):
         semantic_mask(annotated((4, 4)))
+
+
+# ---------------------------------------------------------------- data of one's own
+
+
+def own(root: Path, images: Any, annotations: Any, name: str = "train2014", /, **more: Any) -> Path:
+    """A data set in COCO's format: file names by image id, and (image, category) of annotations."""
+    table = {
+        "images": [
+            {"id": n, "file_name": file, "width": 9, "height": 8}
+            for n, file in (images.items() if isinstance(images, dict) else images)
+        ],
+        "annotations": [
+            {"id": n, "image_id": image, "category_id": category, "bbox": [1, 1, 5, 5]}
+            for n, (image, category) in enumerate(annotations)
+        ],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    } | more
+    path = root / "annotations" / f"instances_{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(table))
+    return root
+
+
+def files(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+CAT = [{"id": 1, "name": "cat"}]
+
+
+def opened(root: Path, split: str | None = None) -> dict[str, Any]:
+    """Classes, by the image's path below the root."""
+    data = open_labelled(root, split=split)
+    return {
+        sample.image.relative_to(root).as_posix(): [data.classes[n] for n in sample.labels]
+        for sample in data.samples
+    }
+
+
+def refused(root: Path, split: str | None = None) -> str:
+    with pytest.raises((DataError, LabelsError)) as caught:
+        open_labelled(root, split=split)
+    assert all(line.isprintable() for line in str(caught.value).split("\n"))
+    assert "annotations_trainval2014.zip" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_two_cameras_at_one_time(tmp_path: Path) -> None:
+    names = {1: "camA_20240501123456.jpg", 2: "camB_20240501123456.jpg"}
+    root = own(tmp_path, names, [(1, 1), (2, 2)])
+    files(root, *(f"train2014/{name}" for name in names.values()))
+    masks = [f"SegmentationClass/{Path(name).stem}.png" for name in names.values()]
+    files(root, *masks)
+    assert opened(root) == {f"train2014/{names[1]}": ["cat"], f"train2014/{names[2]}": ["dog"]}
+    truths = [sample.truth for sample in open_labelled(root).samples]
+    assert truths == [root / mask for mask in masks]
+
+
+def test_one_stem_with_two_suffixes(tmp_path: Path) -> None:
+    root = own(tmp_path, {1: "x.jpg", 2: "x.png"}, [(1, 1), (2, 2)])
+    files(root, "train2014/x.jpg", "train2014/x.png")
+    assert refused(root) == (
+        f'{root}: "x.jpg" and "x.png" have the same name "train2014/x" without suffix, under which'
+        " results are written. Rename one, in the annotations too, or remove it."
+    )
+
+
+def test_one_file_for_two_images(tmp_path: Path) -> None:
+    root = own(
+        tmp_path, {1: "000000000009.jpg", 2: "COCO_train2014_000000000009.jpg"}, [(1, 1), (2, 2)]
+    )
+    files(root, "train2014/000000000009.jpg")
+    assert 'have the same name "train2014/000000000009"' in refused(root)
+
+
+def test_the_same_name_in_train_and_val(tmp_path: Path) -> None:
+    root = own(tmp_path, {1: "p.jpg"}, [(1, 1)])
+    own(root, {1: "p.jpg"}, [(1, 2)], "val2014")
+    files(root, "train2014/p.jpg", "val2014/p.jpg", "SegmentationClass/p.png")
+    assert opened(root) == {"train2014/p.jpg": ["cat"], "val2014/p.jpg": ["dog"]}
+    for split in (None, "train", "val"):  # whose mask p.png is cannot be told
+        data = open_labelled(root, split=split)
+        assert [sample.truth for sample in data.samples] == [None] * len(data)
+        assert "true mask, because it cannot be told" in data.notices[-1]
+    files(root, "SegmentationClass/train/p.png", "SegmentationClass/val2014/p.png")
+    (root / "SegmentationClass/p.png").unlink()
+    truths = {s.name: s.truth for s in open_labelled(root).samples}
+    assert truths == {
+        "train2014/p": root / "SegmentationClass/train/p.png",
+        "val2014/p": root / "SegmentationClass/val2014/p.png",
+    }
+
+
+def test_one_image_in_two_files(tmp_path: Path) -> None:
+    root = own(tmp_path, {1: "p.jpg", 2: "q.jpg"}, [(1, 1), (2, 1)])
+    own(root, {1: "p.jpg"}, [(1, 1)], "val2014")
+    files(root, "images/p.jpg", "images/q.jpg")
+    assert opened(root) == {"images/p.jpg": ["cat"], "images/q.jpg": ["cat"]}
+    own(root, {1: "p.jpg"}, [(1, 2)], "val2014")
+    assert '"p.jpg" is in the files of train and val with different labels' in refused(root)
+    assert opened(root, "val") == {"images/p.jpg": ["dog"]}
+
+
+@pytest.mark.parametrize(
+    ("images", "annotations", "more", "message"),
+    [
+        ([(1, "p.jpg"), (1, "q.jpg")], [(1, 1)], {}, 'image id 1 is there twice, as "p.jpg" and'),
+        ([(1, "p.jpg"), (2, "p.jpg")], [(1, 1)], {}, 'images 1 and 2 are both "p.jpg"'),
+        ([(1, "p.jpg"), (2, ".\\p.jpg")], [(1, 1)], {}, 'images 1 and 2 are both "p.jpg"'),
+        ([(1, "p.jpg")], [(2, 1)], {}, "annotation 0 is of image 2, which the file does not list"),
+        ([(1, "p.jpg")], [(True, 1)], {}, "annotation 0 is of image True"),
+        ([(1, "p.jpg")], [(1.0, 1)], {}, "annotation 0 is of image 1.0"),
+        ([(1, "p.jpg")], [([1], 1)], {}, "annotation 0 is of image [1]"),
+        ([(1, "p.jpg")], [(1, 3)], {}, "annotation 0 is of category 3"),
+        ([(1, "p.jpg")], [(1, True)], {}, "annotation 0 is of category True"),
+        ([(1, "p.jpg")], [(1, None)], {}, "annotation 0 is of category None"),
+        ([(None, "p.jpg")], [], {}, "image 'p.jpg' has the id None, which is no number"),
+        ([(True, "p.jpg")], [], {}, "image 'p.jpg' has the id True"),
+        ([(float("nan"), "p.jpg")], [], {}, "image 'p.jpg' has the id nan"),
+        ([(1, None)], [], {}, "image 1 has the file_name None, which is no text"),
+        ([(1, "")], [], {}, 'image 1 has the file_name "", which is empty'),
+        ([(1, "/etc/p.jpg")], [], {}, "which is an absolute path"),
+        ([(1, "C:\\p.jpg")], [], {}, "which is an absolute path"),
+        ([(1, "..\\p.jpg")], [], {}, '".." in it'),
+        ([(1, "p\x1b[31m.jpg")], [], {}, r'file_name "p\x1b[31m.jpg", which holds'),
+        ([(1, "p\n.jpg")], [], {}, r'file_name "p\n.jpg", which holds a line break'),
+        ([(1, "p.jpg")], [], {}, "no image of train has an annotation"),
+        ([], [], {"categories": [*CAT, *CAT]}, "id 1 is there twice"),
+        ([], [], {"categories": [*CAT, {"id": 2, "name": "CAT "}]}, "is already there"),
+        ([], [], {"categories": [{"id": True, "name": "a"}]}, "the category 'a' has the id True"),
+        ([], [], {"categories": [{"id": "1", "name": "a"}]}, "the category 'a' has the id '1'"),
+        ([], [], {"categories": [{"id": 1, "name": None}]}, "the category None has the id 1"),
+        ([], [], {"categories": [{"id": 1, "name": "a\x1b[0m"}]}, r'category 1: "a\x1b[0m" cannot'),
+        ([], [], {"categories": [{"id": 1, "name": "7"}]}, "category 1: \"7\" is a number"),
+        ([], [], {"categories": []}, "names no class. Add its categories"),
+        ([], [], {"categories": {"1": "cat"}}, 'has no list "categories"'),
+        ([], [], {"images": None}, 'has no list "images"'),
+        ([], [], {"annotations": [[1]]}, 'has no list "annotations"'),
+        (
+            [], [], {"categories": [{"id": n, "name": f"thing {n}"} for n in range(1, 256)]},
+            "category 255: there are 255 classes",
+        ),
+    ],
+)  # fmt: skip
+def test_what_would_lose_an_image_or_mix_up_labels_is_refused(
+    tmp_path: Path, images: Any, annotations: Any, more: Any, message: str
+) -> None:
+    root = own(tmp_path, images, annotations, **more)
+    files(root, "train2014/p.jpg", "train2014/q.jpg")
+    assert message in refused(root)
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "file"),
+    [
+        ("train2014", "sub/p.jpg", "train2014/sub/p.jpg"),
+        ("train2014", "sub\\p.jpg", "train2014/sub/p.jpg"),
+        ("train2014", "./p.jpg", "train2014/p.JPG"),
+        ("train2014", "images/p.jpg", "images/p.jpg"),
+        ("train2014", "train2014/p.jpg", "train2014/p.jpg"),
+        ("train2014", "p.jpg", "p.jpg"),
+        ("default", "p.jpg", "images/default/p.jpg"),
+        ("default", "p.jpg", "default/p.jpg"),
+        ("default", "p.jpg", "images/p.jpg"),
+        ("train2017", "000000000009.jpg", "train2017/000000000009.jpg"),
+        ("train2017", "p.jpg", "images/train/p.jpg"),
+    ],
+)
+def test_layouts_of_other_programs(tmp_path: Path, name: str, image: str, file: str) -> None:
+    root = files(own(tmp_path, {1: image}, [(1, 2)], name), file)
+    assert opened(root) == {file: ["dog"]}
+    assert opened(root, name.replace("2014", "").replace("2017", "")) == {file: ["dog"]}
+    assert 'split "test" is unknown' in refused(root, "test")
+
+
+def test_image_ids_may_be_texts(tmp_path: Path) -> None:
+    root = files(own(tmp_path, {"p": "p.jpg"}, [("p", 1)]), "train2014/p.jpg")
+    assert opened(root) == {"train2014/p.jpg": ["cat"]}
+
+
+def test_missing_images_of_other_data(tmp_path: Path) -> None:
+    root = files(own(tmp_path, {1: "p.jpg"}, [(1, 1)], "default"), "images/q.jpg")
+    assert refused(root) == (
+        f"{root} lacks 1 of 1 images of instances_default.json (such as p.jpg). They are looked for"
+        f" in {root}/images, {root}/JPEGImages, {root}."
+    )
+
+
+def test_annotations_of_another_name(tmp_path: Path) -> None:
+    root = files(own(tmp_path, {1: "p.jpg"}, [(1, 1)]), "images/p.jpg")
+    path = instances_file(root, "train")
+    path.rename(path.with_name("result.json"))
+    assert refused(root) == (
+        f"{root} has result.json in annotations, but COCO's instances are read from"
+        " annotations/instances_NAME.json alone (such as instances_train2014.json or"
+        " instances_default.json), whose images lie in NAME or images/NAME. Rename the file."
+    )
+
+
+def test_labelmes_background_among_the_categories(tmp_path: Path) -> None:
+    categories = [
+        {"id": 0, "name": "_background_"},
+        {"id": 1, "name": "cat"},
+        {"id": 2, "name": "dog"},
+    ]
+    root = own(tmp_path, {1: "p.jpg"}, [(1, 2)], categories=categories)
+    data = open_labelled(files(root, "train2014/p.jpg"))
+    assert (data.classes, data.samples[0].labels) == (("cat", "dog"), (1,))
+    assert '"cat" (category 1) is 1' in data.notices[0]
+    assert open_labelled(root) == data  # from the stored table too
+    own(root, {1: "p.jpg"}, [(1, 2), (1, 0)], categories=categories)
+    assert "annotation 1 is of the background (category 0), which is no class" in refused(root)

@@ -27,7 +27,7 @@ def read_annotations(
     """
     index = {class_key(name): number for number, name in enumerate(classes.names)}
     faults: list[str] = []
-    own = False
+    unknown = False
     spellings: dict[str, None] = {}
     labels, empty = [], []
     for name in names:
@@ -38,8 +38,8 @@ def read_annotations(
             continue
         for word in words:
             if class_key(word) not in index:
+                unknown = True
                 near = nearest(word, classes.names, faults)
-                own = own or not (near or faults[9:])  # a slip has something near it
                 faults.append(
                     f"{name}.xml: class {quoted(word)} is not in {classes.source}"
                     f" ({len(classes.names)} names).{near}"
@@ -49,7 +49,7 @@ def read_annotations(
         labels.append(tuple(sorted({index[key] for key in map(class_key, words) if key in index})))
     if faults:
         report = fault_report(folder, faults)
-        if own and classes.names == VOC_CLASSES:
+        if unknown and classes.names == VOC_CLASSES:
             report += (
                 f"\n  If these are classes of your own, write {folder.parent}/classes.txt, with the"
                 " names of all of them, one a line; the n-th gets id n."
