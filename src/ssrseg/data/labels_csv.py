@@ -97,7 +97,7 @@ def read_labels_csv(path: Path, *, classes: ClassList | None = None) -> LabelFil
             f'{path} names no class: every label is "{NO_CLASS}". Name the classes of some images.'
         )
     notices = respelled(words, names)
-    if classes is None:
+    if classes is None and names[1:]:
         notices += (
             f"Class ids follow the alphabet: {_ids(names)}. A classes.txt beside {path.name} fixes"
             " another order, and keeps ids as they are when classes are added.",
