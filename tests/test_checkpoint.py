@@ -161,7 +161,8 @@ def test_damage(example: Checkpoint, tmp_path: Path, damage: Callable[[Path], No
     save_checkpoint(path, example)
     damage(path)
     with pytest.raises(
-        CheckpointError, match=r"model\.safetensors is not a checkpoint of ssrseg, or of another version"
+        CheckpointError,
+        match=r"model\.safetensors is not a checkpoint of ssrseg, or of another version",
     ):
         load_checkpoint(tmp_path)
 
@@ -275,7 +276,11 @@ def test_a_file_larger_than_any_model_is_not_read(example: Checkpoint, tmp_path:
     with safe_open(path, "pt") as reader:
         table = {"__metadata__": reader.metadata()}
     side = 1 << 16  # 16 GiB of zeros that lie nowhere
-    table["decoder.huge"] = {"dtype": "F32", "shape": [side, side], "data_offsets": [0, 4 * side**2]}
+    table["decoder.huge"] = {
+        "dtype": "F32",
+        "shape": [side, side],
+        "data_offsets": [0, 4 * side**2],
+    }
     text = json.dumps(table).encode()
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
@@ -397,7 +402,9 @@ def test_whatever_the_bytes_only_our_errors_come_out(
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 

@@ -221,7 +221,9 @@ def test_a_signal_to_a_process_in_training(
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (code, ""), err
     *_, stopped, command = err.splitlines()
-    found = re.fullmatch(r"Stopped by .*: (\d+) of 4000 iterations are finished and saved in .*", stopped)
+    found = re.fullmatch(
+        r"Stopped by .*: (\d+) of 4000 iterations are finished and saved in .*", stopped
+    )
     assert found is not None, err
     iteration = int(found[1])
     assert load_checkpoint(run / "checkpoint.safetensors").iteration == iteration > 0

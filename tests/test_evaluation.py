@@ -93,7 +93,7 @@ def test_where_nothing_can_be_scored(data: LabelledImages, found: Path, tmp_path
 def test_faults(data: LabelledImages, found: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent \(--masks\): there is no such folder"):
         evaluate(tmp_path / "absent", data)
-    bare = LabelledImages(tmp_path, ("cat",), (data.samples[-1],))
+    bare = LabelledImages(tmp_path, ("cat", "dog"), (data.samples[-1],))
     with pytest.raises(DataError, match=r"No image of .* has a true mask"):
         evaluate(found, bare)
     write(found / "masks" / "c.png", [[0, 0], [0, 0]])

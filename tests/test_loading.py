@@ -195,7 +195,11 @@ def test_one_label_and_no_background_text_is_refused_before_anything_runs(
     model.rectify(image, ["dog", "cat"])  # these two compete
     # true masks need no CAM, and a map of the middle needs no text
     full = tiny_config(
-        clip_dir, dino_dir, f"prompts.set={without_backgrounds}", "optim.iterations=1", preset=preset
+        clip_dir,
+        dino_dir,
+        f"prompts.set={without_backgrounds}",
+        "optim.iterations=1",
+        preset=preset,
     )
     assert train(data, tmp_path / "full", full, supervision="full").finished
     centre = replace(config, cam=replace(config.cam, mode="centre"))
@@ -208,7 +212,9 @@ def test_backgrounds_that_all_mean_classes_are_named(
     file = tmp_path / "prompts.yaml"
     file.write_text('template: "a {}."\nclasses: {}\nbackground: [birds, old dog]\n')
     data = open_labelled(tiny_voc(tmp_path / "voc", n=4))
-    with pytest.raises(ConfigError, match=r'Left out because they mean a class: "birds", "old dog"'):
+    with pytest.raises(
+        ConfigError, match=r'Left out because they mean a class: "birds", "old dog"'
+    ):
         train(data, tmp_path / "run", tiny_config(clip_dir, dino_dir, f"prompts.set={file}"))
 
 

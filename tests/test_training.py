@@ -448,14 +448,18 @@ def test_the_images_of_the_iteration_that_diverged_are_named(
     spoil(monkeypatch, 5, "loss")
     with pytest.raises(DivergenceError) as caught:
         train(voc, tmp_path, config, supervision="full")
-    assert f"iteration 5 of 12: the loss is nan. Its images: {', '.join(names)}." in str(caught.value)
+    assert f"iteration 5 of 12: the loss is nan. Its images: {', '.join(names)}." in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize("overrides", [(), ("optim.schedule=joint", "optim.iterations=200")])
 def test_a_learning_rate_that_is_too_high(
     voc: LabelledImages, tmp_path: Path, settings: Settings, overrides: tuple[str, ...]
 ) -> None:
-    config = settings("optim.decoder_lr=1e18", "optim.save_every=1", "optim.iterations=60", *overrides)
+    config = settings(
+        "optim.decoder_lr=1e18", "optim.save_every=1", "optim.iterations=60", *overrides
+    )
     with pytest.raises(DivergenceError, match=r"lower .*optim\.decoder_lr \(now 1e\+18\)"):
         train(voc, tmp_path, config)
     load_checkpoint(tmp_path / "checkpoint.safetensors")  # every number is finite
@@ -619,7 +623,9 @@ def test_arguments_that_make_no_sense(stop_after: object) -> None:
     # what train calls first: typeguards of the test run would be faster
     with pytest.raises(ConfigError, match=r"stop_after = .*a number of iterations"):
         module._check_arguments("labels", stop_after)
-    with pytest.raises(ConfigError, match=r"supervision = .none., but it is \"labels\" or \"full\""):
+    with pytest.raises(
+        ConfigError, match=r"supervision = .none., but it is \"labels\" or \"full\""
+    ):
         module._check_arguments("none", None)
 
 
@@ -649,7 +655,9 @@ def test_a_replaced_image_of_the_same_size_is_noticed(
     image.write_bytes(content)
     os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
     assert image.stat().st_size == before.st_size
-    with pytest.raises(CheckpointError, match=r"other settings .*other images, labels or true masks"):
+    with pytest.raises(
+        CheckpointError, match=r"other settings .*other images, labels or true masks"
+    ):
         train(data, tmp_path / "run", config)
     # a copy with other times elsewhere is the same data
     train(own_copy(voc, tmp_path / "elsewhere"), tmp_path / "run", config)
@@ -673,7 +681,9 @@ def test_images_that_cannot_be_used_are_left_out(
     data = own_copy(voc, tmp_path / "images")
     bad = [data.samples[1], data.samples[3]]
     rest = tuple(sample for sample in data.samples if sample not in bad)
-    expected = train(replace(data, samples=rest), tmp_path / "rest", config, supervision=supervision)
+    expected = train(
+        replace(data, samples=rest), tmp_path / "rest", config, supervision=supervision
+    )
     bad[0].image.write_bytes(bad[0].image.read_bytes()[:200])
     if supervision == "full":
         assert bad[1].truth is not None
@@ -758,9 +768,7 @@ def test_speed_settings_do_not_change_a_model(
     assert contents[0] == contents[1]
 
 
-def test_every_session_is_recorded(
-    voc: LabelledImages, tmp_path: Path, settings: Settings
-) -> None:
+def test_every_session_is_recorded(voc: LabelledImages, tmp_path: Path, settings: Settings) -> None:
     config = settings("cam.mode=clip", "optim.iterations=4")
     train(voc, tmp_path, config, stop_after=3)
     train(voc, tmp_path, config)
@@ -776,9 +784,7 @@ def test_every_session_is_recorded(
 # --- damaged run folders
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\0" * 4000], ids=["empty", "zeros"]
-)
+@pytest.mark.parametrize("content", [b"", b"\0" * 4000], ids=["empty", "zeros"])
 def test_damaged_features_are_pooled_again(
     voc: LabelledImages, tmp_path: Path, settings: Settings, content: bytes
 ) -> None:

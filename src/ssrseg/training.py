@@ -575,7 +575,9 @@ def _start(run: _Run, earlier: Checkpoint | None, model: SSR) -> _State:
     config, data = run.config, run.data
     plain = replace(config, affinity=replace(config.affinity, rfm_after=None))
     if earlier is not None:
-        check_same_encoders(earlier.encoders, model.encoders, config.backbones, run.out / STATE_FILE)
+        check_same_encoders(
+            earlier.encoders, model.encoders, config.backbones, run.out / STATE_FILE
+        )
     torch.manual_seed(first_seed(config.optim.seed))
     foreground = alignment = None
     if len(run.schedule.align):

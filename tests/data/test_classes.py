@@ -8,11 +8,15 @@ import pytest
 
 from ssrseg.data.classes import (
     VOC_CLASSES,
+    ClassList,
     check_class_names,
-    describe_labels,
+    class_fault,
+    class_key,
     label_indices,
     read_classes,
+    tidy,
 )
+from ssrseg.data.describe import describe_labels
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.errors import LabelsError
 
@@ -36,17 +40,18 @@ def test_no_file(tmp_path):
 def test_classes_txt(tmp_path):
     text = "\ufeff# my classes\r\nzebra  # striped\r\n\r\n red car\r\n"
     (tmp_path / "classes.txt").write_bytes(text.encode())
-    assert read_classes(tmp_path) == (("zebra", "red car"), {})
+    assert read_classes(tmp_path) == ClassList(("zebra", "red car"), source="classes.txt")
 
 
 def test_classes_yaml(tmp_path):
     (tmp_path / "classes.yaml").write_text(
-        "zebra: [zebra, striped horse]\nno: a no sign\ncar:\ncow: ''\n7: seven\n"
+        "zebra: [zebra, striped horse]\nno: a no sign\ncar:\ncow: ''\nC#: sharp\n"
         "dog:\n  - puppy\n  - hound\n"
     )
-    assert read_classes(tmp_path) == (
-        ("zebra", "no", "car", "cow", "7", "dog"),
-        {"zebra": "zebra, striped horse", "no": "a no sign", "7": "seven", "dog": "puppy, hound"},
+    assert read_classes(tmp_path) == ClassList(
+        ("zebra", "no", "car", "cow", "C#", "dog"),
+        {"zebra": "zebra, striped horse", "no": "a no sign", "C#": "sharp", "dog": "puppy, hound"},
+        source="classes.yaml",
     )
 
 
@@ -59,13 +64,13 @@ def test_both_files(tmp_path):
 
 
 def test_all_faults_of_a_list_at_once(tmp_path):
-    (tmp_path / "classes.txt").write_text("background\ncat\ncat\nCat\ndog;cow\nnone\n")
+    (tmp_path / "classes.txt").write_text("cat\nbackground\ncat\nCat\ndog;cow\nnone\n")
     assert error_of(tmp_path).splitlines() == [
         f"{tmp_path}/classes.txt has 5 faults:",
-        '  line 1: "background" is no class; it is always there, with id 0. Remove it.',
-        '  line 3: class "cat" is already there, as "cat" (line 2). Name each class in one'
+        '  line 2: "background" is no class; it is always there, with id 0. Remove it.',
+        '  line 3: class "cat" is already there, as "cat" (line 1). Name each class in one'
         " spelling, and once in a list.",
-        '  line 4: class "Cat" is already there, as "cat" (line 2). Name each class in one'
+        '  line 4: class "Cat" is already there, as "cat" (line 1). Name each class in one'
         " spelling, and once in a list.",
         '  line 5: "dog;cow" cannot be a class name; ";" stands between labels. Rename it.',
         '  line 6: "none" cannot be a class; in labels.csv, "none" marks an image that shows no'
@@ -84,8 +89,7 @@ def test_an_empty_list(tmp_path, text):
 def test_more_classes_than_8_bits_hold(tmp_path):
     path = tmp_path / "classes.txt"
     path.write_text("\n".join(f"class {n}" for n in range(254)))
-    names, _ = read_classes(tmp_path)
-    assert len(names) == 254
+    assert len(read_classes(tmp_path).names) == 254
     path.write_text("\n".join(f"class {n}" for n in range(255)))
     assert (
         "line 255: there are 255 classes; maps of class ids have 8 bits and hold 254, which end"
@@ -112,7 +116,7 @@ def test_faults_in_yaml_name_their_line(tmp_path):
         " spelling, and once in a list."
     )
     path.write_text("cat: [kitten\n")
-    assert error_of(tmp_path).startswith(f"{path} is not valid YAML (while parsing")
+    assert error_of(tmp_path).startswith(f"{path} is not valid YAML: line 2: while parsing")
     assert "\n" not in error_of(tmp_path)
 
 
@@ -185,8 +189,8 @@ def test_class_names_become_plain_text() -> None:
         ),
         (
             ["dog\ncat"],
-            "classes item 1: 'dog\\ncat' cannot be a class name; lists have one name per line."
-            " Rename it.",
+            'classes item 1: "dog\\ncat" cannot be a class name; it holds a line break, a control'
+            " character or a damaged letter. Write it anew.",
         ),
     ],
 )
@@ -219,3 +223,113 @@ def test_labels_become_indices() -> None:
 def test_labels_that_cannot_be(labels: object, message: str) -> None:
     with pytest.raises(LabelsError, match=f"^.*{message}"):
         label_indices(labels, ("cat", "dog"))
+
+
+# ---------------------------------------------------------------- names that are no classes
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nan", "NaN", "null", "NULL", "N/A", "NA", "<NA>", "True", "false",
+        "0", "1", "1.0", "-3", "1e5", "1,5", "007", "½", "Ⅷ", "2024-05-01", "-", "?", "...", "_",
+        "background", "Background", "_background_", "__background__", "__ignore__", "_ignore_",
+        "none", "None", "", "  ", "\u200b", "\u3164", "\ufeff",
+        "['dog']", "[dog]", '"dog"', "'dog'", "{dog}",
+        "dog\x1b[31m", "dog\ncat", "dog\tcat", "dog\u2028cat", "do\x00g", "dog\x07", "\udcffdog",
+        "caf\ufffd", "dog;cat", "x" * 201,
+    ],
+)  # fmt: skip
+def test_what_is_no_class_wherever_it_comes_from(name: str) -> None:
+    assert class_fault(name)
+    assert class_fault(name).isprintable()
+    with pytest.raises(LabelsError):
+        check_class_names(["cat", name])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dog", "C#", "747 jet", "traffic light", "猫", "кошка", "🐶", "café", "dog's", "ignore",
+        "(other)", "=cmd()", "dog[/b]", "<b>", "no",
+    ],
+)  # fmt: skip
+def test_what_is_a_class(name: str) -> None:
+    assert class_fault(name) == ""
+    assert check_class_names([name]) == (name,)
+
+
+def test_names_are_tidied_and_twins_have_one_key() -> None:
+    assert tidy(" red \u00a0  car\u200b ") == "red car"
+    assert tidy("cafe\u0301") == "caf\u00e9"
+    for twin in ("Red Car", "red\u3000car", "re\u200bd car", "\u202ered car", "red  car\ufe0f"):
+        assert class_key(twin) == class_key("red car")
+    for other in ("red_car", "red-car", "redcar", "red cars"):
+        assert class_key(other) != class_key("red car")
+    assert class_key("Maße") != class_key("Masse")  # two German words
+
+
+@pytest.mark.parametrize("twin", ["DOG", "dog\u200b", "d\u00adog", "\u2066dog"])
+def test_twins_in_a_list_are_refused_and_told_apart(tmp_path: Path, twin: str) -> None:
+    (tmp_path / "classes.txt").write_text(f"cat\ndog\n{twin}\n", encoding="utf-8")
+    message = error_of(tmp_path)
+    assert (
+        "classes.txt line 3: class" in message and 'is already there, as "dog" (line 2)' in message
+    )
+    assert message.isprintable() and '"dog" is already' not in message
+
+
+def test_labelmes_list_keeps_its_ids(tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    for head in ("__ignore__\n_background_\n", "_background_\n", "background\n", "Background\n"):
+        path.write_text(f"{head}dog\ncat\n")
+        found = read_classes(tmp_path)
+        assert found.names == ("dog", "cat")
+        (notice,) = found.notices
+        assert notice.endswith(
+            f'the ids begin behind: "dog" (line {1 + head.count(chr(10))}) is 1.'
+        )
+    path.write_text("__ignore__\ndog\n")  # ids would begin with 0
+    assert '"__ignore__" is no class, but labelme\'s word' in error_of(tmp_path)
+    path.write_text("dog\n_background_\n")
+    assert 'line 2: "_background_" is no class; it is always there, with id 0' in error_of(tmp_path)
+    path.write_text("__ignore__\n_background_\n")
+    assert "has 2 faults" in error_of(tmp_path)
+    path.unlink()
+    (tmp_path / "classes.yaml").write_text("_background_:\ndog: puppy\n")
+    assert read_classes(tmp_path).names == ("dog",)
+    with pytest.raises(LabelsError, match="is no class"):
+        check_class_names(["background", "dog"])  # of a model; ids would not be what was meant
+
+
+def test_only_ends_of_lines_end_lines(tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text("dog\u2028cat\nhorse\n", encoding="utf-8")
+    assert 'line 1: "dog\\u2028cat" cannot be a class name' in error_of(tmp_path)
+    path.write_bytes(b"dog\rcat\r\nC#\n#x\nhorse # big\n")
+    assert read_classes(tmp_path).names == ("dog", "cat", "C#", "horse")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 3000, "a: &a [x]\nb: *a\n", "dog: !!python/name:os.system\n", "? [a]\n: b\n", "\t",
+        'dog: "\\UFFFFFFFF"\n', 'dog: "\\e[31m"\n', "1: one\n", "~: x\n", "2024-05-01: day\n",
+        "%YAML " + "9" * 5000,
+    ],
+)  # fmt: skip
+def test_yaml_that_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "classes.yaml").write_text(text)
+    assert error_of(tmp_path).startswith(f"{tmp_path}/classes.yaml")
+    assert error_of(tmp_path).isprintable()
+
+
+def test_labels_may_be_spelled_otherwise() -> None:
+    assert label_indices(["Dog", "RED\u00a0CAR"], ("cat", "dog", "red car")) == (1, 2)
+
+
+def test_names_that_differ_by_their_separators_are_asked_about() -> None:
+    lines = describe_labels(labelled(("traffic light",), ("traffic_light",)))
+    assert lines[1:] == [
+        'Are "traffic light" and "traffic_light" one class? Then spell them alike.'
+    ]

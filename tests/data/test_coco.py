@@ -17,26 +17,27 @@ from ssrseg.data.classes import COCO_CLASSES
 from ssrseg.data.coco import (
     IMAGE_FOLDERS,
     ImageInstances,
-    image_key,
+    Instance,
+    InstancesFile,
     instances_by_image,
     instances_file,
     read_instances,
     read_label_table,
-    semantic_mask,
 )
+from ssrseg.data.coco_masks import semantic_mask
 from ssrseg.data.open import open_images, open_labelled
 from ssrseg.data.truth import write_class_ids
-from ssrseg.errors import DataError, LabelsError
+from ssrseg.errors import DataError, LabelsError, OutputError
 
 NINE, TWENTY_FIVE, THIRTY_FOUR = (f"COCO_train2014_{n:012d}" for n in (9, 25, 34))
 TRAIN = {
-    NINE: ["person", "toothbrush"],
-    TWENTY_FIVE: ["tvmonitor"],
-    THIRTY_FOUR: ["person", "stop sign"],  # of people, only a crowd is annotated
+    f"train2014/{NINE}": ["person", "toothbrush"],
+    f"train2014/{TWENTY_FIVE}": ["tvmonitor"],
+    f"train2014/{THIRTY_FOUR}": ["person", "stop sign"],  # of people, only a crowd is annotated
 }
 VAL = {
-    "COCO_val2014_000000000042": ["cat", "sofa"],
-    "COCO_val2014_000000000074": ["cat"],
+    "val2014/COCO_val2014_000000000042": ["cat", "sofa"],
+    "val2014/COCO_val2014_000000000074": ["cat"],
 }
 
 
@@ -86,7 +87,10 @@ def test_a_tree_opens_as_vocs_does(tree: Path) -> None:
 
 def test_a_list_of_ones_own(tree: Path) -> None:
     (tree / "few.txt").write_text(f"COCO_val2014_000000000074\n{NINE}\n")
-    assert list(labels_of(open_labelled(tree, split="few"))) == ["COCO_val2014_000000000074", NINE]
+    wanted = ["val2014/COCO_val2014_000000000074", f"train2014/{NINE}"]
+    assert list(labels_of(open_labelled(tree, split="few"))) == wanted
+    (tree / "few.txt").write_text(f"val2014/COCO_val2014_000000000074\n{NINE[-12:]}\n")
+    assert list(labels_of(open_labelled(tree, split="few"))) == wanted
     (tree / "few.txt").write_text("COCO_train2014_000000000030\n")
     with pytest.raises(DataError, match='there is no image "COCO_train2014_000000000030" in the'):
         open_labelled(tree, split="few")
@@ -111,11 +115,11 @@ def test_a_table_is_derived_once(tree: Path, monkeypatch: pytest.MonkeyPatch) ->
     path = instances_file(tree, "train")
     first = read_label_table(path)
     assert (first.images, len(first.labels)) == (4, 3)
-    stored = path.with_name("instances_train2014.labels.csv")
-    assert stored.read_text().splitlines()[2] == f"{NINE}.jpg,person;toothbrush"
+    stored = path.with_name("instances_train2014.labels.cache")
+    assert json.loads(stored.read_text())["labels"][f"{NINE}.jpg"] == [0, 79]
     original, read = module.read_instances, []
 
-    def counting(path: Path) -> dict[str, Any]:
+    def counting(path: Path) -> InstancesFile:
         read.append(path)
         return original(path)
 
@@ -126,19 +130,19 @@ def test_a_table_is_derived_once(tree: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert read_label_table(path).labels[f"{NINE}.jpg"] == (79,)  # same time, other content
     assert read == [path]
     whole = stored.read_text()
-    for damaged in (whole[:-40], whole.replace("tvmonitor", "tv", 1), "", "# {}\n", "\x00"):
+    for damaged in (whole[:-40], whole.replace("[62]", "[80]"), "", "{}", "[]", "\x00"):
         stored.write_text(damaged)
         assert read_label_table(path).labels[f"{TWENTY_FIVE}.jpg"] == (62,)
         assert stored.read_text() == whole
-    assert len(read) == 6
-    monkeypatch.setattr(module, "_RULE", 2)
-    read_label_table(path)
     assert len(read) == 7
+    monkeypatch.setattr(module, "_RULE", 0)
+    read_label_table(path)
+    assert len(read) == 8
 
 
 def test_a_tree_that_may_not_be_written(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
+        raise OutputError("no permission")
 
     monkeypatch.setattr(module, "_save", refuse)
     assert len(read_label_table(instances_file(tree, "train")).labels) == 3
@@ -161,6 +165,7 @@ def test_categories_that_can_be_no_classes(tree: Path) -> None:
     def rename(table: dict[str, Any]) -> None:
         names = ("cat", "Cat", "background", "none", "a;b")
         table["categories"] = [{"id": 10 * k, "name": name} for k, name in enumerate(names)]
+        table["annotations"].clear()
 
     change(tree, "train", rename)
     with pytest.raises(LabelsError) as caught:
@@ -197,7 +202,7 @@ def test_a_class_list_of_ones_own(tree: Path) -> None:
 
 def test_labels_csv_wins(tree: Path) -> None:
     (tree / "labels.csv").write_text(f"image,labels\ntrain2014/{NINE}.jpg,cat\n")
-    assert labels_of(open_labelled(tree)) == {NINE: ["cat"]}
+    assert labels_of(open_labelled(tree)) == {f"train2014/{NINE}": ["cat"]}
 
 
 # ---------------------------------------------------------------- layouts
@@ -208,7 +213,9 @@ def test_images_in_every_layout(tmp_path: Path, images: str) -> None:
     tree = tiny_coco(tmp_path / "coco", images)
     for split, wanted in (("train", TRAIN), ("val", VAL)):
         data = open_labelled(tree, split=split)
-        assert labels_of(data) == wanted
+        folder = images.format(split).removeprefix("images/").removeprefix("JPEGImages/")
+        renamed = {f"{folder}/{Path(name).name}": words for name, words in wanted.items()}
+        assert labels_of(data) == renamed
         assert all(sample.image.is_file() for sample in data.samples)
 
 
@@ -216,7 +223,7 @@ def test_images_that_bear_their_number_only(tree: Path) -> None:
     for image in (tree / "train2014").iterdir():
         image.rename(image.with_name(image.name[-16:]))
     data = open_labelled(tree, split="train")
-    assert labels_of(data) == TRAIN
+    assert labels_of(data) == {f"train2014/{name[-12:]}": words for name, words in TRAIN.items()}
     assert data.samples[0].image == tree / "train2014" / "000000000009.jpg"
 
 
@@ -248,26 +255,22 @@ def test_files_that_are_no_images_or_masks(tree: Path) -> None:
     assert (first.image, first.truth) == (tree / "train2014" / f"{NINE}.jpg", mask)
 
 
-def test_keys() -> None:
-    assert image_key("COCO_train2014_000000000009") == "000000000009"
-    assert image_key("000000000009") == "000000000009"
-    assert image_key("street_12") == "street_12"
-    assert image_key("a_00000000000x") == "a_00000000000x"
-
-
 def test_missing_images_and_annotations(tree: Path) -> None:
     (tree / "train2014" / f"{NINE}.jpg").unlink()
     with pytest.raises(DataError) as caught:
         open_labelled(tree, split="train")
     assert str(caught.value) == (
-        f"{tree} lacks 1 of 3 images of train (such as {NINE}.jpg). `ssrseg prepare coco --data"
-        f" {tree}` says what is missing and where it comes from."
+        f"{tree} lacks 1 of 3 images of instances_train2014.json (such as {NINE}.jpg). `ssrseg"
+        f" prepare coco --data {tree}` says what is missing and where it comes from."
     )
     shutil.rmtree(tree / "train2014")
-    with pytest.raises(DataError, match=r"lacks 3 of 3 images of train \(such as COCO_train2014_"):
+    with pytest.raises(
+        DataError,
+        match=r"lacks 3 of 3 images of instances_train2014.json \(such as COCO_train2014_",
+    ):
         open_labelled(tree, split="train")
     instances_file(tree, "train").unlink()
-    with pytest.raises(LabelsError, match=r"instances_train2014\.json cannot be read"):
+    with pytest.raises(DataError, match=r'split "train" is unknown: .* The splits are: val'):
         open_labelled(tree, split="train")
     assert labels_of(open_labelled(tree)) == VAL
 
@@ -279,21 +282,28 @@ def test_the_folder_above(tree: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "message"),
     [
-        "",
-        "[]",
-        "{}",
-        '{"images": 3}',
-        '{"images": [], "annotations": [], "categories": [{"id": 1}]}',
+        ("", r"json is no JSON, or cut short \(Expecting value"),
+        ("[]", 'is no instances file of COCO: it has no list "images"'),
+        ("{}", 'has no list "images"'),
+        ('{"images": 3}', 'has no list "images"'),
+        ('{"images": []}', 'has no list "annotations"'),
+        ('{"images": [], "annotations": [3], "categories": []}', 'has no list "annotations"'),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1}]}',
+            "category None has the id 1; a name",
+        ),
+        ("[" * 3000, r"no JSON, or cut short \(maximum recursion"),
+        ("9" * 5000, r"no JSON, or cut short \(Exceeds the limit"),
     ],
 )
-def test_files_that_are_no_annotations(tree: Path, content: str) -> None:
+def test_files_that_are_no_annotations(tree: Path, content: str, message: str) -> None:
     path = instances_file(tree, "train")
     path.write_text(content)
-    with pytest.raises(LabelsError, match=r"is no instances file of COCO, or cut short"):
+    with pytest.raises(LabelsError, match=message):
         open_labelled(tree, split="train")
-    assert not path.with_suffix(".labels.csv").exists()
+    assert not path.with_suffix(".labels.cache").exists()
 
 
 @pytest.mark.parametrize(
@@ -301,7 +311,9 @@ def test_files_that_are_no_annotations(tree: Path, content: str) -> None:
 )
 def test_annotations_of_nothing(tree: Path, key: str, value: int, what: str) -> None:
     change(tree, "train", lambda table: table["annotations"][1].__setitem__(key, value))
-    with pytest.raises(LabelsError, match=f"annotation 901 is of {what}, which the file does not"):
+    with pytest.raises(
+        LabelsError, match=f"annotation 901 is of {what}, which the file does not list"
+    ):
         open_labelled(tree, split="train")
 
 
@@ -310,7 +322,7 @@ def test_annotations_of_nothing(tree: Path, key: str, value: int, what: str) -> 
 
 def test_smaller_instances_lie_over_larger_ones_and_crowds_are_classes(tree: Path) -> None:
     images = list(instances_by_image(read_instances(instances_file(tree, "train"))))
-    assert [image.file_name for image in images] == [f"{name}.jpg" for name in TRAIN]
+    assert [image.file_name for image in images] == [f"{Path(name).name}.jpg" for name in TRAIN]
     nine = np.zeros((61, 75), np.uint8)
     nine[10:40, 8:38] = 1
     nine[20:30, 20:32] = 80
@@ -338,8 +350,10 @@ def test_masks_are_those_of_a_slow_loop(drawn: list[tuple[int, int, int, int, in
         if as_runs:
             shape = {"counts": run_lengths(inside), "size": [height, width]}
         covers.append((inside, class_id))
-        instances.append((float(inside.sum()), class_id, shape))
-    found = semantic_mask(ImageInstances("a.jpg", (height, width), tuple(instances)))
+        # by its pixels, if its area is not given
+        area = None if class_id % 2 else float(inside.sum())
+        instances.append(Instance(1, area, class_id, shape))
+    found = semantic_mask(annotated((height, width), *instances))
     for row in range(height):
         for column in range(width):
             on = [(cover.sum(), n) for n, (cover, _) in enumerate(covers) if cover[row, column]]
@@ -347,16 +361,79 @@ def test_masks_are_those_of_a_slow_loop(drawn: list[tuple[int, int, int, int, in
             assert found[row, column] == wanted
 
 
-def test_a_segmentation_that_is_none(tree: Path) -> None:
-    for broken in ({"size": [4, 4]}, [[1] * 7], "x", {"counts": [16], "size": [4, 5]}, [3], None):
-        image = ImageInstances("a.jpg", (4, 4), ((1.0, 1, broken),))
-        with pytest.raises(DataError, match=r"annotations of a\.jpg hold a segmentation that"):
-            semantic_mask(image)
+def annotated(size: tuple[int, int], *instances: Instance) -> ImageInstances:
+    return ImageInstances(Path("instances_x.json"), "a.jpg", size, instances)
+
+
+@pytest.mark.parametrize(
+    ("outline", "message"),
+    [
+        (None, "is missing; a box alone makes no mask"),
+        ([], "is missing; a box alone makes no mask"),
+        ("x", "is neither a list of polygons nor run lengths"),
+        ([3], "is neither a list of polygons nor run lengths"),
+        ([1, 1, 3, 1, 3, 3], "is neither a list of polygons nor run lengths"),
+        ([[1] * 7], "has a polygon with half a point"),
+        ([[{"x": 1, "y": 1}] * 3], "holds a point whose coordinates are no numbers"),
+        ([["1", "1", "3", "1", "3", "3"]], "holds a point whose coordinates are no numbers"),
+        ([[True, 1, 3, 1, 3, 3]], "holds a point whose coordinates are no numbers"),
+        ([[None, 1, 3, 1, 3, 3]], "holds a point whose coordinates are no numbers"),
+        ([[float("nan"), 1, 3, 1, 3, 3]], "holds a point whose coordinates are no numbers"),
+        ([[float("-inf"), 1, 3, 1, 3, 3]], "holds a point whose coordinates are no numbers"),
+        ([[1e300, 1, 3, 1, 3, 3]], "are no numbers, or far outside"),
+        ([[10**400, 1, 3, 1, 3, 3]], "are no numbers, or far outside"),
+        ([[1e6, 0, -1e6, 0, 1e6, 5]], "has an outline of millions of pixels"),
+        ({"size": [4, 4]}, "has no run lengths"),
+        ({"counts": [16], "size": [4, 5]}, r"is not of the size of the image, \[4, 4\]"),
+        ({"counts": [16], "size": 4}, "is not of the size of the image"),
+        ({"counts": [15], "size": [4, 4]}, "do not make up the image"),
+        ({"counts": [-16, 32], "size": [4, 4]}, "has no run lengths"),
+        ({"counts": [16.0], "size": [4, 4]}, "has no run lengths"),
+        ({"counts": [2**40, 16 - 2**40], "size": [4, 4]}, "has no run lengths"),
+        ({"counts": "", "size": [4, 4]}, "do not make up the image"),
+        ({"counts": "\x00", "size": [4, 4]}, "has damaged run lengths"),
+        ({"counts": "ä", "size": [4, 4]}, "has damaged run lengths"),
+        ({"counts": "ooooooooooooo", "size": [4, 4]}, "has damaged run lengths"),
+        ({"counts": "o", "size": [4, 4]}, "has run lengths that are cut short"),
+    ],
+)
+def test_a_segmentation_that_is_none(outline: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        semantic_mask(annotated((4, 4), Instance(7, 1.0, 1, outline)))
+    start = "instances_x.json: the segmentation of annotation 7 (of a.jpg) "
+    assert str(caught.value).startswith(start)
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=9))
+def test_packed_run_lengths_are_those_of_pycocotools(runs: list[int]) -> None:
+    from pycocotools import mask as coder
+
+    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    if not flat.size:
+        return
+    packed = coder.encode(np.asfortranarray(flat[:, None].astype(np.uint8)))["counts"].decode()
+    shape = {"counts": packed, "size": [flat.size, 1]}
+    found = semantic_mask(annotated((flat.size, 1), Instance(1, 1.0, 1, shape)))
+    assert np.array_equal(found.numpy()[:, 0], flat)
 
 
 def test_polygons_without_area_leave_nothing() -> None:
-    image = ImageInstances("a.jpg", (4, 4), ((1.0, 1, [[]]), (0.0, 2, [[0, 0, 4, 4]])))
-    assert semantic_mask(image).tolist() == [[0] * 4] * 4
+    instances = (Instance(1, 1.0, 1, [[]]), Instance(2, 0.0, 2, [[0, 0, 4, 4]]))
+    assert semantic_mask(annotated((4, 4), *instances)).tolist() == [[0] * 4] * 4
+
+
+@pytest.mark.parametrize("area", [True, -1, "9", float("nan"), float("inf"), 10**400, [1]])
+def test_areas_that_are_none(tree: Path, area: Any) -> None:
+    change(tree, "train", lambda table: table["annotations"][0].__setitem__("area", area))
+    with pytest.raises(LabelsError, match=r"annotation 900 has the area .*pixels is expected"):
+        list(instances_by_image(read_instances(instances_file(tree, "train"))))
+
+
+@pytest.mark.parametrize("height", [None, True, 0, -4, 61.0, "61", 10**9, 2**16, [61]])
+def test_sizes_that_are_none(tree: Path, height: Any) -> None:
+    change(tree, "train", lambda table: table["images"][0].update(height=height, width=2**16))
+    with pytest.raises(LabelsError, match=f'image "{NINE}.jpg" has height .* are expected'):
+        list(instances_by_image(read_instances(instances_file(tree, "train"))))
 
 
 def test_without_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,4 +441,220 @@ def test_without_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "pycocotools", None)
     with pytest.raises(DataError, match="pip install pycocotools"):
-        semantic_mask(ImageInstances("a.jpg", (4, 4), ()))
+        semantic_mask(annotated((4, 4)))
+
+
+# ---------------------------------------------------------------- data of one's own
+
+
+def own(root: Path, images: Any, annotations: Any, name: str = "train2014", /, **more: Any) -> Path:
+    """A data set in COCO's format: file names by image id, and (image, category) of annotations."""
+    table = {
+        "images": [
+            {"id": n, "file_name": file, "width": 9, "height": 8}
+            for n, file in (images.items() if isinstance(images, dict) else images)
+        ],
+        "annotations": [
+            {"id": n, "image_id": image, "category_id": category, "bbox": [1, 1, 5, 5]}
+            for n, (image, category) in enumerate(annotations)
+        ],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    } | more
+    path = root / "annotations" / f"instances_{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(table))
+    return root
+
+
+def files(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+CAT = [{"id": 1, "name": "cat"}]
+
+
+def opened(root: Path, split: str | None = None) -> dict[str, Any]:
+    """Classes, by the image's path below the root."""
+    data = open_labelled(root, split=split)
+    return {
+        sample.image.relative_to(root).as_posix(): [data.classes[n] for n in sample.labels]
+        for sample in data.samples
+    }
+
+
+def refused(root: Path, split: str | None = None) -> str:
+    with pytest.raises((DataError, LabelsError)) as caught:
+        open_labelled(root, split=split)
+    assert all(line.isprintable() for line in str(caught.value).split("\n"))
+    assert "annotations_trainval2014.zip" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_two_cameras_at_one_time(tmp_path: Path) -> None:
+    names = {1: "camA_20240501123456.jpg", 2: "camB_20240501123456.jpg"}
+    root = own(tmp_path, names, [(1, 1), (2, 2)])
+    files(root, *(f"train2014/{name}" for name in names.values()))
+    masks = [f"SegmentationClass/{Path(name).stem}.png" for name in names.values()]
+    files(root, *masks)
+    assert opened(root) == {f"train2014/{names[1]}": ["cat"], f"train2014/{names[2]}": ["dog"]}
+    truths = [sample.truth for sample in open_labelled(root).samples]
+    assert truths == [root / mask for mask in masks]
+
+
+def test_one_stem_with_two_suffixes(tmp_path: Path) -> None:
+    root = own(tmp_path, {1: "x.jpg", 2: "x.png"}, [(1, 1), (2, 2)])
+    files(root, "train2014/x.jpg", "train2014/x.png")
+    assert refused(root) == (
+        f'{root}: "x.jpg" and "x.png" have the same name "train2014/x" without suffix, under which'
+        " results are written. Rename one, in the annotations too, or remove it."
+    )
+
+
+def test_one_file_for_two_images(tmp_path: Path) -> None:
+    root = own(
+        tmp_path, {1: "000000000009.jpg", 2: "COCO_train2014_000000000009.jpg"}, [(1, 1), (2, 2)]
+    )
+    files(root, "train2014/000000000009.jpg")
+    assert 'have the same name "train2014/000000000009"' in refused(root)
+
+
+def test_the_same_name_in_train_and_val(tmp_path: Path) -> None:
+    root = own(tmp_path, {1: "p.jpg"}, [(1, 1)])
+    own(root, {1: "p.jpg"}, [(1, 2)], "val2014")
+    files(root, "train2014/p.jpg", "val2014/p.jpg", "SegmentationClass/p.png")
+    assert opened(root) == {"train2014/p.jpg": ["cat"], "val2014/p.jpg": ["dog"]}
+    for split in (None, "train", "val"):  # whose mask p.png is cannot be told
+        data = open_labelled(root, split=split)
+        assert [sample.truth for sample in data.samples] == [None] * len(data)
+        assert "true mask, because it cannot be told" in data.notices[-1]
+    files(root, "SegmentationClass/train/p.png", "SegmentationClass/val2014/p.png")
+    (root / "SegmentationClass/p.png").unlink()
+    truths = {s.name: s.truth for s in open_labelled(root).samples}
+    assert truths == {
+        "train2014/p": root / "SegmentationClass/train/p.png",
+        "val2014/p": root / "SegmentationClass/val2014/p.png",
+    }
+
+
+def test_one_image_in_two_files(tmp_path: Path) -> None:
+    root = own(tmp_path, {1: "p.jpg", 2: "q.jpg"}, [(1, 1), (2, 1)])
+    own(root, {1: "p.jpg"}, [(1, 1)], "val2014")
+    files(root, "images/p.jpg", "images/q.jpg")
+    assert opened(root) == {"images/p.jpg": ["cat"], "images/q.jpg": ["cat"]}
+    own(root, {1: "p.jpg"}, [(1, 2)], "val2014")
+    assert '"p.jpg" is in the files of train and val with different labels' in refused(root)
+    assert opened(root, "val") == {"images/p.jpg": ["dog"]}
+
+
+@pytest.mark.parametrize(
+    ("images", "annotations", "more", "message"),
+    [
+        ([(1, "p.jpg"), (1, "q.jpg")], [(1, 1)], {}, 'image id 1 is there twice, as "p.jpg" and'),
+        ([(1, "p.jpg"), (2, "p.jpg")], [(1, 1)], {}, 'images 1 and 2 are both "p.jpg"'),
+        ([(1, "p.jpg"), (2, ".\\p.jpg")], [(1, 1)], {}, 'images 1 and 2 are both "p.jpg"'),
+        ([(1, "p.jpg")], [(2, 1)], {}, "annotation 0 is of image 2, which the file does not list"),
+        ([(1, "p.jpg")], [(True, 1)], {}, "annotation 0 is of image True"),
+        ([(1, "p.jpg")], [(1.0, 1)], {}, "annotation 0 is of image 1.0"),
+        ([(1, "p.jpg")], [([1], 1)], {}, "annotation 0 is of image [1]"),
+        ([(1, "p.jpg")], [(1, 3)], {}, "annotation 0 is of category 3"),
+        ([(1, "p.jpg")], [(1, True)], {}, "annotation 0 is of category True"),
+        ([(1, "p.jpg")], [(1, None)], {}, "annotation 0 is of category None"),
+        ([(None, "p.jpg")], [], {}, "image 'p.jpg' has the id None, which is no number"),
+        ([(True, "p.jpg")], [], {}, "image 'p.jpg' has the id True"),
+        ([(float("nan"), "p.jpg")], [], {}, "image 'p.jpg' has the id nan"),
+        ([(1, None)], [], {}, "image 1 has the file_name None, which is no text"),
+        ([(1, "")], [], {}, 'image 1 has the file_name "", which is empty'),
+        ([(1, "/etc/p.jpg")], [], {}, "which is an absolute path"),
+        ([(1, "C:\\p.jpg")], [], {}, "which is an absolute path"),
+        ([(1, "..\\p.jpg")], [], {}, '".." in it'),
+        ([(1, "p\x1b[31m.jpg")], [], {}, r'file_name "p\x1b[31m.jpg", which holds'),
+        ([(1, "p\n.jpg")], [], {}, r'file_name "p\n.jpg", which holds a line break'),
+        ([(1, "p.jpg")], [], {}, "no image of train has an annotation"),
+        ([], [], {"categories": [*CAT, *CAT]}, "id 1 is there twice"),
+        ([], [], {"categories": [*CAT, {"id": 2, "name": "CAT "}]}, "is already there"),
+        ([], [], {"categories": [{"id": True, "name": "a"}]}, "the category 'a' has the id True"),
+        ([], [], {"categories": [{"id": "1", "name": "a"}]}, "the category 'a' has the id '1'"),
+        ([], [], {"categories": [{"id": 1, "name": None}]}, "the category None has the id 1"),
+        ([], [], {"categories": [{"id": 1, "name": "a\x1b[0m"}]}, r'category 1: "a\x1b[0m" cannot'),
+        ([], [], {"categories": [{"id": 1, "name": "7"}]}, "category 1: \"7\" is a number"),
+        ([], [], {"categories": []}, "names no class. Add its categories"),
+        ([], [], {"categories": {"1": "cat"}}, 'has no list "categories"'),
+        ([], [], {"images": None}, 'has no list "images"'),
+        ([], [], {"annotations": [[1]]}, 'has no list "annotations"'),
+        (
+            [], [], {"categories": [{"id": n, "name": f"thing {n}"} for n in range(1, 256)]},
+            "category 255: there are 255 classes",
+        ),
+    ],
+)  # fmt: skip
+def test_what_would_lose_an_image_or_mix_up_labels_is_refused(
+    tmp_path: Path, images: Any, annotations: Any, more: Any, message: str
+) -> None:
+    root = own(tmp_path, images, annotations, **more)
+    files(root, "train2014/p.jpg", "train2014/q.jpg")
+    assert message in refused(root)
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "file"),
+    [
+        ("train2014", "sub/p.jpg", "train2014/sub/p.jpg"),
+        ("train2014", "sub\\p.jpg", "train2014/sub/p.jpg"),
+        ("train2014", "./p.jpg", "train2014/p.JPG"),
+        ("train2014", "images/p.jpg", "images/p.jpg"),
+        ("train2014", "train2014/p.jpg", "train2014/p.jpg"),
+        ("train2014", "p.jpg", "p.jpg"),
+        ("default", "p.jpg", "images/default/p.jpg"),
+        ("default", "p.jpg", "default/p.jpg"),
+        ("default", "p.jpg", "images/p.jpg"),
+        ("train2017", "000000000009.jpg", "train2017/000000000009.jpg"),
+        ("train2017", "p.jpg", "images/train/p.jpg"),
+    ],
+)
+def test_layouts_of_other_programs(tmp_path: Path, name: str, image: str, file: str) -> None:
+    root = files(own(tmp_path, {1: image}, [(1, 2)], name), file)
+    assert opened(root) == {file: ["dog"]}
+    assert opened(root, name.replace("2014", "").replace("2017", "")) == {file: ["dog"]}
+    assert 'split "test" is unknown' in refused(root, "test")
+
+
+def test_image_ids_may_be_texts(tmp_path: Path) -> None:
+    root = files(own(tmp_path, {"p": "p.jpg"}, [("p", 1)]), "train2014/p.jpg")
+    assert opened(root) == {"train2014/p.jpg": ["cat"]}
+
+
+def test_missing_images_of_other_data(tmp_path: Path) -> None:
+    root = files(own(tmp_path, {1: "p.jpg"}, [(1, 1)], "default"), "images/q.jpg")
+    assert refused(root) == (
+        f"{root} lacks 1 of 1 images of instances_default.json (such as p.jpg). They are looked for"
+        f" in {root}/images, {root}/JPEGImages, {root}."
+    )
+
+
+def test_annotations_of_another_name(tmp_path: Path) -> None:
+    root = files(own(tmp_path, {1: "p.jpg"}, [(1, 1)]), "images/p.jpg")
+    path = instances_file(root, "train")
+    path.rename(path.with_name("result.json"))
+    assert refused(root) == (
+        f"{root} has result.json in annotations, but COCO's instances are read from"
+        " annotations/instances_NAME.json alone (such as instances_train2014.json or"
+        " instances_default.json), whose images lie in NAME or images/NAME. Rename the file."
+    )
+
+
+def test_labelmes_background_among_the_categories(tmp_path: Path) -> None:
+    categories = [
+        {"id": 0, "name": "_background_"},
+        {"id": 1, "name": "cat"},
+        {"id": 2, "name": "dog"},
+    ]
+    root = own(tmp_path, {1: "p.jpg"}, [(1, 2)], categories=categories)
+    data = open_labelled(files(root, "train2014/p.jpg"))
+    assert (data.classes, data.samples[0].labels) == (("cat", "dog"), (1,))
+    assert '"cat" (category 1) is 1' in data.notices[0]
+    assert open_labelled(root) == data  # from the stored table too
+    own(root, {1: "p.jpg"}, [(1, 2), (1, 0)], categories=categories)
+    assert "annotation 1 is of the background (category 0), which is no class" in refused(root)

@@ -31,7 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> LabelledImages:
         )
         labels = (0, index) if index else ()
         samples.append(Sample(f"{index}", root / f"{index}.png", labels, root / f"{index}t.png"))
-    return LabelledImages(root, tuple(map(str, range(100))), tuple(samples))
+    return LabelledImages(root, tuple(f"class {n}" for n in range(100)), tuple(samples))
 
 
 def batches(draws: CropDraws, start: int, stop: int, batch: int = 2) -> list[CropBatch]:
@@ -132,7 +132,7 @@ def test_masks_that_do_not_fit_are_refused(data: LabelledImages) -> None:
     swapped = replace(data, samples=(replace(one, truth=other.truth),))
     with pytest.raises(DataError, match=r"1t\.png is 70 x 50 pixels, its image 80 x 40"):
         CropDraws(swapped, SETTINGS, None, 0)[0]
-    few = replace(data, classes=("a", "b"))
+    few = replace(data, classes=("a", "b"), samples=data.samples[:2])
     with pytest.raises(DataError, match=r"holds class id \d+, but the data have 2 classes"):
         CropDraws(few, SETTINGS, None, 0)[0]
 

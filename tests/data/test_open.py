@@ -107,13 +107,14 @@ def test_order_of_classes_from_a_file(tmp_path):
     ("images", "names"),
     [
         (["a.jpg", "b.jpg"], ["a", "b"]),
-        (["photos/a.jpg", "photos/b.v2.jpg"], ["a", "b.v2"]),
-        (["photos/x/a.jpg", "photos/y/a.jpg"], ["x/a", "y/a"]),
+        (["photos/a.jpg", "photos/b.v2.jpg"], ["photos/a", "photos/b.v2"]),
+        (["photos/x/a.jpg", "photos/y/a.jpg"], ["photos/x/a", "photos/y/a"]),
         (["images/x/a.jpg", "images/x/b.jpg"], ["x/a", "x/b"]),
+        (["JPEGImages/x/a.jpg", "images.jpg"], ["x/a", "images"]),
         (["x/a.jpg", "a.jpg"], ["x/a", "a"]),
     ],
 )
-def test_names_are_relative_to_the_image_folder(tmp_path, images, names):
+def test_names_are_made_of_the_own_path_alone(tmp_path, images, names):
     for image in images:
         (tmp_path / image).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / image).touch()
@@ -187,7 +188,7 @@ def test_neither_layout(tmp_path):
         (tmp_path / name).touch()
     assert error_of(tmp_path) == (
         f"{tmp_path} is no data folder: neither labels.csv nor the VOC 2012 layout (JPEGImages,"
-        " ImageSets, Annotations) nor COCO's (annotations/instances_train2014.json) is in it."
+        " ImageSets, Annotations) nor COCO's (annotations/instances_NAME.json) is in it."
         " It holds a.jpg, b.jpg, c.jpg, d.jpg, e.jpg and 1 more."
         ' Write labels.csv there: the header "image,labels", then a line such as'
         ' "images/a.jpg,cat;dog" for each image.'
@@ -266,7 +267,8 @@ def test_faulty_annotations_all_at_once(tmp_path):
     )
     assert lines[2] == ("  2007_000001.xml is missing. Add it, or write a labels.csv instead.")
     assert lines[3].startswith("  2007_000002.xml is not valid XML (")
-    assert len(lines) == 4
+    assert lines[4].startswith(f"  If these are classes of your own, write {root}/classes.txt")
+    assert len(lines) == 5
     (root / "ImageSets/Segmentation/good.txt").write_text("2007_000004\n")
     assert len(open_labelled(root, split="good")) == 1  # faults elsewhere do not matter
 
@@ -352,3 +354,109 @@ def test_images_have_the_names_of_the_samples(tmp_path):
     for root in (tiny_voc(tmp_path / "voc"), tiny_folder(tmp_path / "mine")):
         samples = open_labelled(root).samples
         assert open_images(root) == {sample.name: sample.image for sample in samples}
+
+
+# ---------------------------------------------------------------- names and true masks
+
+
+def user_data(root, *images, masks=()):
+    for image in (*images, *(f"SegmentationClass/{mask}" for mask in masks)):
+        (root / image).parent.mkdir(parents=True, exist_ok=True)
+        (root / image).touch()
+    rows = [f"{image},{'cat' if number % 2 else 'dog'}" for number, image in enumerate(images)]
+    (root / "labels.csv").write_text("\n".join(["image,labels", *rows]))
+    return root
+
+
+def truths(data):
+    below = data.root / "SegmentationClass"
+    return {s.name: s.truth and s.truth.relative_to(below).as_posix() for s in data.samples}
+
+
+def test_a_row_in_another_folder_renames_nothing(tmp_path):
+    rows = ["photos/train/a.jpg", "photos/train/b.jpg"]
+    root = user_data(tmp_path / "x", *rows, masks=["a.png", "b.png", "c.png"])
+    before = truths(open_labelled(root))
+    assert before == {"photos/train/a": "a.png", "photos/train/b": "b.png"}
+    user_data(root, *rows, "photos/val/c.jpg")
+    data = open_labelled(root)
+    assert truths(data) == {**before, "photos/val/c": "c.png"}
+    assert not any("true mask" in notice for notice in data.notices)
+
+
+def test_a_mask_that_may_be_of_two_images_is_nobodys_and_said(tmp_path):
+    images = ["photos/train/a.jpg", "photos/val/a.jpg"]
+    root = user_data(tmp_path / "x", *images, masks=["a.png"])
+    data = open_labelled(root)
+    assert truths(data) == {"photos/train/a": None, "photos/val/a": None}
+    assert data.notices[-1] == (
+        "2 images have no true mask, because it cannot be told which one is theirs: call that of"
+        ' "photos/train/a" SegmentationClass/photos/train/a.png.'
+    )
+    (root / "one.txt").write_text("photos/train/a\n")  # the same if one of them is looked at
+    assert truths(open_labelled(root, split="one")) == {"photos/train/a": None}
+    user_data(root, *images, masks=["photos/train/a.png", "photos/val/a.png"])
+    assert truths(open_labelled(root)) == {
+        "photos/train/a": "photos/train/a.png",
+        "photos/val/a": "photos/val/a.png",
+    }
+
+
+def test_masks_with_a_suffix_in_capitals(tmp_path):
+    root = user_data(tmp_path / "x", "images/a.jpg", masks=["a.PNG"])
+    assert truths(open_labelled(root)) == {"a": "a.PNG"}
+
+
+def test_lists_may_shorten_names_where_that_is_clear(tmp_path):
+    root = user_data(tmp_path / "x", "p/x/a.jpg", "p/y/a.jpg", "p/y/b.jpg")
+    (root / "few.txt").write_text("b\nx/a\n")
+    assert [s.name for s in open_labelled(root, split="few").samples] == ["p/y/b", "p/x/a"]
+    (root / "few.txt").write_text("b\nimages/p/y/b\na\nz/a\n")
+    assert error_of(root, split="few").splitlines()[1:] == [
+        '  line 2: "images/p/y/b" is already on line 1. Remove one.',
+        '  line 3: "a" may be "p/x/a" or "p/y/a". Write the whole name.',
+        '  line 4: there is no image "z/a" in labels.csv. Did you mean "p/y/a"?',
+    ]
+
+
+def test_lists_hold_any_bytes(tmp_path):
+    root = tiny_voc(tmp_path / "voc", n=2)
+    path = root / "mine.txt"
+    path.write_bytes(b"2007_000001\x1b[31m\nk\xfche\n2007_000000\xe2\x80\xa82007_000001\n\x00\n")
+    message = error_of(root, split="mine")
+    assert r'line 1: there is no image "2007_000001\x1b[31m" in JPEGImages' in message
+    assert r'line 2: there is no image "k\udcfche"' in message
+    assert r'line 3: there is no image "2007_000000\u20282007_000001"' in message
+    assert all(line.isprintable() for line in message.split("\n"))
+    os.rename(
+        root / "JPEGImages/2007_000001.jpg", os.fsencode(root / "JPEGImages") + b"/k\xfche.jpg"
+    )
+    os.rename(
+        root / "Annotations/2007_000001.xml", os.fsencode(root / "Annotations") + b"/k\xfche.xml"
+    )
+    path.write_bytes(b"k\xfche\n")
+    assert [s.name for s in open_labelled(root, split="mine").samples] == ["k\udcfche"]
+
+
+@pytest.mark.parametrize("split", ["a\0b", "x" * 5000, "../..", "a\nb", "\x1b[31m", ""])
+def test_splits_that_are_no_names(tmp_path, split):
+    root = tiny_folder(tmp_path / "mine")
+    assert "is unknown" in error_of(root, split=split)
+
+
+def test_the_head_of_labelmes_list(tmp_path):
+    root = tiny_folder(tmp_path / "mine")
+    (root / "classes.txt").write_text("__ignore__\n_background_\nred car\ndog\ncat\n")
+    data = open_labelled(root)
+    assert data.classes == ("red car", "dog", "cat")
+    assert '"red car" (line 3) is 1.' in data.notices[0]
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    root = tiny_folder(tmp_path / "mine")
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", "photos")
+
+    monkeypatch.setattr("ssrseg.data.open.read_labels_csv", refuse)
+    assert error_of(root).startswith("photos cannot be read (Permission denied).")

@@ -178,7 +178,6 @@ def test_a_text_longer_than_the_tower_is_refused_with_what_would_be_lost(
     assert "longer" not in capfd.readouterr().err  # what the library says
 
 
-
 def test_logit_scale_is_the_models_own(clip_dir: Path) -> None:
     assert FrozenCLIP.load(clip_dir).logit_scale == pytest.approx(float(torch.tensor(3.0).exp()))
 

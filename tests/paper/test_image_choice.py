@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,8 @@ def test_one_image_per_class_then_the_rest() -> None:
 
 def test_images_with_a_true_mask_come_first() -> None:
     with_truth, without = images((), (), (0,)), images((1,), (0,), truth=False)
-    mixed = LabelledImages(Path("photos"), CLASSES, (*without.samples, *with_truth.samples))
+    renamed = (replace(sample, name=f"x{sample.name}") for sample in without.samples)
+    mixed = LabelledImages(Path("photos"), CLASSES, (*renamed, *with_truth.samples))
     assert [each.sample.truth is None for each in one_per_class(mixed, 3).shown] == [
         False,
         True,

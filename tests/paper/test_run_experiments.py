@@ -19,9 +19,9 @@ from ssrseg.errors import CheckpointError, ConfigError, DataError
 from ssrseg.evaluation import evaluate
 from ssrseg.model import SSR
 from ssrseg.paper import run_experiments as machinery
+from ssrseg.paper.ablation import ablation_rows
 from ssrseg.paper.cam_seeds import score_seeds
 from ssrseg.paper.experiments import Experiment, Result, Training, Workspace, tasks
-from ssrseg.paper.ablation import ablation_rows
 from ssrseg.paper.provenance import Measure, encoder_digests
 from ssrseg.paper.rows import (
     AS_SET,

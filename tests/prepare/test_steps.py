@@ -398,9 +398,8 @@ def test_a_coco_tree_gets_its_masks(coco: Path) -> None:
     }
     for split in ("train", "val"):
         for sample in open_labelled(coco, split=split).samples:
-            assert (
-                sample.truth == coco / "SegmentationClass" / f"{split}2014" / f"{sample.name}.png"
-            )
+            assert sample.name.startswith(f"{split}2014/COCO_{split}2014_")
+            assert sample.truth == coco / "SegmentationClass" / f"{sample.name}.png"
             truth = read_truth(sample.truth)
             with Image.open(sample.image) as image:
                 assert truth.shape == image.size[::-1]
@@ -659,9 +658,9 @@ def test_coco_is_downloaded_unpacked_and_prepared(
     ]
     assert sorted(path.name for path in (root / "annotations").iterdir()) == [
         "instances_train2014.json",
-        "instances_train2014.labels.csv",
+        "instances_train2014.labels.cache",
         "instances_val2014.json",
-        "instances_val2014.labels.csv",
+        "instances_val2014.labels.cache",
     ]
     assert len(list((root / "train2014").iterdir())) == 4
     assert len(list((root / "JPEGImages" / "val").iterdir())) == 3

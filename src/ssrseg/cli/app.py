@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ssrseg import __version__
 from ssrseg.cli.streams import forgiving_streams
-from ssrseg.console import printable_lines
+from ssrseg.console import note, printable_lines
 from ssrseg.errors import SSRError
 from ssrseg.interruption import Interrupted, interruptible
 
@@ -160,7 +160,10 @@ def open_data(data: Path, split: str | None) -> "LabelledImages":
     """The images of a list, or all of them; faults are said before transformers is imported."""
     from ssrseg.data.open import open_labelled
 
-    return open_labelled(data, split=None if split == "all" else split)
+    images = open_labelled(data, split=None if split == "all" else split)
+    for notice in images.notices:
+        note(notice)
+    return images
 
 
 def typed() -> list[str]:
@@ -187,7 +190,10 @@ def main() -> None:
         try:
             with interruptible():
                 code = app(
-                    sys.argv[1:], exit_on_error=False, print_error=True, result_action="return_value"
+                    sys.argv[1:],
+                    exit_on_error=False,
+                    print_error=True,
+                    result_action="return_value",
                 )
                 sys.stdout.flush()
         except SSRError as error:

@@ -146,7 +146,7 @@ def train(
 
 
 def _open(setup: DataSetup) -> LabelledImages:
-    from ssrseg.data.classes import describe_labels
+    from ssrseg.data.describe import describe_labels
 
     images = open_data(setup.data, setup.split)
     for line in describe_labels(images):

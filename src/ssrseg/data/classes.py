@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from reprlib import repr as brief
 from typing import Any
 
 import yaml
 
-from ssrseg.data.sample import LabelledImages
-from ssrseg.data.text import fault_report, read_lines, read_text
-from ssrseg.errors import LabelsError, counted, did_you_mean
+from ssrseg.console import printable
+from ssrseg.data.text import fault_report, is_unprintable, quoted, read_lines
+from ssrseg.errors import LabelsError, did_you_mean
+from ssrseg.safe_yaml import YamlError, compose_yaml, read_yaml_text
 
 NO_CLASS = "none"
 """Label of an image that shows none of the classes; an empty label is taken for a slip."""
@@ -39,41 +43,90 @@ COCO_CLASSES = (
 """COCO's 80 categories by ascending id, six of them spelled as VOC spells them [CLIP-ES]."""
 
 _MOST = 254  # ids 1 .. 254 of an 8-bit map; 0 is background and 255 is ignore
+_LONGEST = 200  # letters of a name; CLIP's text tower ends after about 300
+
+_NO_NAMES = frozenset({"nan", "null", "na", "n/a", "#n/a", "<na>", "nil", "true", "false", "inf"})
+"""What programs write for a value that is missing, or for a column of yes and no."""
+
+_BLANK = "\u034f\u115f\u1160\u2800\u3164\uffa0"  # letters and marks that show nothing
+_JOINERS = "\u200c\u200d"  # shape letters of Persian and Hindi, and emoji
+_NUMBER = re.compile(r"[+-]?[\d.,]+(e[+-]?\d+)?", re.IGNORECASE)
 
 
-def class_faults(
-    named: Iterable[tuple[int, str]], *, unit: str = "line", repeats: bool = False
-) -> list[tuple[int, str]]:
-    """What is wrong with class names, each numbered by line or another ``unit``; as faults.
+def tidy(name: str) -> str:
+    """A name in Unicode's NFC, one plain blank between words, without invisible characters."""
+    return _folded(name)[0]
 
-    With ``repeats`` the same name may come again, as labels do.
+
+def class_key(name: str) -> str:
+    """The same for names that differ only in upper and lower case or in what cannot be seen."""
+    return _folded(name)[1]
+
+
+@lru_cache(4096)
+def _folded(name: str) -> tuple[str, str]:
+    seen = (
+        char
+        for char in unicodedata.normalize("NFC", name)
+        if char in _JOINERS or not (char in _BLANK or unicodedata.category(char) == "Cf")
+    )
+    plain = " ".join("".join(seen).split())
+    key = (char for char in plain.lower() if not (char in _JOINERS or "\ufe00" <= char <= "\ufe0f"))
+    return plain, unicodedata.normalize("NFC", "".join(key))
+
+
+def class_fault(name: str) -> str:
+    """Why a name as it stands in a file can be no class, and what to do; or ''."""
+    name, key = name.strip(), class_key(name)
+    core = key.strip("_")
+    if any(is_unprintable(char) or char == "\ufffd" for char in name):
+        fault = "cannot be a class name; it holds a line break, a control character or a damaged"
+        fault += " letter. Write it anew."
+    elif not key:
+        return "a class name is empty. Write the name, or remove its place."
+    elif len(name) > _LONGEST:
+        return f'{quoted(name[:40])[:-1]}..." has {len(name)} letters. Write a name of a few words.'
+    elif ";" in name:
+        fault = 'cannot be a class name; ";" stands between labels. Rename it.'
+    elif core == "background":
+        fault = "is no class; it is always there, with id 0. Remove it."
+    elif core == "ignore" and key != core:
+        fault = "is no class, but labelme's word for undecided pixels (255). Remove it."
+    elif key == NO_CLASS:
+        fault = f'cannot be a class; in labels.csv, "{NO_CLASS}" marks an image'
+        fault += " that shows no class. Rename or respell it."
+    elif key in _NO_NAMES:
+        fault = "is what programs write for a missing value or for yes and no. Write the name of"
+        fault += f' the class, or "{NO_CLASS}" for an image that shows none.'
+    elif _NUMBER.fullmatch(key) or not any(map(_is_letter, key)):
+        fault = "is a number or a sign, but CLIP knows a class by its name. Write it in words."
+    elif name[0] in "[{\"'" and name[-1] in "]}\"'":
+        fault = "has brackets or quotation marks around it. Write names without, and labels as"
+        fault += ' "cat;dog".'
+    else:
+        return ""
+    return f"{quoted(name)} {fault}"
+
+
+def _is_letter(char: str) -> bool:
+    return char.isalpha() or unicodedata.category(char) == "So"  # an emoji is a word to CLIP
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """Classes in order, with what came with them.
+
+    Attributes:
+        names: Class index i has id i + 1 in maps of class ids.
+        prompts: By name, what CLIP is asked (synonyms joined by ", "), where something is said.
+        notices: What a user should know of how the list was read.
+        source: Where it comes from, for messages.
     """
-    faults = []
-    first: dict[str, tuple[int, str]] = {}
-    for number, name in named:
-        at, spelling = first.setdefault(name.casefold(), (number, name))
-        if name != spelling or (at != number and not repeats):
-            text = f'class "{name}" is already there, as "{spelling}" ({unit} {at}).'
-            text += " Name each class in one spelling, and once in a list."
-        elif name.casefold() == "background":
-            text = f'"{name}" is no class; it is always there, with id 0. Remove it.'
-        elif name.casefold() == NO_CLASS:
-            text = f'"{name}" cannot be a class; in labels.csv, "{NO_CLASS}" marks an image'
-            text += " that shows no class. Rename or respell it."
-        elif not name:
-            text = "a class name is empty. Write the name, or remove its place."
-        elif ";" in name:
-            text = f'"{name}" cannot be a class name; ";" stands between labels. Rename it.'
-        elif len(name.splitlines()) > 1:
-            text = f"{name!r} cannot be a class name; lists have one name per line. Rename it."
-        else:
-            continue
-        faults.append((number, text))
-    if len(first) > _MOST:
-        text = f"there are {len(first)} classes; maps of class ids have 8 bits and hold {_MOST},"
-        text += " which end before this one. Merge or split the classes."
-        faults.append(([*first.values()][_MOST][0], text))
-    return faults
+
+    names: tuple[str, ...]
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+    source: str = "the class list"
 
 
 def check_classes(
@@ -83,27 +136,89 @@ def check_classes(
     unit: str = "line",
     cure: str = "Write one name per line.",
 ) -> tuple[str, ...]:
-    """The names of a class list, if ``class_faults`` finds nothing; LabelsError otherwise.
+    """The names of a class list, tidied, each numbered by line or another ``unit``.
 
     ``cure`` is for a list without names.
+
+    Raises:
+        LabelsError: If a name can be no class or is there twice, or there are more than 254.
     """
-    if faults := class_faults(named, unit=unit):
-        lines = [f"{unit} {number}: {text}" for number, text in faults]
+    faults = []
+    first: dict[str, tuple[int, str]] = {}
+    for number, name in named:
+        text = class_fault(name)
+        at, spelling = first.setdefault(class_key(name), (number, name))
+        if not text and at != number:
+            text = f"class {quoted(name, unlike=tidy(spelling))} is already there, as"
+            text += f" {quoted(spelling, unlike=tidy(name))} ({unit} {at}). Name each class in one"
+            text += " spelling, and once in a list."
+        if text:
+            faults.append((number, text))
+    faults += too_many(first.values())
+    if faults:
+        lines = [f"{unit} {number}: {text}" for number, text in sorted(faults)]
         raise LabelsError(fault_report(path, lines))
     if not named:
         raise LabelsError(f"{path} names no class. {cure}")
-    return tuple(name for _, name in named)
+    return tuple(tidy(name) for _, name in named)
 
 
-def read_classes(root: Path) -> tuple[tuple[str, ...], dict[str, str]] | None:
+def too_many(first: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
+    """A fault at the first class beyond those that a map of class ids holds, if there is one."""
+    places = list(first)
+    if len(places) <= _MOST:
+        return []
+    text = f"there are {len(places)} classes; maps of class ids have 8 bits and hold {_MOST},"
+    text += " which end before this one. Merge or split the classes."
+    return [(places[_MOST][0], text)]
+
+
+def without_background(
+    named: list[tuple[int, str]], unit: str = "line"
+) -> tuple[list[tuple[int, str]], tuple[str, ...]]:
+    """A list without labelme's first names, ``__ignore__`` and ``_background_``; and a notice.
+
+    There the background has id 0 and what is ignored has none, so that ids stay what they were.
+    """
+    words = [class_key(name).strip("_") for _, name in named[:2]]
+    count = 2 if words == ["ignore", "background"] else int(words[:1] == ["background"])
+    if not count or len(named) == count:
+        return named, ()
+    dropped = " and ".join(quoted(name) for _, name in named[:count])
+    return named[count:], (
+        f"{dropped} at the head of the class list {'are' if count > 1 else 'is'} no class; as in"
+        f" labelme, the ids begin behind: {quoted(tidy(named[count][1]))} ({unit}"
+        f" {named[count][0]}) is 1.",
+    )
+
+
+def respelled(spellings: Iterable[str], classes: Iterable[str]) -> tuple[str, ...]:
+    """A notice of names that are read as a class which is spelled a little differently."""
+    listed = {class_key(name): name for name in classes}
+    pairs = dict.fromkeys(
+        (quoted(raw, unlike=listed[class_key(raw)]), quoted(listed[class_key(raw)]))
+        for raw in spellings
+        if raw != listed.get(class_key(raw), raw)
+    )
+    if not pairs:
+        return ()
+    shown = [f"{raw} as {name}" for raw, name in list(pairs)[:5]]
+    more = f" and {len(pairs) - 5} more" if len(pairs) > 5 else ""
+    return (f"Labels in another spelling are read as one class: {', '.join(shown)}{more}.",)
+
+
+def most_frequent(spellings: Counter[str]) -> tuple[str, ...]:
+    """Each class once, tidied and sorted: of several spellings the most frequent, or the first."""
+    chosen: dict[str, str] = {}
+    for raw, _ in spellings.most_common():
+        chosen.setdefault(class_key(raw), tidy(raw))
+    return tuple(sorted(chosen.values()))
+
+
+def read_classes(root: Path) -> ClassList | None:
     """Class names in order, and the prompts that come with them.
 
-    They are in ``classes.txt`` (one name per line, ``#`` begins a comment) or ``classes.yaml``
-    (name: prompt text, a list of synonyms, or nothing) of the folder ``root``.
-
-    Returns:
-        Names and prompt by name (synonyms joined by ", "; names without a prompt are absent), or
-        None if there is neither file.
+    They are in ``classes.txt`` or ``classes.yaml`` of the folder ``root``; None = in neither.
 
     Raises:
         LabelsError: If both files are there, or one is empty or has faults; all of them at once.
@@ -114,19 +229,34 @@ def read_classes(root: Path) -> tuple[tuple[str, ...], dict[str, str]] | None:
             f"{root} holds both classes.txt and classes.yaml, and they may disagree. Keep one."
         )
     if text_file.exists():
-        lines = [(line, text.split("#")[0].strip()) for line, text in read_lines(text_file)]
-        return check_classes(text_file, [(line, name) for line, name in lines if name]), {}
+        return read_classes_txt(text_file)
     if yaml_file.exists():
-        return _read_yaml(yaml_file)
+        return read_classes_yaml(yaml_file)
     return None
 
 
-def _read_yaml(path: Path) -> tuple[tuple[str, ...], dict[str, str]]:
+def read_classes_txt(path: Path) -> ClassList:
+    """One name a line; ``#`` at its beginning, or behind a blank, begins a comment.
+
+    Raises:
+        LabelsError: If it cannot be read, is empty or has faults; all of them at once.
+    """
+    lines = [(line, re.sub(r"(^|\s)#.*", "", text).strip()) for line, text in read_lines(path)]
+    named, notices = without_background([(line, name) for line, name in lines if name])
+    return ClassList(check_classes(path, named), {}, notices, path.name)
+
+
+def read_classes_yaml(path: Path) -> ClassList:
+    """``name: prompt``, a list of synonyms, or nothing behind the name.
+
+    Raises:
+        LabelsError: If it cannot be read, is empty or has faults; all of them at once.
+    """
     # Nodes, not values: they keep line numbers, repeated keys, and names like "no" as they are.
     try:
-        table = yaml.compose(read_text(path), yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise LabelsError(f"{path} is not valid YAML ({' '.join(str(error).split())}).") from error
+        table = compose_yaml(read_yaml_text(path))
+    except YamlError as error:
+        raise LabelsError(f"{path} is not valid YAML: {printable(str(error))}.") from error
     shape = 'Write one line per class, as "dog: puppy, hound" or "dog: [puppy, hound]".'
     if not isinstance(table, yaml.MappingNode):
         raise LabelsError(f"{path} is no list of classes and prompts. {shape}")
@@ -136,16 +266,23 @@ def _read_yaml(path: Path) -> tuple[tuple[str, ...], dict[str, str]]:
         words = value.value if isinstance(value, yaml.SequenceNode) else [value]
         if not all(isinstance(word, yaml.ScalarNode) for word in [key, *words]):
             raise LabelsError(f"{path} line {line}: no class with its prompt. {shape}")
-        name = key.value.strip()
-        prompt = ", ".join(word.value.strip() for word in words if word.value.strip())
-        numbered.append((line, name))
-        if prompt and value.tag != "tag:yaml.org,2002:null":
-            prompts[name] = prompt
-    return check_classes(path, numbered), prompts
+        numbered.append((line, key.value.strip()))
+        if value.tag != "tag:yaml.org,2002:null":
+            prompts[tidy(key.value)] = ", ".join(filter(None, (tidy(word.value) for word in words)))
+        if any(
+            is_unprintable(char) and char not in "\t\n" for word in words for char in word.value
+        ):
+            raise LabelsError(
+                f"{path} line {line}: the prompt holds a control character. Remove it."
+            )
+    numbered, notices = without_background(numbered)
+    names = check_classes(path, numbered)
+    asked = {name: prompts[name] for name in names if prompts.get(name)}
+    return ClassList(names, asked, notices, path.name)
 
 
 def check_class_names(classes: object) -> tuple[str, ...]:
-    """The names as plain text without blanks around them, if they can be the classes of a model.
+    """The names as plain, tidied text, if they can be the classes of a model.
 
     Raises:
         LabelsError: If they cannot, or are in no order: ids follow it.
@@ -174,6 +311,8 @@ def check_class_names(classes: object) -> tuple[str, ...]:
 def label_indices(labels: object, classes: tuple[str, ...]) -> tuple[int, ...]:
     """Indices of class names, each once; a single name may stand by itself.
 
+    Upper and lower case and blanks do not matter.
+
     The order is that of the labels, and of a set that of the classes.
 
     Raises:
@@ -191,15 +330,16 @@ def label_indices(labels: object, classes: tuple[str, ...]) -> tuple[int, ...]:
             " needs no labels."
         )
     found = []
+    index = {class_key(name): number for number, name in enumerate(classes)}
     for name in names:
-        plain = str.strip(name) if isinstance(name, str) else None
-        if plain not in classes:
+        number = index.get(class_key(name)) if isinstance(name, str) else None
+        if number is None:
             known = ", ".join(classes[:8]) + (", ..." if classes[8:] else ".")
             raise LabelsError(
-                f"{name!r} is no class of this model.{did_you_mean(str(name), classes)} It has"
-                f" {len(classes)}: {known}"
+                f"{brief(name)} is no class of this model."
+                f"{did_you_mean(str(name)[:99], classes)} It has {len(classes)}: {known}"
             )
-        found.append(classes.index(plain))
+        found.append(number)
     return tuple(dict.fromkeys(sorted(found) if isinstance(labels, (set, frozenset)) else found))
 
 
@@ -209,32 +349,3 @@ def _as_list(values: Any) -> list[Any] | None:
         return list(values)
     except TypeError:
         return None
-
-
-def describe_labels(data: LabelledImages) -> list[str]:
-    """How many images show each class, listed ones that none shows, labels that look like slips.
-
-    Where no file lists the classes, a misspelt label has become one.
-    """
-    counts = dict.fromkeys(data.classes, 0)
-    for sample in data.samples:
-        for label in sample.labels:
-            counts[data.classes[label]] += 1
-    shown = [f"{name} {count}" for name, count in counts.items() if count]
-    images, classes = counted(len(data), "image", "images"), counted(len(shown), "class", "classes")
-    lines = [f"{images}, {classes}: {', '.join(shown)}"]
-    unseen = [name for name, count in counts.items() if not count]
-    if unseen:
-        more = f" and {len(unseen) - 5} more" if unseen[5:] else ""
-        lines.append(f"No image shows {', '.join(unseen[:5])}{more}.")
-    for name, count in counts.items():
-        others = [other for other in data.classes if other != name]
-        parts = [part for part in re.split(r"[|/+&\s]+", name) if part in others]
-        near = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
-        near += [other for other in others if sorted(other) == sorted(name)]  # dgo for dog
-        if count and parts:
-            example = ";".join(parts)
-            lines.append(f'Is "{name}" one class? Labels are separated by ";", as in "{example}".')
-        elif count == 1 and near and counts[near[0]] > 1:
-            lines.append(f'Is "{name}" (1 image) another class than "{near[0]}"?')
-    return lines

@@ -1,28 +1,25 @@
-"""COCO 2014: image-level labels and true masks from its instance annotations."""
+"""Image-level labels and instances of data in COCO's format, such as COCO 2014."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from reprlib import repr as brief
+from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-from jaxtyping import Bool, UInt8
-from torch import Tensor
-
-from ssrseg.data.classes import COCO_CLASSES, check_classes
-from ssrseg.data.files import atomic_write
-from ssrseg.data.ignored_warnings import IgnoredWarnings
-from ssrseg.data.walk import SUFFIXES
-from ssrseg.errors import DataError, LabelsError
+from ssrseg.console import printable
+from ssrseg.data.classes import COCO_CLASSES, check_classes, without_background
+from ssrseg.data.files import write_text
+from ssrseg.data.find_images import ImageFinder
+from ssrseg.data.naming import name_fault, sample_name
+from ssrseg.data.text import quoted
+from ssrseg.errors import DataError, LabelsError, OutputError
 
 SPLITS = ("train", "val")
 IMAGE_FOLDERS = ("{}2014", "images/{}2014", "JPEGImages/{}2014", "JPEGImages/{}", "images/{}")
@@ -32,8 +29,8 @@ _SPELLED = {
     "motorcycle": "motorbike", "airplane": "aeroplane", "couch": "sofa",
     "potted plant": "pottedplant", "dining table": "diningtable", "tv": "tvmonitor",
 }  # fmt: skip
-_NUMPY_QUIET = IgnoredWarnings((DeprecationWarning, ""))  # of pycocotools' use of NumPy
-_RULE = 1  # of _derive; a table made by another one is made anew
+_RULE = 2  # of _derive; a table made by another one is made anew
+_NO_FILE = "Export the annotations again, or copy the file again if it was cut short."
 
 
 @dataclass(frozen=True)
@@ -46,24 +43,50 @@ class LabelTable:
     """How many images the file lists."""
     labels: Mapping[str, tuple[int, ...]]
     """Class indices, ascending, by file name, ascending; only images with an instance."""
+    notices: tuple[str, ...] = ()
+    """What a user should know of how the file was read."""
+
+    @property
+    def is_cocos(self) -> bool:
+        """True if the classes are those of COCO itself, not of other data in its format."""
+        return self.classes == COCO_CLASSES
 
 
 def instances_file(root: Path, split: str) -> Path:
-    """Where the annotations of ``train`` or ``val`` lie."""
+    """Where the annotations of ``train`` or ``val`` of COCO 2014 lie."""
     return root / "annotations" / f"instances_{split}2014.json"
 
 
+def instances_files(root: Path) -> dict[str, Path]:
+    """Instances files by split: those of COCO 2014, else every ``annotations/instances_*.json``.
+
+    A year behind the split is left out (``train`` of instances_train2017.json) if that names one
+    file alone.
+    """
+    standard = {split: instances_file(root, split) for split in SPLITS}
+    standard = {split: file for split, file in standard.items() if file.is_file()}
+    if standard:
+        return standard
+    found = sorted((root / "annotations").glob("instances_*.json"))
+    names = {file: _split_and_year(file) for file in found if file.is_file()}
+    taken = [split for split, _ in names.values()]
+    return {
+        split if taken.count(split) == 1 else split + year: file
+        for file, (split, year) in names.items()
+    }
+
+
 def is_coco(root: Path) -> bool:
-    """True if one of the instances files is there."""
-    return any(instances_file(root, split).is_file() for split in SPLITS)
+    """True if an instances file is there."""
+    return bool(instances_files(root))
 
 
 def read_label_table(path: Path) -> LabelTable:
     """Image-level labels of an instances file, from category ids alone: no mask is looked at.
 
     An image shows a class if it has an instance or a crowd of it; images with neither are left out.
-    The file has hundreds of megabytes, so the table is kept beside it as ``NAME.labels.csv``,
-    under the file's hash: a changed file is read anew.
+    The file may have hundreds of megabytes, so the table is kept beside it as
+    ``NAME.labels.cache``, under the file's hash: a changed file is read anew.
 
     Raises:
         LabelsError: If it is missing or no instances file, or its categories can be no classes.
@@ -72,206 +95,280 @@ def read_label_table(path: Path) -> LabelTable:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
     except OSError as error:
-        raise LabelsError(
-            f"{path} cannot be read ({error.strerror}). It comes with COCO's"
-            " annotations_trainval2014.zip."
-        ) from error
+        raise LabelsError(f"{path} cannot be read ({error.strerror}).") from error
     key = f"{_RULE}-{digest.hexdigest()}"
-    stored = path.with_suffix(".labels.csv")
+    stored = path.with_suffix(".labels.cache")
     table = _load(stored, key)
     if table is None:
-        table = _derive(read_instances(path), path)
-        with suppress(OSError):  # a shared, read-only data set: slower, not wrong
+        table = _derive(read_instances(path))
+        with suppress(OutputError):  # a shared, read-only data set: slower, not wrong
             _save(stored, key, table)
     return table
 
 
-def read_instances(path: Path) -> dict[str, Any]:
-    """The whole instances file; 448 MB of text become about 3 GB of memory.
+class Instance(NamedTuple):
+    """An annotation: its id for messages, area (None = not given), class id from 1, outline."""
 
-    The JSON is read without pycocotools, an optional package that only masks need.
-
-    Raises:
-        LabelsError: If it is missing, cut short, or no instances file.
-    """
-    try:
-        found = json.loads(path.read_bytes())
-        for part, keys in (
-            ("images", {"id", "file_name", "height", "width"}),
-            ("annotations", {"image_id", "category_id", "segmentation", "area"}),
-            ("categories", {"id", "name"}),
-        ):
-            if not all(keys <= entry.keys() for entry in found[part]):
-                raise ValueError(f"an entry of {part} lacks one of {', '.join(sorted(keys))}")
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise LabelsError(
-            f"{path} is no instances file of COCO, or cut short ({type(error).__name__}: {reason})."
-            " Unpack annotations_trainval2014.zip again."
-        ) from error
-    return dict(found)
-
-
-def find_images(root: Path, split: str, names: Iterable[str]) -> dict[str, Path]:
-    """Paths by file name, of those images that are there; one listing, no look at each image.
-
-    ``names`` are file names as the annotations have them; on disk, the twelve digits are enough.
-    """
-    folder = image_folder(root, split)
-    if folder is None:
-        return {}
-    there = {
-        image_key(Path(name).stem): name
-        for name in os.listdir(folder)
-        # macOS leaves ._x.jpg beside x.jpg, detectors keep x.txt there
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    }
-    keys = ((name, image_key(Path(name).stem)) for name in names)
-    return {name: folder / there[key] for name, key in keys if key in there}
-
-
-def find_masks(folder: Path) -> dict[str, Path]:
-    """Masks below a folder (which need not exist) by ``image_key``, from listings alone."""
-    paths = sorted(folder.rglob("*.png"))
-    return {image_key(path.stem): path for path in paths if not path.name.startswith(".")}
-
-
-def image_folder(root: Path, split: str) -> Path | None:
-    """The folder with the images of ``train`` or ``val``, if there is one."""
-    folders = (root / folder.format(split) for folder in IMAGE_FOLDERS)
-    return next((folder for folder in folders if folder.is_dir()), None)
-
-
-def image_key(stem: str) -> str:
-    """What an image and its mask have in common: COCO's twelve digits, else the whole name."""
-    digits = stem[-12:]
-    return digits if len(digits) == 12 and digits.isdecimal() else stem
+    id: object
+    area: float | None
+    class_id: int
+    segmentation: Any
 
 
 @dataclass(frozen=True)
 class ImageInstances:
-    """What is annotated in one image of a height and width.
+    """What is annotated in one image of a height and width; ``file`` is where it says so."""
 
-    Instances are (area, class id, segmentation) as in the file, class ids from 1.
-    """
-
+    file: Path
     file_name: str
     size: tuple[int, int]
-    instances: tuple[tuple[float, int, Any], ...]
+    instances: tuple[Instance, ...]
 
 
-def instances_by_image(found: dict[str, Any]) -> Iterator[ImageInstances]:
-    """Annotated images of what ``read_instances`` returns, by ascending file name."""
-    ids = sorted(category["id"] for category in found["categories"])
-    index = {category: number for number, category in enumerate(ids, 1)}
-    grouped = defaultdict(list)
-    for entry in found["annotations"]:
-        instance = (float(entry["area"]), index[entry["category_id"]], entry["segmentation"])
-        grouped[entry["image_id"]].append(instance)
-    for image in sorted(found["images"], key=lambda image: str(image["file_name"])):
-        if image["id"] in grouped:
-            size = (image["height"], image["width"])
-            yield ImageInstances(image["file_name"], size, tuple(grouped[image["id"]]))
+@dataclass(frozen=True)
+class InstancesFile:
+    """A whole instances file, its ids known to be of images and categories that it lists."""
+
+    path: Path
+    file_names: Mapping[int | str, str]
+    """By image id; ``/`` between folders."""
+    categories: tuple[tuple[int, str], ...]
+    """Ids, ascending, and names."""
+    images: list[dict[str, Any]]
+    annotations: list[dict[str, Any]]
 
 
-def semantic_mask(image: ImageInstances) -> UInt8[Tensor, "height width"]:
-    """Class ids of an image: instances and crowds, smaller ones over larger ones.
+def read_instances(path: Path) -> InstancesFile:
+    """The whole instances file; 448 MB of text become about 3 GB of memory.
 
-    Overlaps are settled as in coco2voc, the tool that CLIP-ES's successors point to: by the
-    annotation's own ``area``, and the earlier of two equal ones is on top. A crowd is its class,
-    not ignored (docs/decisions.md, 0020).
+    The JSON is read without pycocotools, an optional package that only masks need. Outlines and
+    areas are not looked at.
 
     Raises:
-        DataError: If pycocotools is not installed or cannot read a segmentation.
+        LabelsError: If it is missing, cut short, or no instances file; if an id or a file name is
+            there twice or of the wrong type, or an annotation is of an image or a category that
+            the file does not list.
     """
     try:
-        from pycocotools import mask as coder
-    except ImportError as error:
-        raise DataError(
-            "COCO's masks are made by pycocotools, which is not installed: pip install pycocotools."
-        ) from error
-    ids = np.zeros(image.size, np.uint8)
-    for _, class_id, segmentation in reversed(sorted(image.instances, key=lambda each: each[0])):
-        try:
-            ids[_decode(coder, segmentation, image.size)] = class_id
-        except (ValueError, TypeError, LookupError) as error:
-            raise DataError(
-                f"The annotations of {image.file_name} hold a segmentation that cannot be read"
-                f" ({type(error).__name__}: {error}). Unpack annotations_trainval2014.zip again."
-            ) from error
-    return torch.from_numpy(ids)
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise LabelsError(f"{path} cannot be read ({error.strerror}).") from error
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        reason = printable(" ".join(str(error).split())[:120])
+        raise LabelsError(f"{path} is no JSON, or cut short ({reason}). {_NO_FILE}") from error
+    parts = ("images", "annotations", "categories")
+    lists = [found.get(part) if isinstance(found, dict) else None for part in parts]
+    for part, entries in zip(parts, lists, strict=True):
+        if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
+            raise LabelsError(
+                f'{path} is no instances file of COCO: it has no list "{part}" of objects.'
+                f" {_NO_FILE}"
+            )
+    images, annotations, categories = lists
+    assert images is not None and annotations is not None and categories is not None
+    names = _file_names(path, images)
+    listed = _categories(path, categories)
+    known = {number for number, _ in listed}
+    for entry in annotations:
+        image, category = entry.get("image_id"), entry.get("category_id")
+        # True is 1 to Python, and 1.0 too
+        if type(image) not in (int, str) or image not in names:
+            what = f"image {brief(image)}"
+        elif type(category) is not int or category not in known:
+            what = f"category {brief(category)}"
+        else:
+            continue
+        raise LabelsError(
+            f"{path}: annotation {brief(entry.get('id'))} is of {printable(what)}, which the file"
+            " does not list. Remove the annotation, or add what it is of."
+        )
+    return InstancesFile(path, names, listed, images, annotations)
 
 
-def _decode(coder: Any, segmentation: Any, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """Polygons (the parts of one object) or run lengths as a map of the image's size.
+def _file_names(path: Path, images: list[dict[str, Any]]) -> dict[int | str, str]:
+    """File names by image id, each once."""
+    names: dict[int | str, str] = {}
+    first: dict[str, int | str] = {}
+    for entry in images:
+        number: Any = entry.get("id")
+        name: Any = entry.get("file_name")
+        problem = ""
+        if type(number) not in (int, str):
+            problem = f"image {brief(name)} has the id {brief(number)}, which is no number."
+        elif number in names:
+            problem = f"image id {brief(number)} is there twice, as {quoted(names[number])} and as"
+            problem += f" {brief(name)}. Number the images anew, and their annotations with them."
+        elif not isinstance(name, str):
+            problem = f"image {brief(number)} has the file_name {brief(name)}, which is no text."
+        else:
+            name = re.sub(r"^(\./)+", "", name.replace("\\", "/"))
+            if fault := name_fault(name):
+                problem = f"image {brief(number)} has the file_name {quoted(name)}, which {fault}."
+                problem += " Name files below the folder of the images."
+            elif first.setdefault(name, number) != number:
+                problem = f"images {brief(first[name])} and {brief(number)} are both"
+                problem += f" {quoted(name)}. Keep one, and give it the annotations of both."
+        if problem:
+            raise LabelsError(f"{path}: {problem}")
+        names[number] = name
+    return names
 
-    Unlike pycocotools' ``annToMask``, which takes a polygon of four numbers for a box and run
-    lengths of another size for those of the image.
-    """
-    if isinstance(segmentation, list):
-        # fewer than three points have no area, and pycocotools takes four numbers for a box
-        parts = [part for part in segmentation if len(part) >= 6]
-        if any(len(part) % 2 for part in parts):
-            raise ValueError("a polygon with half a point")
-        if not parts:
-            return np.zeros(size, bool)
-        code = coder.merge(coder.frPyObjects(parts, *size))
-    else:
-        if tuple(segmentation["size"]) != size:
-            raise ValueError(f"size {segmentation['size']} in an image of {list(size)}")
-        code = segmentation
-        if isinstance(code["counts"], list):
-            code = coder.frPyObjects(code, *size)
-    with _NUMPY_QUIET:
-        return np.asarray(coder.decode(code), bool)
+
+def _categories(path: Path, entries: list[dict[str, Any]]) -> tuple[tuple[int, str], ...]:
+    """Ids, ascending, and names of the categories, each id once."""
+    found: dict[int, str] = {}
+    for entry in entries:
+        number, name = entry.get("id"), entry.get("name")
+        if type(number) is not int or not isinstance(name, str):
+            problem = f"the category {brief(name)} has the id {brief(number)}; a name in text and a"
+            problem += " whole number are expected."
+        elif number in found:
+            problem = f"category id {number} is there twice, as {quoted(found[number])} and as"
+            problem += f" {quoted(name)}. Masks and labels would be mixed up: number them anew."
+        else:
+            found[number] = name
+            continue
+        raise LabelsError(f"{path}: {problem}")
+    return tuple(sorted(found.items()))
 
 
-def _derive(found: dict[str, Any], path: Path) -> LabelTable:
+def _named(found: InstancesFile) -> tuple[list[tuple[int, str]], tuple[str, ...]]:
+    """Categories that are classes: without a background that comes first, as labelme's does."""
+    named, notices = without_background(list(found.categories), "category")
+    kept = {number for number, _ in named}
+    for entry in found.annotations if notices else ():
+        if entry["category_id"] not in kept:
+            raise LabelsError(
+                f"{found.path}: annotation {brief(entry.get('id'))} is of the background (category"
+                f" {entry['category_id']}), which is no class. Remove it."
+            )
+    return named, notices
+
+
+def _derive(found: InstancesFile) -> LabelTable:
     """Labels by file name, from image and category ids."""
-    categories = sorted((entry["id"], str(entry["name"])) for entry in found["categories"])
-    names = check_classes(path, categories, unit="category", cure="Add its categories.")
+    named, notices = _named(found)
+    names = check_classes(found.path, named, unit="category", cure="Add its categories.")
     spelled = tuple(_SPELLED.get(name, name) for name in names)
     # other data in COCO's format keep their own names
     classes = spelled if spelled == COCO_CLASSES else names
-    index = {category: number for number, (category, _) in enumerate(categories)}
-    files = {image["id"]: image["file_name"] for image in found["images"]}
+    index = {category: number for number, (category, _) in enumerate(named)}
     present: dict[str, set[int]] = defaultdict(set)
-    for entry in found["annotations"]:
-        image, category = entry["image_id"], entry["category_id"]
-        if image not in files or category not in index:
-            what = f"image {image}" if image not in files else f"category {category}"
-            raise LabelsError(
-                f"{path}: annotation {entry.get('id')} is of {what}, which the file does not list."
-                " Unpack annotations_trainval2014.zip again."
-            )
-        present[files[image]].add(index[category])
+    for entry in found.annotations:
+        present[found.file_names[entry["image_id"]]].add(index[entry["category_id"]])
     labels = {name: tuple(sorted(present[name])) for name in sorted(present)}
-    return LabelTable(classes, len(files), labels)
+    return LabelTable(classes, len(found.file_names), labels, notices)
+
+
+def instances_by_image(found: InstancesFile) -> Iterator[ImageInstances]:
+    """Annotated images by ascending file name; outlines are not looked at yet.
+
+    Raises:
+        LabelsError: If the size of an image or the area of an annotation is missing or impossible.
+    """
+    named, _ = _named(found)
+    index = {category: number for number, (category, _) in enumerate(named, 1)}
+    grouped: dict[int | str, list[Instance]] = defaultdict(list)
+    for entry in found.annotations:
+        area = entry.get("area")
+        if area is not None and not (type(area) in (int, float) and 0 <= area < 1e18):
+            raise LabelsError(
+                f"{found.path}: annotation {brief(entry.get('id'))} has the area {brief(area)}, but"
+                " a number of pixels is expected. Correct it, or leave it out."
+            )
+        area = None if area is None else float(area)
+        grouped[entry["image_id"]].append(
+            Instance(entry.get("id"), area, index[entry["category_id"]], entry.get("segmentation"))
+        )
+    for image in sorted(found.images, key=lambda image: found.file_names[image["id"]]):
+        if image["id"] in grouped:
+            name = found.file_names[image["id"]]
+            size: tuple[Any, Any] = (image.get("height"), image.get("width"))
+            if not all(type(side) is int and 0 < side <= 2**16 for side in size) or (
+                size[0] * size[1] > 2**28
+            ):
+                raise LabelsError(
+                    f"{found.path}: image {quoted(name)} has height {brief(size[0])} and width"
+                    f" {brief(size[1])}, but two numbers of pixels are expected. Correct them."
+                )
+            yield ImageInstances(found.path, name, size, tuple(grouped[image["id"]]))
+
+
+def find_images(root: Path, file: Path, names: Iterable[str]) -> dict[str, str]:
+    """Paths below the root by file name, of those images of an instances file that are there.
+
+    ``names`` are file names as the annotations have them; on disk, COCO's twelve digits are enough.
+    """
+    finder = ImageFinder(root)
+    folders = image_folders(root, file)
+    found = {}
+    for name in names:
+        # some programs write paths below the root, or below its images
+        places = [*folders, "", "images", "JPEGImages"] if "/" in name else folders
+        paths = (finder.find(f"{folder}/{name}".strip("/"), numbered=True) for folder in places)
+        if path := next(filter(None, paths), None):
+            found[name] = path
+    return found
+
+
+def image_folders(root: Path, file: Path) -> list[str]:
+    """The folders below the root that hold the images of an instances file.
+
+    Those named after it, or if there are none, the common ones.
+    """
+    split, year = _split_and_year(file)
+    own = [*(folder.replace("2014", year).format(split) for folder in IMAGE_FOLDERS), split]
+    there = [folder for folder in dict.fromkeys(own) if (root / folder).is_dir()]
+    return there or ["images", "JPEGImages", ""]
+
+
+def _split_and_year(file: Path) -> tuple[str, str]:
+    """Split and year of instances_train2017.json; the year may be missing."""
+    name = file.stem.removeprefix("instances_")
+    split = re.sub(r"(?<=.)20[0-9]{2}$", "", name)
+    return split, name.removeprefix(split)
+
+
+def sample_names(root: Path, file: Path, names: Iterable[str]) -> dict[str, str]:
+    """Names of samples by file name, also of images that are not there (yet).
+
+    Raises:
+        DataError: If two images have one name.
+    """
+    names = list(names)
+    split, year = _split_and_year(file)
+    paths = {name: f"{split}{year}/{name}" for name in names} | find_images(root, file, names)
+    found = {name: sample_name(path) for name, path in paths.items()}
+    check_apart(root, found)
+    return found
+
+
+def check_apart(root: Path, names: Mapping[str, str]) -> None:
+    """Raise DataError if two images, by their file names, have one name as samples."""
+    first: dict[str, str] = {}
+    for image, name in names.items():
+        if (twin := first.setdefault(name, image)) != image:
+            raise DataError(
+                f"{root}: {quoted(twin)} and {quoted(image)} have the same name {quoted(name)}"
+                " without suffix, under which results are written. Rename one, in the annotations"
+                " too, or remove it."
+            )
 
 
 def _save(path: Path, key: str, table: LabelTable) -> None:
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        head = {"made_from": key, "images": table.images, "classes": table.classes}
-        file.write(f"# {json.dumps(head)}\n")
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["image", "labels"])
-        for name, labels in table.labels.items():
-            rows.writerow([name, ";".join(table.classes[label] for label in labels)])
+    entries = {"classes": table.classes, "images": table.images, "notices": table.notices}
+    write_text(path, json.dumps({"made_from": key, **entries, "labels": dict(table.labels)}))
 
 
 def _load(path: Path, key: str) -> LabelTable | None:
     """The stored table, or None if it is absent, damaged or of another file."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            head = json.loads(file.readline().removeprefix("#"))
-            if head["made_from"] != key:
-                return None
-            classes = tuple(head["classes"])
-            index = {name: number for number, name in enumerate(classes)}
-            labels = {
-                row["image"]: tuple(index[word] for word in row["labels"].split(";"))
-                for row in csv.DictReader(file)
-            }
-            return LabelTable(classes, int(head["images"]), labels)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        found = json.loads(path.read_bytes())
+        if found["made_from"] != key:
+            return None
+        classes = tuple(found["classes"])
+        index = range(len(classes)).index  # ValueError for what is none
+        labels = {name: tuple(map(index, ids)) for name, ids in found["labels"].items()}
+        return LabelTable(classes, int(found["images"]), labels, tuple(found["notices"]))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None

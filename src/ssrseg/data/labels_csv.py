@@ -12,19 +12,32 @@ forgotten image looks like.
 from __future__ import annotations
 
 import csv
-import io
 import os
-import unicodedata
+import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
-from ssrseg.data.classes import NO_CLASS, class_faults
-from ssrseg.data.text import fault_report, nearest, read_text
+from ssrseg.console import printable
+from ssrseg.data.classes import (
+    NO_CLASS,
+    ClassList,
+    class_fault,
+    class_key,
+    most_frequent,
+    respelled,
+    too_many,
+)
+from ssrseg.data.find_images import ImageFinder
+from ssrseg.data.naming import IMAGE_FOLDERS, name_fault, sample_name
+from ssrseg.data.text import fault_report, nearest, quoted, read_text, split_lines
 from ssrseg.data.walk import SUFFIXES
 from ssrseg.errors import LabelsError
 
-IMAGE_FOLDERS = ("JPEGImages", "images")
+_IMAGE_HEADS = frozenset({"image", "images", "file", "filename", "file_name", "path", "image_path"})
+_LABEL_HEADS = frozenset({"label", "labels", "class", "classes"})
+_PADDING = " \t\n,;"  # Excel pads short rows with delimiters up to the longest row
 
 
 @dataclass(frozen=True)
@@ -39,17 +52,24 @@ class LabelRow:
     labels: tuple[int, ...]
 
 
-def read_labels_csv(
-    path: Path, *, classes: tuple[str, ...] | None, source: str = "the class list"
-) -> tuple[tuple[str, ...], list[LabelRow]]:
+@dataclass(frozen=True)
+class LabelFile:
+    """A label file: the classes, its rows, and what a user should know of how it was read."""
+
+    classes: tuple[str, ...]
+    rows: list[LabelRow]
+    notices: tuple[str, ...]
+
+
+def read_labels_csv(path: Path, *, classes: ClassList | None = None) -> LabelFile:
     """Read and check a label file; images are looked up, not opened.
 
-    Semicolons as column separators (European Excel), quotation marks, a byte order mark, Windows
-    line ends and blank lines are accepted.
+    Semicolons or tabs as column separators, quotation marks, a byte order mark, Windows line ends
+    and blank lines are accepted. Labels that differ from a class only in upper and lower case or
+    in what cannot be seen are that class.
 
     Args:
-        classes: Names allowed; None = those that occur, sorted.
-        source: Where ``classes`` come from, for messages.
+        classes: Those allowed; None = those that occur, sorted.
 
     Raises:
         LabelsError: With all the faults of the file at once.
@@ -63,24 +83,41 @@ def read_labels_csv(
             " from masks."
         )
     entries, faults = _entries(path)
-    faults += _label_faults(entries, classes, source)
+    faults += _label_faults(entries, classes)
     images, misplaced = _find_images(path.parent, entries)
     faults = sorted(faults + misplaced, key=lambda fault: fault[0])
     if faults:
         raise LabelsError(fault_report(path, [f"line {line}: {text}" for line, text in faults]))
     if not entries:
         raise LabelsError(f'{path} names no image. Add lines such as "images/a.jpg,cat;dog".')
-    names = classes or tuple(sorted({w for entry in entries for w in entry.words} - {NO_CLASS}))
+    words = Counter(word for entry in entries for word in entry.words if word != NO_CLASS)
+    names = classes.names if classes else most_frequent(words)
     if not names:
         raise LabelsError(
             f'{path} names no class: every label is "{NO_CLASS}". Name the classes of some images.'
         )
-    index = {name: number for number, name in enumerate(names)}
+    notices = respelled(words, names)
+    if classes is None and names[1:]:
+        notices += (
+            f"Class ids follow the alphabet: {_ids(names)}. A classes.txt beside {path.name} fixes"
+            " another order, and keeps ids as they are when classes are added.",
+        )
+    index = {class_key(name): number for number, name in enumerate(names)}
     rows = [
-        LabelRow(entry.line, image, tuple(sorted({index[w] for w in entry.words if w != NO_CLASS})))
+        LabelRow(
+            entry.line,
+            image,
+            tuple(sorted({index[class_key(word)] for word in entry.words if word != NO_CLASS})),
+        )
         for entry, image in zip(entries, images, strict=True)
     ]
-    return names, rows
+    return LabelFile(names, rows, notices)
+
+
+def _ids(names: tuple[str, ...]) -> str:
+    """``cat = 1, dog = 2`` of the first classes."""
+    shown = ", ".join(f"{name} = {number}" for number, name in enumerate(names[:3], 1))
+    return f"{shown}, ..." if names[3:] else shown
 
 
 class _Entry(NamedTuple):
@@ -94,19 +131,12 @@ _Fault = tuple[int, str]  # line, and what is wrong there
 
 def _entries(path: Path) -> tuple[list[_Entry], list[_Fault]]:
     """Split the file into lines and cells."""
-    lines = list(io.StringIO(read_text(path), newline=None))
-    head = next((n for n, line in enumerate(lines) if line.strip(" \t\n,;")), None)
+    lines = split_lines(read_text(path))
+    head = next((n for n, line in enumerate(lines) if line.strip(_PADDING)), None)
     if head is None:
         cure = 'Write the header "image,labels" and one line per image.'
         raise LabelsError(f"{path} is empty. {cure}")
-    delimiter = next((mark for mark in ",;" if _is_header(lines[head], mark)), None)
-    if delimiter is None:
-        is_data = any(suffix in lines[head].casefold() for suffix in SUFFIXES)
-        raise LabelsError(
-            f'{path} line {head + 1} should be the header "image,labels" but reads'
-            f' "{lines[head].strip()[:80]}". '
-            + ("Add the header above it." if is_data else "Replace it by the header.")
-        )
+    delimiter = _read_header(path, lines[head], head + 1)
     entries: list[_Entry] = []
     faults: list[_Fault] = []
     for line, text in enumerate(lines[head + 1 :], head + 2):
@@ -118,8 +148,8 @@ def _entries(path: Path) -> tuple[list[_Entry], list[_Fault]]:
             faults.append((line, f"{error} in {text.strip()[:80]}. {cure}"))
             continue
         cells = [cell.strip() for cell in row]
-        if delimiter == "," and any(cells[2:]):
-            found = f'"{",".join(cells)}" has {len(cells)} columns instead of 2.'
+        if delimiter != ";" and any(cells[2:]):
+            found = f'"{delimiter.join(cells)[:80]}" has {len(cells)} columns instead of 2.'
             faults.append((line, f'{found} Separate labels by ";".'))
         elif any(cells):
             words = [word.strip() for cell in cells[1:] for word in cell.split(";")]
@@ -127,18 +157,39 @@ def _entries(path: Path) -> tuple[list[_Entry], list[_Fault]]:
     return entries, faults
 
 
-def _is_header(line: str, delimiter: str) -> bool:
-    # Excel pads short rows with delimiters up to the longest row.
-    cells = line.strip(" \t\n,;").split(delimiter)
-    return [cell.strip(' "').casefold() for cell in cells] == ["image", "labels"]
+def _read_header(path: Path, text: str, line: int) -> str:
+    """The delimiter of columns, if the header names an image and its labels."""
+    heads = {mark: _heads(text, mark) for mark in ",;\t"}
+    for mark, cells in heads.items():
+        if len(cells) == 2 and cells[0] in _IMAGE_HEADS and cells[1] in _LABEL_HEADS:
+            return mark
+    shown = f'should be the header "image,labels" but reads "{printable(text.strip()[:80])}"'
+    cells = max(heads.values(), key=len)
+    if cells[0] in _IMAGE_HEADS and len(cells) > 2:
+        if cells[1] in _LABEL_HEADS:
+            cure = f"Remove the columns behind {quoted(cells[1])}, here and in all lines; a list of"
+            cure += " images is a file of its own, such as train.txt."
+        else:
+            cure = "If there is a column of 0 and 1 for each class, write the names of those with"
+            cure += ' 1 into one column instead: "a.jpg,cat;dog".'
+    elif any(suffix in text.casefold() for suffix in SUFFIXES):
+        cure = "Add the header above it."
+    else:
+        cure = "Replace it by the header."
+    raise LabelsError(f"{path} line {line} {shown}. {cure}")
 
 
-def _label_faults(
-    entries: list[_Entry], classes: tuple[str, ...] | None, source: str
-) -> list[_Fault]:
+def _heads(line: str, delimiter: str) -> list[str]:
+    cells = line.strip(_PADDING).split(delimiter)
+    return [cell.strip(" \"'").casefold() for cell in cells]
+
+
+def _label_faults(entries: list[_Entry], classes: ClassList | None) -> list[_Fault]:
     """Unknown, missing and contradictory labels; without a list, labels that can be no classes."""
     faults: list[_Fault] = []
-    named: list[_Fault] = []
+    names = classes.names if classes else ()
+    known = {class_key(name) for name in names}
+    first: dict[str, _Fault] = {}
     for line, image, words in entries:
         if not words:
             text = f'"{image}" has no label. Name its classes, remove the line, or write'
@@ -147,39 +198,48 @@ def _label_faults(
             text = f'"{NO_CLASS}" stands beside other labels ({";".join(words)}).'
             faults.append((line, f"{text} Remove one or the other."))
         for word in words:
-            if word == NO_CLASS or word in (classes or ()):
+            if word == NO_CLASS or class_key(word) in known:
                 continue
-            if "," in word:
-                faults.append((line, f'the label "{word}" contains ",". Separate labels by ";".'))
+            first.setdefault(class_key(word), (line, word))
+            # a class may have a comma in its name, if a list says so
+            if "," in word and not re.fullmatch(r"\[.*\]", word):
+                text = f'the label {quoted(word[:80])} contains ",". Separate labels by ";".'
             elif classes is not None:
-                text = f'class "{word}" is not in {source} ({len(classes)} names).'
-                faults.append((line, text + nearest(word, (*classes, NO_CLASS), faults)))
+                text = f"class {quoted(word)} is not in {classes.source} ({len(names)} names)."
+                text += nearest(word, (*names, NO_CLASS), faults)
             else:
-                named.append((line, word))
-    return faults + class_faults(named, repeats=True)
+                text = class_fault(word)
+            if text:
+                faults.append((line, text))
+    return faults + too_many(first.values() if classes is None else ())
 
 
 def _find_images(root: Path, entries: list[_Entry]) -> tuple[list[str], list[_Fault]]:
-    """Look up every image by one listing per folder; missing and repeated ones are faults."""
-    listings: dict[PurePosixPath, dict[str, str]] = {}
+    """Look up every image; missing and repeated ones are faults."""
+    finder = ImageFinder(root)
     seen: dict[str, tuple[str, _Entry]] = {}
     found: list[str] = []
     faults: list[_Fault] = []
     for entry in entries:
         image = PurePosixPath(PureWindowsPath(entry.image).as_posix())
+        fault = name_fault(image.as_posix() if image.name else "")
+        actual = None if fault else _look_up(finder, image)
         problem = ""
         if PureWindowsPath(entry.image).anchor or ".." in image.parts:
             problem = f"is not below {root}. Write paths relative to that folder."
-        elif (actual := _look_up(root, image, listings)) is None:
-            near = nearest(image.name, listings[image.parent], faults)
+        elif fault:
+            problem = f"cannot be: the path {fault}. Write it anew."
+        elif actual is None:
+            near = nearest(image.name, finder.names(image.parent.as_posix()), faults)
             problem = f"does not exist in {root}.{near}"
         else:
             found.append(actual)
-            first, twin = seen.setdefault(os.path.splitext(actual)[0], (actual, entry))
+            name = sample_name(actual)
+            first, twin = seen.setdefault(name, (actual, entry))
             if first != actual:
                 problem = (
-                    f'and "{twin.image}" (line {twin.line}) have the same name up to the suffix,'
-                    " under which results are written. Rename or remove one."
+                    f'and "{twin.image}" (line {twin.line}) have the same name "{name}", without'
+                    " suffix, under which results are written. Rename or remove one."
                 )
             elif twin is not entry:
                 problem = f"is already on line {twin.line}. Keep one line with all its classes."
@@ -188,20 +248,7 @@ def _find_images(root: Path, entries: list[_Entry]) -> tuple[list[str], list[_Fa
     return found, faults
 
 
-def _look_up(
-    root: Path, image: PurePosixPath, listings: dict[PurePosixPath, dict[str, str]]
-) -> str | None:
-    """The image's path below ``root`` as it is spelled on disk, if it exists."""
-    for folder in ("", *IMAGE_FOLDERS):
-        parent = PurePosixPath(folder, image.parent)
-        if parent not in listings:
-            try:
-                names = os.listdir(root / parent)
-            except OSError:
-                names = []
-            # macOS writes "ä" as two characters, most programs as one.
-            listings[parent] = {unicodedata.normalize("NFC", name): name for name in names}
-        name = listings[parent].get(unicodedata.normalize("NFC", image.name))
-        if name is not None:
-            return (parent / name).as_posix()
-    return None
+def _look_up(finder: ImageFinder, image: PurePosixPath) -> str | None:
+    """The image's path below the root as it is spelled on disk, if it exists."""
+    places = (PurePosixPath(folder, image).as_posix() for folder in ("", *IMAGE_FOLDERS))
+    return next((found for place in places if (found := finder.find(place))), None)

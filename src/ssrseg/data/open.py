@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-import posixpath
-from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePath, PurePosixPath
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 
+from ssrseg.console import printable
 from ssrseg.data import coco
-from ssrseg.data.classes import VOC_CLASSES, read_classes
+from ssrseg.data.classes import VOC_CLASSES, ClassList, read_classes
 from ssrseg.data.files import user_path
-from ssrseg.data.labels_csv import IMAGE_FOLDERS, read_labels_csv
+from ssrseg.data.labels_csv import read_labels_csv
+from ssrseg.data.naming import Names, match_masks, sample_name
 from ssrseg.data.sample import LabelledImages, Sample
-from ssrseg.data.text import fault_report, nearest, read_lines
+from ssrseg.data.text import fault_report, nearest, quoted, read_lines
+from ssrseg.data.truth import find_masks
 from ssrseg.data.voc import read_annotations
 from ssrseg.data.walk import list_images
-from ssrseg.errors import DataError, LabelsError, did_you_mean
+from ssrseg.errors import DataError, LabelsError, counted, did_you_mean
 
 _SPLITS = Path("ImageSets", "Segmentation")
 _TRUTHS = ("SegmentationClassAug", "SegmentationClass")  # the later one wins: VOC's own masks
@@ -31,46 +33,58 @@ CONVERT_ONEHOT = (
 
 
 def open_labelled(root: str | Path, *, split: str | None = None) -> LabelledImages:
-    """Open a folder with ``labels.csv``, or one in the layout of VOC 2012 or COCO 2014.
+    """Open a folder with ``labels.csv``, or one in the layout of VOC 2012 or COCO.
 
-    Labels come from ``labels.csv`` where there is one, else from ``Annotations`` (VOC) or from the
-    categories in ``annotations/instances_*2014.json`` (COCO); never from masks, of which only the
-    file names are looked up, for scoring. Classes come from ``classes.txt`` or ``classes.yaml``,
-    else they are those of VOC or COCO, and elsewhere those that occur in ``labels.csv``.
+    Labels come from ``labels.csv`` where there is one, else from the categories in
+    ``annotations/instances_*.json`` (COCO) or from ``Annotations`` (VOC); never from masks, of
+    which only the file names are looked up, for scoring. Classes come from ``classes.txt`` or
+    ``classes.yaml``, else they are those of VOC or COCO, and elsewhere those that occur in
+    ``labels.csv``. A sample is called like its image below the folder, see ``sample_name``.
 
     A split is a list of image names, ``ImageSets/Segmentation/<split>.txt`` or ``<split>.txt``, and
-    in a COCO tree also ``train`` or ``val``; None = all images.
+    in a COCO tree also the name of an instances file, such as ``train``; None = all images.
 
     Raises:
         DataError: If the folder has neither layout, or the split does not fit it.
         LabelsError: If labels or classes are faulty; all faults of a file at once.
     """
     root = user_path(root, "a data set")
-    _check_folder(root)
-    classes, prompts = read_classes(root) or (None, {})
-    source = "classes.txt" if (root / "classes.txt").is_file() else "classes.yaml"
-    if classes is None and _is_voc(root):
-        classes, source = VOC_CLASSES, "VOC's class list"
+    try:
+        _check_folder(root)
+        return _open(root, split)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or root} cannot be read ({error.strerror}). Mend what is in the way,"
+            " or copy the data elsewhere."
+        ) from error
+
+
+def _open(root: Path, split: str | None) -> LabelledImages:
+    listed = read_classes(root)
     csv_path = root / "labels.csv"
     if not csv_path.exists() and coco.is_coco(root):
-        return _open_coco(root, split, classes, prompts)
+        return _open_coco(root, split, listed)
+    if listed is None and _is_voc(root):
+        listed = ClassList(VOC_CLASSES, source="VOC's class list")
+    notices = listed.notices if listed else ()
     if csv_path.exists():
-        classes, rows = read_labels_csv(csv_path, classes=classes, source=source)
-        base = _image_folder([row.image for row in rows])
-        names = [_name(PurePosixPath(row.image), base) for row in rows]
-        images = {name: root / row.image for name, row in zip(names, rows, strict=True)}
-        labels = {name: row.labels for name, row in zip(names, rows, strict=True)}
+        found = read_labels_csv(csv_path, classes=listed)
+        classes, notices = found.classes, notices + found.notices
+        images = {sample_name(row.image): root / row.image for row in found.rows}
+        labels = {sample_name(row.image): row.labels for row in found.rows}
         chosen = _choose(root, split, images, "labels.csv")
     else:
-        assert classes is not None
+        assert listed is not None
+        classes = listed.names
         images = _images_by_name(root / "JPEGImages")
         chosen = _choose(root, split, images, "JPEGImages")
-        found = read_annotations(root / "Annotations", chosen, classes, source=source)
-        labels = dict(zip(chosen, found, strict=True))
-    folders = (root / name for name in _TRUTHS)
-    truths = {_name(path, folder): path for folder in folders for path in folder.rglob("*.png")}
+        present, more = read_annotations(root / "Annotations", chosen, listed)
+        labels = dict(zip(chosen, present, strict=True))
+        notices += more
+    truths, more = _truths(root, chosen, lambda: images)
     samples = (Sample(name, images[name], labels[name], truths.get(name)) for name in chosen)
-    return LabelledImages(root, classes, tuple(samples), prompts)
+    prompts = listed.prompts if listed else {}
+    return LabelledImages(root, classes, tuple(samples), prompts, notices + more)
 
 
 def labelled_images(data: LabelledImages | str | Path) -> LabelledImages:
@@ -93,46 +107,96 @@ def open_images(root: str | Path, *, split: str | None = None) -> dict[str, Path
     return {sample.name: sample.image for sample in open_labelled(root, split=split).samples}
 
 
-def _open_coco(
-    root: Path, split: str | None, listed: tuple[str, ...] | None, prompts: dict[str, str]
-) -> LabelledImages:
+def _truths(
+    root: Path, names: list[str], everyone: Callable[[], Iterable[str]]
+) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """True masks by name of the sample, and a notice of masks that may be of several images."""
+    truths: dict[str, Path] = {}
+    unclear: list[str] = []
+    for folder in _TRUTHS:
+        found, ambiguous = match_masks(names, find_masks(root / folder), everyone)
+        truths |= found
+        unclear += ambiguous
+    left = [name for name in dict.fromkeys(unclear) if name not in truths]
+    if not left:
+        return truths, ()
+    return truths, (
+        f"{counted(len(left), 'image has', 'images have')} no true mask, because it cannot be told"
+        f" which one is theirs: call that of {quoted(left[0])} {_TRUTHS[-1]}/{printable(left[0])}"
+        ".png.",
+    )
+
+
+def _open_coco(root: Path, split: str | None, listed: ClassList | None) -> LabelledImages:
     """Samples named like their images, which need not lie in COCO's own folders."""
-    known = [part for part in coco.SPLITS if coco.instances_file(root, part).is_file()]
-    parts = [split] if split in coco.SPLITS else known
-    images: dict[str, Path] = {}
-    labels: dict[str, tuple[int, ...]] = {}
-    classes: tuple[str, ...] = ()
-    for part in parts:
-        table = coco.read_label_table(coco.instances_file(root, part))
-        if classes and table.classes != classes:
-            raise LabelsError(
-                f"{root}/annotations: the files of {' and '.join(parts)} list other categories."
-                " Unpack annotations_trainval2014.zip again."
-            )
-        classes = table.classes
-        found = coco.find_images(root, part, table.labels)
-        missing = [name for name in table.labels if name not in found]
-        if missing:
-            raise DataError(
-                f"{root} lacks {len(missing)} of {len(table.labels)} images of {part} (such as"
-                f" {missing[0]}). `ssrseg prepare coco --data {root}` says what is missing and"
-                " where it comes from."
-            )
-        for name, path in found.items():
-            images[Path(name).stem] = path
-            labels[Path(name).stem] = table.labels[name]
-    if listed is not None and listed != classes:
+    files = coco.instances_files(root)
+    parts = [split] if split in files else [*files]
+    tables = {part: coco.read_label_table(files[part]) for part in parts}
+    classes = next(iter(tables.values())).classes
+    if any(table.classes != classes for table in tables.values()):
         raise LabelsError(
-            f"{root} has a class list of its own ({len(listed)} names), which is not that of its"
-            f" annotations ({len(classes)} names, by category id). Remove it; a classes.yaml with"
-            " exactly those names in that order may give prompts."
+            f"{root}/annotations: the files of {_listing(tables)} list other categories. Open one"
+            " of them (as split), or write the same list into all."
         )
-    own_list = None if split in coco.SPLITS else split
-    chosen = _choose(root, own_list, images, "the annotations")
-    masks = {key: path for name in _TRUTHS for key, path in coco.find_masks(root / name).items()}
-    truths = {name: masks.get(coco.image_key(name)) for name in chosen}
-    samples = (Sample(name, images[name], labels[name], truths[name]) for name in chosen)
-    return LabelledImages(root, classes, tuple(samples), prompts)
+    images: dict[str, str] = {}
+    labels: dict[str, tuple[int, ...]] = {}
+    for part, table in tables.items():
+        paths = coco.find_images(root, files[part], table.labels)
+        _check_coco_part(root, files[part], table, paths)
+        names = {file: sample_name(path) for file, path in paths.items()}
+        coco.check_apart(root, names)
+        for file, name in names.items():
+            if images.setdefault(name, paths[file]) != paths[file]:
+                coco.check_apart(root, {images[name]: name, paths[file]: name})
+            if labels.setdefault(name, table.labels[file]) != table.labels[file]:
+                raise LabelsError(
+                    f"{root}/annotations: {quoted(file)} is in the files of {_listing(tables)} with"
+                    " different labels. Keep it in one of them."
+                )
+    if not images:
+        raise LabelsError(f"{root}/annotations: no image of {_listing(tables)} has an annotation.")
+    if listed is not None and listed.names != classes:
+        raise LabelsError(
+            f"{root} has a class list of its own ({len(listed.names)} names), which is not that of"
+            f" its annotations ({len(classes)} names, by category id). Remove it; a classes.yaml"
+            " with exactly those names in that order may give prompts."
+        )
+    chosen = _choose(root, None if split in files else split, images, "the annotations")
+
+    def everyone() -> set[str]:
+        others = {
+            part: coco.read_label_table(file) for part, file in files.items() if part not in tables
+        }
+        found = (coco.sample_names(root, files[part], each.labels) for part, each in others.items())
+        return set(images).union(*(names.values() for names in found))
+
+    truths, more = _truths(root, chosen, everyone)
+    samples = (Sample(name, root / images[name], labels[name], truths.get(name)) for name in chosen)
+    notices = dict.fromkeys(notice for table in tables.values() for notice in table.notices)
+    prompts = listed.prompts if listed else {}
+    return LabelledImages(root, classes, tuple(samples), prompts, (*notices, *more))
+
+
+def _check_coco_part(
+    root: Path, file: Path, table: coco.LabelTable, found: Collection[str]
+) -> None:
+    """Raise DataError if images of an instances file are missing."""
+    missing = [name for name in table.labels if name not in found]
+    if missing:
+        folders = coco.image_folders(root, file)
+        cure = f"They are looked for in {', '.join(f'{root / folder}' for folder in folders)}."
+        if table.is_cocos:
+            cure = (
+                f"`ssrseg prepare coco --data {root}` says what is missing and where it comes from."
+            )
+        raise DataError(
+            f"{root} lacks {len(missing)} of {len(table.labels)} images of {file.name} (such as"
+            f" {printable(missing[0])}). {cure}"
+        )
+
+
+def _listing(names: Iterable[str]) -> str:
+    return " and ".join(names)
 
 
 def _is_voc(root: Path) -> bool:
@@ -168,13 +232,20 @@ def _check_folder(root: Path) -> None:
             " folder Annotations is there. Copy Annotations from VOC 2012, or write labels.csv"
             ' (header "image,labels", then lines such as "JPEGImages/2007_000063.jpg,chair;dog").'
         )
+    annotations = sorted((root / "annotations").glob("*.json"))
+    if annotations:
+        raise DataError(
+            f"{root} has {printable(annotations[0].name)} in annotations, but COCO's instances are"
+            " read from annotations/instances_NAME.json alone (such as instances_train2014.json or"
+            " instances_default.json), whose images lie in NAME or images/NAME. Rename the file."
+        )
     places = (root.parent, *sorted(root.iterdir()), root / "VOCdevkit" / "VOC2012")
     near = [folder for folder in places if _is_labelled(folder) or _is_voc(folder)]
     names = sorted(os.listdir(root))
-    there = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
+    there = printable(", ".join(names[:5])) + (f" and {len(names) - 5} more" if names[5:] else "")
     raise DataError(
         f"{root} is no data folder: neither labels.csv nor the VOC 2012 layout (JPEGImages,"
-        " ImageSets, Annotations) nor COCO's (annotations/instances_train2014.json) is in it."
+        " ImageSets, Annotations) nor COCO's (annotations/instances_NAME.json) is in it."
         f" It holds {there or 'nothing'}. "
         + (
             f"Did you mean {near[0]}?"
@@ -185,25 +256,14 @@ def _check_folder(root: Path) -> None:
     )
 
 
-def _image_folder(images: Sequence[str]) -> PurePosixPath:
-    """The folder that names are relative to: JPEGImages or images, or the one common to all."""
-    common = posixpath.commonpath([str(PurePosixPath(image).parent) for image in images])
-    top = common.split("/")[0]
-    return PurePosixPath(top if top in IMAGE_FOLDERS else common)
-
-
-def _name(file: PurePath, folder: PurePath) -> str:
-    return file.relative_to(folder).with_suffix("").as_posix()
-
-
 def _images_by_name(folder: Path) -> dict[str, Path]:
     images: dict[str, Path] = {}
     for image in list_images(folder).images:
-        name = _name(image, folder)
+        name = sample_name(image.relative_to(folder.parent).as_posix())
         if name in images:
             raise DataError(
-                f"{folder} holds both {images[name].name} and {image.name}, which have the same"
-                " name up to the suffix. Remove one."
+                f"{folder} holds both {printable(images[name].name)} and {printable(image.name)},"
+                " which have the same name up to the suffix. Remove one."
             )
         images[name] = image
     return images
@@ -215,10 +275,11 @@ def _choose(root: Path, split: str | None, images: Iterable[str], where: str) ->
     if split is None:
         return list(known)
     paths = [root / _SPLITS / f"{split}.txt", root / f"{split}.txt"]
-    path = next((path for path in paths if path.is_file()), None)
+    path = next((path for path in paths if os.path.isfile(path)), None)
     if path is None:
         lists = (*(root / _SPLITS).glob("*.txt"), *root.glob("*.txt"))
         there = sorted({file.stem for file in lists} - {"classes"})
+        there = [*coco.instances_files(root), *there] if where == "the annotations" else there
         raise DataError(
             f'split "{split}" is unknown: neither {paths[0]} nor {paths[1]} exists.'
             f"{did_you_mean(split, there)}"
@@ -227,13 +288,20 @@ def _choose(root: Path, split: str | None, images: Iterable[str], where: str) ->
         )
     faults: list[str] = []
     first: dict[str, int] = {}
-    for line, name in read_lines(path):
-        if name not in known:
+    names = Names(known)
+    for line, name in read_lines(path, errors="surrogateescape"):
+        found = names.like(name.replace("\\", "/"))
+        if len(found) > 1:
             faults.append(
-                f'line {line}: there is no image "{name}" in {where}.{nearest(name, known, faults)}'
+                f"line {line}: {quoted(name)} may be {quoted(found[0])} or {quoted(found[1])}."
+                " Write the whole name."
             )
-        elif first.setdefault(name, line) != line:
-            faults.append(f'line {line}: "{name}" is already on line {first[name]}. Remove one.')
+        elif not found:
+            near = nearest(name, known, faults)
+            faults.append(f"line {line}: there is no image {quoted(name)} in {where}.{near}")
+        elif first.setdefault(found[0], line) != line:
+            at = first[found[0]]
+            faults.append(f"line {line}: {quoted(name)} is already on line {at}. Remove one.")
     if faults:
         raise DataError(fault_report(path, faults))
     if not first:

@@ -300,7 +300,10 @@ class FrozenCLIP(Frozen):
 
     def unknown(self, text: str) -> bool:
         """True if a text holds something that the tokenizer has no token for."""
-        return self.tokenizer.unk_token_id in self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return (
+            self.tokenizer.unk_token_id
+            in self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        )
 
     @torch.no_grad()
     def text_features(self, texts: tuple[str, ...]) -> Float[Tensor, "words dim1"]:

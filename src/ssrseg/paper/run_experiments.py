@@ -215,9 +215,7 @@ def _score_masks(workspace: Workspace, task: Task) -> None:
     else:
         out = workspace.out / "predictions" / f"masks-{task.key}"
         cache, device = workspace.superpixels, workspace.device
-        make_masks(
-            data, out, task.config, model=task.run, cache=cache, device=device, strict=True
-        )
+        make_masks(data, out, task.config, model=task.run, cache=cache, device=device, strict=True)
     found = evaluate(out, data)
     extra = {"seconds": time.monotonic() - start, "predictions": workspace.relative(out)}
     if task.experiment.measure == "masks":

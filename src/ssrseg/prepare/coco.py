@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from itertools import islice
@@ -13,9 +13,11 @@ import torch
 from ssrseg.config import Config
 from ssrseg.console import CheckResult
 from ssrseg.data import coco
+from ssrseg.data.coco_masks import semantic_mask
 from ssrseg.data.files import has_content, user_path
+from ssrseg.data.naming import match_masks
 from ssrseg.data.open import open_labelled
-from ssrseg.data.truth import read_truth, write_class_ids
+from ssrseg.data.truth import find_masks, read_truth, write_class_ids
 from ssrseg.errors import DataError
 from ssrseg.prepare import steps
 from ssrseg.prepare.archives import COCO_ANNOTATIONS, COCO_IMAGES
@@ -65,7 +67,7 @@ def prepare_coco(
     checks = [_labels(part, table) for part, table in tables.items()]
     missing = [each for part in coco.SPLITS for each in _complete(root, part, tables[part], source)]
     checks += steps.report_missing(missing, source)
-    checks += [_write_masks(root, part, table, workers) for part, table in tables.items()]
+    checks += _write_masks(root, tables, workers)
     if not missing:
         if (root / "labels.csv").is_file():
             checks.append(CheckResult("labels.csv", "is there and wins over the annotations"))
@@ -91,51 +93,62 @@ def _complete(
     root: Path, part: str, table: coco.LabelTable, source: steps.ArchiveSource
 ) -> list[steps.MissingFiles]:
     """Unpack the images of a split if any are missing; those that still are."""
-    archive = COCO_IMAGES[part]
+    archive, file = COCO_IMAGES[part], coco.instances_file(root, part)
 
     def missing() -> list[steps.MissingFiles]:
-        found = coco.find_images(root, part, table.labels)
-        there = {name for name, path in found.items() if has_content(path)}
+        found = coco.find_images(root, file, table.labels)
+        there = {name for name, path in found.items() if has_content(root / path)}
         return steps.missing_files(f"images of {part}", table.labels, there, archive)
 
-    folder = coco.image_folder(root, part) or root / coco.IMAGE_FOLDERS[0].format(part)
+    folders = (root / folder.format(part) for folder in coco.IMAGE_FOLDERS)
+    folder = next((each for each in folders if each.is_dir()), root / f"{part}2014")
     found = missing()
     return missing() if found and source.unpack(archive, folder) else found
 
 
-def _write_masks(root: Path, part: str, table: coco.LabelTable, workers: int) -> CheckResult:
-    """Masks of the images that have none yet, under the names of the images."""
+def _write_masks(
+    root: Path, tables: Mapping[str, coco.LabelTable], workers: int
+) -> Iterator[CheckResult]:
+    """Masks of the images that have none yet, under the names of the samples."""
     folder = root / "SegmentationClass"
-    there = {key: path for key, path in coco.find_masks(folder).items() if has_content(path)}
-    _check_ids(there, table)
-    bare = {name for name in table.labels if coco.image_key(Path(name).stem) not in there}
-    if bare and find_spec("pycocotools") is None:
-        return CheckResult(
-            f"true masks of {part}",
-            f"{len(bare):,} of {len(table.labels):,} missing",
-            "they are made by pycocotools, which is not installed: pip install pycocotools. Without"
-            " masks nothing can be scored; training from labels needs none.",
-        )
-    if bare:
-        found = coco.instances_by_image(coco.read_instances(coco.instances_file(root, part)))
-        todo = (image for image in found if image.file_name in bare)
-        work = partial(_write_mask, folder=folder / f"{part}2014")
-        total = len(table.labels)
-        run_all(work, todo, workers, f"Masks of {part}", total, total - len(bare))
-    return CheckResult(f"true masks of {part}", f"{len(table.labels):,}, {len(bare):,} written now")
+    masks = {name: path for name, path in find_masks(folder).items() if has_content(path)}
+    files = {part: coco.instances_file(root, part) for part in tables}
+    names = {
+        part: coco.sample_names(root, files[part], table.labels) for part, table in tables.items()
+    }
+    everyone = {name for each in names.values() for name in each.values()}
+    for part, table in tables.items():
+        there, _ = match_masks(names[part].values(), masks, lambda: everyone)
+        by_file = {file: there[name] for file, name in names[part].items() if name in there}
+        _check_ids(by_file, table)
+        bare = {file: name for file, name in names[part].items() if name not in there}
+        if bare and find_spec("pycocotools") is None:
+            yield CheckResult(
+                f"true masks of {part}",
+                f"{len(bare):,} of {len(table.labels):,} missing",
+                "they are made by pycocotools, which is not installed: pip install pycocotools."
+                " Without masks nothing can be scored; training from labels needs none.",
+            )
+            continue
+        if bare:
+            found = coco.instances_by_image(coco.read_instances(files[part]))
+            todo = ((image, bare[image.file_name]) for image in found if image.file_name in bare)
+            work = partial(_write_mask, folder=folder)
+            total = len(table.labels)
+            run_all(work, todo, workers, f"Masks of {part}", total, total - len(bare))
+        written = f"{len(table.labels):,}, {len(bare):,} written now"
+        yield CheckResult(f"true masks of {part}", written)
 
 
-def _write_mask(image: coco.ImageInstances, *, folder: Path) -> str:
-    name = Path(image.file_name).stem
-    write_class_ids(folder / f"{name}.png", coco.semantic_mask(image))
+def _write_mask(named: tuple[coco.ImageInstances, str], *, folder: Path) -> str:
+    image, name = named
+    write_class_ids(folder / f"{name}.png", semantic_mask(image))
     return name
 
 
 def _check_ids(there: Mapping[str, Path], table: coco.LabelTable) -> None:
     """Refuse masks that hold COCO's category ids (1 .. 90), as some converters write them."""
-    keys = ((name, coco.image_key(Path(name).stem)) for name in table.labels)
-    looked_at = islice(((name, there[key]) for name, key in keys if key in there), _LOOKED_AT)
-    for name, path in looked_at:
+    for name, path in islice(sorted(there.items()), _LOOKED_AT):
         expected = [label + 1 for label in table.labels[name]]
         ids = set(torch.unique(read_truth(path)).tolist()) - {0, 255}
         if not ids <= set(expected):

@@ -1,0 +1,88 @@
+"""Look up listed images on disk, by one listing per folder and no look at each image."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+
+from ssrseg.data.naming import coco_number
+from ssrseg.data.walk import SUFFIXES
+
+_DEEPEST = 100  # folders
+
+
+class ImageFinder:
+    """Finds files below a folder although their names are spelled a little differently there."""
+
+    def __init__(self, root: Path) -> None:
+        """Nothing is listed yet."""
+        self._root = root
+        self._listings: dict[PurePosixPath, _Listing | None] = {}
+
+    def find(self, path: str, *, numbered: bool = False) -> str | None:
+        """The path below the root as it is on disk, or None.
+
+        The very name wins. Else one may differ in the form of its accents (macOS writes "ä" as two
+        characters) or in upper and lower case of the suffix, if no other file does so too; with
+        ``numbered`` COCO's number alone is enough.
+        """
+        wanted = PurePosixPath(path)
+        if len(wanted.parts) > _DEEPEST:
+            return None
+        parent = self._folder(wanted.parent)
+        listing = self._listing(parent) if parent is not None else None
+        name = listing.find(wanted.name, numbered) if listing else None
+        return None if name is None or parent is None else (parent / name).as_posix()
+
+    def names(self, folder: str) -> set[str]:
+        """What lies in a folder below the root."""
+        listing = self._listing(PurePosixPath(folder))
+        return listing.names if listing else set()
+
+    def _folder(self, folder: PurePosixPath) -> PurePosixPath | None:
+        if folder == PurePosixPath() or self._listing(folder) is not None:
+            return folder
+        found = self.find(folder.as_posix())  # perhaps with other accents
+        return PurePosixPath(found) if found else None
+
+    def _listing(self, folder: PurePosixPath) -> _Listing | None:
+        if folder not in self._listings:
+            try:
+                self._listings[folder] = _Listing(os.listdir(self._root / folder))
+            except (OSError, ValueError):
+                self._listings[folder] = None
+        return self._listings[folder]
+
+
+class _Listing:
+    """The names in one folder."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = set(names)
+        self._alike: dict[str, list[str]] = defaultdict(list)
+        self._numbers: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            self._alike[_alike(name)].append(name)
+            number = coco_number(os.path.splitext(name)[0])
+            if number and name.lower().endswith(SUFFIXES):
+                self._numbers[number[0]].append(name)
+
+    def find(self, name: str, numbered: bool) -> str | None:
+        if name in self.names:
+            return name
+        near = self._alike.get(_alike(name), [])
+        number = coco_number(os.path.splitext(name)[0])
+        if not near and numbered and number:
+            near = [
+                other
+                for other in self._numbers.get(number[0], ())
+                if not (number[1] and (coco_number(os.path.splitext(other)[0]) or ("", ""))[1])
+            ]
+        return near[0] if len(near) == 1 else None
+
+
+def _alike(name: str) -> str:
+    stem, suffix = os.path.splitext(unicodedata.normalize("NFC", name))
+    return stem + suffix.lower()
