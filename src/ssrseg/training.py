@@ -244,8 +244,8 @@ def train(
         strict: Refuse to train without images that cannot be used.
 
     Raises:
-        CheckpointError: If ``out`` holds a run with other settings, images, encoders or supervision,
-            or a damaged one.
+        CheckpointError: If ``out`` holds a run with other settings, images, encoders or
+            supervision, or a damaged one.
         ConfigError: If an argument, or what CLIP would be asked, makes no sense.
         DataError: If no image can be used (in strict mode: if one cannot), CMPA finds no pair, or a
             mask is missing where ``supervision`` is ``full``.
@@ -439,8 +439,8 @@ def _diverged(
         if iteration - 1 in active
     ]
     return DivergenceError(
-        f"Training diverged in iteration {iteration} of {run.schedule.total}: {' and '.join(wrong)}."
-        f" Its images: {', '.join(names[:8])}{more}. {saved}."
+        f"Training diverged in iteration {iteration} of {run.schedule.total}:"
+        f" {' and '.join(wrong)}. Its images: {', '.join(names[:8])}{more}. {saved}."
         f" Begin anew in another folder (--out) with a lower {' or '.join(rates)}; with these"
         " settings it would diverge again."
     )
