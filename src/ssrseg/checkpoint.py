@@ -270,7 +270,7 @@ def data_digest(data: LabelledImages, *, truth: bool = False) -> str:
         rows = [
             f"{sample.name} {sample.labels} {image} {mask}"
             for sample, image, mask in zip(
-                data.samples, track(images, "Reading", len(data)), masks, strict=True
+                data.samples, track(images, "Contents of images", len(data)), masks, strict=True
             )
         ]
     text = "\n".join(rows)
