@@ -137,8 +137,16 @@ def _refuse_not_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def model_path(source: object) -> Path:
-    """Where a model is, as somebody gave it; CheckpointError if that is no path."""
-    return user_path(source, "a model", CheckpointError)
+    """Where a model is or will be, as somebody gave it; CheckpointError if it cannot be there."""
+    path = user_path(source, "a model", CheckpointError)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise CheckpointError(
+            f"the path of a model, {path}, has a name that is not in UTF-8, which safetensors"
+            " cannot read. Rename that folder."
+        ) from error
+    return path
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

@@ -27,6 +27,7 @@ from ssrseg.checkpoint import (
     data_digest,
     load_checkpoint,
     load_part,
+    model_path,
     save_checkpoint,
 )
 from ssrseg.config import Config, OptimConfig, config_of
@@ -254,7 +255,7 @@ def train(
         Interrupted: After Ctrl-C, SIGTERM or SIGHUP, when the iteration is finished and saved.
         OutputError: If the disk is full, or another process writes into ``out``.
     """
-    out, device = user_path(out, "a run"), pick_device(device)
+    out, device = model_path(user_path(out, "a run")), pick_device(device)
     data, config = labelled_images(data), config_of(config)
     _check_arguments(supervision, stop_after)
     superpixels = SuperpixelCache(
