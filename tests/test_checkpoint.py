@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +30,7 @@ from ssrseg.checkpoint import (
 from ssrseg.config import Config, load_config
 from ssrseg.errors import CheckpointError
 from ssrseg.networks.frozen import weights_digest
+from ssrseg.training import train
 
 
 @pytest.fixture
@@ -115,6 +118,18 @@ def test_paths_as_text(
     save_checkpoint(tmp_path / "run" / MODEL_FILE, example)
     assert load_checkpoint("~/run").classes == example.classes
     assert model_digest("~/run") == model_digest(tmp_path / "run" / MODEL_FILE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes")
+def test_a_folder_whose_name_is_not_utf8_is_refused_before_work_begins(
+    example: Checkpoint, tmp_path: Path
+) -> None:
+    folder = tmp_path / os.fsdecode(b"r\xff")
+    save_checkpoint(folder / MODEL_FILE, example)
+    with pytest.raises(CheckpointError, match=r"not in UTF-8.*Rename"):
+        load_checkpoint(folder)
+    with pytest.raises(CheckpointError, match=r"not in UTF-8.*Rename"):
+        train(tmp_path, folder)
 
 
 def test_shown_without_its_tensors(example: Checkpoint) -> None:

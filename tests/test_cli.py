@@ -245,7 +245,8 @@ def test_a_signal_before_anything_is_begun(
     monkeypatch.setattr("ssrseg.config.load_config", interrupt)
     assert terminal.run("config") == code
     assert terminal.err == (
-        f"Stopped by {name}: at once; what was saved before is still there.\nTo go on: ssrseg config\n"
+        f"Stopped by {name}: at once; what was saved before is still there.\n"
+        "To go on: ssrseg config\n"
     )
 
 

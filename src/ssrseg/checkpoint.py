@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ssrseg.config import SPEED_KEYS, STRICT, BackboneConfig, Config, load_config
+from ssrseg.config import BY_CONTENT, SPEED_KEYS, STRICT, BackboneConfig, Config, load_config
 from ssrseg.console import track
 from ssrseg.data.classes import check_class_names
 from ssrseg.data.files import atomic_write, content_digest, user_path
@@ -137,8 +137,16 @@ def _refuse_not_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def model_path(source: object) -> Path:
-    """Where a model is, as somebody gave it; CheckpointError if that is no path."""
-    return user_path(source, "a model", CheckpointError)
+    """Where a model is or will be, as somebody gave it; CheckpointError if it cannot be there."""
+    path = user_path(source, "a model", CheckpointError)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise CheckpointError(
+            f"the path of a model, {path}, has a name that is not in UTF-8, which safetensors"
+            " cannot read. Rename that folder."
+        ) from error
+    return path
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -270,7 +278,7 @@ def data_digest(data: LabelledImages, *, truth: bool = False) -> str:
         rows = [
             f"{sample.name} {sample.labels} {image} {mask}"
             for sample, image, mask in zip(
-                data.samples, track(images, "Reading", len(data)), masks, strict=True
+                data.samples, track(images, "Contents of images", len(data)), masks, strict=True
             )
         ]
     text = "\n".join(rows)
@@ -340,7 +348,7 @@ def check_same_run(earlier: Checkpoint, now: Checkpoint, path: Path) -> None:
     """Raise CheckpointError unless a run may go on from a checkpoint: the same in all but speed.
 
     ``now`` is what would be written; its tensors and iteration do not count, nor do its data where
-    they have no digest yet.
+    they have no digest yet. Encoders are compared by ``check_same_encoders``, wherever they lie.
     """
     check_same_classes(earlier.classes, now.classes, path)
     old, new = earlier.config.to_dict(), now.config.to_dict()
@@ -348,7 +356,7 @@ def check_same_run(earlier: Checkpoint, now: Checkpoint, path: Path) -> None:
         f"{section}.{key} = {old[section].get(key)!r} there, {value!r} now"
         for section, values in new.items()
         for key, value in values.items()
-        if old[section].get(key) != value and f"{section}.{key}" not in SPEED_KEYS
+        if old[section].get(key) != value and f"{section}.{key}" not in SPEED_KEYS | BY_CONTENT
     ]
     if earlier.supervision != now.supervision:
         differing.append(f"supervision = {earlier.supervision} there, {now.supervision} now")

@@ -63,6 +63,9 @@ SPEED_KEYS = frozenset({"data.workers", "data.patches", "optim.save_every"})
 """Settings that say how fast and not what: a run goes on under other values, and no checkpoint
 holds them."""
 
+BY_CONTENT = frozenset({"backbones.clip", "backbones.dino", "prompts.set"})
+"""Settings that name something that counts by what is in it, wherever it lies."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:

@@ -291,7 +291,7 @@ class Loadable(
 
     @property
     def encoders(self) -> dict[str, str]:
-        """Digests of the weights: ``clip``, ``clip_text`` and ``dino``, as far as they are loaded."""
+        """Digests of the weights: ``clip``, ``clip_text`` and ``dino``, as far as loaded."""
         found = {
             "clip": self.clip.digest,
             "clip_text": self.clip.text_digest,

@@ -27,6 +27,7 @@ from ssrseg.checkpoint import (
     data_digest,
     load_checkpoint,
     load_part,
+    model_path,
     save_checkpoint,
 )
 from ssrseg.config import Config, OptimConfig, config_of
@@ -244,8 +245,8 @@ def train(
         strict: Refuse to train without images that cannot be used.
 
     Raises:
-        CheckpointError: If ``out`` holds a run with other settings, images, encoders or supervision,
-            or a damaged one.
+        CheckpointError: If ``out`` holds a run with other settings, images, encoders or
+            supervision, or a damaged one.
         ConfigError: If an argument, or what CLIP would be asked, makes no sense.
         DataError: If no image can be used (in strict mode: if one cannot), CMPA finds no pair, or a
             mask is missing where ``supervision`` is ``full``.
@@ -254,7 +255,7 @@ def train(
         Interrupted: After Ctrl-C, SIGTERM or SIGHUP, when the iteration is finished and saved.
         OutputError: If the disk is full, or another process writes into ``out``.
     """
-    out, device = user_path(out, "a run"), pick_device(device)
+    out, device = model_path(user_path(out, "a run")), pick_device(device)
     data, config = labelled_images(data), config_of(config)
     _check_arguments(supervision, stop_after)
     superpixels = SuperpixelCache(
@@ -439,8 +440,8 @@ def _diverged(
         if iteration - 1 in active
     ]
     return DivergenceError(
-        f"Training diverged in iteration {iteration} of {run.schedule.total}: {' and '.join(wrong)}."
-        f" Its images: {', '.join(names[:8])}{more}. {saved}."
+        f"Training diverged in iteration {iteration} of {run.schedule.total}:"
+        f" {' and '.join(wrong)}. Its images: {', '.join(names[:8])}{more}. {saved}."
         f" Begin anew in another folder (--out) with a lower {' or '.join(rates)}; with these"
         " settings it would diverge again."
     )

@@ -330,7 +330,10 @@ def test_other_images_or_labels_are_noticed(measured: tuple[Workspace, list[Resu
     other = replace(workspace.train, samples=(first, *workspace.train.samples[1:]))
     (task,) = missing_tasks((CMPA_CAM,), replace(workspace, train=other))
     assert task.run != workspace.out / "runs/ssr/seed-0"
-    bare = replace(workspace.seeds, samples=(*workspace.seeds.samples, replace(first, truth=None)))
+    bare = replace(
+        workspace.seeds,
+        samples=(*workspace.seeds.samples, replace(first, name="other", truth=None)),
+    )
     assert missing_tasks((CMPA_CAM,), replace(workspace, seeds=bare)) == []  # scores nothing more
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ssrseg.errors import DataError
+from ssrseg.interruption import until_stopped
 from ssrseg.prepare.workers import WorkerPool, in_processes
 
 
@@ -75,6 +76,27 @@ def interrupted(files: list[Path], begun: int) -> None:
             time.sleep(0.05)
         os.killpg(0, signal.SIGINT)
         futures[0].result()
+
+
+def begin_and_save(file: Path) -> None:
+    file.touch()
+    with until_stopped() as stop:
+        while not stop.requested:
+            time.sleep(0.05)
+        file.write_text("saved")
+        raise stop.error("saved.")
+
+
+def test_work_that_can_be_saved_is_saved_and_nothing_more_begun(tmp_path: Path) -> None:
+    files = [tmp_path / str(number) for number in range(6)]
+    with pytest.raises(KeyError), WorkerPool(2) as pool:
+        for file in files:
+            pool.submit(begin_and_save, file)
+        while sum(file.exists() for file in files) < 2:
+            time.sleep(0.05)
+        time.sleep(0.5)  # until both wait for a signal
+        raise KeyError
+    assert [file.read_text() for file in files if file.exists()] == ["saved", "saved"]
 
 
 @pytest.mark.parametrize("begun", [0, 2], ids=["while they start", "while they work"])

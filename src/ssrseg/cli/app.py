@@ -202,8 +202,9 @@ def main() -> None:
             if error.errno is None:  # not from the file system
                 raise
             named = error.filename2 or error.filename
+            where = "Standard output" if named is None else os.fsdecode(named)
             complain(
-                f"{'Standard output' if named is None else os.fsdecode(named)} cannot be read or written"
+                f"{where} cannot be read or written"
                 f" ({error.strerror}). Choose another path, remove what is in the way, or make room"
                 " or permission there."
             )

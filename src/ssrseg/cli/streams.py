@@ -24,10 +24,11 @@ class _Forgiving(io.RawIOBase):
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
         # past the stream's own buffer: what it could not write it would try again at the very end
-        file, rest = getattr(self._stream.buffer, "raw", self._stream.buffer), memoryview(data)
+        file: Any = getattr(self._stream.buffer, "raw", self._stream.buffer)
+        written = 0
         with suppress(self._forgiven):
-            while rest:
-                rest = rest[file.write(rest) :]
+            while written < len(data):
+                written += file.write(data[written:])
         return len(data)
 
 

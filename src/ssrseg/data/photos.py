@@ -23,6 +23,7 @@ from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import fit_to_patches, limit_side
 from ssrseg.data.truth import read_mask
 from ssrseg.errors import SSRError
+from ssrseg.interruption import leave_to_parent
 
 PATCHES = {"cpu": 1024, "cuda": 65536}
 """Patches seen together: more gain nothing on a CPU and cost memory."""
@@ -173,6 +174,7 @@ def read_photos(
         batch_size=None,
         collate_fn=read,  # called by the workers
         num_workers=settings.workers,
+        worker_init_fn=leave_to_parent,
         generator=torch.Generator(),  # a loader draws a seed: not from the numbers heads start with
     )
     waiting: dict[tuple[int, int], list[Photo]] = {}

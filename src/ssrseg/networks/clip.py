@@ -292,8 +292,8 @@ class FrozenCLIP(Frozen):
             lost = self.tokenizer.decode(found[self._most_tokens - 1 : -1]).strip()
             if len(found) > self._most_tokens and any(map(str.isalnum, lost)):
                 raise ConfigError(
-                    f'CLIP would be asked "{shorten(text, 200)}", which is {len(found)} tokens long,'
-                    f" and its text tower reads {self._most_tokens}: its end,"
+                    f'CLIP would be asked "{shorten(text, 200)}", which is {len(found)} tokens'
+                    f" long, and its text tower reads {self._most_tokens}: its end,"
                     f' "{shorten(lost, 100)}", would be lost. Shorten the prompt of that class'
                     " (classes.yaml, --prompts)."
                 )

@@ -94,9 +94,9 @@ def refuse_lone_texts(vocabulary: Vocabulary, labels: Mapping[str, Sequence[int]
         return
     left_out = ", ".join(f'"{word}"' for word in vocabulary.dropped)
     raise ConfigError(
-        f"There is no background text, and {counted(len(lone), 'image has', 'images have')} a single"
-        f" label (such as {lone[0]}): with nothing to compare it with, CLIP's CAM of it is empty and"
-        " its mask all background. "
+        f"There is no background text, and {counted(len(lone), 'image has', 'images have')} a"
+        f" single label (such as {lone[0]}): with nothing to compare it with, CLIP's CAM of it is"
+        " empty and its mask all background. "
         + (f"Left out because they mean a class: {left_out}. " if left_out else "")
         + "Give background words that are none of the classes: a prompt set with some (--prompts"
         " voc), or the key background of your own."

@@ -7,11 +7,11 @@ import re
 from collections.abc import Sequence
 from itertools import product
 
-from ssrseg.config import Config, known_keys, load_config
+from ssrseg.config import BY_CONTENT, Config, known_keys, load_config
 from ssrseg.errors import ConfigError, did_you_mean
 from ssrseg.paper.experiments import Experiment, Result, Task, Training, Workspace, tasks
 from ssrseg.paper.page import ReportTable, TableRow
-from ssrseg.paper.provenance import BY_CONTENT, Measure, head_settings, run_settings
+from ssrseg.paper.provenance import Measure, head_settings, run_settings
 from ssrseg.paper.results import (
     CONFUSION_NOTE,
     Results,

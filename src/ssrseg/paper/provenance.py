@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 
 from ssrseg.checkpoint import data_digest, model_digest
-from ssrseg.config import SPEED_KEYS, Config
+from ssrseg.config import BY_CONTENT, SPEED_KEYS, Config
 from ssrseg.data.files import write_json
 from ssrseg.data.sample import LabelledImages
 from ssrseg.networks.frozen import PACKAGED
@@ -29,9 +29,6 @@ from ssrseg.networks.vocabulary import build_vocabulary
 from ssrseg.training import Supervision
 
 Measure = Literal["seeds", "masks", "segmentation"]
-
-BY_CONTENT = {"backbones.clip", "backbones.dino", "prompts.set"}
-"""Encoders and prompts count by content, wherever they lie."""
 
 _DECODER = {
     "optim.decoder_lr",

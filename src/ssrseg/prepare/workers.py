@@ -8,9 +8,10 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -89,12 +90,13 @@ class WorkerPool(ProcessPoolExecutor):
         self, function: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs
     ) -> Future[Result]:
         """Like that of every executor; a process that is started here never sees Ctrl-C."""
+        work: Any = partial(_to_the_end, function)
         if not hasattr(signal, "pthread_sigmask"):  # Windows
-            return super().submit(function, *args, **kwargs)
+            return super().submit(work, *args, **kwargs)
         # a new process inherits the mask, so that not even its imports are interrupted
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return super().submit(function, *args, **kwargs)
+            return super().submit(work, *args, **kwargs)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -109,6 +111,14 @@ class WorkerPool(ProcessPoolExecutor):
             for process in set(multiprocessing.active_children()) - self._others:
                 process.terminate()
         self.shutdown(cancel_futures=True)
+
+
+def _to_the_end(function: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
+    """Call it; a process that was stopped and has saved its work takes up nothing more."""
+    try:
+        return function(*args, **kwargs)
+    except KeyboardInterrupt:
+        os._exit(1)
 
 
 def _begin(threads: int) -> None:
