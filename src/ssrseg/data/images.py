@@ -103,19 +103,16 @@ def _photo_of_pil(image: Image.Image, value_range: Range | None) -> UInt8[Tensor
     if 0 in image.size:
         raise DataError(f"{name} is empty ({image.width} x {image.height}). Give a photograph.")
     try:
-        decoded: Image.Image | Samples
-        if content := _not_yet_read(image):
-            decoded = decode_content(content, name)
-        else:
-            with QUIET:
-                image.load()
-            decoded = _as_tagged(image, name)
+        content = _not_yet_read(image)
+        decoded = decode_content(content, name) if content else None
+        with QUIET:
+            image.load()  # which closes its file, if Pillow opened that
     except UNREADABLE as error:  # AssertionError if its file is closed
         raise DataError(
             f"{name} cannot be decoded ({str(error) or type(error).__name__}). Is its file whole,"
             " and still open? Give its path, or load() it while the file is open."
         ) from error
-    return _rgb(decoded, name, value_range)
+    return _rgb(decoded or _as_tagged(image, name), name, value_range)
 
 
 def _as_tagged(image: Image.Image, name: str) -> Image.Image | Samples:
@@ -132,7 +129,7 @@ def _as_tagged(image: Image.Image, name: str) -> Image.Image | Samples:
             f"{name} has {bits} bits, of which Pillow has kept 8. Give its path, or the image as"
             " Image.open returns it, before load()."
         )
-    if image.mode == "RGBA":
+    if image.mode == "RGBA" and tags.get(338) == (2,):
         return Samples(np.array(image), 8, colour=True, extra=(2,), icc=profile)
     return image
 
