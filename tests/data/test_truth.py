@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ssrseg.data.images import read_image
 from ssrseg.data.notices import say_again
 from ssrseg.data.truth import (
     find_masks,
@@ -101,6 +102,14 @@ def grey_png(ids, bits):
     header = struct.pack(">IIBBBBB", ids.shape[1], ids.shape[0], bits, 0, 0, 0, 0)
     chunks = (b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+
+
+def test_one_bit_with_a_palette(tmp_path):
+    ids, colours = np.array([[0, 1, 1]], bool), np.zeros((3, 2), np.uint16)
+    colours[0, 1] = 128 * 257  # VOC's first class
+    tifffile.imwrite(tmp_path / "a.tif", ids, photometric="palette", colormap=colours)
+    assert read_truth(tmp_path / "a.tif", 20, [0]).tolist() == [[0, 1, 1]]
+    assert read_image(tmp_path / "a.tif")[0].tolist() == [[0, 0, 0], [128, 0, 0], [128, 0, 0]]
 
 
 # ---------------------------------------------------------------- palettes

@@ -128,7 +128,7 @@ def _samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
                 " one class id per pixel. Save it as indexed or 8-bit grey PNG."
             )
         values = values.clip(-1, 2**32).astype(np.int64)
-    return values, palette
+    return values.astype(np.uint8) if values.dtype == bool else values, palette
 
 
 def _png_step(path: Path) -> int:
