@@ -638,7 +638,7 @@ def test_predict_without_images(run_folder: Path, terminal: Terminal, tmp_path: 
     (images / "notes.txt").write_text("none")
     command = ("predict", "--images", images, "--model", run_folder, "--out", out)
     message = terminal.refused(*command)
-    assert f"{images} holds no image (1 other file)" in message
+    assert f"{images} holds no image, but 1 other file (1 .txt)" in message
     Image.new("RGB", (9, 40)).save(images / "small.png")
     message = terminal.refused(*command, "--strict")
     assert f"{images / 'small.png'} is 9 x 40 pixels" in message
@@ -669,7 +669,7 @@ def test_evaluate_without_masks(voc: Path, terminal: Terminal, tmp_path: Path) -
     shutil.copytree(voc / "SegmentationClass", tmp_path / "masks")
     (tmp_path / "masks" / "2007_000001.png").unlink()
     message = terminal.refused(*command)
-    assert "lacks the masks of 1 of 4 images (such as 2007_000001.png)" in message
+    assert "lacks the masks of 1 of 4 images (2007_000001)" in message
     Image.fromarray(np.full((80, 64), 77, np.uint8)).save(tmp_path / "masks" / "2007_000001.png")
     message = terminal.refused(*command)
     assert str(tmp_path / "masks" / "2007_000001.png") in message
@@ -687,6 +687,24 @@ def test_the_truth_scores_full_marks(voc: Path, terminal: Terminal, tmp_path: Pa
     assert scores["miou"] == 1
     assert scores["classes"]["sofa"]["iou"] is None
     assert scores["undecided"] == 0
+    assert "4 of 4 images scored." in shown
+    assert (scores["images_scored"], scores["images"]) == (4, 4)
+
+
+def test_what_was_scored_and_what_is_undecided_is_said(
+    voc: Path, terminal: Terminal, tmp_path: Path
+) -> None:
+    shutil.copytree(voc / "SegmentationClass", tmp_path / "masks")
+    (voc / "SegmentationClass" / "2007_000001.png").unlink()
+    for path in (tmp_path / "masks").iterdir():
+        with Image.open(path) as image:
+            ids = np.array(image)
+        ids[: len(ids) // 4] = 255
+        Image.fromarray(ids).save(path)
+    shown = terminal.fine("evaluate", "--masks", tmp_path / "masks", "--data", voc)
+    assert "3 of 4 images scored; the others have no true mask." in shown
+    assert re.search(r"2\d\.\d % of the pixels are undecided \(255\) and count as missed\.", shown)
+    assert "mIoU 100.0" not in shown
 
 
 # ---------------------------------------------------------------- all verbs, end to end

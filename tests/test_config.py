@@ -387,3 +387,11 @@ def test_names_that_look_like_numbers_round_trip() -> None:
     for name in ("1e5", "0o17", "no", "010", "12:30", "é\u2028"):
         config = load_config(overrides={"backbones.clip": name})
         assert load_config(base=parse_yaml(config.to_yaml())) == config
+
+
+def test_range_of_photographs() -> None:
+    assert load_config().data.range is None
+    assert load_config(overrides=["data.range=[0, 4095]"]).data.range == (0.0, 4095.0)
+    for value in ("[4095, 0]", "[1, 1]", "[0, .nan]", "[0, .inf]", "[0]", "8"):
+        with pytest.raises(ConfigError, match=r"data\.range"):
+            load_config(overrides=[f"data.range={value}"])

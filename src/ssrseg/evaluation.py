@@ -23,7 +23,7 @@ from ssrseg.data.truth import (
     read_truth,
 )
 from ssrseg.errors import DataError
-from ssrseg.method.metrics import Scores, confusion_matrix, scores
+from ssrseg.method.metrics import Scores, confusion_matrix, scores, undecided_pixels
 from ssrseg.method.pseudo_mask import IGNORE
 
 
@@ -103,7 +103,7 @@ def evaluate(predictions: str | Path, data: LabelledImages | str | Path) -> Eval
         if sample.labels and only_0_and_255(truth):
             binary_truths.append(truth_path)
         scored, decided = truth != IGNORE, found != IGNORE
-        undecided += torch.bincount(truth[scored & ~decided].long(), minlength=n_classes)
+        undecided += undecided_pixels(found, truth, n_classes)
         matrix += confusion_matrix(found[decided], truth[decided], n_classes)
         images[truth[scored].unique().long()] += 1
     if faults:

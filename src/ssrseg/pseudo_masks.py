@@ -25,14 +25,14 @@ from ssrseg.data.photos import Photo, PhotoBatch, UnreadablePhoto, join_photos, 
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import limit_side
-from ssrseg.data.truth import read_truth
+from ssrseg.data.truth import read_mask
 from ssrseg.device import pick_device
 from ssrseg.failures import Failure
 from ssrseg.interruption import until_stopped
 from ssrseg.loading import model_file
 from ssrseg.mask_folder import open_masks
 from ssrseg.method.cam import min_max
-from ssrseg.method.metrics import confusion_matrix, scores
+from ssrseg.method.metrics import confusion_matrix, scores, undecided_pixels
 from ssrseg.model import SSR, Rectification
 
 
@@ -198,13 +198,17 @@ def pseudo_mask_miou(model: SSR, data: LabelledImages, superpixels: SuperpixelCa
     """MIoU of the pseudo masks of images whose true masks are known, for monitoring."""
     n_classes = len(data.classes) + 1
     matrix = torch.zeros(n_classes, n_classes, dtype=torch.long)
+    undecided = torch.zeros(n_classes, dtype=torch.long)
     for sample in data.samples:
         if sample.truth is not None:
             photo = read_image(sample.image, model.config.data.range)
             ids = rectify_photo(model, photo, sample.labels, superpixels).pseudo_mask
-            truth, decided = read_truth(sample.truth), ids != 255
+            size = (photo.shape[0], photo.shape[1])
+            truth = read_mask(sample.truth, size, len(data.classes), sample.labels)
+            decided = ids != 255
             matrix += confusion_matrix(ids[decided], truth[decided], n_classes)
-    return scores(matrix).miou
+            undecided += undecided_pixels(ids, truth, n_classes)
+    return scores(matrix, undecided).miou
 
 
 def _cams(out: Path, sample: Sample) -> Path:

@@ -111,6 +111,8 @@ def test_white_is_zero(tmp_path, bits):
     assert near(found, picture, 1)
     with Image.open(tmp_path / "a.tif") as image:
         assert torch.equal(as_photo(image), torch.from_numpy(found))
+        image.load()
+        assert torch.equal(as_photo(image), torch.from_numpy(found))
 
 
 @pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
@@ -152,6 +154,8 @@ def test_near_infrared_tagged_as_alpha(tmp_path, capsys, tag, scale):
     if scale == 1:
         with Image.open(tmp_path / "a.tif") as image:
             assert torch.equal(as_photo(image), torch.from_numpy(found))
+            image.load()  # divides by an associated one
+            assert tag == "assocalpha" or torch.equal(as_photo(image), torch.from_numpy(found))
 
 
 @pytest.mark.parametrize("tag", ["unassalpha", "assocalpha"])
@@ -264,6 +268,17 @@ def test_pages_that_pillow_has_to_decode(tmp_path, mode, compression, most):
     thumbnail.save(tmp_path / "a.tif", **options)
     expected = np.array(picture.convert("RGB")).astype(int)
     assert near(read_image(tmp_path / "a.tif").numpy(), expected, most)
+
+
+def test_colours_that_pillow_has_cut(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", ramp().astype(np.uint16) * 257, photometric="rgb")
+    with Image.open(tmp_path / "a.tif") as image:
+        assert near(as_photo(image).numpy(), ramp(), 0)
+        image.load()
+        with pytest.raises(
+            DataError, match=r"has 16 bits, of which Pillow has kept 8\. Give its path"
+        ):
+            as_photo(image)
 
 
 def test_a_fax(tmp_path):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ssrseg.data.images import read_image
 from ssrseg.data.notices import say_again
 from ssrseg.data.truth import (
     find_masks,
@@ -89,9 +92,6 @@ def test_low_bit_depths_are_ids(tmp_path, bits):
 
 
 def grey_png(ids, bits):
-    import struct
-    import zlib
-
     def chunk(kind, data):
         checksum = struct.pack(">I", zlib.crc32(kind + data))
         return struct.pack(">I", len(data)) + kind + data + checksum
@@ -101,6 +101,18 @@ def grey_png(ids, bits):
     header = struct.pack(">IIBBBBB", ids.shape[1], ids.shape[0], bits, 0, 0, 0, 0)
     chunks = (b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+
+
+def test_one_bit_with_a_palette(tmp_path):
+    ids, colours = np.array([[0, 1, 1]], bool), np.zeros((3, 2), np.uint16)
+    colours[0, 1] = 128 * 257  # VOC's first class
+    table = [(320, "H", 6, colours.ravel().tolist(), True)]
+    tifffile.imwrite(tmp_path / "a.tif", ids, photometric="minisblack", extratags=table)
+    content = (tmp_path / "a.tif").read_bytes()  # tifffile writes no palettes of 1 bit
+    grey, palette = (struct.pack("<HHII", 262, 3, 1, kind) for kind in (1, 3))
+    (tmp_path / "a.tif").write_bytes(content.replace(grey, palette))
+    assert read_truth(tmp_path / "a.tif", 20, [0]).tolist() == [[0, 1, 1]]
+    assert read_image(tmp_path / "a.tif")[0].tolist() == [[0, 0, 0], [128, 0, 0], [128, 0, 0]]
 
 
 # ---------------------------------------------------------------- palettes

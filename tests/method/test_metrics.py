@@ -8,7 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssrseg.method.metrics import activation_shares, confusion_matrix, error_kinds, scores
+from ssrseg.method.metrics import (
+    activation_shares,
+    confusion_matrix,
+    error_kinds,
+    scores,
+    undecided_pixels,
+)
 
 # rows = truth: class 0 has 6 hits of 8, class 1 has 3 of 4, class 2 has 2 of 8
 MATRIX = torch.tensor([[6, 1, 1], [1, 3, 0], [5, 1, 2]])
@@ -143,3 +149,15 @@ def test_activation_shares_by_hand() -> None:
         (0.25, 0.125, 0.625)
     )
     assert math.isnan(activation_shares(torch.zeros(2, 3), truth, 2).own_class)
+
+
+def test_undecided_pixels_are_missed_but_nobodys_false_hits() -> None:
+    truth = torch.tensor([0, 0, 1, 1, 1, 255])
+    found = torch.tensor([0, 255, 1, 255, 255, 255])
+    undecided = undecided_pixels(found, truth, 2)
+    assert undecided.tolist() == [1, 2]
+    decided = found != 255
+    result = scores(confusion_matrix(found[decided], truth[decided], 2), undecided)
+    assert result.iou.tolist() == pytest.approx([1 / 2, 1 / 3])
+    assert result.class_recall.tolist() == pytest.approx([1 / 2, 1 / 3])
+    assert result.class_precision.tolist() == [1, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import lzma
 import struct
 import zlib
 from pathlib import Path
@@ -19,8 +20,9 @@ from ssrseg.data.walk import nearest_sibling
 from ssrseg.errors import DataError
 
 UNREADABLE = (  # what decoders raise on damaged files, beside OSError
-    OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, AssertionError,
-    ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError,
+    OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, lzma.LZMAError,
+    AssertionError, ArithmeticError, LookupError, TypeError, AttributeError, RuntimeError,
+    MemoryError,
 )  # fmt: skip
 
 QUIET = IgnoredWarnings(  # large images, broken EXIF: we read the picture or we raise

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, TiffImagePlugin
 from torch import Tensor
 
 from ssrseg.data.colour import to_srgb
@@ -104,15 +104,34 @@ def _photo_of_pil(image: Image.Image, value_range: Range | None) -> UInt8[Tensor
         raise DataError(f"{name} is empty ({image.width} x {image.height}). Give a photograph.")
     try:
         content = _not_yet_read(image)
-        decoded = decode_content(content, name) if content else image
+        decoded = decode_content(content, name) if content else None
         with QUIET:
-            image.load()  # Image.open has only read the header
+            image.load()  # which closes its file, if Pillow opened that
     except UNREADABLE as error:  # AssertionError if its file is closed
         raise DataError(
             f"{name} cannot be decoded ({str(error) or type(error).__name__}). Is its file whole,"
             " and still open? Give its path, or load() it while the file is open."
         ) from error
-    return _rgb(decoded, name, value_range)
+    return _rgb(decoded or _as_tagged(image, name), name, value_range)
+
+
+def _as_tagged(image: Image.Image, name: str) -> Image.Image | Samples:
+    """What Pillow made of a TIFF, with what it did not respect; other images as they are."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return image
+    tags, profile = image.tag_v2, image.info.get("icc_profile")
+    bits = max(tags.get(258, (1,)))
+    if image.mode.startswith("I;16"):
+        white_is_zero = tags.get(262) == 0
+        return Samples(np.array(image), bits, white_is_zero=white_is_zero, icc=profile)
+    if bits > 8 and image.mode not in ("I", "F"):
+        raise DataError(
+            f"{name} has {bits} bits, of which Pillow has kept 8. Give its path, or the image as"
+            " Image.open returns it, before load()."
+        )
+    if image.mode == "RGBA" and tags.get(338) == (2,):
+        return Samples(np.array(image), 8, colour=True, extra=(2,), icc=profile)
+    return image
 
 
 def _not_yet_read(image: Image.Image) -> bytes:

@@ -53,7 +53,7 @@ class Samples:
             value_range: Black and white of more than 8 bits; None = see ``to_levels``.
         """
         if self.palette is not None:
-            return to_srgb(Image.fromarray(self.palette[self.values]), self.icc)
+            return to_srgb(Image.fromarray(self.palette[self.values.astype(np.intp)]), self.icc)
         values = self.values if self.values.ndim == 3 else self.values[..., None]
         count = values.shape[2]
         shown = 3 if count >= 3 else 1

@@ -128,7 +128,7 @@ def _samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
                 " one class id per pixel. Save it as indexed or 8-bit grey PNG."
             )
         values = values.clip(-1, 2**32).astype(np.int64)
-    return values, palette
+    return values.astype(np.uint8) if values.dtype == bool else values, palette
 
 
 def _png_step(path: Path) -> int:
@@ -205,7 +205,9 @@ def _grey_ids(
     None if they are no ids or the indices. Black and white alone are no ids, nor are greys that can
     be told apart by eye: greys of ids are almost black.
     """
-    used = [index for index in np.unique(indices).tolist() if index < len(palette)]
+    if indices.max() >= len(palette):
+        return None
+    used = np.unique(indices).tolist()
     colours = palette[used]
     greys = dict(zip(used, colours[:, 0].tolist(), strict=True))
     ids = {grey for grey in greys.values() if grey not in (0, IGNORE)}

@@ -67,6 +67,15 @@ def confusion_matrix(
     return torch.bincount(pairs, minlength=n_classes**2).view(n_classes, n_classes)
 
 
+def undecided_pixels(
+    prediction: Integer[Tensor, "*size"], truth: Integer[Tensor, "*size"], n_classes: int
+) -> Int[Tensor, " classes"]:
+    """Count pixels that a prediction leaves open (255), by true class (ids as above)."""
+    return torch.bincount(
+        truth[(truth != IGNORE) & (prediction == IGNORE)].long(), minlength=n_classes
+    )
+
+
 def scores(
     matrix: Int[Tensor, "classes classes"], undecided: Int[Tensor, " classes"] | None = None
 ) -> Scores:

@@ -173,7 +173,7 @@ def _count(
         for index, original in zip(batch.index, batch.originals, strict=True):
             path, size = known[index].truth, (original.shape[0], original.shape[1])
             assert path is not None
-            truths.append(read_mask(path, size, one.n_classes))
+            truths.append(read_mask(path, size, one.n_classes, known[index].labels))
             counts[_IMAGES][truths[-1][truths[-1] != IGNORE].unique().long()] += 1
         refined = _refined_cams(models, batch)
         for rows in _equal_sizes(batch.originals):

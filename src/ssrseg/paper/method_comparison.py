@@ -14,7 +14,7 @@ from ssrseg.data.images import check_size, read_image
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.truth import read_mask
 from ssrseg.errors import DataError
-from ssrseg.method.metrics import confusion_matrix, scores
+from ssrseg.method.metrics import confusion_matrix, scores, undecided_pixels
 from ssrseg.model import SSR
 from ssrseg.paper.image_choice import ImageChoice
 
@@ -150,5 +150,5 @@ def _compare(
         if ids is not None and truth is not None:
             decided = ids != 255
             matrix = confusion_matrix(ids[decided], truth[decided], len(classes) + 1)
-            miou[name] = scores(matrix).miou
+            miou[name] = scores(matrix, undecided_pixels(ids, truth, len(classes) + 1)).miou
     return MethodComparison(sample.name, classes, sample.labels, photo, masks, truth, miou)
