@@ -142,12 +142,12 @@ def test_figure_3_of_voc_and_coco(
     code, _, err = run(
         *(capfd, 3, *sets["voc"], "--split", "val", "--model", tmp_path / "run-voc"),
         *("--data2", coco, "--split2", "val", "--model2", tmp_path / "run-coco"),
-        *("--row", f"truth={coco / 'SegmentationClass' / 'val2014'}", "--out", tmp_path / "f.png"),
+        *("--row", f"truth={coco / 'SegmentationClass'}", "--out", tmp_path / "f.png"),
         *settings[-2:],
     )
     assert code == 0, err
     columns = json.loads((tmp_path / "f.json").read_text())["columns"]
-    on_coco = [each for each in columns if each["image"].startswith("COCO_val2014_")]
+    on_coco = [each for each in columns if each["image"].startswith("val2014/COCO_val2014_")]
     assert len(on_coco) == 2 and len(columns) > 2
     assert all(each["miou"]["truth"] == 1.0 for each in on_coco)
     assert all("truth" not in each["miou"] for each in columns if each not in on_coco)

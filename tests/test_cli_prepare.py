@@ -67,11 +67,11 @@ def test_superpixels_land_in_the_cache(terminal: Terminal, coco: Path, tmp_path:
     terminal.fine(*command)
     assert not (coco / "superpixels").exists()
     shown = terminal.fine(*command, "--superpixels", "--split", "val")
-    assert len(list((coco / "superpixels").glob("*.npy"))) == 2
+    assert len(list((coco / "superpixels").rglob("*.npy"))) == 2
     assert f" --cache {coco / 'superpixels'} " in shown.splitlines()[-1]
     options = ("--cache", tmp_path / "own", "--set", "sgc.n_segments=20")
     shown = terminal.fine(*command, *options)
-    assert len(list((tmp_path / "own").glob("*.npy"))) == 5
+    assert len(list((tmp_path / "own").rglob("*.npy"))) == 5
     following = shown.splitlines()[-1].removeprefix("Complete. Next: ssrseg ")
     function, bound, *_ = app.parse_args(following, exit_on_error=False, print_error=False)
     assert function.__name__ == "train"
@@ -107,7 +107,7 @@ def test_input_that_is_refused(terminal: Terminal, voc: Path, coco: Path, tmp_pa
     assert "is no web address" in message
     instances_file(coco, "train").write_text('{"images": [')
     message = terminal.refused("prepare", "coco", "--data", coco)
-    assert f"{instances_file(coco, 'train')} is no instances file of COCO, or cut short" in message
+    assert f"{instances_file(coco, 'train')} is no JSON, or cut short" in message
     assert not (coco / "SegmentationClass").exists()
     message = terminal.refused("prepare", "voc", "--data", voc, "--split", "train")
     assert "--split train says which images get superpixels, but none are wanted" in message
@@ -157,7 +157,7 @@ def test_coco_is_trained_predicted_and_scored(
         *("--out", run, *encoders, "--monitor", "1"),
     )
     terminal.fine("predict", "--data", coco, "--split", "val", "--model", run, "--out", out)
-    names = sorted(path.name for path in (out / "masks").iterdir())
+    names = sorted(path.name for path in (out / "masks" / "val2014").iterdir())
     assert names == ["COCO_val2014_000000000042.png", "COCO_val2014_000000000074.png"]
     terminal.fine(
         *("evaluate", "--masks", out, "--data", coco, "--split", "val", "--json", scores),

@@ -191,3 +191,12 @@ def test_black_and_white_predictions(data: LabelledImages, found: Path) -> None:
     )
     (found / "classes.txt").write_text("cat\ndog\ncow\n")  # ours, all undecided
     assert evaluate(found, data).undecided == pytest.approx(8 / 22)
+
+
+def test_flat_masks_of_another_program(data: LabelledImages, found: Path, tmp_path: Path) -> None:
+    renamed = tuple(replace(each, name=f"day 1/{each.name}") for each in data.samples)
+    scored = evaluate(found, replace(data, samples=renamed)).scores
+    assert scored.miou == evaluate(found, data).scores.miou
+    twin = replace(data.samples[0], name="day 2/a")
+    with pytest.raises(DataError, match=r"lacks the masks of 2 of 4 images \(day 1/a, day 2/a\)"):
+        evaluate(found, replace(data, samples=(*renamed, twin)))

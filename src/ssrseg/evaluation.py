@@ -11,10 +11,12 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from ssrseg.console import note, track
+from ssrseg.data.classes import read_classes_txt
 from ssrseg.data.files import user_path, write_json
+from ssrseg.data.naming import match_masks
 from ssrseg.data.open import labelled_images
 from ssrseg.data.sample import LabelledImages, Sample
-from ssrseg.data.text import fault_report, read_lines
+from ssrseg.data.text import fault_report
 from ssrseg.data.truth import (
     ZERO_AND_255,
     check_class_ids,
@@ -74,7 +76,9 @@ def evaluate(predictions: str | Path, data: LabelledImages | str | Path) -> Eval
             f"No image of {data.root} has a true mask. Put indexed PNGs (0 = background, 1 = first"
             " class, ..., 255 = ignore) into SegmentationClass/, named like the images."
         )
-    masks = find_masks(folder)
+    # other programs may write flat folders
+    names, everyone = [sample.name for sample, _ in known], [each.name for each in data.samples]
+    masks, _ = match_masks(names, find_masks(folder), lambda: everyone)
     missing = [sample.name for sample, _ in known if sample.name not in masks]
     faults = []
     if missing:
@@ -149,7 +153,7 @@ def _same_classes(listed: Path, classes: tuple[str, ...]) -> None:
     """Refuse masks whose ids stand for other classes; where nothing says it, trust them."""
     if not listed.is_file():
         return
-    found = tuple(name for _, name in read_lines(listed))
+    found = read_classes_txt(listed).names
     if found != classes:
         raise DataError(
             f"{listed} lists other classes ({len(found)}: {', '.join(found[:5])}, ...) than the"

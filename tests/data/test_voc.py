@@ -150,3 +150,10 @@ def test_names_below_folders(tmp_path: Path) -> None:
     ]  # fmt: skip
     for sample in data.samples:
         assert sample.truth == root / "SegmentationClass" / f"{sample.name}.png"
+
+
+def test_files_among_the_images_that_are_passed_over(tmp_path: Path) -> None:
+    root = tiny_voc(tmp_path / "voc", n=2)
+    (root / "JPEGImages" / "Thumbs.db").touch()
+    notice = f"{root}/JPEGImages: 1 other file (1 .db) passed over."
+    assert open_labelled(root).notices == (notice,)

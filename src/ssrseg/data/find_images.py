@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import defaultdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ssrseg.data.naming import coco_number
 from ssrseg.data.walk import SUFFIXES
@@ -19,35 +19,33 @@ class ImageFinder:
     def __init__(self, root: Path) -> None:
         """Nothing is listed yet."""
         self._root = root
-        self._listings: dict[PurePosixPath, _Listing | None] = {}
+        self._listings: dict[str, _Listing | None] = {}
 
     def find(self, path: str, *, numbered: bool = False) -> str | None:
-        """The path below the root as it is on disk, or None.
+        """The path below the root as it is on disk, or None; ``/`` between folders.
 
         The very name wins. Else one may differ in the form of its accents (macOS writes "ä" as two
         characters) or in upper and lower case of the suffix, if no other file does so too; with
         ``numbered`` COCO's number alone is enough.
         """
-        wanted = PurePosixPath(path)
-        if len(wanted.parts) > _DEEPEST:
-            return None
-        parent = self._folder(wanted.parent)
-        listing = self._listing(parent) if parent is not None else None
-        name = listing.find(wanted.name, numbered) if listing else None
-        return None if name is None or parent is None else (parent / name).as_posix()
+        folder, _, name = path.rpartition("/")
+        found = self._folder(folder)
+        listing = None if found is None else self._listing(found)
+        actual = listing.find(name, numbered) if listing else None
+        return f"{found}/{actual}" if actual and found else actual
 
     def names(self, folder: str) -> set[str]:
         """What lies in a folder below the root."""
-        listing = self._listing(PurePosixPath(folder))
+        listing = self._listing(folder)
         return listing.names if listing else set()
 
-    def _folder(self, folder: PurePosixPath) -> PurePosixPath | None:
-        if folder == PurePosixPath() or self._listing(folder) is not None:
+    def _folder(self, folder: str) -> str | None:
+        """The folder as it is on disk, perhaps with other accents."""
+        if not folder or self._listing(folder) is not None:
             return folder
-        found = self.find(folder.as_posix())  # perhaps with other accents
-        return PurePosixPath(found) if found else None
+        return self.find(folder) if folder.count("/") < _DEEPEST else None
 
-    def _listing(self, folder: PurePosixPath) -> _Listing | None:
+    def _listing(self, folder: str) -> _Listing | None:
         if folder not in self._listings:
             try:
                 self._listings[folder] = _Listing(os.listdir(self._root / folder))

@@ -230,7 +230,11 @@ def _find_images(root: Path, entries: list[_Entry]) -> tuple[list[str], list[_Fa
         elif fault:
             problem = f"cannot be: the path {fault}. Write it anew."
         elif actual is None:
-            near = nearest(image.name, finder.names(image.parent.as_posix()), faults)
+            near = nearest(
+                image.name,
+                finder.names(image.parent.as_posix()),
+                faults,
+            )
             problem = f"does not exist in {root}.{near}"
         else:
             found.append(actual)

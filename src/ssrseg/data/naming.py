@@ -9,13 +9,14 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
-
-from ssrseg.data.text import is_unprintable
+from pathlib import Path
 
 IMAGE_FOLDERS = ("JPEGImages", "images")
 """Folders of a data set that names begin below."""
 
+_ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
+# \udc80 .. \udcff are bytes of a file name that is not UTF-8
+_UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udc7f\udd00-\udfff]")
 _COCO_STEM = re.compile(r"(?:COCO_([a-z]+)[0-9]{4}_)?([0-9]{12})", re.ASCII)
 _COCO_FOLDER = re.compile(r"(train|val|test)20[0-9]{2}", re.ASCII)
 
@@ -26,17 +27,16 @@ def sample_name(image: str) -> str:
     The suffix is left out, and so is ``JPEGImages`` or ``images`` at the beginning.
     """
     folder, _, below = image.partition("/")
-    stem = os.path.splitext(below if below and folder in IMAGE_FOLDERS else image)[0]
-    return PurePosixPath(stem).as_posix()
+    return os.path.splitext(below if below and folder in IMAGE_FOLDERS else image)[0]
 
 
 def name_fault(name: str) -> str:
     """Why results cannot be written under a name, or why it is no path below a folder; or ''."""
     if not name.strip():
         return "is empty"
-    if any(is_unprintable(char) and not "\udc80" <= char <= "\udcff" for char in name):
+    if _UNPRINTABLE.search(name):
         return "holds a line break or another control character"
-    if name.startswith("/") or os.path.isabs(name) or PureWindowsPath(name).is_absolute():
+    if _ABSOLUTE.match(name):
         return "is an absolute path"
     if any(part in ("..", ".", "") for part in name.split("/")):
         return 'has an empty part, "." or ".." in it'

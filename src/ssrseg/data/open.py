@@ -76,7 +76,8 @@ def _open(root: Path, split: str | None) -> LabelledImages:
     else:
         assert listed is not None
         classes = listed.names
-        images = _images_by_name(root / "JPEGImages")
+        images, more = _images_by_name(root / "JPEGImages")
+        notices += more
         chosen = _choose(root, split, images, "JPEGImages")
         present, more = read_annotations(root / "Annotations", chosen, listed)
         labels = dict(zip(chosen, present, strict=True))
@@ -102,7 +103,7 @@ def open_images(root: str | Path, *, split: str | None = None) -> dict[str, Path
     """
     root = user_path(root, "a data set")
     if _is_voc(root) and not coco.is_coco(root):
-        images = _images_by_name(root / "JPEGImages")
+        images, _ = _images_by_name(root / "JPEGImages")
         return {name: images[name] for name in _choose(root, split, images, "JPEGImages")}
     return {sample.name: sample.image for sample in open_labelled(root, split=split).samples}
 
@@ -256,9 +257,11 @@ def _check_folder(root: Path) -> None:
     )
 
 
-def _images_by_name(folder: Path) -> dict[str, Path]:
+def _images_by_name(folder: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Images by name of the sample, and a notice of the other files."""
     images: dict[str, Path] = {}
-    for image in list_images(folder).images:
+    listed = list_images(folder)
+    for image in listed.images:
         name = sample_name(image.relative_to(folder.parent).as_posix())
         if name in images:
             raise DataError(
@@ -266,7 +269,7 @@ def _images_by_name(folder: Path) -> dict[str, Path]:
                 " which have the same name up to the suffix. Remove one."
             )
         images[name] = image
-    return images
+    return images, (f"{folder}: {listed} passed over.",) if str(listed) else ()
 
 
 def _choose(root: Path, split: str | None, images: Iterable[str], where: str) -> list[str]:

@@ -47,9 +47,10 @@ class Sample:
                 f"the name of a sample, {quoted(self.name)}, {fault}. Results are written under it:"
                 ' give a path such as "a" or "folder/a".'
             )
-        object.__setattr__(self, "image", user_path(self.image, f"the image of {self.name}"))
+        if not isinstance(self.image, Path):
+            object.__setattr__(self, "image", user_path(self.image, f"the image of {self.name}"))
         object.__setattr__(self, "labels", _indices(self.labels, self.name))
-        if self.truth is not None:
+        if not isinstance(self.truth, Path | None):
             truth = user_path(self.truth, f"the true mask of {self.name}")
             object.__setattr__(self, "truth", truth)
 
