@@ -48,7 +48,9 @@ def test_a_spreadsheet_may_have_saved_it(tmp_path: Path) -> None:
     assert path.read_text() == f"{HEAD}\na,cat,cat,masks/a.png,aa,ssrseg\n"
 
 
-@pytest.mark.parametrize("name", ["k\udce4fer", "a,b", 'a"b', "=cmd()", "'=b", "ä"])
+@pytest.mark.parametrize(
+    "name", ["k\udce4fer", "a\u2028b", "a,b", 'a"b', "a\nb", "=cmd()", "'=b", "ä"]
+)
 def test_any_name_comes_back(tmp_path: Path, name: str) -> None:
     manifest = Manifest(tmp_path / "manifest.csv", CLASSES)
     manifest.add(sample(name, 0), torch.zeros(2, 2, dtype=torch.uint8), "aa", "ssrseg")

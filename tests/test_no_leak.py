@@ -96,7 +96,7 @@ def test_without_any_mask_the_result_is_the_same(
     tree: Path, tmp_path: Path, config: Config, verb: Callable[[Path, Path, Config], None]
 ) -> None:
     def results(out: Path) -> dict[str, bytes]:
-        kept = (*out.glob("model.safetensors"), *out.glob("masks/*.png"))
+        kept = (*out.glob("model.safetensors"), *out.glob("masks/**/*.png"))
         return {path.name: path.read_bytes() for path in kept}
 
     verb(tree, tmp_path / "with", config)

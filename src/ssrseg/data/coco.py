@@ -202,7 +202,7 @@ def _file_names(path: Path, images: list[dict[str, Any]]) -> dict[int | str, str
             problem = f"image {brief(number)} has the file_name {brief(name)}, which is no text."
         else:
             name = re.sub(r"^(\./)+", "", name.replace("\\", "/"))
-            if fault := name_fault(name):
+            if fault := name_fault(name, in_text=True):
                 problem = f"image {brief(number)} has the file_name {quoted(name)}, which {fault}."
                 problem += " Name files below the folder of the images."
             elif first.setdefault(name, number) != number:

@@ -222,7 +222,7 @@ def _find_images(root: Path, entries: list[_Entry]) -> tuple[list[str], list[_Fa
     faults: list[_Fault] = []
     for entry in entries:
         image = PurePosixPath(PureWindowsPath(entry.image).as_posix())
-        fault = name_fault(image.as_posix() if image.name else "")
+        fault = name_fault(image.as_posix() if image.name else "", in_text=True)
         actual = None if fault else _look_up(finder, image)
         problem = ""
         if PureWindowsPath(entry.image).anchor or ".." in image.parts:

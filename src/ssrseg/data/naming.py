@@ -15,8 +15,9 @@ IMAGE_FOLDERS = ("JPEGImages", "images")
 """Folders of a data set that names begin below."""
 
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
+_UNPRINTABLE = re.compile("[\x01-\x1f\x7f-\x9f\u2028\u2029]")
 # \udc80 .. \udcff are bytes of a file name that is not UTF-8
-_UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udc7f\udd00-\udfff]")
+_NO_FILE_HAS = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 _COCO_STEM = re.compile(r"(?:COCO_([a-z]+)[0-9]{4}_)?([0-9]{12})", re.ASCII)
 _COCO_FOLDER = re.compile(r"(train|val|test)20[0-9]{2}", re.ASCII)
 
@@ -30,11 +31,15 @@ def sample_name(image: str) -> str:
     return os.path.splitext(below if below and folder in IMAGE_FOLDERS else image)[0]
 
 
-def name_fault(name: str) -> str:
-    """Why results cannot be written under a name, or why it is no path below a folder; or ''."""
+def name_fault(name: str, *, in_text: bool = False) -> str:
+    """Why results cannot be written under a name, or why it is no path below a folder; or ''.
+
+    ``in_text``: it stands in a text file, where a line break or a terminal's escape is a slip,
+    although files may be called so.
+    """
     if not name.strip():
         return "is empty"
-    if _UNPRINTABLE.search(name):
+    if _NO_FILE_HAS.search(name) or (in_text and _UNPRINTABLE.search(name)):
         return "holds a line break or another control character"
     if _ABSOLUTE.match(name):
         return "is an absolute path"
