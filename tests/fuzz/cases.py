@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import resource
-import sys
-import tempfile
 import time
 import traceback
-import warnings
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from fuzz.readers import Reader, readers
+from fuzz.readers import Reader
+
 from ssrseg.errors import SSRError
 
-MEMORY = 4 << 30  # bytes that a reader may ask for beyond what the libraries hold
 LONGEST = 10_000  # characters of a message
 _KEPT = 3  # inputs of one kind of failure
 
@@ -48,23 +41,31 @@ class Outcome:
 
 
 def run_cases(
-    name: str, reader: Reader, cases: range, seed: int, kept: Path, *, seconds: float = 1e9
+    name: str,
+    reader: Reader,
+    cases: range,
+    seed: int,
+    kept: Path,
+    *,
+    seconds: float = 1e9,
+    now: Path | None = None,
 ) -> Outcome:
     """Read hostile inputs and count what comes out.
 
     Args:
         cases: Numbers of the cases; a case is the same whenever it is run under its number.
         seed: Of all cases.
-        kept: Gets the inputs that anything foreign came out of, and ``NAME.now``, the current one.
+        kept: Gets the inputs that anything foreign came out of.
         seconds: Stop after that time.
+        now: Has the number of the current case, for whoever watches.
     """
     outcome, start = Outcome(), time.monotonic()
     kept.mkdir(parents=True, exist_ok=True)
-    slug = name.replace(" ", "-").strip("-")
-    now = kept / f"{slug}.now"
+    slug = short(name)
     for number in cases:
-        content = reader.make(random.Random(f"{seed} {name} {number}"))
-        now.write_bytes(content)
+        content = make_case(name, reader, number, seed)
+        if now is not None:
+            now.write_text(str(number))
         reader.place.parent.mkdir(parents=True, exist_ok=True)
         reader.place.write_bytes(content)
         begun = time.monotonic()
@@ -88,8 +89,17 @@ def run_cases(
                 (kept / f"{slug}-{number}.txt").write_text(f"{foreign}\n", "utf-8", "replace")
         if time.monotonic() - start > seconds:
             break
-    now.unlink()
     return outcome
+
+
+def make_case(name: str, reader: Reader, number: int, seed: int) -> bytes:
+    """The content of a case."""
+    return reader.make(random.Random(f"{seed} {name} {number}"))
+
+
+def short(name: str) -> str:
+    """A reader's name in names of files."""
+    return name.replace(" ", "-").strip("-")
 
 
 def _place(error: BaseException) -> str:
@@ -97,31 +107,3 @@ def _place(error: BaseException) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "ssrseg" in f.filename]
     where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
     return f"{type(error).__name__} at {where}: {' '.join(str(error).split())[:60]}"
-
-
-def limit_memory() -> None:
-    """Let a reader that asks for too much get a MemoryError; where the system can."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        held = int(statm.read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
-
-
-def main() -> None:
-    """``python -m fuzz.cases NAME FIRST LAST SEED KEPT``: prints the outcome as JSON."""
-    name, first, last, seed, kept = sys.argv[1:]
-    warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory(dir=_memory_disk()) as folder:
-        reader = readers(Path(folder))[name]()
-        limit_memory()
-        with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
-            outcome = run_cases(name, reader, range(int(first), int(last)), int(seed), Path(kept))
-    print(json.dumps(asdict(outcome)))
-
-
-def _memory_disk() -> str | None:
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-
-
-if __name__ == "__main__":
-    main()

@@ -15,20 +15,31 @@ _TOKEN = re.compile(rb"[A-Za-z_]+|[0-9.]+|\s+|.", re.S)
 
 WORDS: tuple[bytes, ...] = (
     b"", b"0", b"-1", b"1", b"255", b"256", b"65536", b"4294967296", b"-9223372036854775809",
-    b"1e400", b"-1e300", b"1e-400", b"nan", b"NaN", b"Infinity", b".inf", b"9" * 5000, b"0x" + b"f" * 99,
-    b"true", b"null", b"~", b"none", b"background", b"2024-99-99", b"12:30", b"[" * 3000, b"{" * 300,
-    b"- " * 300, b"*a", b"&a ", b"!!int ", b"!!python/object:os.system ", b"<<: ", b"? ", b"| ", b"---\n",
+    b"1e400", b"-1e300", b"1e-400", b"nan", b"NaN", b"Infinity", b".inf",
+    b"9" * 5000, b"0x" + b"f" * 99,
+    b"true", b"null", b"~", b"none", b"background", b"2024-99-99", b"12:30",
+    b"[" * 3000, b"{" * 300,
+    b"- " * 300, b"*a", b"&a ", b"!!int ", b"!!python/object:os.system ", b"<<: ",
+    b"? ", b"| ", b"---\n",
     b"'", b'"', b"\\", b"\\ud800", b"\\u0000", b",", b";", b":", b"#", b"\n", b"\r", b"\r\n", b"\t",
-    b"\x00", b"\x1b[2J", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xff\xfe", b"\xe2\x80\xa8",
-    b"\xe2\x80\xae", b"\xf0\x9f\x98\x80", b"e\xcc\x81", b"=1+1", b"@", b"../../x", b"/etc/passwd", b"a" * 300,
+    b"\x00", b"\x1b[2J", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xef\xbb\xbf",
+    b"\xff\xfe", b"\xe2\x80\xa8",
+    b"\xe2\x80\xae", b"\xf0\x9f\x98\x80", b"e\xcc\x81", b"=1+1", b"@", b"../../x",
+    b"/etc/passwd", b"a" * 300,
     b"<b>", b"&x;", b"<!ENTITY x 'y'>", b"$x^$", b"[/b]", b"{}", b"{0.__class__}", b"{:>999999999}",
 )  # fmt: skip
 
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, -(2**63) - 1, 10**400, 0.5, -0.0, 1e300, 1e-300,
-    float("nan"), float("inf"), "", "a", "0", "1e400", "nan", "\x00", "\x1b[2J", "\ud800", "\u202e", "../x",
-    "/etc/passwd", "=1+1", "a" * 5000, [], {}, [[]], [None], [0], {"a": 1}, ["a", 1, None], [[1, 2], [3]],
+    None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, -(2**63) - 1, 10**400, 0.5, -0.0,
+    1e300, 1e-300,
+    float("nan"), float("inf"), "", "a", "0", "1e400", "nan", "\x00", "\x1b[2J", "\ud800", "\u202e",
+    "../x",
+    "/etc/passwd", "=1+1", "a" * 5000, [], {}, [[]], [None], [0], {"a": 1}, ["a", 1, None],
+    [[1, 2], [3]],
 )  # fmt: skip
+
+
+_CHUNKS = (b"IDAT", b"PLTE", b"tRNS", b"iCCP", b"eXIf", b"acTL", b"zTXt", b"gAMA", b"IEND")
 
 
 def bytes_like(rng: random.Random, seeds: Sequence[bytes], words: Sequence[bytes] = WORDS) -> bytes:
@@ -124,7 +135,9 @@ def safetensors_like(rng: random.Random, seed: bytes) -> bytes:
     header, body = json.loads(seed[8 : 8 + length]), seed[8 + length :]
     inner = header.get("__metadata__", {}).get("ssrseg")
     if inner is not None and rng.random() < 0.7:
-        header["__metadata__"]["ssrseg"] = json_like(rng, json.loads(inner)).decode("utf-8", "replace")
+        header["__metadata__"]["ssrseg"] = json_like(rng, json.loads(inner)).decode(
+            "utf-8", "replace"
+        )
     else:
         header = table_like(rng, header)
     if rng.random() < 0.2:
@@ -149,9 +162,13 @@ def png_like(rng: random.Random, seed: bytes) -> bytes:
     else:
         data = bytes_like(rng, [data])
     if rng.random() < 0.1:
-        kind = rng.choice((b"IDAT", b"PLTE", b"tRNS", b"iCCP", b"eXIf", b"acTL", b"zTXt", b"gAMA", b"IEND"))
+        kind = rng.choice(
+            (b"IDAT", b"PLTE", b"tRNS", b"iCCP", b"eXIf", b"acTL", b"zTXt", b"gAMA", b"IEND")
+        )
     parts[index] = kind, data
     if rng.random() < 0.1:
         parts.insert(rng.randrange(len(parts)), rng.choice(parts))
-    chunks = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
+    chunks = (
+        struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts
+    )
     return seed[:8] + b"".join(chunks)

@@ -13,15 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from fuzz.mutate import bytes_like, json_like, png_like, safetensors_like, table_like
 from make_tiny import tiny_coco, tiny_voc, write_sbd_mask
 from PIL import Image
 from safetensors.torch import save
 from tiny_encoders import tiny_clip, tiny_dino
 
-from fuzz.mutate import bytes_like, json_like, png_like, safetensors_like
 from ssrseg.checkpoint import MODEL_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from ssrseg.config import Config, load_config
 from ssrseg.data.csv_lines import csv_rows
@@ -149,9 +150,7 @@ def _coco_labels(root: Path) -> Reader:
     tree = tiny_coco(root / "coco")
     path = tree / "annotations" / "instances_val2014.json"
     table = json.loads(path.read_bytes())
-    return Reader(
-        partial(json_like, table=table), path, lambda: open_labelled(tree, split="val")
-    )
+    return Reader(partial(json_like, table=table), path, lambda: open_labelled(tree, split="val"))
 
 
 def _coco_masks(root: Path) -> Reader:
@@ -160,14 +159,11 @@ def _coco_masks(root: Path) -> Reader:
     table = json.loads(path.read_bytes())
 
     def make(rng: random.Random) -> bytes:
-        """The segmentations alone, so that the rest does not stop it before."""
+        """One image or segmentation, so that the rest does not stop it before."""
         changed = json.loads(json.dumps(table))
-        entry = rng.choice(changed["annotations"])
-        found = json_like(rng, {"segmentation": entry["segmentation"]})
-        try:
-            entry |= json.loads(found)
-        except ValueError:
-            return json_like(rng, table)
+        part = rng.choice((changed["images"], changed["annotations"], changed["annotations"]))
+        index = rng.randrange(len(part))
+        part[index] = table_like(rng, part[index])
         return json.dumps(changed).encode()
 
     def read() -> None:
@@ -330,14 +326,14 @@ def _manifest(root: Path) -> Reader:
     path = root / "manifest.csv"
     make = _text(
         "name,labels,absent,photo,made_by,mask\na,cat;dog,dog,0a,0b,masks/a.png\n",
-        "name,labels,absent,mask\n'=b,cat,,masks/=b.png\n\"c,\"\"d\",cat,,masks/c.png\n",
+        'name,labels,absent,mask\n\'=b,cat,,masks/=b.png\n"c,""d",cat,,masks/c.png\n',
     )
     return Reader(make, path, lambda: Manifest(path, ("cat", "dog")))
 
 
 def _csv(root: Path) -> Reader:
     path = root / "a.csv"
-    return Reader(_text("a,b\n'=1,\"2\n3\"\n"), path, lambda: csv_rows(_words(path)))
+    return Reader(_text('a,b\n\'=1,"2\n3"\n'), path, lambda: csv_rows(_words(path)))
 
 
 def _archive(root: Path, kind: str) -> Reader:
@@ -351,7 +347,8 @@ def _archive(root: Path, kind: str) -> Reader:
                 packed.writestr("top/b/c.txt", b"c")
         else:
             form = tarfile.PAX_FORMAT if level else tarfile.GNU_FORMAT
-            with tarfile.open(fileobj=file, mode="w:gz" if kind == "tgz" else "w", format=form) as tar:
+            mode: Any = "w:gz" if kind == "tgz" else "w"
+            with tarfile.open(fileobj=file, mode=mode, format=form) as tar:
                 for name in ("top/a.txt", "top/" + "b" * 120, "top/c.txt"):
                     entry = tarfile.TarInfo(name)
                     entry.size, entry.pax_headers = 5, {"path": name}

@@ -12,86 +12,112 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import signal
-import subprocess
 import sys
+import tempfile
 import time
+import traceback
+import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "src")]
-os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
 
-from fuzz.cases import Outcome  # noqa: E402
+import torch  # noqa: E402
+from fuzz.cases import Outcome, make_case, run_cases, short  # noqa: E402
 from fuzz.readers import readers  # noqa: E402
 
+MEMORY = 4 << 30  # bytes that a reader may ask for beyond what the libraries hold
 _CHUNK = 2000  # cases of one process
 _PATIENCE = 60.0  # seconds for one case
 
 
 def fuzz(name: str, cases: range, seed: int, keep: Path) -> Outcome:
-    """All cases of a reader."""
+    """All cases of a reader, in processes that may die."""
     total, first = Outcome(), cases.start
     while first < cases.stop:
-        last = min(first + _CHUNK, cases.stop)
-        outcome, died = _in_process(name, first, last, seed, keep)
-        while died:  # find the case: every one before it can be run again
-            at = next((n for n in range(first, last) if _dies(name, n, seed, keep)), None)
-            what = f"{died} in case {at}"
-            total.add(Outcome(cases=1, foreign={what: 1}))
-            if at is None or at + 1 >= last:
-                break
-            before, _ = _in_process(name, first, at, seed, keep)
-            total.add(before)
-            first = at + 1
-            outcome, died = _in_process(name, first, last, seed, keep)
-        total.add(outcome)
-        first = last
+        chunk = range(first, min(first + _CHUNK, cases.stop))
+        with tempfile.TemporaryDirectory(dir=_memory_disk()) as folder:
+            found, died, at = _in_process(name, chunk, seed, keep, Path(folder))
+            if died:
+                reader = readers(Path(folder) / "again")[name]()
+                content = make_case(name, reader, at, seed)
+                (keep / f"{short(name)}-{at}.input").write_bytes(content)
+                found = Outcome(cases=at + 1 - first, foreign={f"{died} (case {at})": 1})
+        total.add(found)
+        first = at + 1 if died else chunk.stop
     return total
 
 
-def _dies(name: str, number: int, seed: int, keep: Path) -> bool:
-    return bool(_in_process(name, number, number + 1, seed, keep)[1])
-
-
-def _in_process(name: str, first: int, last: int, seed: int, keep: Path) -> tuple[Outcome, str]:
-    """What became of the cases, or how the process died."""
-    words = [sys.executable, "-m", "fuzz.cases", name, first, last, seed, keep]
-    now = keep / f"{name.replace(' ', '-').strip('-')}.now"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path[:2])}
-    child = subprocess.Popen(
-        [*map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-    )
+def _in_process(
+    name: str, cases: range, seed: int, keep: Path, folder: Path
+) -> tuple[Outcome, str, int]:
+    """What became of the cases; or how the process died, and in which case."""
+    result, now = folder / "outcome.json", folder / "now.txt"
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        try:
+            warnings.simplefilter("ignore")
+            reader = readers(folder)[name]()
+            _limit_memory()
+            no = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(no, 1)
+            os.dup2(no, 2)  # libraries in C write there, too
+            found = run_cases(name, reader, cases, seed, keep, now=now)
+            result.write_text(json.dumps(asdict(found)))
+        except BaseException:  # noqa: BLE001  # of the harness
+            traceback.print_exc()
+        os._exit(0)
     begun, hung = time.time(), False
     while True:
-        try:
-            out, err = child.communicate(timeout=1)
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
             break
-        except subprocess.TimeoutExpired:
-            changed = now.stat().st_mtime if now.exists() else begun
-            if time.time() - max(changed, begun) > _PATIENCE:
-                hung = True
-                child.kill()
-    if child.returncode == 0:
-        return Outcome(**json.loads(out.splitlines()[-1])), ""
-    if now.exists():
-        now.replace(now.with_suffix(f".died-{first}.input"))
-    code = child.returncode
-    died = "hung" if hung else signal.Signals(-code).name if code < 0 else f"exit {code}"
-    return Outcome(), died if code < 0 else f"{died}: {err.decode(errors='replace')[-300:]}"
+        changed = now.stat().st_mtime if now.exists() else begun
+        if time.time() - max(begun, changed) > _PATIENCE:
+            hung = True
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.05)
+    if result.exists():
+        return Outcome(**json.loads(result.read_text())), "", cases.start
+    at = int(now.read_text() or cases.start) if now.exists() else cases.start
+    died = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else "a fault"
+    return Outcome(), "it hangs" if hung else f"ended by {died}", at
+
+
+def _limit_memory() -> None:
+    """A reader that asks for too much gets a MemoryError, where the system can."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        held = int(statm.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
+
+
+def _memory_disk() -> str | None:
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def main() -> int:
     """Run the readers one after the other and print a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--cases", type=int, default=100_000, help="of each reader")
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", help="a reader; may be given many times")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"))
     given = parser.parse_args()
+    torch.set_num_threads(1)  # processes are forked
+    given.keep.mkdir(parents=True, exist_ok=True)
     failed = 0
-    print(f"{'reader':18}{'cases':>9}{'refused':>9}{'cases/s':>9}{'slowest':>9}  foreign", flush=True)
+    print(
+        f"{'reader':18}{'cases':>9}{'refused':>9}{'cases/s':>9}{'slowest':>9}  foreign", flush=True
+    )
     for name in given.only or readers(Path("unused")):
         start = time.monotonic()
         cases = range(given.first, given.first + given.cases)
