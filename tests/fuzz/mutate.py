@@ -108,10 +108,10 @@ def _changed(rng: random.Random, table: Any) -> Any:
 
 def _value(rng: random.Random, old: Any) -> Any:
     kind = rng.randrange(6)
-    if kind == 0 and isinstance(old, int | float):
+    if kind == 0 and isinstance(old, int | float) and abs(old) < 1e100:
         return old * rng.choice((-1, 0, 2, 1.5, 10**9)) + rng.choice((0, 1, -1))
     if kind == 1 and isinstance(old, str):
-        return bytes_like(rng, [old.encode()]).decode("utf-8", "replace")
+        return bytes_like(rng, [old.encode("utf-8", "surrogatepass")]).decode("utf-8", "replace")
     if kind == 2:
         nested = old
         for _ in range(rng.choice((1, 2, 100))):
