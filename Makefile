@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 SITE    = $(VENV)/.site-ready
 
-.PHONY: setup demo test check bench docs clean
+.PHONY: setup demo test check fuzz bench docs clean
 
 setup: $(READY)
 
@@ -28,6 +28,11 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# hostile inputs for every reader; hours. `make fuzz CASES=1000` takes minutes
+CASES ?= 100000
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz/run.py --cases $(CASES)
+
 bench: $(READY)
 	$(BIN)/python benchmarks/run_all.py
 
@@ -40,4 +45,4 @@ $(SITE): $(READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo-run site build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-run site build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis fuzz-failures

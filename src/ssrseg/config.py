@@ -56,6 +56,8 @@ def _black_below_white(values: tuple[float, float]) -> tuple[float, float]:
 
 BlackAndWhite = Annotated[tuple[Finite, Finite], AfterValidator(_black_below_white)]
 
+_SHOWN = 10  # faults in one message
+
 PRESETS = Path(__file__).with_name("presets")
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -415,11 +417,20 @@ def load_config(
             for name, value in values.items():
                 merged.setdefault(section, {})[name] = value
                 origins[section, name] = origin
+    known, faults = known_keys(), []
+    for (section, name), origin in origins.items():
+        if (key := f"{section}.{name}") not in known:
+            near = did_you_mean(key, known)
+            faults.append(f'{origin}: there is no setting "{_cut(key)}".{near}')
+            del merged[section][name]
     try:
-        config = Config(**merged)
+        config = Config(**{section: values for section, values in merged.items() if values})
     except ValidationError as error:
-        faults = [_explain(fault, origins) for fault in error.errors()]
-        raise ConfigError(" ".join([*faults, "`ssrseg config` lists every setting."])) from error
+        faults += [_explain(fault, origins) for fault in error.errors()]
+    if faults:
+        more = [f"... and {len(faults) - _SHOWN} more."] if faults[_SHOWN:] else []
+        end = "`ssrseg config` lists every setting."
+        raise ConfigError(" ".join([*faults[:_SHOWN], *more, end]))
     literal = config.cmpa.map_order == "project_then_pool"
     if literal and config.cmpa.cam_source == "refined":
         raise ConfigError(
@@ -508,13 +519,7 @@ def _brief(value: object) -> str:
 
 
 def _explain(fault: ErrorDetails, origins: dict[tuple[str, str], str]) -> str:
-    """A wrong value, or a key or section that does not exist, in words."""
-    section, *rest = (str(part) for part in fault["loc"])
-    if fault["type"] != "unexpected_keyword_argument":
-        key = ".".join([section, *rest])
-        return f"{origins[section, rest[0]]}: {key} = {_brief(fault['input'])}: {fault['msg']}."
-    unknown = {f"{section}.{name}": origins[section, name] for name in rest or fault["input"]}
-    return " ".join(
-        f'{origin}: there is no setting "{key}".{did_you_mean(key, known_keys())}'
-        for key, origin in unknown.items()
-    )
+    """A wrong value in words."""
+    section, name, *rest = (str(part) for part in fault["loc"])
+    key = ".".join([section, name, *rest])
+    return f"{origins[section, name]}: {key} = {_brief(fault['input'])}: {fault['msg']}."

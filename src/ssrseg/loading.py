@@ -377,7 +377,7 @@ def _doubtful_texts(model: Loadable) -> list[str]:
 def _refuse_foreign(folder: Path) -> None:
     """Raise CheckpointError if a folder holds the files of another model under our names."""
     config, weights = folder / "config.json", folder / MODEL_FILE
-    foreign = config.is_file() and '"model_type"' in config.read_text(encoding="utf-8")
+    foreign = config.is_file() and '"model_type"' in config.read_text("utf-8", "replace")
     if weights.is_file() and not foreign:
         try:
             load_checkpoint(weights)

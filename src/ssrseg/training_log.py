@@ -41,7 +41,7 @@ class Log:
         """
         self.path, self._diverged = path, diverged
         self._waiting: list[tuple[dict[str, float | Tensor], Tensor, Sequence[int]]] = []
-        kept = _readable_rows(path, first)
+        kept = readable_rows(path, first)
         write_text(path, "".join([",".join(FIELDS) + "\n", *(f"{row}\n" for row in kept)]))
         values = map(float, kept[-1].split(",")) if kept else ()
         self.last = dict(zip(FIELDS, values, strict=False))
@@ -84,7 +84,7 @@ class Log:
                     return
 
 
-def _readable_rows(path: Path, first: int) -> list[str]:
+def readable_rows(path: Path, first: int) -> list[str]:
     """Rows of iterations up to ``first``, as they stand in the file."""
     if not path.is_file():
         return []

@@ -58,6 +58,12 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_json_holds_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"folder": "caf\udce9", "é": "猫"})
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"folder": "caf\udce9", "é": "猫"} and "猫" in text
+
+
 def test_a_path_as_somebody_gave_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/at/home")
     assert user_path("~/p.png", "an image") == Path("/at/home/p.png")

@@ -124,7 +124,9 @@ def write_json(path: Path, table: Any) -> None:
 
     ValueError if a number is nan or infinite, which JSON does not have.
     """
-    write_text(path, json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # the bytes of a name that is not UTF-8, as JSON can hold them
+    write_text(path, re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text))
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zlib
 from enum import Enum, auto
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from ssrseg.data.decode import UNREADABLE
 from ssrseg.data.files import atomic_write
 from ssrseg.data.truth import class_ids_png
 
@@ -72,7 +72,7 @@ def mask_state(path: Path, made_for: str) -> tuple[MaskState, UInt8[Tensor, "hei
         with Image.open(io.BytesIO(content)) as image:
             stamp = str(image.info.get(KEY, "")).split()
             ids = np.array(image)
-    except (OSError, ValueError, SyntaxError, zlib.error):
+    except (Image.DecompressionBombError, *UNREADABLE):
         return MaskState.DAMAGED, None
     if len(stamp) != 2 or image.mode != "P" or stamp[1] != _pixels(ids):
         return MaskState.CORRECTED, None

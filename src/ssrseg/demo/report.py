@@ -41,6 +41,7 @@ from ssrseg.paper.published import PAPER
 from ssrseg.paper.results import spread, summary
 from ssrseg.paper.rows import CMPA_CAM, MASKS, READOUTS
 from ssrseg.pseudo_masks import PhotoMask, rectify_photo
+from ssrseg.training_log import FIELDS, readable_rows
 
 SCENES_SHOWN, SCENES_FOLDED = 3, 5
 PICTURE_SIDE = 512
@@ -293,11 +294,13 @@ def _step_pictures(
 
 
 def _curves(log: Path) -> Chart:
-    with log.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = [
+        dict(zip(FIELDS, map(float, row.split(",")), strict=True))
+        for row in readable_rows(log, 10**9)
+    ]
     curves = []
     for name, field in (("L_proto", "proto"), ("L_seg", "seg")):
-        active = [row for row in rows if float(row[field])]
-        x, y = (tuple(float(row[each]) for row in active) for each in ("iteration", field))
+        active = [row for row in rows if row[field]]
+        x, y = (tuple(row[each] for row in active) for each in ("iteration", field))
         curves.append(Curve(name, x, y))
     return Chart("Loss: CMPA first, then the decoder", "iteration", "loss", tuple(curves))
