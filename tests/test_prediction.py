@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from make_tiny import opened_files, tiny_voc
@@ -339,3 +340,20 @@ def test_faults(run: Path, tree: Path, tmp_path: Path, dino_dir: Path) -> None:
     Image.new("RGB", (9, 30)).save(tmp_path / "bad" / "thin.png")
     with pytest.raises(DataError, match=r"thin\.png is 9 x 30 pixels"):
         predict(tmp_path / "bad", tmp_path / "out", run, strict=True)
+
+
+def test_black_and_white_of_photographs_of_twelve_bits(
+    run: Path, tree: Path, tmp_path: Path
+) -> None:
+    grey = np.asarray(Image.open(tree / "JPEGImages" / "2007_000000.jpg").convert("L"))
+    Image.fromarray(grey.astype(np.uint16) * 8).save(tmp_path / "a.png")  # 0 .. 2040
+    Image.fromarray(grey).save(tmp_path / "b.png")
+    for name in ("a", "b"):
+        photo = tmp_path / f"{name}.png"
+        predict(photo, tmp_path / "out", run, value_range=(0.0, 2040.0))
+    out = tmp_path / "out" / "masks"
+    assert read_truth(out / "a.png").equal(read_truth(out / "b.png"))
+    with pytest.raises(ConfigError, match="made with other settings"):
+        predict(tmp_path / "a.png", tmp_path / "out", run)
+    with pytest.raises(ConfigError, match="range"):
+        predict(tmp_path / "a.png", tmp_path / "other", run, value_range=(9.0, 9.0))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ssrseg.checkpoint import model_digest
-from ssrseg.config import TestConfig
+from ssrseg.config import TestConfig, load_config
 from ssrseg.console import note, steps
 from ssrseg.data.files import user_path
 from ssrseg.data.images import check_size, read_image
@@ -54,6 +54,7 @@ def predict(
     clip: str | Path | None = None,
     crf: bool | None = None,
     test: TestConfig | None = None,
+    value_range: tuple[float, float] | None = None,
     device: str = "auto",
     overwrite: bool = False,
     strict: bool = False,
@@ -72,6 +73,8 @@ def predict(
         clip: Hub id or directory of CLIP, if it is not where it was in training.
         crf: Refine with a DenseCRF; None = as the settings say.
         test: Scales, flip and DenseCRF; None = the run's settings.
+        value_range: Black and white of photographs of more than 8 bits, see ``data.range``; None =
+            the run's settings.
         device: ``auto``, ``cpu`` or ``cuda``.
         overwrite: Make all masks anew, also those that a person has corrected.
         strict: Stop at the first image that cannot be used.
@@ -86,13 +89,18 @@ def predict(
     start, out, run = time.monotonic(), user_path(out, "masks"), model_file(model)
     samples = _samples(images, out)
     ssr = SSR.from_pretrained(run, clip=clip, segment_only=True, device=device)
-    own = ssr.config.test
+    own = ssr.config
     if test is not None:
         ssr = ssr.with_config(replace(ssr.config, test=test))
+    if value_range is not None:
+        data = load_config(base={"data": {"range": list(value_range)}}).data
+        ssr = ssr.with_config(replace(ssr.config, data=replace(ssr.config.data, range=data.range)))
     wanted = ssr.config.test.crf if crf is None else crf
     made_by = f"model: {model_digest(run)}\nclip: {ssr.clip.digest}\ncrf: {wanted}\n"
-    if ssr.config.test != own:
+    if ssr.config.test != own.test:
         made_by += f"{ssr.config.test}\n"
+    if ssr.config.data.range != own.data.range:
+        made_by += f"range: {ssr.config.data.range}\n"
     with (
         until_stopped() as stop,
         open_masks(

@@ -219,6 +219,9 @@ def predict(
     overwrite: bool = False,
     strict: bool = False,
     crf: Annotated[bool | None, Parameter(group=METHOD, negative_bool="no-")] = None,
+    value_range: Annotated[
+        tuple[float, float] | None, Parameter(name="--range", group=METHOD)
+    ] = None,
     device: Device = "auto",
 ) -> int:
     """Segment images with a trained model; no labels needed.
@@ -228,13 +231,23 @@ def predict(
         overwrite: Make masks anew that are there already, also those corrected by hand.
         strict: Stop at the first image that cannot be used. Default: go on, and list it.
         crf: Refine with a DenseCRF. Default: as the model's settings say.
+        value_range: Black and white of photographs of more than 8 bits, such as 0 4095. Default:
+            as the model's settings say, else by the file.
     """
     chosen = images.open()
     from ssrseg.prediction import predict
 
     model, clip = trained.model, trained.clip
     result = predict(
-        chosen, out, model, clip=clip, crf=crf, device=device, overwrite=overwrite, strict=strict
+        chosen,
+        out,
+        model,
+        clip=clip,
+        crf=crf,
+        value_range=value_range,
+        device=device,
+        overwrite=overwrite,
+        strict=strict,
     )
     return _echo_written(result)
 

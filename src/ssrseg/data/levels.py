@@ -117,7 +117,7 @@ def _say_if_flat(known: np.ndarray, name: Path | str, low: float, high: float) -
             f"flat {known.dtype}",
             f"{name} has almost all of its values between {darkest:.6g} and {brightest:.6g}, which"
             f" is little of black = {low:.6g} to white = {high:.6g}: it looks all alike. Set"
-            " data.range, for photographs like it too.",
+            " data.range (predict: --range), for photographs like it too.",
         )
 
 
@@ -129,6 +129,6 @@ def _say(
     note_once(
         f"range {known.dtype} {kind_of_note or found}",
         f"{name}: darkest pixel {known.min():.6g}, brightest {known.max():.6g}{top}. It and"
-        f" photographs like it are read {how}: black = {low}, white = {high}. data.range chooses"
-        " other values.",
+        f" photographs like it are read {how}: black = {low}, white = {high}. data.range (predict:"
+        " --range) chooses other values.",
     )
