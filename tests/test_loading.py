@@ -235,9 +235,9 @@ def test_masks_of_weclip_without_its_decoder_are_said_to_be(
     ("changes", "said"),
     [
         ({"decoder": {"layers": 64}}, "decoder in .* does not fit .* is missing"),
-        ({"cmpa": {"hidden": 16_384, "depth": 64}}, "alignment in .* does not fit"),
-        ({"cmpa": {"out": 16_384, "init": "random"}}, "alignment in .* does not fit"),
-        ({"cmpa": {"out": 16_384}}, "alignment in .* does not fit"),
+        ({"cmpa": {"hidden": 4096, "depth": 64}}, "alignment in .* does not fit"),
+        ({"cmpa": {"out": 4096, "init": "random"}}, "alignment in .* does not fit"),
+        ({"cmpa": {"out": 4096}}, "alignment in .* does not fit"),
     ],
 )
 def test_settings_that_the_weights_do_not_fit_allocate_nothing(
