@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 SITE    = $(VENV)/.site-ready
 
-.PHONY: setup demo test check fuzz bench docs clean
+.PHONY: setup demo test check fuzz kills bench docs clean
 
 setup: $(READY)
 
@@ -32,6 +32,10 @@ check: $(READY)
 CASES ?= 100000
 fuzz: $(READY)
 	$(BIN)/python tests/fuzz/run.py --cases $(CASES)
+
+# runs killed at 120 moments and started again, compared to the byte
+kills: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/kills.py --kills 120
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run_all.py

@@ -13,6 +13,7 @@ from ssrseg.checkpoint import STATE_FILE
 from ssrseg.console import track
 from ssrseg.data.files import content_digest, only_writer, write_text
 from ssrseg.data.images import read_image
+from ssrseg.data.notices import say_again
 from ssrseg.data.sample import Sample
 from ssrseg.data.stamped_mask import MaskState, digest_of, mask_state, write_mask
 from ssrseg.data.truth import read_truth
@@ -146,6 +147,7 @@ def open_masks(
         OutputError: If another process writes there, or the disk takes nothing.
     """
     _refuse_other(out, made_from)
+    say_again()
     with only_writer(out):
         _refuse_other(out, made_from)
         file = out / MADE_FROM[made_from]

@@ -34,6 +34,7 @@ from ssrseg.config import Config, OptimConfig, config_of
 from ssrseg.console import Steps, note, steps
 from ssrseg.data.crops import CropBatch, CropDraws, derive_seed, refuse_without_masks
 from ssrseg.data.files import only_writer, user_path, write_text, writing
+from ssrseg.data.notices import say_again
 from ssrseg.data.open import labelled_images
 from ssrseg.data.photos import usable_photos
 from ssrseg.data.sample import LabelledImages
@@ -256,6 +257,7 @@ def train(
         OutputError: If the disk is full, or another process writes into ``out``.
     """
     out, device = model_path(user_path(out, "a run")), pick_device(device)
+    say_again()
     data, config = labelled_images(data), config_of(config)
     _check_arguments(supervision, stop_after)
     superpixels = SuperpixelCache(
