@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from ssrseg import SSR
 from ssrseg.results import SegmentedImage
 
 CLASSES = ("dog[/b]", "=cmd()", "$x^$", "_a_", "<b>&")
-FILES = ("im\x1b[2Jage", "=a\u202eb", "c[red]\u2028d", "e<i>f")
+FILES = ("im[b]age", "=a", "c[red]d", "e<i>f")
+ODD = ("im\x1b[2Jage\r", "b\u202e", "d\u2028e", "f\ng")  # no list of labels takes these
 
 
 @pytest.fixture
@@ -63,13 +65,18 @@ def test_every_command_shows_names_as_what_is_in_them(
     for name in CLASSES:
         assert name in plain(shown.out)
     assert exit_code("train", "--data", data, "--out", run, *setup) == 0
-    predict = ("predict", "--model", run, "--data", data, "--device", "cpu")
-    assert exit_code(*predict, "--out", tmp_path / "predicted") == 0
-    assert exit_code("evaluate", "--masks", found, "--data", data / FILES[0]) == 2
+    photos, predict = tmp_path / "photos", ("predict", "--model", run, "--device", "cpu")
+    photos.mkdir()
+    for name in ODD:
+        shutil.copy(data / "images" / f"{FILES[0]}.png", photos / f"{name}.png")
+    (photos / f"{ODD[0]} broken.jpg").write_bytes(b"nothing")
+    assert exit_code(*predict, "--images", photos, "--out", tmp_path / "predicted") == 3
+    assert len([*(tmp_path / "predicted" / "masks").iterdir()]) == len(ODD)
+    assert exit_code("evaluate", "--masks", found, "--data", data / ODD[0]) == 2
     later = capfd.readouterr()
     text = shown.out + shown.err + later.out + later.err
     assert not set(plain(text)) & set("\x1b\u2028\u202e")
-    assert "\x1b[2J" not in text
+    assert "\x1b[2J" not in text and "age\r" not in text
     assert r"im\x1b[2Jage" in text
     rows = csv.reader(io.StringIO((found / "manifest.csv").read_text(encoding="utf-8")))
     for row in rows:

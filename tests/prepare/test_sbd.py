@@ -35,9 +35,11 @@ def test_a_mask_in_sbds_own_structure(tmp_path: Path) -> None:
     [
         ({"GTcls": {"Segmentation": np.full((2, 2), 21)}}, "class ids from 21 to 21"),
         ({"GTcls": {"Segmentation": np.full((2, 2), -1)}}, "class ids from -1 to -1"),
-        ({"GTcls": {"Segmentation": np.zeros((2, 2))}}, "is float64 of shape"),
-        ({"GTcls": {"Segmentation": np.zeros((2, 2, 3), np.uint8)}}, "uint8 of shape"),
+        ({"GTcls": {"Segmentation": np.zeros((2, 2))}}, "no table of integers"),
+        ({"GTcls": {"Segmentation": np.zeros((2, 2, 3), np.uint8)}}, "no table of integers"),
         ({"GTcls": {"Boundaries": np.zeros((2, 2))}}, "Segmentation"),
+        ({"GTcls": np.zeros((2, 2), np.uint8)}, "no GTcls"),
+        ({"GTcls": {"Segmentation": np.zeros((0, 2), np.uint8)}}, "is empty"),
         ({"GTinst": {"Segmentation": np.zeros((2, 2), np.uint8)}}, "GTcls"),
     ],
 )
@@ -45,6 +47,15 @@ def test_other_matlab_files(tmp_path: Path, content: dict[str, object], reason: 
     savemat(tmp_path / "a.mat", content)
     with pytest.raises(DataError, match=rf"a\.mat is no mask of SBD \(.*{reason}"):
         read_sbd(tmp_path / "a.mat")
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int32])
+@pytest.mark.parametrize("packed", [False, True])
+def test_integers_of_every_kind(tmp_path: Path, kind: type, packed: bool) -> None:
+    ids = np.arange(15, dtype=kind).reshape(3, 5)
+    content = {"x": np.zeros(3), "GTcls": {"a": "text", "Segmentation": ids, "b": {"c": ids}}}
+    savemat(tmp_path / "a.mat", content, do_compression=packed)
+    assert np.array_equal(read_sbd(tmp_path / "a.mat").numpy(), ids)
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

@@ -140,7 +140,11 @@ def _png_step(path: Path) -> int:
 
 def _by_colour(values: np.ndarray, path: Path) -> np.ndarray:
     """Ids of an RGB picture in VOC's colours, or in greys that are the ids."""
-    colours, where = np.unique(values.reshape(-1, 3), axis=0, return_inverse=True)
+    packed = values.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    table = np.zeros(1 << 24, np.uint8)  # sorting the pixels of a large picture takes minutes
+    table[packed] = 1
+    used = np.flatnonzero(table)
+    colours = np.stack([used >> 16, used >> 8 & 255, used & 255], axis=1)
     known = [_VOC_IDS.get(tuple(colour)) for colour in colours.tolist()]
     if None not in known:
         note_once("rgb mask", f"{path} and masks like it are RGB: read by VOC's colours.")
@@ -156,7 +160,8 @@ def _by_colour(values: np.ndarray, path: Path) -> np.ndarray:
             " original indexed PNG, or replace each colour by its id and save as indexed or 8-bit"
             " grey PNG."
         )
-    return ids[where].reshape(values.shape[:2])
+    table[used] = ids
+    return table[packed]
 
 
 def _colour_ids(indices: np.ndarray, palette: np.ndarray) -> dict[int, int] | None:
