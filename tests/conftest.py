@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_encoders import tiny_clip, tiny_dino
 
+for _signal in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+    if signal.getsignal(_signal) is signal.SIG_IGN:  # as nohup and "&" leave them
+        default = signal.default_int_handler if _signal == signal.SIGINT else signal.SIG_DFL
+        signal.signal(_signal, default)
 torch.set_num_threads(1)  # tiny tensors: on a busy machine, threads wait fifty times the work
 
 

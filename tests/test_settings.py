@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from make_tiny import tiny_voc
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_encoders import tiny_config, tiny_dino
 
@@ -27,6 +29,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "data.flip": ("false",),
     "data.norm": ("imagenet",),
     "data.max_side": ("48",),
+    "data.range": ("[0, 20000]",),
     "backbones.pos_interpolation": ("bicubic",),
     "backbones.precision": ("bf16",),
     "prompts.set": ("coco",),
@@ -104,7 +107,12 @@ ELSEWHERE = {
 
 @pytest.fixture(scope="module")
 def voc(tmp_path_factory: pytest.TempPathFactory) -> LabelledImages:
-    return open_labelled(tiny_voc(tmp_path_factory.mktemp("voc") / "tree", n=4))
+    root = tiny_voc(tmp_path_factory.mktemp("voc") / "tree", n=4)
+    photo = root / "JPEGImages" / "2007_000001.jpg"  # of 16 bits, for data.range
+    grey = np.asarray(Image.open(photo).convert("L")).astype(np.uint16) * 257
+    Image.fromarray(grey).save(photo.with_suffix(".png"))
+    photo.unlink()
+    return open_labelled(root)
 
 
 @pytest.fixture(scope="module")

@@ -49,22 +49,24 @@ def demo(*, out: Path = Path("demo-run"), seeds: Count = 1, device: Device = "au
     echo(f"Report: {report.page}")
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """What happens to files that are in the way, or faulty."""
+
+    overwrite: bool = False
+    """Make masks anew that are there already, also those corrected by hand."""
+    strict: bool = False
+    """Stop at the first image that cannot be used. Default: go on, and list it."""
+
+
 @command(EVERYDAY)
-def masks(
-    *,
-    setup: ModelSetup,
-    out: Path,
-    save_cams: bool = False,
-    overwrite: bool = False,
-    strict: bool = False,
-) -> int:
+def masks(*, setup: ModelSetup, out: Path, files: Files = Files(), save_cams: bool = False) -> int:
     """Make pseudo masks of images from their labels.
 
     Args:
         out: Gets masks/, classes.txt, manifest.csv; run again to resume.
         save_cams: Also write cams/NAME.npz.
-        overwrite: Make masks anew that are there already, also those corrected by hand.
-        strict: Stop at the first image that cannot be used. Default: go on, and list it.
     """
     config = setup.settings()
     images = _open(setup)
@@ -79,8 +81,7 @@ def masks(
         save_cams=save_cams,
         cache=cache,
         device=device,
-        overwrite=overwrite,
-        strict=strict,
+        **vars(files),
     )
     code = _echo_written(result)
     if result.absent:
@@ -216,8 +217,7 @@ def predict(
     trained: TrainedModel,
     images: Images = Images(),
     out: Path,
-    overwrite: bool = False,
-    strict: bool = False,
+    files: Files = Files(),
     crf: Annotated[bool | None, Parameter(group=METHOD, negative_bool="no-")] = None,
     value_range: Annotated[
         tuple[float, float] | None, Parameter(name="--range", group=METHOD)
@@ -228,8 +228,6 @@ def predict(
 
     Args:
         out: Gets masks/, classes.txt, manifest.csv; run again to resume.
-        overwrite: Make masks anew that are there already, also those corrected by hand.
-        strict: Stop at the first image that cannot be used. Default: go on, and list it.
         crf: Refine with a DenseCRF. Default: as the model's settings say.
         value_range: Black and white of photographs of more than 8 bits, such as 0 4095. Default:
             as the model's settings say, else by the file.
@@ -246,8 +244,7 @@ def predict(
         crf=crf,
         value_range=value_range,
         device=device,
-        overwrite=overwrite,
-        strict=strict,
+        **vars(files),
     )
     return _echo_written(result)
 
