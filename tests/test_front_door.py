@@ -19,10 +19,10 @@ from tiny_encoders import tiny_config
 
 import ssrseg
 from ssrseg import SSR
+from ssrseg.data.class_ids import read_class_ids
 from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.data.truth import read_truth
 from ssrseg.errors import BackboneError, CheckpointError, ConfigError, DataError, LabelsError
 from ssrseg.pseudo_masks import rectify_photo
 from ssrseg.results import SegmentedImage
@@ -210,7 +210,9 @@ def test_a_run_is_loaded_and_segments(run: Path, tree: Path, tmp_path: Path) -> 
     photo = tree / "JPEGImages" / "2007_000000.jpg"
     found = model.segment(photo)
     ssrseg.predict(photo, tmp_path, run)
-    assert np.array_equal(found.mask, read_truth(tmp_path / "masks" / "2007_000000.png").numpy())
+    assert np.array_equal(
+        found.mask, read_class_ids(tmp_path / "masks" / "2007_000000.png").numpy()
+    )
     assert found.confidence.shape == found.mask.shape
     assert 0 < found.confidence.min() <= found.confidence.max() <= 1
     one, two = model.segment([photo, Image.open(photo).crop((0, 0, 40, 40))])
@@ -331,7 +333,7 @@ import numpy as np, torch
 from ssrseg import SSR, load_config
 from ssrseg.checkpoint import load_checkpoint
 from ssrseg.data.images import read_image
-from ssrseg.data.truth import read_truth
+from ssrseg.data.class_ids import read_class_ids
 from ssrseg.data.walk import list_images
 from ssrseg.device import pick_device
 from ssrseg.errors import SSRError
@@ -345,7 +347,7 @@ calls = [
     lambda: model.rectify((each for each in [image]), labels="dog"),
     lambda: found.heat(None),
     lambda: found.heat(["dog"]),
-    *(lambda read=read, path=path: read(path) for read in (read_image, read_truth, list_images)
+    *(lambda read=read, path=path: read(path) for read in (read_image, read_class_ids, list_images)
       for path in (None, 3)),
     lambda: load_checkpoint(None),
     lambda: load_config(None),

@@ -12,8 +12,8 @@ import torch
 from command import exit_code
 from PIL import Image
 
+from ssrseg.data.class_ids import read_class_ids
 from ssrseg.data.classes import VOC_CLASSES
-from ssrseg.data.truth import read_truth
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.dino import PIXEL_MEAN, PIXEL_STD
 from ssrseg.networks.vocabulary import build_vocabulary
@@ -93,7 +93,7 @@ def test_clip_es(shared: Path, golden_clip: Path, tmp_path: Path, case: str) -> 
         assert found["cam"].shape == found["refined_cam"].shape == golden["cam"].shape
         assert np.abs(found["cam"] - golden["cam"]).max() < 1e-3
         check_refined(found["refined_cam"], golden["refined"])
-    pseudo = read_truth(tmp_path / "out" / "masks" / f"{NAME}.png").numpy()
+    pseudo = read_class_ids(tmp_path / "out" / "masks" / f"{NAME}.png").numpy()
     assert pseudo.shape == golden["pseudo"].shape
     # Not equal by design: CLIP-ES's CRF sees the photograph as BGR less a mean, wrapped to uint8.
     assert (pseudo == golden["pseudo"]).mean() > 0.98
@@ -112,5 +112,5 @@ def test_weclip(shared: Path, golden_clip: Path, tmp_path: Path) -> None:
         assert found["classes"].tolist() == [VOC_CLASSES[7], VOC_CLASSES[8]] == ["cat", "chair"]
         assert np.abs(found["cam"] - np.load(golden / "cam.npy")).max() < 1e-3
         check_refined(found["refined_cam"], np.load(golden / "refined.npy"))
-    pseudo = read_truth(tmp_path / "out" / "masks" / f"{NAME}.png").numpy()
+    pseudo = read_class_ids(tmp_path / "out" / "masks" / f"{NAME}.png").numpy()
     assert (pseudo == np.load(golden / "pseudo.npy")).mean() >= 0.999

@@ -11,7 +11,7 @@ import torch
 from skimage.color import rgb2lab
 from torch.nn import functional
 
-from ssrseg.data.truth import voc_palette
+from ssrseg.data.class_ids import voc_palette
 from ssrseg.overlay import (
     ERROR_COLOURS,
     HATCH_PERIOD,

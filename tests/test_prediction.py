@@ -13,10 +13,10 @@ from tiny_encoders import tiny_clip, tiny_config
 from torch.nn import functional
 
 from ssrseg import mask_folder as module
+from ssrseg.data.class_ids import read_class_ids
 from ssrseg.data.images import read_image
 from ssrseg.data.open import open_images, open_labelled
 from ssrseg.data.transforms import resize, to_unit
-from ssrseg.data.truth import read_truth
 from ssrseg.errors import (
     BackboneError,
     CheckpointError,
@@ -101,7 +101,7 @@ def test_prediction(model: SSR, tree: Path) -> None:
 
 def test_it_has_learned_something(model: SSR, tree: Path) -> None:
     sample = open_labelled(tree).samples[0]
-    truth = read_truth(sample.truth)
+    truth = read_class_ids(sample.truth)
     found, _ = model.segment_photo(read_image(sample.image), crf=False)
     assert (found == truth)[truth != 255].float().mean() > 0.6
 
@@ -235,9 +235,9 @@ def test_another_photograph_of_that_name_gets_another_mask(
     ):
         result = predict({"a": photos[name]}, out, run)
         assert (result.written, result.renewed) == (written, renewed), name
-        mask = read_truth(out / "masks" / "a.png")
+        mask = read_class_ids(out / "masks" / "a.png")
         alone = predict({"a": photos[name]}, tmp_path / name, run)
-        assert mask.equal(read_truth(alone.out / "masks" / "a.png"))
+        assert mask.equal(read_class_ids(alone.out / "masks" / "a.png"))
 
 
 def test_a_mask_corrected_by_hand_is_kept(run: Path, tree: Path, tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_other_settings_at_test_time(run: Path, model: SSR, tree: Path, tmp_path
     predict(tree / "JPEGImages", tmp_path, run, test=other.config.test)
     photo = tree / "JPEGImages" / "2007_000000.jpg"
     expected, _ = other.segment_photo(read_image(photo))
-    assert read_truth(tmp_path / "masks" / "2007_000000.png").equal(expected)
+    assert read_class_ids(tmp_path / "masks" / "2007_000000.png").equal(expected)
     assert not model.segment_photo(read_image(photo))[0].equal(expected)
     extra = tmp_path / "masks" / "2007_000001.png"
     extra.unlink()
@@ -352,7 +352,7 @@ def test_black_and_white_of_photographs_of_twelve_bits(
         photo = tmp_path / f"{name}.png"
         predict(photo, tmp_path / "out", run, value_range=(0.0, 2040.0))
     out = tmp_path / "out" / "masks"
-    assert read_truth(out / "a.png").equal(read_truth(out / "b.png"))
+    assert read_class_ids(out / "a.png").equal(read_class_ids(out / "b.png"))
     with pytest.raises(ConfigError, match="made with other settings"):
         predict(tmp_path / "a.png", tmp_path / "out", run)
     with pytest.raises(ConfigError, match="range"):

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ssrseg import mask_folder as module
 from ssrseg.config import Config
+from ssrseg.data.class_ids import read_class_ids
 from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.data.truth import read_truth
 from ssrseg.errors import CheckpointError, ConfigError, DataError
 from ssrseg.mask_folder import open_masks
 from ssrseg.model import SSR
@@ -71,7 +71,7 @@ def test_files(folder: LabelledImages, tmp_path: Path, config: Config) -> None:
     for sample, row in zip(folder.samples, rows, strict=True):
         names = [folder.classes[index] for index in sample.labels]
         assert row["labels"].split(";") == (names or [""])
-        found = read_truth(tmp_path / row["mask"])
+        found = read_class_ids(tmp_path / row["mask"])
         photo = read_image(sample.image)
         assert found.shape == photo.shape[:2]
         shown = set(found.unique().tolist())
@@ -89,7 +89,7 @@ def test_files(folder: LabelledImages, tmp_path: Path, config: Config) -> None:
                 assert maps.max(initial=0) <= 1
             if names:
                 assert cams["cam"].max() > 0.99
-    assert any(len(read_truth(tmp_path / row["mask"]).unique()) > 1 for row in rows)
+    assert any(len(read_class_ids(tmp_path / row["mask"]).unique()) > 1 for row in rows)
 
 
 def test_an_image_without_any_class_is_background(
@@ -98,7 +98,7 @@ def test_an_image_without_any_class_is_background(
     bare = [sample for sample in folder.samples if not sample.labels]
     assert bare
     make_masks(replace(folder, samples=tuple(bare)), tmp_path, config, save_cams=True)
-    assert not read_truth(tmp_path / "masks" / f"{bare[0].name}.png").any()
+    assert not read_class_ids(tmp_path / "masks" / f"{bare[0].name}.png").any()
     with np.load(tmp_path / "cams" / f"{bare[0].name}.npz") as cams:
         assert cams["classes"].dtype.kind == "U"  # names, even if there are none
 
@@ -208,7 +208,7 @@ def test_a_mask_corrected_by_hand_is_kept(
     data, out = one_photo(tmp_path / "own", suffix, 80, {0x0112: turned}), tmp_path / "out"
     make_masks(data, out, config)
     path = out / "masks" / "photo_0.png"
-    assert read_truth(path).shape == ((80, 48) if turned in (6, 8) else (48, 80))
+    assert read_class_ids(path).shape == ((80, 48) if turned in (6, 8) else (48, 80))
     correct_by_hand(path)
     corrected = path.read_bytes()
     made.clear()
@@ -307,7 +307,9 @@ def test_other_settings_are_refused(folder: LabelledImages, tmp_path: Path, conf
     assert make_masks(folder, tmp_path, other, overwrite=True).written == 4
     with (
         pytest.raises(ConfigError, match="holds masks made from labels"),
-        open_masks(tmp_path, (), ("cat",), "", made_from="model", overwrite=False, strict=False),
+        open_masks(
+            tmp_path, (), ("cat",), "", "", made_from="model", overwrite=False, strict=False
+        ),
     ):
         pass
 
@@ -395,7 +397,7 @@ def test_monitored_miou_by_hand(ssr: SSR, tmp_path: Path) -> None:
     for sample in voc.samples:
         assert sample.truth is not None
         mask = rectify_photo(own, read_image(sample.image), sample.labels, NO_CACHE).pseudo_mask
-        truth = read_truth(sample.truth)
+        truth = read_class_ids(sample.truth)
         counted = (truth != 255) & (mask != 255)
         for c in range(4):
             hits[c] += ((mask == c) & (truth == c) & counted).sum()

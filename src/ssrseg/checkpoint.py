@@ -105,10 +105,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {key: value.detach().cpu().contiguous() for key, value in checkpoint.tensors.items()}
     header["tensors"] = weights_digest(tensors)
     with atomic_write(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata={"ssrseg": json.dumps(header)})
-        except SafetensorError as error:  # its way to say that a disk is full
-            raise OSError(str(error)) from error
+        save_file(tensors, temporary, metadata={"ssrseg": json.dumps(header)})
 
 
 def _without_speed(config: Config) -> dict[str, Any]:
@@ -221,7 +218,7 @@ def model_digest(path: str | Path) -> str:
     Raises:
         CheckpointError: If there is none.
     """
-    return hashlib.sha256(_model_file(path).read_bytes()).hexdigest()[:16]
+    return content_digest(_model_file(path))
 
 
 def load_part(module: nn.Module, checkpoint: Checkpoint, name: str, origin: Path) -> None:

@@ -351,6 +351,21 @@ def uses_decoder(config: Config) -> bool:
     return attention and affinity.rfm_after is not None
 
 
+def deciding_settings(config: Config, ignored: Iterable[str] = ()) -> dict[str, Any]:
+    """Settings by dotted key that decide a result, encoders and prompts by name left out.
+
+    Args:
+        ignored: Keys, or whole sections, that have no part in it.
+    """
+    out = {*ignored} | BY_CONTENT | SPEED_KEYS
+    return {
+        f"{section}.{key}": value
+        for section, values in config.to_dict().items()
+        for key, value in values.items()
+        if section not in out and f"{section}.{key}" not in out
+    }
+
+
 def describe() -> list[tuple[str, str, str]]:
     """(key, default, meaning) of every setting: the docstrings above, and what may be chosen."""
     defaults = Config()

@@ -11,19 +11,19 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from ssrseg.console import note, track
+from ssrseg.data.class_ids import (
+    ZERO_AND_255,
+    check_class_ids,
+    find_masks,
+    only_0_and_255,
+    read_class_ids,
+)
 from ssrseg.data.classes import read_classes_txt
 from ssrseg.data.files import user_path, write_json
 from ssrseg.data.naming import match_masks
 from ssrseg.data.open import labelled_images
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.text import fault_report
-from ssrseg.data.truth import (
-    ZERO_AND_255,
-    check_class_ids,
-    find_masks,
-    only_0_and_255,
-    read_truth,
-)
 from ssrseg.errors import DataError
 from ssrseg.method.metrics import Scores, confusion_matrix, scores, undecided_pixels
 from ssrseg.method.pseudo_mask import IGNORE
@@ -58,7 +58,7 @@ def evaluate(predictions: str | Path, data: LabelledImages | str | Path) -> Eval
 
     Args:
         predictions: Folder written by ``masks`` or ``predict``, or any folder of masks named like
-            the images (see ``read_truth``).
+            the images (see ``read_class_ids``).
         data: Open data, or its folder; images without a true mask are left out.
 
     Raises:
@@ -128,7 +128,10 @@ def _pair(
     path: Path, truth_path: Path, sample: Sample, n_classes: int
 ) -> tuple[UInt8[Tensor, "height width"], UInt8[Tensor, "height width"]]:
     """A mask and its true mask, or DataError."""
-    found, truth = read_truth(path, n_classes), read_truth(truth_path, n_classes, sample.labels)
+    found, truth = (
+        read_class_ids(path, n_classes),
+        read_class_ids(truth_path, n_classes, sample.labels),
+    )
     if found.shape != truth.shape:
         raise DataError(
             f"{path} is {tuple(found.shape)[::-1]} pixels, its true mask {truth_path}"

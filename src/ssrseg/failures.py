@@ -22,6 +22,7 @@ class Failure:
 
     Attributes:
         name: Of its sample.
+        image: The photograph, whatever of it is faulty.
         reason: One paragraph that names the file and the cure.
     """
 

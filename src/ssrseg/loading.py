@@ -167,7 +167,7 @@ class Loadable(
         checkpoint = load_checkpoint(run)
         check_same_classes(checkpoint.classes, data.classes, run)
         has_heads = config.cam.mode == "cmpa" and bool(checkpoint.part("alignment"))
-        gates = config.affinity.rfm_after is not None
+        gates = uses_decoder(config)
         if not has_heads and not gates:
             raise CheckpointError(
                 f"{run} cannot help here: "

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from ssrseg.checkpoint import STATE_FILE
 from ssrseg.console import track
-from ssrseg.data.files import content_digest, only_writer, write_text
-from ssrseg.data.images import read_image
+from ssrseg.data.files import content_digest, only_writer, write_text, writing
+from ssrseg.data.images import image_size
 from ssrseg.data.notices import say_again
 from ssrseg.data.sample import Sample
 from ssrseg.data.stamped_mask import MaskState, digest_of, mask_state, write_mask
-from ssrseg.data.truth import read_truth
 from ssrseg.errors import ConfigError, DataError, OutputError, SSRError
 from ssrseg.failures import Failure, write_failures
 from ssrseg.interruption import Stop
@@ -29,23 +28,27 @@ MADE_FROM = {"labels": "config.yaml", "model": "settings.txt"}
 """File of the settings that masks were made with: from labels, or predicted by a model."""
 
 
+_IDENTITY = "# made with: "  # the last line of that file
+
+
 class MaskFolder:
     """The masks of one call, made once each; use ``open_masks``.
 
     Attributes:
         todo: Samples whose mask is to be made now.
         corrected: Names of masks that a person has changed, as keys; these are never written.
-        renewed: Masks of an earlier call that are made anew, because their photograph or labels
-            have changed.
+        done: Masks that were there already, those of a person included.
         written: Masks that were made now.
+        renewed: How many of these replace a mask of another photograph or of other labels.
         failures: What could not be used.
     """
 
-    def __init__(self, out: Path, classes: tuple[str, ...], settings: str, *, strict: bool) -> None:
-        self.out, self.classes, self.settings, self.strict = out, classes, settings, strict
+    def __init__(self, out: Path, classes: tuple[str, ...], identity: str, *, strict: bool) -> None:
+        self.out, self.classes, self.identity, self.strict = out, classes, identity, strict
         self.todo: list[Sample] = []
         self.corrected: dict[str, None] = {}
-        self.renewed = self.written = 0
+        self.done = self.written = self.renewed = 0
+        self._stale: set[str] = set()
         self.failures: list[Failure] = []
         self.manifest = Manifest(out / MANIFEST, classes)
 
@@ -64,19 +67,23 @@ class MaskFolder:
                 state, ids = mask_state(path, made_for)
                 if state is MaskState.CORRECTED:
                     self._keep(sample, path, photo)
-                elif state is MaskState.DONE and ids is not None:
+                    self.done += 1
+                    if has_rest(sample, made_for):
+                        continue
+                elif state is MaskState.DONE and ids is not None and has_rest(sample, made_for):
                     self.manifest.add(sample, ids, photo, "ssrseg")
-                self.renewed += state is MaskState.STALE
-                kept = state in (MaskState.CORRECTED, MaskState.DONE)
-                if not kept or not has_rest(sample, made_for):
-                    self.todo.append(sample)
+                    self.done += 1
+                    continue
+                elif state is MaskState.STALE:
+                    self._stale.add(sample.name)
+                self.todo.append(sample)
             except SSRError as error:
                 self.fail(sample, error)
 
     def _keep(self, sample: Sample, path: Path, photo: str) -> None:
         """Keep what a person has made, if it is of this photograph."""
-        ids = read_truth(path)
-        size = tuple(read_image(sample.image).shape[:2])
+        ids = read_class_ids(path)
+        size = image_size(sample.image)
         if self.manifest.photo(sample.name) not in (None, photo) or tuple(ids.shape) != size:
             raise DataError(
                 f"{path} was corrected by hand, for another photograph than {sample.image} is now."
@@ -87,16 +94,19 @@ class MaskFolder:
 
     def _made_for(self, sample: Sample, photo: str) -> str:
         labels = "\n".join(self.classes[index] for index in sample.labels)
-        return digest_of(self.settings, labels, photo)
+        return digest_of(self.identity, labels, photo)
 
-    def write(self, sample: Sample, ids: UInt8[Tensor, "height width"]) -> str:
-        """Write a mask, unless it is a person's, then its line; returns what it was made for."""
-        path, photo = self.out / mask_path(sample.name), content_digest(sample.image)
+    def write(self, sample: Sample, ids: UInt8[Tensor, "height width"], photo: str) -> str:
+        """Write a mask, unless it is a person's, then its line; returns what it was made for.
+
+        ``photo`` is the digest of the photograph from before it was read.
+        """
         made_for = self._made_for(sample, photo)
         if sample.name not in self.corrected:
-            write_mask(path, ids, made_for)
+            write_mask(self.out / mask_path(sample.name), ids, made_for)
             self.manifest.add(sample, ids, photo, "ssrseg")
             self.written += 1
+            self.renewed += sample.name in self._stale
         return made_for
 
     def stop_if_asked(self, stop: Stop) -> None:
@@ -124,23 +134,25 @@ def open_masks(
     samples: tuple[Sample, ...],
     classes: tuple[str, ...],
     settings: str,
+    identity: str,
     *,
     made_from: str,
     overwrite: bool,
     strict: bool,
-    has_rest: HasRest = lambda _, __: True,
+    has_rest: HasRest | None = None,
 ) -> Iterator[MaskFolder]:
     """Lock a folder, see what is done, and leave manifest.csv and failures.csv whole at the end.
 
     Args:
         out: Made if it is not there.
         samples: Images that are to have a mask.
-        settings: All that decides a mask beside the photograph and its labels.
+        settings: Text of the settings, for people.
+        identity: Digest of all that decides a mask beside the photograph and its labels.
         made_from: A key of ``MADE_FROM``.
         overwrite: Make all masks anew, also those that a person has corrected.
         strict: Stop at the first file that cannot be used.
         has_rest: Told a sample and what its mask was made for: True if what else is written of it
-            is there.
+            is there; None = nothing else is.
 
     Raises:
         ConfigError: If the folder holds something else, or masks made with other settings.
@@ -151,12 +163,12 @@ def open_masks(
     with only_writer(out):
         _refuse_other(out, made_from)
         file = out / MADE_FROM[made_from]
-        _refuse_mixture(out, samples, file, settings, overwrite=overwrite)
-        write_text(file, settings)
+        _refuse_mixture(out, samples, file, identity, overwrite=overwrite)
+        write_text(file, f"{settings}{_IDENTITY}{identity}\n")
         write_text(out / "classes.txt", "".join(f"{name}\n" for name in classes))
-        folder = MaskFolder(out, classes, settings, strict=strict)
+        folder = MaskFolder(out, classes, identity, strict=strict)
         try:
-            folder.look(samples, has_rest, overwrite=overwrite)
+            folder.look(samples, has_rest or (lambda _, __: True), overwrite=overwrite)
             yield folder
         finally:
             folder.manifest.write()
@@ -185,11 +197,16 @@ def _refuse_other(out: Path, made_from: str) -> None:
 
 
 def _refuse_mixture(
-    out: Path, samples: tuple[Sample, ...], file: Path, settings: str, *, overwrite: bool
+    out: Path, samples: tuple[Sample, ...], file: Path, identity: str, *, overwrite: bool
 ) -> None:
     """Raise ConfigError if masks of other settings would lie beside the new ones."""
-    earlier = file.read_text(encoding="utf-8", errors="surrogateescape") if file.is_file() else None
-    if earlier in (None, settings):
+    if not file.is_file():
+        return
+    try:
+        earlier = file.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror or error}).") from error
+    if earlier.endswith(f"{_IDENTITY}{identity}\n"):
         return
     there = {path for path in (out / "masks").rglob("*.png") if not path.name.startswith(".")}
     if overwrite:
@@ -203,4 +220,5 @@ def _refuse_mixture(
             + ("." if overwrite else ", or --overwrite to replace all of them.")
         )
     for sample in samples if overwrite else ():  # an interrupted call must not leave a mixture
-        (out / mask_path(sample.name)).unlink(missing_ok=True)
+        with writing(mask := out / mask_path(sample.name)):
+            mask.unlink(missing_ok=True)

@@ -10,9 +10,10 @@ from pathlib import Path
 from ssrseg.checkpoint import model_digest
 from ssrseg.config import TestConfig, load_config
 from ssrseg.console import note, steps
-from ssrseg.data.files import user_path
+from ssrseg.data.files import content_digest, user_path
 from ssrseg.data.images import check_size, read_image
 from ssrseg.data.sample import Sample
+from ssrseg.data.stamped_mask import digest_of
 from ssrseg.data.walk import list_images
 from ssrseg.errors import DataError, SSRError
 from ssrseg.failures import Failure
@@ -93,8 +94,8 @@ def predict(
     if test is not None:
         ssr = ssr.with_config(replace(ssr.config, test=test))
     if value_range is not None:
-        data = load_config(base={"data": {"range": list(value_range)}}).data
-        ssr = ssr.with_config(replace(ssr.config, data=replace(ssr.config.data, range=data.range)))
+        chosen = {"data.range": list(value_range)}
+        ssr = ssr.with_config(load_config(base=ssr.config.to_dict(), overrides=chosen))
     wanted = ssr.config.test.crf if crf is None else crf
     made_by = f"model: {model_digest(run)}\nclip: {ssr.clip.digest}\ncrf: {wanted}\n"
     if ssr.config.test != own.test:
@@ -102,32 +103,34 @@ def predict(
     if ssr.config.data.range != own.data.range:
         made_by += f"range: {ssr.config.data.range}\n"
     with (
-        until_stopped() as stop,
         open_masks(
             out,
             samples,
             ssr.classes,
             made_by,
+            digest_of(made_by),
             made_from="model",
             overwrite=overwrite,
             strict=strict,
         ) as masks,
+        until_stopped() as stop,
         steps("Prediction", len(samples), done=len(samples) - len(masks.todo)) as progress,
     ):
         for sample in masks.todo:
             try:
+                digest = content_digest(sample.image)
                 photo = read_image(sample.image, ssr.config.data.range)
                 check_size(photo, sample.image, ssr.patch_size)
             except SSRError as error:
                 masks.fail(sample, error)
             else:
-                masks.write(sample, ssr.segment_photo(photo, crf=wanted)[0])
+                masks.write(sample, ssr.segment_photo(photo, crf=wanted)[0], digest)
             progress.advance(sample.image.name)
             masks.stop_if_asked(stop)
     return PredictResult(
         out,
         masks.written,
-        len(samples) - len(masks.todo),
+        masks.done,
         masks.renewed,
         tuple(masks.corrected),
         time.monotonic() - start,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,16 +15,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from ssrseg.checkpoint import model_digest
-from ssrseg.config import Config, config_of
+from ssrseg.config import Config, config_of, deciding_settings
 from ssrseg.console import steps
+from ssrseg.data.class_ids import read_truth
 from ssrseg.data.files import atomic_write, sweep, user_path
 from ssrseg.data.images import read_image
 from ssrseg.data.open import labelled_images
 from ssrseg.data.photos import Photo, PhotoBatch, UnreadablePhoto, join_photos, read_photos
 from ssrseg.data.sample import LabelledImages, Sample
+from ssrseg.data.stamped_mask import digest_of
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import limit_side
-from ssrseg.data.truth import read_mask
 from ssrseg.device import pick_device
 from ssrseg.failures import Failure
 from ssrseg.interruption import until_stopped
@@ -146,45 +147,46 @@ def make_masks(
     data, config = labelled_images(data), config_of(config)
     run = None if model is None else model_file(model)
     ssr = SSR.for_data(config, data, run, device=device)
-    sgc, shared = config.sgc, cache is not None
+    sgc = config.sgc
     folder = user_path(cache, "superpixels") if cache is not None else out / "superpixels"
     superpixels = SuperpixelCache(folder, n_segments=sgc.n_segments, compactness=sgc.compactness)
     with (
-        until_stopped() as stop,
         open_masks(
             out,
             data.samples,
             data.classes,
-            _settings(config, ssr, run),
+            _settings(config, ssr),
+            _identity(config, ssr, run),
             made_from="labels",
             overwrite=overwrite,
             strict=strict,
-            has_rest=partial(_has_cams, out) if save_cams else lambda _, __: True,
+            has_rest=partial(_has_cams, out) if save_cams else None,
         ) as masks,
+        until_stopped() as stop,
         steps("Pseudo masks", len(data), done=len(data) - len(masks.todo)) as progress,
     ):
         todo = masks.todo
-        if shared:
-            sweep(folder, shared=True)
+        sweep(folder)
         wanted = superpixels if ssr.wants_superpixels else None
         for batch in read_photos(todo, config.data, ssr.patch_size, wanted, ssr.device):
             if isinstance(batch, UnreadablePhoto):
                 masks.fail(todo[batch.index], batch.error)
                 progress.advance(todo[batch.index].name)
                 continue
-            for index, found in zip(batch.index, photo_masks(ssr, batch), strict=True):
+            made = zip(batch.index, batch.digests, photo_masks(ssr, batch), strict=True)
+            for index, photo, found in made:
                 sample = todo[index]
-                made_for = masks.write(sample, found.pseudo_mask)
+                made_for = masks.write(sample, found.pseudo_mask, photo)
                 if save_cams:
                     _write_cams(_cams(out, sample), found, data.classes, made_for)
                 progress.advance(sample.name)
-            del found  # and the batch's tokens with it, before the next ones are made
+            del made, found  # and the batch's tokens with it, before the next ones are made
             masks.stop_if_asked(stop)
         absent = masks.manifest.absent(data.samples)
     return MasksResult(
         out,
         masks.written,
-        len(data) - len(todo),
+        masks.done,
         masks.renewed,
         tuple(masks.corrected),
         time.monotonic() - start,
@@ -203,7 +205,7 @@ def pseudo_mask_miou(model: SSR, data: LabelledImages, superpixels: SuperpixelCa
             photo = read_image(sample.image, model.config.data.range)
             ids = rectify_photo(model, photo, sample.labels, superpixels).pseudo_mask
             size = (photo.shape[0], photo.shape[1])
-            truth = read_mask(sample.truth, size, len(data.classes), sample.labels)
+            truth = read_truth(sample.truth, size, len(data.classes), sample.labels)
             decided = ids != 255
             matrix += confusion_matrix(ids[decided], truth[decided], n_classes)
             undecided += undecided_pixels(ids, truth, n_classes)
@@ -235,14 +237,15 @@ def _has_cams(out: Path, sample: Sample, made_for: str) -> bool:
     return False
 
 
-def _settings(config: Config, model: SSR, run: Path | None) -> str:
-    """All that decides a mask beside the image and its labels, and nothing else."""
+def _settings(config: Config, model: SSR) -> str:
+    """Settings, classes and texts, for people and for ``--config``."""
     vocabulary = model.vocabulary
-    lasting = replace(config, data=replace(config.data, workers=0, patches=None))
-    weights = [f"# clip: {model.clip.digest}, texts: {model.clip.text_digest}"]
-    if model.dino is not None:
-        weights.append(f"# dino: {model.dino.digest}")
-    if run is not None:
-        weights.append(f"# model: {model_digest(run)}")
-    names = f"# classes: {'; '.join(vocabulary.classes)}\n# texts: {vocabulary.texts}"
-    return f"{lasting.to_yaml()}{names}\n" + "".join(f"{line}\n" for line in weights)
+    names = f"# classes: {'; '.join(vocabulary.classes)}\n# texts: {vocabulary.texts}\n"
+    return config.to_yaml() + names
+
+
+def _identity(config: Config, model: SSR, run: Path | None) -> str:
+    """A name for all that decides a mask beside the image and its labels, and nothing else."""
+    settings = deciding_settings(config, ("decoder", "optim", "test"))
+    weights = model.encoders, "" if run is None else model_digest(run)
+    return digest_of(repr((settings, model.vocabulary.classes, model.vocabulary.texts, weights)))

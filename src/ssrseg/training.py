@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-import yaml
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -33,7 +32,7 @@ from ssrseg.checkpoint import (
 from ssrseg.config import Config, OptimConfig, config_of
 from ssrseg.console import Steps, note, steps
 from ssrseg.data.crops import CropBatch, CropDraws, derive_seed, refuse_without_masks
-from ssrseg.data.files import only_writer, user_path, write_text, writing
+from ssrseg.data.files import only_writer, sweep, user_path, write_text, writing
 from ssrseg.data.notices import say_again
 from ssrseg.data.open import labelled_images
 from ssrseg.data.photos import usable_photos
@@ -51,6 +50,7 @@ from ssrseg.method.objective import ssr_loss
 from ssrseg.model import SSR, InitialCam
 from ssrseg.networks.vocabulary import build_vocabulary, refuse_lone_texts
 from ssrseg.pseudo_masks import pseudo_mask_miou
+from ssrseg.safe_yaml import dump_yaml
 from ssrseg.trained_parts import first_seed, new_alignment, new_decoder
 from ssrseg.training_log import Log
 
@@ -270,6 +270,7 @@ def train(
     vocabulary = build_vocabulary(data.classes, config.prompts.set, data.prompts)
     if supervision == "labels" and config.cam.mode != "centre":
         refuse_lone_texts(vocabulary, {each.name: each.labels for each in data.samples})
+    sweep(Path(cache or out))
     with only_writer(out), torch.random.fork_rng():
         run = _Run(
             data, out, config, supervision, superpixels, plan(config, supervision), vocabulary.texts
@@ -343,7 +344,7 @@ def _record_machine(run: _Run, model: SSR, first: int) -> None:
     }
     path = run.out / MACHINE_FILE
     with writing(path), path.open("a", encoding="utf-8", newline="\n") as file:
-        file.write(yaml.safe_dump([entry], sort_keys=False, allow_unicode=True))
+        file.write(dump_yaml([entry]))
 
 
 def _loop(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from make_tiny import COCO_CATEGORIES, opened_files, run_lengths, tiny_coco
 
 from ssrseg.data import coco as module
+from ssrseg.data.class_ids import write_class_ids
 from ssrseg.data.classes import COCO_CLASSES
 from ssrseg.data.coco import (
     IMAGE_FOLDERS,
@@ -26,7 +27,6 @@ from ssrseg.data.coco import (
 )
 from ssrseg.data.coco_masks import semantic_mask
 from ssrseg.data.open import open_images, open_labelled
-from ssrseg.data.truth import write_class_ids
 from ssrseg.errors import DataError, LabelsError, OutputError
 
 NINE, TWENTY_FIVE, THIRTY_FOUR = (f"COCO_train2014_{n:012d}" for n in (9, 25, 34))

@@ -94,6 +94,17 @@ with only_writer(Path(sys.argv[3])):
 """
 
 
+WRITE = """
+import sys
+from pathlib import Path
+from ssrseg.data.files import atomic_write
+with atomic_write(Path(sys.argv[1]) / "c.txt") as temporary:
+    temporary.touch()
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_a_folder_has_one_writer(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with child(HOLD, out) as other:
@@ -156,19 +167,26 @@ with atomic_write(Path(sys.argv[1]) / "deep" / "checkpoint.safetensors") as temp
     own = [tmp_path / ".tmp", tmp_path / "a.tmp.png", tmp_path / ".notes.1-2.tmp.png"]
     for path in own:
         path.write_text("a person's")
-    sweep(tmp_path, shared=True)
-    assert left.exists()  # it may be somebody's who is writing
-    os.utime(left, (0, 0))
-    sweep(tmp_path, shared=True)
-    assert not left.exists()
-    left.write_text("again")
-    lock = left.with_name(".lock")  # another run inside this folder
-    lock.touch()
-    with only_writer(tmp_path):
-        assert left.exists()
-    lock.unlink()
+    host, process, token = left.name.split(".")[2].split("-")
+    assert process.isdecimal() and len(token) == 8
+    elsewhere = left.with_name(left.name.replace(host, "0" * 8))
+    elsewhere.write_text("of another machine, perhaps still written")
     with only_writer(tmp_path):
         assert not left.exists()
+        assert elsewhere.exists()
+        os.utime(elsewhere, (0, 0))
+        sweep(tmp_path)
+        assert not elsewhere.exists()
+        with atomic_write(tmp_path / "deep" / "b.txt") as temporary:
+            temporary.write_text("still written")
+            sweep(tmp_path)  # such as of another thread that begins
+            assert temporary.exists()
+    with child(WRITE, tmp_path) as other:
+        assert other.stdout.readline() == "ready\n"
+        sweep(tmp_path)  # of another process that goes on
+        assert [path for path in tmp_path.iterdir() if path.name.endswith(".tmp.txt")]
+        other.communicate("")
+    assert (tmp_path / "c.txt").exists()
     assert all(path.exists() for path in own)
 
 
@@ -218,5 +236,5 @@ def test_a_name_of_a_file_is_what_is_in_it(tmp_path: Path) -> None:
     a, b, c = (content_digest(tmp_path / name) for name in "abc")
     assert a == b != c
     assert len(a) == 16
-    with pytest.raises(DataError, match="nothing cannot be read"):
+    with pytest.raises(DataError, match="nothing does not exist"):
         content_digest(tmp_path / "nothing")

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, UnidentifiedImageError, features
 
+from ssrseg.data.class_ids import read_class_ids, write_class_ids
 from ssrseg.data.images import as_photo, check_size, read_image
-from ssrseg.data.truth import read_truth, write_class_ids
 from ssrseg.data.walk import list_images
 from ssrseg.errors import DataError
 
@@ -143,9 +143,13 @@ def test_paths_as_people_write_them(tmp_path, monkeypatch):
         assert np.array_equal(read("~/p.png").numpy(), gradient())
         assert np.array_equal(read(path.parent / "p.png").numpy(), gradient())
     write_class_ids(path, torch.ones(4, 5, dtype=torch.uint8))
-    assert read_truth("~/p.png").shape == (4, 5)
+    assert read_class_ids("~/p.png").shape == (4, 5)
     assert list_images("~/p.png").images == list_images(str(tmp_path)).images == [path]
-    for read, what in ((read_image, "an image"), (as_photo, "an image"), (read_truth, "a mask")):
+    for read, what in (
+        (read_image, "an image"),
+        (as_photo, "an image"),
+        (read_class_ids, "a mask"),
+    ):
         with pytest.raises(DataError, match=f"^the path of {what} is empty"):
             read("")
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from make_tiny import opened_files, tiny_folder, tiny_voc
 
+from ssrseg.data.class_ids import read_class_ids
 from ssrseg.data.classes import VOC_CLASSES
 from ssrseg.data.images import read_image
 from ssrseg.data.open import CONVERT_ONEHOT, open_images, open_labelled
-from ssrseg.data.truth import read_truth
 from ssrseg.errors import DataError, LabelsError
 
 
@@ -41,7 +41,7 @@ def test_voc_layout_from_annotations(tmp_path):
     for sample in data.samples:
         assert sample.image == root / "JPEGImages" / f"{sample.name}.jpg"
         assert sample.truth == root / "SegmentationClass" / f"{sample.name}.png"
-        shown = {int(label) - 1 for label in read_truth(sample.truth).unique()} - {-1, 254}
+        shown = {int(label) - 1 for label in read_class_ids(sample.truth).unique()} - {-1, 254}
         assert shown == set(sample.labels)
 
 
@@ -147,7 +147,7 @@ def test_no_mask_and_no_image_is_opened(tmp_path):
         assert not any("SegmentationClass" in path for path in paths)
     assert sum(path.endswith(".jpg") for path in paths) == len(data) == 4
     with opened_files() as paths:
-        read_truth(data.samples[0].truth)
+        read_class_ids(data.samples[0].truth)
     assert paths == [str(data.samples[0].truth)]
 
 

@@ -13,11 +13,11 @@ from tiny_encoders import tiny_config
 from torch import Tensor
 
 from ssrseg.config import DataConfig
+from ssrseg.data.class_ids import read_class_ids
 from ssrseg.data.open import open_labelled
 from ssrseg.data.photos import PhotoBatch, UnreadablePhoto, photo_batches, read_photos
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.data.truth import read_truth
 from ssrseg.errors import DataError
 from ssrseg.foreground import ForegroundFeatures, collect_foreground
 from ssrseg.model import SSR
@@ -126,7 +126,7 @@ def test_results_do_not_depend_on_what_is_seen_together(
         )
         out = tmp_path / f"masks-{patches}"
         make_masks(mixed, out, config)
-        written.append({path.name: read_truth(path) for path in (out / "masks").rglob("*.png")})
+        written.append({path.name: read_class_ids(path) for path in (out / "masks").rglob("*.png")})
     one, together = pairs
     assert len(one.classes)
     assert one.classes.tolist() == together.classes.tolist()

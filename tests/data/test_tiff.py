@@ -13,7 +13,7 @@ from PIL import Image
 
 from ssrseg.data.images import as_photo, read_image
 from ssrseg.data.notices import say_again
-from ssrseg.data.samples import Samples
+from ssrseg.data.pixels import Samples
 from ssrseg.data.tiff import read_page
 from ssrseg.errors import DataError
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssrseg.data.class_ids import voc_palette
 from ssrseg.data.open import open_labelled
-from ssrseg.data.truth import voc_palette
 from ssrseg.demo.scenes import BACKGROUNDS, CLASSES, render_scene, write_dataset
 from ssrseg.demo.sprites import SPRITES
 

@@ -25,13 +25,13 @@ from tiny_encoders import tiny_clip, tiny_dino
 
 from ssrseg.checkpoint import MODEL_FILE, Checkpoint, load_checkpoint, save_checkpoint
 from ssrseg.config import Config, load_config
+from ssrseg.data.class_ids import read_class_ids, read_truth
 from ssrseg.data.csv_lines import csv_rows
 from ssrseg.data.images import read_image
 from ssrseg.data.kept_tensors import kept_tensors
 from ssrseg.data.open import open_labelled
 from ssrseg.data.stamped_mask import mask_state, write_mask
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.data.truth import read_mask, read_truth
 from ssrseg.manifest import Manifest
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.dino import FrozenDINO
@@ -75,8 +75,8 @@ def readers(folder: Path) -> dict[str, Callable[[], Reader]]:
         "VOC XML": _voc_xml,
         "SBD mask": _sbd,
         **{f"image {kind}": partial(_image, kind=kind) for kind in _FORMATS},
-        "true mask": partial(_mask, read=read_truth),
-        "mask": partial(_mask, read=lambda path: read_mask(path, (12, 16), 2)),
+        "true mask": partial(_mask, read=read_class_ids),
+        "mask": partial(_mask, read=lambda path: read_truth(path, (12, 16), 2)),
         "stamped mask": partial(_mask, read=lambda path: mask_state(path, "it")),
         "checkpoint": _checkpoint,
         "kept tensors": _kept,

@@ -13,11 +13,11 @@ from tiny_encoders import tiny_config
 from torch.nn import functional
 
 from ssrseg.config import Config
+from ssrseg.data.class_ids import read_class_ids
 from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.data.truth import read_truth
 from ssrseg.errors import DataError
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import confusion_matrix, error_kinds
@@ -102,7 +102,7 @@ def test_shares_and_errors_against_the_truth(data: LabelledImages, model: SSR) -
     sample = data.samples[2]
     (found,) = compare_cams(model, [ShownImage(sample, 0)], NO_CACHE)
     assert sample.truth is not None
-    truth = read_truth(sample.truth)
+    truth = read_class_ids(sample.truth)
     assert found.truth is not None and torch.equal(found.truth, truth)
     counted = truth != 255
     for name, cam in found.cams.items():

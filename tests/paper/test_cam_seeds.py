@@ -11,12 +11,12 @@ from safetensors.torch import save_file
 from tiny_encoders import tiny_config
 
 from ssrseg.config import Config, load_config
+from ssrseg.data.class_ids import read_class_ids
 from ssrseg.data.images import read_image
 from ssrseg.data.kept_tensors import kept_tensors
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.data.truth import read_truth
 from ssrseg.errors import DataError
 from ssrseg.model import SSR
 from ssrseg.networks.decoder import Decoder
@@ -45,7 +45,7 @@ def test_against_a_slow_loop(tmp_path: Path, clip_dir: Path, dino_dir: Path) -> 
             at_alpha = model.with_config(replace(settings, pseudo=pseudo))
             hits, either = torch.zeros(4), torch.zeros(4)
             for sample in voc.samples[:3]:
-                photo, truth = read_image(sample.image), read_truth(sample.truth)
+                photo, truth = read_image(sample.image), read_class_ids(sample.truth)
                 mask = rectify_photo(at_alpha, photo, sample.labels, cache).pseudo_mask
                 for c in range(4):
                     counted = truth != 255
@@ -96,7 +96,7 @@ def test_par_follows_at_the_exponent_that_won_and_the_crf_at_its_own(
     matrix = torch.zeros(4, 4, dtype=torch.long)
     for sample in voc.samples:
         assert sample.truth is not None
-        photo, truth = read_image(sample.image), read_truth(sample.truth)
+        photo, truth = read_image(sample.image), read_class_ids(sample.truth)
         mask = rectify_photo(at_alpha, photo, sample.labels, cache).pseudo_mask
         counted = truth != 255
         pairs = truth[counted].long() * 4 + mask[counted].long()
@@ -140,12 +140,12 @@ def test_images_of_each_class_are_counted(
     expected = torch.zeros(4, dtype=torch.long)
     for sample in voc.samples:
         assert sample.truth is not None
-        truth = read_truth(sample.truth)
+        truth = read_class_ids(sample.truth)
         for index in range(4):
             expected[index] += bool((truth == index).any())
     assert found.images.equal(expected)
     assert int(found.matrix.sum()) == sum(
-        int((read_truth(sample.truth) != 255).sum()) for sample in voc.samples if sample.truth
+        int((read_class_ids(sample.truth) != 255).sum()) for sample in voc.samples if sample.truth
     )
 
 

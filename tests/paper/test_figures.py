@@ -17,10 +17,10 @@ from tiny_encoders import tiny_config
 
 import ssrseg
 from ssrseg.config import Config
+from ssrseg.data.class_ids import write_class_ids
 from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
-from ssrseg.data.truth import write_class_ids
 from ssrseg.errors import CheckpointError, ConfigError, DataError
 from ssrseg.method.metrics import ActivationShares, ErrorKinds
 from ssrseg.overlay import (

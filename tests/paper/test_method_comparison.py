@@ -12,10 +12,10 @@ from make_tiny import tiny_voc
 from PIL import Image
 from tiny_encoders import tiny_config
 
+from ssrseg.data.class_ids import read_class_ids, write_class_ids
 from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
-from ssrseg.data.truth import read_truth, write_class_ids
 from ssrseg.errors import DataError
 from ssrseg.method.metrics import confusion_matrix, scores, undecided_pixels
 from ssrseg.model import SSR
@@ -73,7 +73,7 @@ def test_each_row_has_its_own_masks(part: ComparedSet, model: SSR, tmp_path: Pat
         assert ours is not None and torch.equal(ours, model.segment_photo(photo)[0])
         assert torch.equal(column.photo, photo)
         assert shown.sample.truth is not None
-        truth = read_truth(shown.sample.truth)
+        truth = read_class_ids(shown.sample.truth)
         assert column.truth is not None and torch.equal(column.truth, truth)
         for name, ids in column.masks.items():
             assert ids is not None

@@ -12,9 +12,9 @@ from tiny_encoders import tiny_clip, tiny_config
 
 from ssrseg.checkpoint import load_checkpoint
 from ssrseg.config import Config, load_config
+from ssrseg.data.class_ids import read_class_ids, write_class_ids
 from ssrseg.data.open import open_labelled
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.data.truth import read_truth, write_class_ids
 from ssrseg.errors import CheckpointError, ConfigError, DataError
 from ssrseg.evaluation import evaluate
 from ssrseg.model import SSR
@@ -362,7 +362,7 @@ def test_contents_of_masks_and_images_count(template: Workspace, tmp_path: Path)
     before = keys()
     truth = images.samples[0].truth
     assert truth is not None and keys() == before
-    ids = read_truth(truth)
+    ids = read_class_ids(truth)
     write_class_ids(truth, ids.flip(0).flip(1))
     after = keys()
     assert after[0] != before[0] and after[1] != before[1] and after[3] != before[3]

@@ -23,9 +23,9 @@ from tiny_encoders import tiny_config
 
 from ssrseg.config import load_config
 from ssrseg.data import superpixels as cache_module
+from ssrseg.data.class_ids import read_class_ids, voc_palette, write_class_ids
 from ssrseg.data.coco import IMAGE_FOLDERS, instances_file
 from ssrseg.data.open import open_labelled
-from ssrseg.data.truth import read_truth, voc_palette, write_class_ids
 from ssrseg.errors import DataError, LabelsError
 from ssrseg.prepare import coco as coco_module
 from ssrseg.prepare import steps as module
@@ -91,7 +91,7 @@ def test_a_voc_tree_gets_its_list_and_masks(tree: Path) -> None:
         with Image.open(path) as image:
             assert image.mode == "P"
             assert image.getpalette() == voc_palette().ravel().tolist()
-        shown = set(read_truth(path).unique().tolist()) - {0}
+        shown = set(read_class_ids(path).unique().tolist()) - {0}
         sample = next(s for s in open_labelled(tree, split="train_aug").samples if s.truth == path)
         assert shown == {label + 1 for label in sample.labels}
 
@@ -400,7 +400,7 @@ def test_a_coco_tree_gets_its_masks(coco: Path) -> None:
         for sample in open_labelled(coco, split=split).samples:
             assert sample.name.startswith(f"{split}2014/COCO_{split}2014_")
             assert sample.truth == coco / "SegmentationClass" / f"{sample.name}.png"
-            truth = read_truth(sample.truth)
+            truth = read_class_ids(sample.truth)
             with Image.open(sample.image) as image:
                 assert truth.shape == image.size[::-1]
             assert set(truth.unique().tolist()) - {0} == {label + 1 for label in sample.labels}
@@ -567,7 +567,7 @@ def test_voc_is_downloaded_unpacked_and_prepared(
     assert result.complete
     assert found(result)["labels of train_aug"] == "8 classes in 6 images"
     assert sorted(path.name for path in (root / "downloads").iterdir()) == sorted(
-        [SBD.name, VOC_TRAINVAL.name]
+        [".lock", SBD.name, VOC_TRAINVAL.name]
     )
     assert sorted(path.name for path in (root / "SBD").iterdir()) == ["cls", "train.txt", "val.txt"]
     for path in (tree / "JPEGImages").iterdir():

@@ -11,8 +11,8 @@ import torch
 from make_tiny import tiny_voc
 from PIL import Image
 
+from ssrseg.data.class_ids import voc_palette, write_class_ids
 from ssrseg.data.classes import VOC_CLASSES
-from ssrseg.data.truth import voc_palette, write_class_ids
 from ssrseg.errors import DataError
 from ssrseg.prepare import voc_server as module
 from ssrseg.prepare.voc_server import voc_archive

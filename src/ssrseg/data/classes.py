@@ -88,6 +88,8 @@ def class_fault(name: str) -> str:
         return f'{quoted(name[:40])[:-1]}..." has {len(name)} letters. Write a name of a few words.'
     elif ";" in name:
         fault = 'cannot be a class name; ";" stands between labels. Rename it.'
+    elif re.search(r"(^|\s)#", name):
+        fault = 'cannot be a class name; "#" begins a comment in classes.txt. Rename it.'
     elif core == "background":
         fault = "is no class; it is always there, with id 0. Remove it."
     elif core == "ignore" and key != core:

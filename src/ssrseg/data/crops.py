@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ssrseg.config import DataConfig
+from ssrseg.data.class_ids import read_truth
 from ssrseg.data.images import check_size, read_image
 from ssrseg.data.sample import LabelledImages, present_slots
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import Crop, limit_side, random_crop
-from ssrseg.data.truth import read_mask
 from ssrseg.errors import DataError, SSRError
 from ssrseg.interruption import leave_to_parent
 from ssrseg.method.pseudo_mask import IGNORE
@@ -116,7 +116,7 @@ class CropDraws:
             ids, fill = self.superpixels(photo), -1
         else:
             assert sample.truth is not None
-            truth = read_mask(sample.truth, size, len(self.data.classes), sample.labels)
+            truth = read_truth(sample.truth, size, len(self.data.classes), sample.labels)
             ids, fill = truth.int(), IGNORE
             rows, columns = (
                 torch.arange(new) * old // new

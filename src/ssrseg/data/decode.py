@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from ssrseg.data.ignored_warnings import IgnoredWarnings
 from ssrseg.data.jpeg import ends_early
-from ssrseg.data.samples import Samples
+from ssrseg.data.pixels import PixelValues
 from ssrseg.data.tiff import MAGIC, read_page
 from ssrseg.data.walk import nearest_sibling
 from ssrseg.errors import DataError
@@ -48,7 +48,7 @@ _OTHERS = (
 )  # fmt: skip
 
 
-def decode(path: Path, what: str = "image") -> Image.Image | Samples:
+def decode(path: Path, what: str = "image") -> Image.Image | PixelValues:
     """The first full picture of a file: a page of a TIFF, or else a loaded PIL image.
 
     Raises:
@@ -81,7 +81,7 @@ def decode(path: Path, what: str = "image") -> Image.Image | Samples:
         ) from error
 
 
-def decode_content(content: bytes, name: Path | str) -> Image.Image | Samples:
+def decode_content(content: bytes, name: Path | str) -> Image.Image | PixelValues:
     """The same of the bytes of a file.
 
     Raises:
@@ -113,7 +113,7 @@ def _opened(content: bytes) -> ImageFile.ImageFile:
         return Image.open(io.BytesIO(content))
 
 
-def _deep_png(content: bytes, image: Image.Image, layout: str) -> Samples:
+def _deep_png(content: bytes, image: Image.Image, layout: str) -> PixelValues:
     """All 16 bits of a PNG in colour or with alpha, of which Pillow keeps the upper 8."""
     with Image.open(io.BytesIO(content)) as again:
         again.tile = [each._replace(args=_DEEP_PNG[layout]) for each in again.tile]
@@ -123,7 +123,7 @@ def _deep_png(content: bytes, image: Image.Image, layout: str) -> Samples:
         values = octets.view(">u2")
     else:
         values = np.array(image).astype(np.uint16) << 8 | octets
-    return Samples(
+    return PixelValues(
         values.astype(np.uint16),
         16,
         colour=layout != "LA;16B",

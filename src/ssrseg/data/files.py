@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,14 +19,17 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from ssrseg.errors import DataError, OutputError, SSRError
+from ssrseg.safe_json import JsonError, read_json
 
 _UMASK = os.umask(0)  # once: to ask is to set it, for all threads
 os.umask(_UMASK)
 
-_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.\d+-\d+\.tmp(\..*)?")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp(\..*)?")
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+_mine: set[str] = set()  # temporary files that threads of this process are writing
 _LOCK, _WRITER = ".lock", ".writer"
 _ORPHANS = 30.0  # seconds in which the loaders of a killed run notice that it is gone
-_STALE = 3600.0  # seconds after which a temporary file in a shared folder belongs to nobody
+_STALE = 3600.0  # seconds after which a temporary file of another machine belongs to nobody
 
 
 def user_path(path: object, what: str, error: type[SSRError] = DataError) -> Path:
@@ -61,6 +64,9 @@ def content_digest(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except FileNotFoundError as error:
+        cure = "Check the path, or copy the file there."
+        raise DataError(f"{path} does not exist. {cure}") from error
     except OSError as error:
         raise DataError(
             f"{path} cannot be read ({error.strerror or error}). Copy it again, or remove it from"
@@ -97,10 +103,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     # a name of its own: that of ``path`` may be as long as a name can be
     name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-    writer = f"{os.getpid()}-{threading.get_ident()}"
+    writer = f"{_HOST}-{os.getpid()}-{secrets.token_hex(4)}"
     temporary = path.with_name(f".{name}.{writer}.tmp{path.suffix[:32]}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _mine.add(temporary.name)
         try:
             yield temporary
             # some writers (safetensors) make files that only their owner may read
@@ -111,6 +118,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+            _mine.discard(temporary.name)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -145,12 +153,14 @@ def only_writer(folder: Path) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout:
-            pid, host = _holder(writer)
-            gone = host == socket.gethostname() and not _is_alive(pid)
+            holder = _holder(writer)
+            here = holder.get("host") == socket.gethostname()
             try:
-                lock.acquire(timeout=_ORPHANS if gone else 0)
+                lock.acquire(timeout=_ORPHANS if here and not _is_alive(holder["pid"]) else 0)
             except Timeout:
-                said = _said(writer) or "another process"
+                said = "another process"
+                if holder:
+                    said = "process {pid} on {host} since {since} ({command})".format(**holder)
                 raise OutputError(
                     f"{folder} is being written by {said}. Wait until it has finished, stop it, or"
                     " choose another folder (--out)."
@@ -169,45 +179,42 @@ def only_writer(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def sweep(folder: Path, *, shared: bool = False) -> None:
-    """Remove temporary files of killed runs; in a ``shared`` folder those older than an hour.
-
-    Folders inside that have a lock of their own are left to their writers.
-    """
-    for parent, subfolders, names in os.walk(folder):
-        subfolders[:] = [name for name in subfolders if not Path(parent, name, _LOCK).exists()]
-        for name in filter(_TEMPORARY.fullmatch, names):
-            file = Path(parent, name)
-            with suppress(OSError):
-                if not shared or time.time() - file.stat().st_mtime > _STALE:
-                    file.unlink()
+def sweep(folder: Path) -> None:
+    """Remove temporary files of runs that were killed; those of runs that go on stay."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            found = _TEMPORARY.fullmatch(name)
+            if found is not None:
+                file = Path(parent, name)
+                with suppress(OSError):
+                    if not _is_written(found[1], int(found[2]), name) or _age(file) > _STALE:
+                        file.unlink()
 
 
-def _written(writer: Path) -> dict[str, Any]:
+def _is_written(host: str, pid: int, name: str) -> bool:
+    """Whether a temporary file may still have its writer."""
+    if host == _HOST and pid == os.getpid():  # or a process of that number before us
+        return name in _mine
+    return host != _HOST or _is_alive(pid)
+
+
+def _age(file: Path) -> float:
+    return time.time() - file.stat().st_mtime
+
+
+def _holder(writer: Path) -> dict[str, Any]:
+    """Who has said that it writes into a folder; empty if nothing says it."""
     try:
-        found = json.loads(writer.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError, RecursionError):
+        found = read_json(writer)
+    except JsonError:
         return {}
+    keys = {"pid", "host", "since", "command"}
+    return found if isinstance(found, dict) and keys <= found.keys() else {}
 
 
-def _holder(writer: Path) -> tuple[int, str]:
-    found = _written(writer)
-    pid = found.get("pid")
-    return pid if type(pid) is int else 0, str(found.get("host"))
-
-
-def _said(writer: Path) -> str:
-    """``process 17 on pluto since 12:00 (ssrseg train ...)``; empty if nothing says it."""
-    found = _written(writer)
-    if not {"pid", "host", "since", "command"} <= found.keys():
-        return ""
-    return "process {pid} on {host} since {since} ({command})".format(**found)
-
-
-def _is_alive(pid: int) -> bool:
+def _is_alive(pid: object) -> bool:
     """True for a process of this machine, and where it cannot be known."""
-    if os.name == "nt" or pid <= 0:
+    if os.name == "nt" or type(pid) is not int or pid <= 0:
         return True
     try:
         os.kill(pid, 0)

@@ -17,7 +17,7 @@ from ssrseg.data.decode import QUIET, UNREADABLE, decode, decode_content, orient
 from ssrseg.data.files import user_path
 from ssrseg.data.levels import Range, to_levels
 from ssrseg.data.notices import note_once
-from ssrseg.data.samples import Samples, on_white
+from ssrseg.data.pixels import PixelValues, on_white
 from ssrseg.errors import DataError, counted
 
 _FORMS = "Give a path, a PIL image, a numpy array or a torch tensor."
@@ -115,7 +115,7 @@ def _photo_of_pil(image: Image.Image, value_range: Range | None) -> UInt8[Tensor
     return _rgb(decoded or _as_tagged(image, name), name, value_range)
 
 
-def _as_tagged(image: Image.Image, name: str) -> Image.Image | Samples:
+def _as_tagged(image: Image.Image, name: str) -> Image.Image | PixelValues:
     """What Pillow made of a TIFF, with what it did not respect; other images as they are."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return image
@@ -123,14 +123,14 @@ def _as_tagged(image: Image.Image, name: str) -> Image.Image | Samples:
     bits = max(tags.get(258, (1,)))
     if image.mode.startswith("I;16"):
         white_is_zero = tags.get(262) == 0
-        return Samples(np.array(image), bits, white_is_zero=white_is_zero, icc=profile)
+        return PixelValues(np.array(image), bits, white_is_zero=white_is_zero, icc=profile)
     if bits > 8 and image.mode not in ("I", "F"):
         raise DataError(
             f"{name} has {bits} bits, of which Pillow has kept 8. Give its path, or the image as"
             " Image.open returns it, before load()."
         )
     if image.mode == "RGBA" and tags.get(338) == (2,):
-        return Samples(np.array(image), 8, colour=True, extra=(2,), icc=profile)
+        return PixelValues(np.array(image), 8, colour=True, extra=(2,), icc=profile)
     return image
 
 
@@ -212,10 +212,10 @@ def _levels(array: np.ndarray, what: str) -> np.ndarray:
 
 
 def _rgb(
-    image: Image.Image | Samples, name: Path | str, value_range: Range | None
+    image: Image.Image | PixelValues, name: Path | str, value_range: Range | None
 ) -> UInt8[Tensor, "height width 3"]:
     """A decoded image as a viewer shows it; ``name`` is for messages."""
-    if isinstance(image, Samples):
+    if isinstance(image, PixelValues):
         orientation, rgb = image.orientation, image.to_rgb(name, value_range)
     else:
         orientation = orientation_of(image)
@@ -231,6 +231,16 @@ def _rgb(
     return torch.from_numpy(np.array(turned))
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of a photograph as a viewer shows it; DataError as of ``read_image``."""
+    image = decode(path)
+    if isinstance(image, Image.Image):
+        height, width, orientation = image.height, image.width, orientation_of(image)
+    else:
+        height, width, orientation = *image.values.shape[:2], image.orientation
+    return (width, height) if orientation >= 5 else (height, width)
+
+
 def check_size(image: UInt8[Tensor, "height width 3"], path: Path, min_side: int) -> None:
     """Refuse an image with a side of less than one patch; ``path`` is for the message."""
     height, width = image.shape[:2]
@@ -239,37 +249,6 @@ def check_size(image: UInt8[Tensor, "height width 3"], path: Path, min_side: int
             f"{path} is {width} x {height} pixels, smaller than one patch of the encoder"
             f" ({min_side} x {min_side}). Remove it from the data or replace it by a larger copy."
         )
-
-
-def _load(path: Path) -> Image.Image:
-    """Open and decode, or say in one sentence why not."""
-    try:
-        if not path.exists():
-            cure = "Check the path, or copy the file there."
-            raise DataError(f"image {path} does not exist.{_nearest_sibling(path)} {cure}")
-        if path.is_dir():
-            raise DataError(f"{path} is a folder, but one image is expected. Name a file in it.")
-        if path.stat().st_size == 0:
-            raise DataError(f"image {path} is empty (0 bytes). Copy it again or remove it.")
-        with _PILLOW_QUIET, Image.open(path) as image:
-            image.load()
-            return image
-    except PermissionError as error:
-        raise DataError(f"image {path} may not be read by you. Change its permissions.") from error
-    except UnidentifiedImageError as error:
-        raise DataError(
-            f"{path} is not an image, whatever its name says: no known format begins like it."
-            " Replace it by the real file or remove it from the data."
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise DataError(
-            f"image {path} is too large to be a photograph ({error}). Scale it down or cut it up."
-        ) from error
-    except _UNREADABLE as error:
-        raise DataError(
-            f"image {path} is damaged or cut short ({error}). Copy it again from the original or"
-            " remove it from the data."
-        ) from error
 
 
 def _to_rgb(image: Image.Image, name: Path | str, value_range: Range | None) -> Image.Image:

@@ -7,7 +7,7 @@ import zlib
 
 from ssrseg.console import note
 
-_SLOTS = mmap.PAGESIZE
+_SLOTS = 1 << 20  # so many that two kinds hardly ever share one
 # Shared with the processes that a loader forks. Where they are spawned instead, each says it once.
 _said = mmap.mmap(-1, _SLOTS)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from ssrseg.console import printable
 from ssrseg.data import coco
+from ssrseg.data.class_ids import find_masks
 from ssrseg.data.classes import VOC_CLASSES, ClassList, read_classes
 from ssrseg.data.files import user_path
 from ssrseg.data.labels_csv import read_labels_csv
 from ssrseg.data.naming import Names, match_masks, sample_name
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.text import fault_report, nearest, quoted, read_lines
-from ssrseg.data.truth import find_masks
 from ssrseg.data.voc import read_annotations
 from ssrseg.data.walk import list_images
 from ssrseg.errors import DataError, LabelsError, counted, did_you_mean

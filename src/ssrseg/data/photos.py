@@ -16,12 +16,13 @@ from torch.utils.data import DataLoader
 
 from ssrseg.config import DataConfig
 from ssrseg.console import track
+from ssrseg.data.class_ids import read_truth
+from ssrseg.data.files import content_digest
 from ssrseg.data.images import check_size, read_image
 from ssrseg.data.levels import Range
 from ssrseg.data.sample import LabelledImages, Sample, present_slots
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import fit_to_patches, limit_side
-from ssrseg.data.truth import read_mask
 from ssrseg.errors import SSRError
 from ssrseg.interruption import leave_to_parent
 
@@ -43,6 +44,8 @@ class Photo:
     original: UInt8[Tensor, "_ _ 3"]
     small: UInt8[Tensor, "height width 3"]
     superpixels: Int[Tensor, "height width"] | None
+    digest: str = ""
+    """Of the content of its file, from before it was read."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class PhotoBatch:
         image: The same with sides of whole patches, for the encoders.
         n_superpixels: A bound above every id.
         present: Classes of each, -1 = empty slot.
+        digests: Of the contents of the files.
     """
 
     index: tuple[int, ...]
@@ -65,6 +69,7 @@ class PhotoBatch:
     superpixels: Int[Tensor, "batch height width"] | None
     n_superpixels: int | None
     present: Int[Tensor, "batch slots"]
+    digests: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -84,13 +89,14 @@ def _read(
 ) -> Photo | UnreadablePhoto:
     index, sample = numbered
     try:
+        digest = content_digest(sample.image)
         photo = read_image(sample.image, value_range)
         check_size(photo, sample.image, patch)
         small = limit_side(photo, max_side)
         ids = None if superpixels is None else superpixels(small)
     except SSRError as error:  # raised in a worker it would come back as a traceback
         return UnreadablePhoto(index, error)
-    return Photo(index, photo, small, ids)
+    return Photo(index, photo, small, ids, digest)
 
 
 def usable_photos(
@@ -112,7 +118,8 @@ def usable_photos(
             photo = read_image(sample.image, settings.range)
             check_size(photo, sample.image, patch)
             if truth and sample.truth is not None:
-                read_mask(sample.truth, (photo.shape[0], photo.shape[1]), len(data.classes))
+                size = (photo.shape[0], photo.shape[1])
+                read_truth(sample.truth, size, len(data.classes), sample.labels)
         except SSRError as error:
             return error
         return None
@@ -208,7 +215,7 @@ def _copied(photo: Photo) -> Photo:
     original = photo.original.clone()
     small = original if photo.small.shape == original.shape else photo.small.clone()
     ids = None if photo.superpixels is None else photo.superpixels.clone()
-    return Photo(photo.index, original, small, ids)
+    return Photo(photo.index, original, small, ids, photo.digest)
 
 
 def join_photos(
@@ -227,4 +234,5 @@ def join_photos(
         None if superpixels is None else superpixels.to(device, non_blocking=True),
         None if superpixels is None else int(superpixels.max()) + 1,
         present_slots(list(labels)).to(device),
+        tuple(photo.digest for photo in photos),
     )

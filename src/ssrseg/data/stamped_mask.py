@@ -18,14 +18,16 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from ssrseg.data.decode import UNREADABLE
+from ssrseg.data.class_ids import class_ids_png
+from ssrseg.data.decode import QUIET, UNREADABLE
 from ssrseg.data.files import atomic_write
-from ssrseg.data.truth import class_ids_png
 
 KEY = "ssrseg"
 """Name of the text chunk."""
 
 
+_OURS = b"tEXtssrseg\0"
+_BEGINNING = 120  # bytes in which the stamp begins
 _END = b"IEND\xaeB`\x82"
 
 
@@ -64,16 +66,27 @@ def mask_state(path: Path, made_for: str) -> tuple[MaskState, UInt8[Tensor, "hei
     """Find out whether a mask is there, whose it is, and whether it is the one that is wanted.
 
     Its ids come with it if it is ours and whole.
+
+    Raises:
+        DataError: If it cannot be read, and may be a person's.
     """
     if not path.is_file():
         return MaskState.ABSENT, None
     try:
         content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
+    except OSError as error:
+        raise DataError(f"mask {path} cannot be read ({error.strerror or error}).") from error
+    try:
+        with QUIET, Image.open(io.BytesIO(content)) as image:
             stamp = str(image.info.get(KEY, "")).split()
             ids = np.array(image)
-    except (Image.DecompressionBombError, *UNREADABLE):
-        return MaskState.DAMAGED, None
+    except (Image.DecompressionBombError, *UNREADABLE) as error:
+        if len(content) < _BEGINNING or _OURS in content[:_BEGINNING]:
+            return MaskState.DAMAGED, None
+        raise DataError(
+            f"mask {path} is damaged ({error}), and not as ssrseg writes it: somebody may want it"
+            " back. Mend it, or move it away to have it made anew."
+        ) from error
     if len(stamp) != 2 or image.mode != "P" or stamp[1] != _pixels(ids):
         return MaskState.CORRECTED, None
     if not content.endswith(_END):  # its pixels are there, but other programs may refuse it

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ssrseg.data.notices import note_once
-from ssrseg.data.samples import Samples
+from ssrseg.data.pixels import PixelValues
 from ssrseg.errors import DataError
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -32,7 +32,7 @@ _GDAL_NODATA, _ICC = 42113, 34675
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # odd tags: we read the page or we raise
 
 
-def read_page(content: bytes, name: Path | str) -> Samples | Image.Image:
+def read_page(content: bytes, name: Path | str) -> PixelValues | Image.Image:
     """The first full page of a TIFF; a loaded PIL image if it is in other colours than RGB.
 
     Reduced pages (thumbnails) and masks are passed over, and if a page is larger than the first
@@ -108,7 +108,7 @@ def _check_size(page: Any) -> None:
         )
 
 
-def _described(page: Any, values: np.ndarray) -> Samples:
+def _described(page: Any, values: np.ndarray) -> PixelValues:
     palette = None
     if page.photometric == 3 and page.colormap is not None:
         wide = np.asarray(page.colormap).T
@@ -116,7 +116,7 @@ def _described(page: Any, values: np.ndarray) -> Samples:
     limits = [page.tags.valueof(tags[0], page.tags.valueof(tags[1])) for tags in _LIMITS]
     low, high = (np.atleast_1d(each if each is not None else np.nan) for each in limits)
     span = (float(low.min()) if np.isfinite(low).all() else 0.0, float(high.max()))
-    return Samples(
+    return PixelValues(
         values,
         page.bitspersample,
         palette=palette,
@@ -146,7 +146,7 @@ def _by_pillow(content: bytes, page: Any) -> Image.Image:
 
 
 def _assembled(page: Any, content: bytes, order: str) -> np.ndarray:
-    """Samples as tifffile arranges them, of what it cannot decode without a further library.
+    """PixelValues as tifffile arranges them, of what it cannot decode without a further library.
 
     Strips or tiles are unpacked by Pillow, as if they were rows of bytes; the rest is done here:
     samples of odd numbers of bits, and differences to the left neighbour.

@@ -112,7 +112,11 @@ def _walk(folder: Path, seen: set[str]) -> tuple[list[Path], list[Path]]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if not entry.is_dir():
+            try:
+                is_folder = entry.is_dir()
+            except OSError:  # a link to itself: whoever reads it says so
+                is_folder = False
+            if not is_folder:
                 files.append(here / entry.name)
             elif entry.is_symlink():
                 links.append(here / entry.name)

@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from ssrseg import __version__
+from ssrseg.data.class_ids import read_class_ids
 from ssrseg.data.files import atomic_write
 from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import Sample
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.data.truth import read_truth
 from ssrseg.demo.rows import GROUPS, MAIN_ROWS, PAPERS_WEIGHTS, SHORT
 from ssrseg.method.pseudo_mask import IGNORE
 from ssrseg.model import SSR
@@ -236,11 +236,11 @@ def _scenes(folder: Path, model: SSR) -> tuple[Section, Section]:
             assert sample.truth is not None
             photo = read_image(sample.image)
             found = rectify_photo(model, photo, sample.labels, superpixels)
-            predicted = read_truth(folder / "ssr-crf" / "masks" / f"{sample.name}.png")
+            predicted = read_class_ids(folder / "ssr-crf" / "masks" / f"{sample.name}.png")
             masks = {
                 "pseudo mask (PAR)": found.pseudo_mask.numpy(),
                 "prediction, labels unknown": predicted.numpy(),
-                "true mask": read_truth(sample.truth).numpy(),
+                "true mask": read_class_ids(sample.truth).numpy(),
             }
             ids |= set(np.unique([*masks.values()]).tolist())
             names = [unseen.classes[index] for index in sample.labels]

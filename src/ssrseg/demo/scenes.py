@@ -15,8 +15,8 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
+from ssrseg.data.class_ids import write_class_ids
 from ssrseg.data.files import atomic_write, write_text
-from ssrseg.data.truth import write_class_ids
 from ssrseg.demo.canvas import BACKGROUNDS, Canvas
 from ssrseg.demo.sprites import CLASSES, SPRITES, Colour, Part, box, oval, pick
 

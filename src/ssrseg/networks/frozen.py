@@ -82,7 +82,7 @@ def weights_digest(weights: Mapping[str, torch.Tensor], **settings: object) -> s
     found = hashlib.sha256(repr(sorted(settings.items())).encode())
     for name, value in sorted(weights.items()):
         found.update(f"{name} {tuple(value.shape)} ".encode())
-        found.update(value.detach().cpu().contiguous().numpy().data)
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()[:16]
 
 

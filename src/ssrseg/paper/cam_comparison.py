@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from ssrseg.config import Config
 from ssrseg.console import track
+from ssrseg.data.class_ids import read_truth
 from ssrseg.data.images import check_size, read_image
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import limit_side
-from ssrseg.data.truth import read_mask
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import (
     ActivationShares,
@@ -108,7 +108,7 @@ def _compare(
     photo = read_image(sample.image, ours.config.data.range)
     check_size(photo, sample.image, ours.patch_size)
     size = (photo.shape[0], photo.shape[1])
-    truth = None if sample.truth is None else read_mask(sample.truth, size, len(classes))
+    truth = None if sample.truth is None else read_truth(sample.truth, size, len(classes))
     found = {
         name: rectify_photo(each, photo, sample.labels, superpixels)
         for name, each in models.items()

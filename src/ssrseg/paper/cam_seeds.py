@@ -16,13 +16,13 @@ from torch.nn import functional
 
 from ssrseg.config import Config
 from ssrseg.console import Steps, steps
+from ssrseg.data.class_ids import read_truth
 from ssrseg.data.files import atomic_write
 from ssrseg.data.kept_tensors import kept_tensors
 from ssrseg.data.photos import PhotoBatch, photo_batches
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import to_unit
-from ssrseg.data.truth import read_mask
 from ssrseg.errors import DataError
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import Scores, confusion_matrix, scores
@@ -173,7 +173,7 @@ def _count(
         for index, original in zip(batch.index, batch.originals, strict=True):
             path, size = known[index].truth, (original.shape[0], original.shape[1])
             assert path is not None
-            truths.append(read_mask(path, size, one.n_classes, known[index].labels))
+            truths.append(read_truth(path, size, one.n_classes, known[index].labels))
             counts[_IMAGES][truths[-1][truths[-1] != IGNORE].unique().long()] += 1
         refined = _refined_cams(models, batch)
         for rows in _equal_sizes(batch.originals):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ssrseg.checkpoint import data_digest, model_digest
+from ssrseg.config import deciding_settings
 from ssrseg.console import steps
 from ssrseg.data.files import atomic_write
 from ssrseg.data.kept_tensors import kept_tensors
 from ssrseg.data.photos import photo_batches
 from ssrseg.data.sample import LabelledImages, Sample
+from ssrseg.data.stamped_mask import digest_of
 from ssrseg.errors import DataError, PackageError
 from ssrseg.method.cmpa import Alignment, pool_foreground, usable_pairs
 from ssrseg.model import SSR
@@ -219,19 +220,15 @@ def _most_frequent(rows: dict[str, Tensor], texts: dict[str, Tensor], images: in
 
 def _digest(model: SSR, data: LabelledImages, run: Path | None) -> str:
     """A name for all that decides the features; another one if an image or encoder is replaced."""
-    files = [sample.image.stat() for sample in data.samples]
     parts = (
         version("ssrseg"),
-        model.config.to_yaml(),
+        deciding_settings(model.config),
         model.vocabulary.texts,
         data_digest(data),
-        [(file.st_size, file.st_mtime_ns) for file in files],
+        sorted(model.encoders.items()),
         "" if run is None else model_digest(run),
     )
-    name = hashlib.sha256(repr(parts).encode())
-    for weights in (model.text_features, model.clip.model.visual_projection.weight):
-        name.update(weights.detach().float().cpu().numpy().tobytes())  # other CLIP, other name
-    return name.hexdigest()[:16]
+    return digest_of(repr(parts))
 
 
 def _rows_so_far(

@@ -10,9 +10,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ssrseg.console import steps
+from ssrseg.data.class_ids import read_truth
 from ssrseg.data.images import check_size, read_image
 from ssrseg.data.sample import LabelledImages, Sample
-from ssrseg.data.truth import read_mask
 from ssrseg.errors import DataError
 from ssrseg.method.metrics import confusion_matrix, scores, undecided_pixels
 from ssrseg.model import SSR
@@ -141,7 +141,7 @@ def _compare(
 
     def mask(file: Path | None) -> UInt8[Tensor, "height width"] | None:
         size = (photo.shape[0], photo.shape[1])
-        return None if file is None else read_mask(file, size, len(classes))
+        return None if file is None else read_truth(file, size, len(classes))
 
     masks = {name: mask(file) for name, file in files.items()}
     masks[OURS] = where.model.segment_photo(photo)[0]

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 
 from ssrseg.checkpoint import data_digest, model_digest
-from ssrseg.config import BY_CONTENT, SPEED_KEYS, Config
+from ssrseg.config import Config, deciding_settings
 from ssrseg.data.files import write_json
 from ssrseg.data.sample import LabelledImages
 from ssrseg.networks.frozen import PACKAGED
@@ -55,20 +55,20 @@ def head_settings(config: Config) -> dict[str, Any]:
         ignored |= {"affinity", "sgc"}
     if config.cmpa.cam_source != "cmpa":
         ignored |= {"cam.readout", "cmpa.image_feature"}
-    return _settings(config, ignored)
+    return deciding_settings(config, ignored)
 
 
 def run_settings(config: Config, supervision: Supervision = "labels") -> dict[str, Any]:
     """The settings that decide a trained decoder; on true masks CAMs have no part in it."""
     full = {"cam", "cmpa", "affinity", "sgc", "pseudo"} if supervision == "full" else set()
-    return _settings(config, {"test"} | full)
+    return deciding_settings(config, {"test"} | full)
 
 
 def scoring_settings(config: Config, measure: Measure) -> dict[str, Any]:
     """The settings that decide a figure when the trained parts are there."""
     if measure == "segmentation":
-        sections = ("test", "data.norm", "data.max_side", "backbones")
-        kept = _settings(config, set())
+        sections = ("test", "data.norm", "data.max_side", "data.range", "backbones")
+        kept = deciding_settings(config, set())
         return {key: value for key, value in kept.items() if key.startswith(sections)}
     ignored = _CROPS | {"optim", "decoder", "test"}
     if measure == "seeds":  # every pixel is decided, and exponents are swept but for the CRF's
@@ -81,19 +81,8 @@ def scoring_settings(config: Config, measure: Measure) -> dict[str, Any]:
     # of CMPA, only how its CAM is read
     return {
         key: value
-        for key, value in _settings(config, ignored).items()
+        for key, value in deciding_settings(config, ignored).items()
         if not key.startswith("cmpa.") or key == "cmpa.image_feature"
-    }
-
-
-def _settings(config: Config, ignored: set[str]) -> dict[str, Any]:
-    """Settings by dotted key, without some keys or whole sections."""
-    ignored = ignored | BY_CONTENT | SPEED_KEYS
-    return {
-        f"{section}.{key}": value
-        for section, values in config.to_dict().items()
-        for key, value in values.items()
-        if section not in ignored and f"{section}.{key}" not in ignored
     }
 
 

@@ -17,7 +17,7 @@ import torch
 
 from ssrseg.checkpoint import MODEL_FILE, load_checkpoint
 from ssrseg.console import named
-from ssrseg.data.files import only_writer, write_json
+from ssrseg.data.files import only_writer, sweep, write_json
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.evaluation import Evaluation, class_figures, evaluate, mean_figures
@@ -85,6 +85,7 @@ def _run(missing: Sequence[Task], workspace: Workspace) -> None:
     """Runs first, side by side; then everything that is scored on them."""
     runs = {task.run: task for task in missing if task.run and not _is_finished(task)}
     others = [task for task in missing if task.experiment.measure != "seeds"]
+    sweep(workspace.superpixels)
     with only_writer(workspace.out), _workers(workspace.jobs) as run_all:
         run_all((_train, workspace, task) for task in runs.values())
         scored = [(_score_seeds, workspace, group) for group in _seed_passes(missing)]
@@ -150,6 +151,7 @@ def _train(workspace: Workspace, task: Task) -> None:
             config,
             supervision=supervision,
             cache=workspace.superpixels,
+            strict=True,
             device=workspace.device,
         )
     facts["seconds"] += time.monotonic() - start

@@ -13,11 +13,11 @@ import torch
 from ssrseg.config import Config
 from ssrseg.console import CheckResult
 from ssrseg.data import coco
+from ssrseg.data.class_ids import find_masks, read_class_ids, write_class_ids
 from ssrseg.data.coco_masks import semantic_mask
 from ssrseg.data.files import has_content, user_path
 from ssrseg.data.naming import match_masks
 from ssrseg.data.open import open_labelled
-from ssrseg.data.truth import find_masks, read_truth, write_class_ids
 from ssrseg.errors import DataError
 from ssrseg.prepare import steps
 from ssrseg.prepare.archives import COCO_ANNOTATIONS, COCO_IMAGES
@@ -150,7 +150,7 @@ def _check_ids(there: Mapping[str, Path], table: coco.LabelTable) -> None:
     """Refuse masks that hold COCO's category ids (1 .. 90), as some converters write them."""
     for name, path in islice(sorted(there.items()), _LOOKED_AT):
         expected = [label + 1 for label in table.labels[name]]
-        ids = set(torch.unique(read_truth(path)).tolist()) - {0, 255}
+        ids = set(torch.unique(read_class_ids(path)).tolist()) - {0, 255}
         if not ids <= set(expected):
             raise DataError(
                 f"{path} holds class ids {sorted(ids)}, but the annotations of the image say"

@@ -16,6 +16,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from ssrseg.data.files import writing
 from ssrseg.errors import DataError
 
 Progress = Callable[[int], None]
@@ -69,7 +70,8 @@ def download(
             f"{url} is no web address that files are fetched from: {fault}. Give one that begins"
             " with http:// or https:// (--mirror)."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     fruitless = 0
     while (have := file_size(part)) < size:
@@ -166,13 +168,15 @@ def _accept(part: Path, path: Path, file: RemoteFile) -> None:
         check_file(part, file.size, file.sha256)
     except DataError as error:
         rejected = path.with_name(f"{path.name}.rejected")
-        os.replace(part, rejected)
+        with writing(rejected):
+            os.replace(part, rejected)
         raise DataError(
             f"{file.url} gave another file than the official one ({error}) It is kept as"
             f" {rejected}; delete it. The next call begins anew: try that once, then another"
             " --mirror."
         ) from error
-    os.replace(part, path)
+    with writing(path):
+        os.replace(part, path)
 
 
 def _receive(file: RemoteFile, part: Path, have: int, progress: Progress, timeout: float) -> None:
@@ -180,12 +184,16 @@ def _receive(file: RemoteFile, part: Path, have: int, progress: Progress, timeou
     headers = {"User-Agent": "ssrseg"} | ({"Range": f"bytes={have}-"} if have else {})
     with _connected(urlopen, Request(file.url, headers=headers), timeout=timeout) as response:
         _check_answer(response, file, part, have)
-        with part.open("ab") as kept:
+        with writing(part):
+            kept = part.open("ab")
+        with kept:
             while block := _connected(response.read, _BLOCK):
                 have += len(block)
                 if have > file.size:
                     raise DataError(_another_file(file.url, part, f"more than {file.size:,} bytes"))
-                kept.write(block)
+                with writing(part):
+                    kept.write(block)
+                    kept.flush()
                 progress(have)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ssrseg.config import Config, DataConfig
 from ssrseg.console import CheckResult, steps
-from ssrseg.data.files import write_text
+from ssrseg.data.files import only_writer, sweep, write_text
 from ssrseg.data.images import read_image
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
@@ -61,26 +61,31 @@ class ArchiveSource:
         """Fetch an archive if that is wanted, check it, and unpack its ``top`` as ``folder``.
 
         False if it is not there and may not be fetched. DataError if it cannot be fetched, is
-        another file or damaged, or the disk is too small.
+        another file or damaged, or the disk is too small; OutputError if another process does so.
         """
         path = self.downloads / archive.name
+        if not path.is_file() and not (self.fetch and archive.url):
+            return False
+        with only_writer(self.downloads):
+            self._unpack(archive, path, folder)
+        return True
+
+    def _unpack(self, archive: Archive, path: Path, folder: Path) -> None:
+        sweep(folder)
         if path.is_file():
             size = path.stat().st_size
             check_room(folder, size, f"Unpacking {archive.name}")
             if archive.sha256:
                 with _megabytes(f"Checking {archive.name}", size) as progress:
                     check_file(path, archive.size, archive.sha256, progress)
-        elif self.fetch and archive.url:
+        else:
             have = file_size(path.with_name(f"{path.name}.part"))
             check_room(folder, 2 * archive.size - have, f"{archive.name}, packed and unpacked,")
             url = f"{self.mirror.rstrip('/')}/{archive.name}" if self.mirror else archive.url
             with _megabytes(f"Fetching {archive.name}", archive.size, have) as progress:
                 download(RemoteFile(url, archive.size, archive.sha256), path, progress)
-        else:
-            return False
         with _megabytes(f"Unpacking {archive.name}", path.stat().st_size) as progress:
             unpack(path, folder, top=archive.top, wanted=archive.wanted, progress=progress)
-        return True
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,7 @@ def store_superpixels(
     samples = [*{sample.name: sample for part in data for sample in part.samples}.values()]
     sgc = config.sgc
     cache = SuperpixelCache(folder, n_segments=sgc.n_segments, compactness=sgc.compactness)
+    sweep(folder)
     check_room(folder, _superpixel_bytes(samples, folder, config), "The superpixels")
     work = partial(_store, cache=cache, settings=config.data)
     faults = []

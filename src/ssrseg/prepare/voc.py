@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ssrseg.config import Config
 from ssrseg.console import CheckResult
+from ssrseg.data.class_ids import write_class_ids
 from ssrseg.data.files import atomic_write, has_content, user_path
 from ssrseg.data.open import open_labelled
 from ssrseg.data.text import read_lines
-from ssrseg.data.truth import write_class_ids
 from ssrseg.prepare import steps
 from ssrseg.prepare.archives import SBD, VOC_TEST, VOC_TRAINVAL
 from ssrseg.prepare.sbd import SBD_FOLDERS, find_sbd, read_sbd, train_aug

@@ -7,14 +7,12 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from ssrseg.console import track
-from ssrseg.data.classes import VOC_CLASSES
-from ssrseg.data.files import atomic_write
+from ssrseg.data.class_ids import class_ids_png, read_truth
+from ssrseg.data.classes import VOC_CLASSES, read_classes_txt
+from ssrseg.data.files import atomic_write, user_path
+from ssrseg.data.images import image_size
 from ssrseg.data.open import open_images
-from ssrseg.data.text import read_lines
-from ssrseg.data.truth import class_ids_png, read_mask
 from ssrseg.errors import DataError
 from ssrseg.method.pseudo_mask import IGNORE
 
@@ -50,13 +48,13 @@ def voc_archive(
         DataError: If a mask is missing, has another size than its image, undecided pixels (255) or
             other ids than 0 .. 20, or the masks are of other classes.
     """
-    masks, out = Path(masks), Path(out)
+    masks, out = user_path(masks, "masks"), user_path(out, "an archive")
     if not out.name.endswith((".tgz", ".tar.gz")):
         raise DataError(f"--out {out}: the server takes .tgz or .tar.gz. Name it results.tgz.")
     folder = masks / "masks" if (masks / "masks").is_dir() else masks
     listed = masks / "classes.txt"  # as `predict` writes it
-    names = [name for _, name in read_lines(listed)] if listed.is_file() else list(VOC_CLASSES)
-    if names != list(VOC_CLASSES):
+    names = read_classes_txt(listed).names if listed.is_file() else VOC_CLASSES
+    if names != VOC_CLASSES:
         raise DataError(
             f"{listed} names {len(names)} classes that are not VOC's 20 in VOC's order; the server"
             " knows no others. Pack masks of a model that was trained on VOC."
@@ -84,8 +82,7 @@ def voc_archive(
 
 def _server_png(path: Path, image: Path) -> bytes:
     """A checked mask, encoded in VOC's palette."""
-    with Image.open(image) as photo:
-        ids = read_mask(path, photo.size[::-1], len(VOC_CLASSES))
+    ids = read_truth(path, image_size(image), len(VOC_CLASSES))
     if (ids == IGNORE).any():
         raise DataError(
             f"{path} has undecided pixels (255), which the server does not take. Pack masks of"

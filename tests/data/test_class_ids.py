@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ssrseg.data.images import read_image
-from ssrseg.data.notices import say_again
-from ssrseg.data.truth import (
+from ssrseg.data.class_ids import (
     find_masks,
     only_0_and_255,
-    read_mask,
+    read_class_ids,
     read_truth,
     voc_palette,
     write_class_ids,
 )
+from ssrseg.data.images import read_image
+from ssrseg.data.notices import say_again
 from ssrseg.errors import DataError
 
 IDS = np.array([[0, 1, 2], [255, 3, 0]], np.uint8)
@@ -44,7 +44,7 @@ def test_class_ids_survive_writing_and_look_like_vocs(tmp_path):
     ids = torch.arange(256, dtype=torch.uint8).view(8, 32)
     path = tmp_path / "new" / "a.png"
     write_class_ids(path, ids)
-    assert torch.equal(read_truth(path), ids)
+    assert torch.equal(read_class_ids(path), ids)
     with Image.open(path) as image:
         assert image.mode == "P"
         assert image.getpalette() == voc_palette().flatten().tolist()
@@ -66,10 +66,10 @@ def test_ids_in_every_lossless_format(tmp_path, name, dtype):
     if dtype == np.uint16 and name in ("a.bmp", "a.gif"):
         pytest.skip("has no 16 bits")
     Image.fromarray(IDS.astype(dtype)).save(tmp_path / name)  # a GIF gets a palette of greys
-    assert read_truth(tmp_path / name, 3).tolist() == IDS.tolist()
+    assert read_class_ids(tmp_path / name, 3).tolist() == IDS.tolist()
     if dtype == np.uint8:
         indexed(tmp_path / name, IDS, VOC)
-        assert read_truth(tmp_path / name).tolist() == IDS.tolist()
+        assert read_class_ids(tmp_path / name).tolist() == IDS.tolist()
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
@@ -81,14 +81,14 @@ def test_low_bit_depths_are_ids(tmp_path, bits):
         grey.convert("1").save(path)
     else:  # as other programs do: Pillow writes greys of 8 bits, so its 4-bit palette is renamed
         indexed(path, ids, VOC[: 2**bits], bits=bits)
-        assert read_truth(path).tolist() == ids.tolist()
+        assert read_class_ids(path).tolist() == ids.tolist()
         path.write_bytes(grey_png(ids, bits))
         with Image.open(path) as image:
             assert np.array(image).max() == 255  # scaled
-    assert read_truth(path).tolist() == ids.tolist()
+    assert read_class_ids(path).tolist() == ids.tolist()
     if bits == 1:
         tifffile.imwrite(tmp_path / "a.tif", ids.astype(bool), photometric="miniswhite")
-        assert read_truth(tmp_path / "a.tif").tolist() == ids.tolist()
+        assert read_class_ids(tmp_path / "a.tif").tolist() == ids.tolist()
 
 
 def grey_png(ids, bits):
@@ -111,7 +111,7 @@ def test_one_bit_with_a_palette(tmp_path):
     content = (tmp_path / "a.tif").read_bytes()  # tifffile writes no palettes of 1 bit
     grey, palette = (struct.pack("<HHII", 262, 3, 1, kind) for kind in (1, 3))
     (tmp_path / "a.tif").write_bytes(content.replace(grey, palette))
-    assert read_truth(tmp_path / "a.tif", 20, [0]).tolist() == [[0, 1, 1]]
+    assert read_class_ids(tmp_path / "a.tif", 20, [0]).tolist() == [[0, 1, 1]]
     assert read_image(tmp_path / "a.tif")[0].tolist() == [[0, 0, 0], [128, 0, 0], [128, 0, 0]]
 
 
@@ -120,14 +120,14 @@ def test_one_bit_with_a_palette(tmp_path):
 
 def test_a_palette_in_another_order_goes_by_colour(tmp_path, capsys):
     path = indexed(tmp_path / "a.png", [[0, 1, 1, 2]], VOC[[1, 0, 255]])
-    assert read_truth(path).tolist() == [[1, 0, 0, 255]]
+    assert read_class_ids(path).tolist() == [[1, 0, 0, 255]]
     assert capsys.readouterr().err == (
         f"Note: {path} has VOC's colours in another order than its indices: it and masks like it"
         " are read by colour, not by index.\n"
     )
     path = indexed(tmp_path / "a.png", [[0, 1, 2]], VOC[[0, 8, 255]])  # unused colours dropped
-    assert read_truth(path, 20).tolist() == [[0, 8, 255]]
-    assert read_truth(path, 20, [7]).tolist() == [[0, 8, 255]]
+    assert read_class_ids(path, 20).tolist() == [[0, 8, 255]]
+    assert read_class_ids(path, 20, [7]).tolist() == [[0, 8, 255]]
 
 
 @given(
@@ -138,7 +138,7 @@ def test_any_order_that_moves_the_background(tmp_path_factory, order, pixels):
     ids = [*range(21), 255]
     colours = VOC[[ids[each] for each in order]]
     path = indexed(tmp_path_factory.mktemp("mask") / "a.png", [pixels], colours)
-    found = read_truth(path, 20).tolist()[0]
+    found = read_class_ids(path, 20).tolist()[0]
     by_colour = [ids[order[pixel]] for pixel in pixels]
     assert found == by_colour or all(
         pixel == each for pixel, each in zip(pixels, found, strict=True)
@@ -152,12 +152,12 @@ def test_what_optimisers_make_of_a_mask(tmp_path):
     rgb = Image.fromarray(VOC[ids])
     for name in ("a.png", "a.gif", "a.tif"):
         rgb.quantize(8, dither=Image.Dither.NONE).save(tmp_path / name)
-        assert np.array_equal(read_truth(tmp_path / name, 20), ids), name
+        assert np.array_equal(read_class_ids(tmp_path / name, 20), ids), name
     for name in ("b.png", "b.bmp", "b.tif"):
         rgb.save(tmp_path / name)
-        assert np.array_equal(read_truth(tmp_path / name, 20), ids), name
+        assert np.array_equal(read_class_ids(tmp_path / name, 20), ids), name
     rgb.convert("RGBA").save(tmp_path / "c.png")
-    assert np.array_equal(read_truth(tmp_path / "c.png", 20), ids)
+    assert np.array_equal(read_class_ids(tmp_path / "c.png", 20), ids)
 
 
 def test_other_palettes_go_by_index(tmp_path, capsys):
@@ -167,27 +167,31 @@ def test_other_palettes_go_by_index(tmp_path, capsys):
         [(7, 7, 7), (128, 0, 0), (0, 0, 0)],
     ):
         path = indexed(tmp_path / "a.png", [[0, 1, 2]], colours)
-        assert read_truth(path).tolist() == [[0, 1, 2]]
+        assert read_class_ids(path).tolist() == [[0, 1, 2]]
     # VOC's green for the only class: by colour it would be one that the data do not have
     path = indexed(tmp_path / "a.png", [[0, 1]], VOC[[0, 2]])
-    assert read_truth(path, 1).tolist() == [[0, 1]]
-    assert read_truth(path, 5, [0]).tolist() == [[0, 1]]
+    assert read_class_ids(path, 1).tolist() == [[0, 1]]
+    assert read_class_ids(path, 5, [0]).tolist() == [[0, 1]]
     assert capsys.readouterr().err == ""
 
 
 def test_greys_that_became_a_palette(tmp_path, capsys):
     greys = [(0, 0, 0), (255, 255, 255), (3, 3, 3)]
     path = indexed(tmp_path / "a.png", [[0, 1, 2]], greys)
-    assert read_truth(path, 3).tolist() == [[0, 255, 3]]
+    assert read_class_ids(path, 3).tolist() == [[0, 255, 3]]
     assert "has greys that are class ids, not its indices" in capsys.readouterr().err
-    assert read_truth(indexed(path, [[0, 1, 1]], greys), 3).tolist() == [[0, 1, 1]]  # two colours
-    assert read_truth(indexed(path, [[0, 1, 2]], greys), 2).tolist() == [[0, 1, 2]]  # 3 is no class
+    assert read_class_ids(indexed(path, [[0, 1, 1]], greys), 3).tolist() == [
+        [0, 1, 1]
+    ]  # two colours
+    assert read_class_ids(indexed(path, [[0, 1, 2]], greys), 2).tolist() == [
+        [0, 1, 2]
+    ]  # 3 is no class
 
 
 def test_a_palette_that_may_mean_two_things(tmp_path):
     path = indexed(tmp_path / "a.png", [[0, 1, 2]], VOC[[0, 2, 1]])
     with pytest.raises(DataError) as caught:
-        read_truth(path, 2)
+        read_class_ids(path, 2)
     assert str(caught.value) == (
         f"{path} has VOC's colours in another order: index 1 has the colour of class id 2, and both"
         " are classes here. Save it with VOC's palette, or as 8-bit grey PNG of class ids."
@@ -201,46 +205,46 @@ def test_masks_in_colours(tmp_path, capsys):
     path = tmp_path / "a.png"
     Image.fromarray(np.array([[(0, 0, 0), (128, 0, 0), (9, 20, 0)]], np.uint8)).save(path)
     with pytest.raises(DataError) as caught:
-        read_truth(path)
+        read_class_ids(path)
     assert str(caught.value) == (
         f"{path} is colour-coded, and (9, 20, 0) is no colour of VOC's; a mask holds one class id"
         " per pixel (0 background, 1 .. classes, 255 ignore). Use the original indexed PNG, or"
         " replace each colour by its id and save as indexed or 8-bit grey PNG."
     )
     Image.fromarray(np.dstack([IDS] * 3)).save(path)
-    assert read_truth(path).tolist() == IDS.tolist()
+    assert read_class_ids(path).tolist() == IDS.tolist()
     assert "are RGB greys: read as ids" in capsys.readouterr().err
     Image.fromarray(np.dstack([IDS] * 3 + [IDS])).save(path)
     with pytest.raises(DataError, match="has transparent pixels, but a mask holds one class id"):
-        read_truth(path)
+        read_class_ids(path)
 
 
 def test_masks_of_the_wrong_form(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "a.jpg")
     with pytest.raises(DataError, match=r"is a JPEG, whose compression changes class ids"):
-        read_truth(tmp_path / "a.jpg")
+        read_class_ids(tmp_path / "a.jpg")
     Image.new("L", (4, 4)).save(tmp_path / "a.pgm")
     with pytest.raises(DataError, match=r"is a PPM, whose greys Pillow scales"):
-        read_truth(tmp_path / "a.pgm")
+        read_class_ids(tmp_path / "a.pgm")
     Image.fromarray(np.array([[3, 1000]], np.uint16)).save(tmp_path / "wide.png")
     with pytest.raises(DataError, match=r"has pixel values from 3 to 1000, but class ids lie in"):
-        read_truth(tmp_path / "wide.png")
+        read_class_ids(tmp_path / "wide.png")
     tifffile.imwrite(tmp_path / "f.tif", IDS.astype(np.float32))
-    assert read_truth(tmp_path / "f.tif").tolist() == IDS.tolist()
+    assert read_class_ids(tmp_path / "f.tif").tolist() == IDS.tolist()
     for values, message in (
         (IDS + 0.5, "that are no whole numbers"),
         (IDS - 1.0, "from -1 to 254"),
     ):
         tifffile.imwrite(tmp_path / "f.tif", values.astype(np.float32))
         with pytest.raises(DataError, match=message):
-            read_truth(tmp_path / "f.tif")
+            read_class_ids(tmp_path / "f.tif")
     tifffile.imwrite(tmp_path / "f.tif", np.full((4, 4), np.nan, np.float32))
     with pytest.raises(DataError, match="that are no whole numbers"):
-        read_truth(tmp_path / "f.tif")
+        read_class_ids(tmp_path / "f.tif")
     Image.fromarray(IDS).save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:50])
     with pytest.raises(DataError, match=r"mask .*cut\.png is damaged or cut short"):
-        read_truth(tmp_path / "cut.png")
+        read_class_ids(tmp_path / "cut.png")
 
 
 def test_0_and_255(tmp_path, capsys):
@@ -251,9 +255,9 @@ def test_0_and_255(tmp_path, capsys):
     assert not any(map(only_0_and_255, (ids(0, 0), ids(255, 255), ids(0, 1), ids(0, 1, 255))))
     path = tmp_path / "a.png"
     write_class_ids(path, ids(0, 255))
-    read_mask(path, (1, 2), 1, [])
+    read_truth(path, (1, 2), 1, [])
     assert capsys.readouterr().err == ""
-    read_mask(path, (1, 2), 1, [0])
+    read_truth(path, (1, 2), 1, [0])
     assert (
         "holds only 0 and 255 although a class is labelled. 255 means ignore"
         in capsys.readouterr().err
@@ -261,7 +265,7 @@ def test_0_and_255(tmp_path, capsys):
     with pytest.raises(
         DataError, match=r"a\.png is 2 x 1 pixels, its image 2 x 2\. Masks must have"
     ):
-        read_mask(path, (2, 2), 1)
+        read_truth(path, (2, 2), 1)
 
 
 @given(
@@ -280,7 +284,7 @@ def test_damage_gives_ids_or_a_data_error(tmp_path_factory, content, form, data)
     path = tmp_path_factory.mktemp("mask") / "a"
     path.write_bytes(whole[: data.draw(st.integers(1, len(whole)))])
     try:
-        ids = read_truth(path, 3, [0])
+        ids = read_class_ids(path, 3, [0])
     except DataError as error:
         assert str(path) in str(error)
     else:

@@ -17,8 +17,8 @@ _PREMULTIPLIED, _ALPHA = 1, 2
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Samples of a TIFF, or of another picture that Pillow would cut to 8 bits.
+class PixelValues:
+    """PixelValues of a TIFF, or of another picture that Pillow would cut to 8 bits.
 
     Attributes:
         values: height x width, or height x width x samples.

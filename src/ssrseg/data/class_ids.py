@@ -16,7 +16,7 @@ from torch import Tensor
 from ssrseg.data.decode import decode
 from ssrseg.data.files import atomic_write, user_path
 from ssrseg.data.notices import note_once
-from ssrseg.data.samples import Samples
+from ssrseg.data.pixels import PixelValues
 from ssrseg.data.walk import files_below
 from ssrseg.errors import DataError, counted
 from ssrseg.method.pseudo_mask import IGNORE
@@ -56,7 +56,7 @@ def find_masks(folder: Path) -> dict[str, Path]:
     return found
 
 
-def read_truth(
+def read_class_ids(
     path: Path | str, n_classes: int | None = None, labels: Collection[int] | None = None
 ) -> UInt8[Tensor, "height width"]:
     """Read a map of class ids: 0 background, 1 + class index, 255 ignore.
@@ -94,7 +94,7 @@ def read_truth(
 def _samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """Integers height x width and their palette (colours x 3), or RGB height x width x 3."""
     image = decode(path, "mask")
-    if isinstance(image, Samples):
+    if isinstance(image, PixelValues):
         values, palette = image.values, image.palette
     else:
         if image.format in _INEXACT:
@@ -232,7 +232,7 @@ def _recoded(indices: np.ndarray, ids: dict[int, int], what: str, path: Path) ->
     return table[indices]
 
 
-def read_mask(
+def read_truth(
     file: Path, size: tuple[int, int], n_classes: int, labels: Collection[int] | None = None
 ) -> UInt8[Tensor, "height width"]:
     """A true mask, checked against the size (height and width) and the classes of its image.
@@ -243,7 +243,7 @@ def read_mask(
     Raises:
         DataError: If its size is not the image's, or it holds unknown class ids.
     """
-    ids = read_truth(file, n_classes, labels)
+    ids = read_class_ids(file, n_classes, labels)
     if ids.shape != size:
         raise DataError(
             f"{file} is {ids.shape[1]} x {ids.shape[0]} pixels, its image {size[1]} x {size[0]}."
