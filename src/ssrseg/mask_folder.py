@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ssrseg.checkpoint import STATE_FILE
 from ssrseg.console import track
+from ssrseg.data.class_ids import read_class_ids
 from ssrseg.data.files import content_digest, only_writer, write_text, writing
 from ssrseg.data.images import image_size
 from ssrseg.data.notices import say_again

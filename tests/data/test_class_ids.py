@@ -180,12 +180,8 @@ def test_greys_that_became_a_palette(tmp_path, capsys):
     path = indexed(tmp_path / "a.png", [[0, 1, 2]], greys)
     assert read_class_ids(path, 3).tolist() == [[0, 255, 3]]
     assert "has greys that are class ids, not its indices" in capsys.readouterr().err
-    assert read_class_ids(indexed(path, [[0, 1, 1]], greys), 3).tolist() == [
-        [0, 1, 1]
-    ]  # two colours
-    assert read_class_ids(indexed(path, [[0, 1, 2]], greys), 2).tolist() == [
-        [0, 1, 2]
-    ]  # 3 is no class
+    assert read_class_ids(indexed(path, [[0, 1, 1]], greys), 3).tolist() == [[0, 1, 1]]
+    assert read_class_ids(indexed(path, [[0, 1, 2]], greys), 2).tolist() == [[0, 1, 2]]
 
 
 def test_a_palette_that_may_mean_two_things(tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ssrseg.data.images import as_photo, read_image
 from ssrseg.data.notices import say_again
-from ssrseg.data.pixels import Samples
+from ssrseg.data.pixels import PixelValues
 from ssrseg.data.tiff import read_page
 from ssrseg.errors import DataError
 
@@ -422,7 +422,7 @@ WIDE = np.stack([COLUMNS * 4096 + ROWS, ROWS * 300, ROWS * COLUMNS * 100 + 7], -
 )
 def test_what_tifffile_alone_cannot_decode(content, values):
     page = read_page(base64.b85decode(content), "a.tif")
-    assert isinstance(page, Samples)
+    assert isinstance(page, PixelValues)
     assert np.array_equal(page.values, values)
 
 

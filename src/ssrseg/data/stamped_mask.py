@@ -21,6 +21,7 @@ from torch import Tensor
 from ssrseg.data.class_ids import class_ids_png
 from ssrseg.data.decode import QUIET, UNREADABLE
 from ssrseg.data.files import atomic_write
+from ssrseg.errors import DataError
 
 KEY = "ssrseg"
 """Name of the text chunk."""
