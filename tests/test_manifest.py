@@ -21,31 +21,33 @@ def test_labels_without_a_pixel(tmp_path: Path) -> None:
     a, b, c = sample("a", 0, 1), sample("b", 0, 1, 2), sample("c")
     dog = torch.tensor([[0, 2, 255]], dtype=torch.uint8)
     manifest = Manifest(tmp_path / "manifest.csv", CLASSES)
-    manifest.add(a, dog, "aa", "ssrseg")
-    manifest.add(b, dog, "bb", "person")
-    manifest.add(c, torch.zeros(2, 2, dtype=torch.uint8), "cc", "ssrseg")
+    manifest.add(a, dog, "a" * 16, "ssrseg")
+    manifest.add(b, dog, "b" * 16, "person")
+    manifest.add(c, torch.zeros(2, 2, dtype=torch.uint8), "c" * 16, "ssrseg")
     lines = (tmp_path / "manifest.csv").read_text().splitlines()
     assert lines == [
         HEAD,
-        "a,cat;dog,cat,masks/a.png,aa,ssrseg",
-        "b,cat;dog;red car,cat;red car,masks/b.png,bb,person",
-        "c,,,masks/c.png,cc,ssrseg",
+        "a,cat;dog,cat,masks/a.png,aaaaaaaaaaaaaaaa,ssrseg",
+        "b,cat;dog;red car,cat;red car,masks/b.png,bbbbbbbbbbbbbbbb,person",
+        "c,,,masks/c.png,cccccccccccccccc,ssrseg",
     ]
     again = Manifest(tmp_path / "manifest.csv", CLASSES)
     assert again.absent([a, b, c, sample("d")]) == {"a": ("cat",), "b": ("cat", "red car")}
-    assert (again.photo("a"), again.photo("d")) == ("aa", None)
-    again.add(a, torch.tensor([[1, 2]], dtype=torch.uint8), "aa", "ssrseg")  # the later line counts
+    assert (again.photo("a"), again.photo("d")) == ("a" * 16, None)
+    again.add(
+        a, torch.tensor([[1, 2]], dtype=torch.uint8), "a" * 16, "ssrseg"
+    )  # the later line counts
     assert Manifest(tmp_path / "manifest.csv", CLASSES).absent([a, c]) == {}
     lines = (tmp_path / "manifest.csv").read_text().splitlines()
-    assert lines[1] == "a,cat;dog,,masks/a.png,aa,ssrseg" and len(lines) == 4
+    assert lines[1] == "a,cat;dog,,masks/a.png,aaaaaaaaaaaaaaaa,ssrseg" and len(lines) == 4
 
 
 def test_a_spreadsheet_may_have_saved_it(tmp_path: Path) -> None:
     path = tmp_path / "manifest.csv"
-    text = f"\ufeff{HEAD},checked\r\na,cat,cat,masks/a.png,aa,ssrseg,yes,\r\n"
+    text = f"\ufeff{HEAD},checked\r\na,cat,cat,masks/a.png,aaaaaaaaaaaaaaaa,ssrseg,yes,\r\n"
     path.write_text(text, encoding="utf-8", newline="")
     assert Manifest(path, CLASSES).absent([sample("a", 0)]) == {"a": ("cat",)}
-    assert path.read_text() == f"{HEAD}\na,cat,cat,masks/a.png,aa,ssrseg\n"
+    assert path.read_text() == f"{HEAD}\na,cat,cat,masks/a.png,aaaaaaaaaaaaaaaa,ssrseg\n"
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,7 @@ def test_a_spreadsheet_may_have_saved_it(tmp_path: Path) -> None:
 )
 def test_any_name_comes_back(tmp_path: Path, name: str) -> None:
     manifest = Manifest(tmp_path / "manifest.csv", CLASSES)
-    manifest.add(sample(name, 0), torch.zeros(2, 2, dtype=torch.uint8), "aa", "ssrseg")
+    manifest.add(sample(name, 0), torch.zeros(2, 2, dtype=torch.uint8), "a" * 16, "ssrseg")
     again = Manifest(tmp_path / "manifest.csv", CLASSES)
     assert again.absent([sample(name, 0)]) == {name: ("cat",)}
 
@@ -63,7 +65,6 @@ def test_any_name_comes_back(tmp_path: Path, name: str) -> None:
     [
         b"name,labels,mask\na,cat,masks/a.png\n",
         b"name;labels;absent;mask\na;cat;;masks/a.png\n",
-        b"",
         "n\0ame,labels\n".encode("utf-16"),
         b'\xff\x00\r\r\n"',
     ],
@@ -80,3 +81,19 @@ def test_a_folder_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").mkdir()
     with pytest.raises(OutputError, match=r"manifest\.csv cannot be written"):
         Manifest(tmp_path / "manifest.csv", CLASSES)
+
+
+def test_one_in_another_encoding_or_with_changed_digests(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.csv"
+    Manifest(path, CLASSES).add(sample("café", 0), torch.ones(2, 2).byte(), "0" * 16, "ssrseg")
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "café.png").touch()
+    assert Manifest(path, CLASSES).photo("café") == "0" * 16
+    text = path.read_text()
+    path.write_text(text, encoding="cp1252")
+    with pytest.raises(DataError, match="names in another encoding"):
+        Manifest(path, CLASSES)
+    path.write_text(text.replace("0" * 16, "1.23E+15"))
+    assert Manifest(path, CLASSES).photo("café") is None
+    path.write_text("")
+    assert Manifest(path, CLASSES).photo("café") is None

@@ -10,7 +10,8 @@ import pytest
 import torch
 from make_tiny import tiny_folder, tiny_voc
 from PIL import Image
-from tiny_encoders import tiny_config
+from safetensors.torch import load_file, save_file
+from tiny_encoders import tiny_clip, tiny_config, tiny_dino
 from torch import Tensor
 
 from ssrseg import mask_folder as module
@@ -20,7 +21,7 @@ from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.errors import CheckpointError, ConfigError, DataError
+from ssrseg.errors import BackboneError, CheckpointError, ConfigError, DataError
 from ssrseg.mask_folder import open_masks
 from ssrseg.model import SSR
 from ssrseg.pseudo_masks import make_masks, pseudo_mask_miou, rectify_photo
@@ -246,6 +247,91 @@ def test_a_correction_of_another_photograph_is_neither_used_nor_lost(
     assert "corrected by hand, for another photograph" in result.failures[0].reason
     assert path.read_bytes() == corrected
     assert "photo_0" in (out / "failures.csv").read_text()
+
+
+def test_what_is_damaged_and_not_ours_is_not_replaced(tmp_path: Path, config: Config) -> None:
+    data, out = one_photo(tmp_path / "own", ".png", 80), tmp_path / "out"
+    make_masks(data, out, config)
+    path = out / "masks" / "photo_0.png"
+    correct_by_hand(path)
+    for content in (path.read_bytes()[:-60], b"gimp xcf v011" + bytes(200)):
+        path.write_bytes(content)
+        (failure,) = make_masks(data, out, config).failures
+        assert "is damaged" in failure.reason and "move it away" in failure.reason
+        assert path.read_bytes() == content
+
+
+def test_a_correction_of_which_nothing_says_the_photograph(
+    tmp_path: Path, config: Config, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data, out = one_photo(tmp_path / "own", ".png", 80), tmp_path / "out"
+    make_masks(data, out, config)
+    correct_by_hand(out / "masks" / "photo_0.png")
+    (out / "manifest.csv").unlink()
+    assert make_masks(data, out, config).corrected == ("photo_0",)
+    assert "nothing says for which photograph" in capfd.readouterr().err
+    make_masks(data, out, config)
+    assert "nothing says" not in capfd.readouterr().err
+
+
+def test_masks_have_a_place_of_their_own(tmp_path: Path, config: Config) -> None:
+    one_photo(tmp_path / "own", ".png", 80)
+    photo = (tmp_path / "own" / "photo_0.png").read_bytes()
+    out = tmp_path / "out"
+    for path in (out / "masks/inside.png", tmp_path / "own/a.jpg", tmp_path / "own/a.png/b.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(photo)
+    (out / "masks" / "c.png").mkdir()
+    samples = (
+        Sample("inside", out / "masks" / "inside.png", (1,), None),
+        Sample("a", tmp_path / "own" / "a.jpg", (1,), None),
+        Sample("a.png/b", tmp_path / "own" / "a.png" / "b.png", (1,), None),
+        Sample("c", tmp_path / "own" / "photo_0.png", (1,), None),
+        Sample("d", tmp_path / "own" / "photo_0.png", (1,), None),
+    )
+    data = LabelledImages(tmp_path, ("cat", "dog"), samples)
+    for overwrite in (True, False):
+        result = make_masks(data, out, config, overwrite=overwrite)
+        reasons = {each.name: each.reason for each in result.failures}
+        assert reasons.keys() == {"inside", "a.png/b", "c"}
+        assert "lies where its own mask would be written" in reasons["inside"]
+        assert "something else is or is going to be" in reasons["a.png/b"]
+        assert (out / "masks" / "inside.png").read_bytes() == photo
+
+
+def test_a_config_of_ones_own_is_not_replaced(tmp_path: Path, config: Config) -> None:
+    data, out = one_photo(tmp_path / "own", ".png", 80), tmp_path / "out"
+    out.mkdir()
+    (out / "config.yaml").write_text("sgc:\n  high: 0.3  # mine\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml was not written by ssrseg"):
+        make_masks(data, out, config)
+    assert "# mine" in (out / "config.yaml").read_text()
+
+
+def test_encoders_at_another_place_are_the_same(tmp_path: Path, config: Config) -> None:
+    data, out = one_photo(tmp_path / "own", ".png", 80), tmp_path / "out"
+    make_masks(data, out, config)
+    moved = tiny_clip(tmp_path / "moved")  # as that of the fixture
+    elsewhere = replace(config, backbones=replace(config.backbones, clip=str(moved)))
+    optim = replace(config.optim, save_every=7)
+    speed = replace(elsewhere, data=replace(config.data, workers=1), optim=optim)
+    assert make_masks(data, out, speed).skipped == 1
+    tiny_clip(tmp_path / "moved", seed=3)
+    with pytest.raises(ConfigError, match="encoders or another model"):
+        make_masks(data, out, elsewhere)
+
+
+def test_encoders_that_give_no_numbers(tmp_path: Path, config: Config) -> None:
+    data = one_photo(tmp_path / "own", ".png", 80)
+    dino = tiny_dino(tmp_path / "dino")
+    weights = load_file(dino / "model.safetensors")
+    name = next(name for name in weights if name.endswith("intermediate.dense.weight"))
+    save_file(weights | {name: weights[name] * 1e30}, dino / "model.safetensors", {"format": "pt"})
+    broken = replace(config, backbones=replace(config.backbones, dino=str(dino)))
+    with pytest.raises(BackboneError, match="gives CAMs that are nan or infinite"):
+        make_masks(data, tmp_path / "out", broken)
+    with pytest.raises(BackboneError, match="gives CAMs that are nan or infinite"):
+        train(data, tmp_path / "run", broken)
 
 
 def test_a_mask_cut_short_is_no_mask(tmp_path: Path, config: Config, made: list[str]) -> None:

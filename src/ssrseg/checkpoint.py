@@ -109,10 +109,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def _without_speed(config: Config) -> dict[str, Any]:
-    """Settings without those of speed."""
+    """Settings without those that change no byte."""
     return {
         section: {
-            key: value for key, value in values.items() if f"{section}.{key}" not in SPEED_KEYS
+            key: value
+            for key, value in values.items()
+            if f"{section}.{key}" not in SPEED_KEYS or f"{section}.{key}" == "data.patches"
         }
         for section, values in config.to_dict().items()
     }

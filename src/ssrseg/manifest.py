@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class Manifest:
         except OSError as error:
             raise DataError(f"{self.path} cannot be read ({error.strerror or error}).") from error
         try:
-            head, *rows = csv_rows(text) or [[]]
+            head, *rows = csv_rows(text) or [list(COLUMNS)]  # an empty file says nothing
         except DataError as error:
             raise self._foreign(str(error)) from error
         if not set(COLUMNS) <= set(head):
@@ -53,13 +54,25 @@ class Manifest:
             found = dict(zip(head, row, strict=False))
             # a line cut short by a kill is written again
             if set(COLUMNS) <= found.keys() and found["mask"] == mask_path(found["name"]):
+                if any("\udc80" <= char <= "\udcff" for char in found["name"]):
+                    self._refuse_other_encoding(found["name"])
+                if not re.fullmatch("[0-9a-f]{16}", found["photo"]):  # such as 1.2E+15
+                    found["photo"] = ""
                 self._rows[found["name"]] = {column: found[column] for column in COLUMNS}
+
+    def _refuse_other_encoding(self, name: str) -> None:
+        """Tell a name that is not UTF-8 from one that a spreadsheet has written in its own way."""
+        written = name.encode("utf-8", "surrogateescape")
+        for encoding in ("cp1252", "mac_roman"):
+            if (self.path.parent / mask_path(written.decode(encoding, "ignore"))).exists():
+                raise self._foreign(f"it holds names in another encoding ({encoding})")
 
     def _foreign(self, reason: str) -> DataError:
         return DataError(
             f'{self.path} is not as ssrseg writes it: {reason} instead of "{",".join(COLUMNS)}" (a'
-            " spreadsheet may have saved it with other separators). Mend it, or delete it: masks"
-            " that are done, and corrections by hand, are known without it."
+            " spreadsheet may have saved it in another form). Save it as CSV in UTF-8, or delete"
+            " it: masks that are done, and corrections by hand, are known without it, but no longer"
+            " for which photograph a correction was made."
         )
 
     def write(self) -> None:
@@ -84,7 +97,7 @@ class Manifest:
 
     def photo(self, name: str) -> str | None:
         """Digest of the photograph that a mask was made for, if that is known."""
-        return self._rows[name]["photo"] if name in self._rows else None
+        return self._rows[name]["photo"] or None if name in self._rows else None
 
     def absent(self, samples: Iterable[Sample]) -> dict[str, tuple[str, ...]]:
         """Labels that the masks of these images lack, by name of the image."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from jaxtyping import UInt8
 from torch import Tensor
@@ -14,7 +14,7 @@ from ssrseg.console import track
 from ssrseg.data.class_ids import read_class_ids
 from ssrseg.data.files import content_digest, only_writer, write_text, writing
 from ssrseg.data.images import image_size
-from ssrseg.data.notices import say_again
+from ssrseg.data.notices import note_once, say_again
 from ssrseg.data.sample import Sample
 from ssrseg.data.stamped_mask import MaskState, digest_of, mask_state, write_mask
 from ssrseg.errors import ConfigError, DataError, OutputError, SSRError
@@ -56,11 +56,12 @@ class MaskFolder:
     def look(self, samples: Sequence[Sample], has_rest: HasRest, *, overwrite: bool) -> None:
         """Sort samples into those to do, those done, and those that a person has corrected."""
         there = (self.out / "masks").is_dir() and not overwrite
+        taken = {mask_path(sample.name) for sample in samples}
         title = "Masks that are there"
         for sample in track(samples, title, len(samples)) if there else samples:
             path = self.out / mask_path(sample.name)
             try:
-                if not _is_there(path, sample) or overwrite:
+                if not _is_there(path, sample, taken) or overwrite:
                     self.todo.append(sample)
                     continue
                 photo = content_digest(sample.image)
@@ -89,6 +90,13 @@ class MaskFolder:
             raise DataError(
                 f"{path} was corrected by hand, for another photograph than {sample.image} is now."
                 " It was left as it is. Move it away, or choose another folder (--out)."
+            )
+        if self.manifest.photo(sample.name) is None:
+            note_once(
+                "correction",
+                f"{path} was corrected by hand, and nothing says for which photograph: it is taken"
+                f" for one of {sample.image} as it is now. So are others that {MANIFEST} does not"
+                " know.",
             )
         self.manifest.add(sample, ids, photo, "person")
         self.corrected[sample.name] = None
@@ -176,9 +184,20 @@ def open_masks(
             write_failures(out, folder.failures)
 
 
-def _is_there(path: Path, sample: Sample) -> bool:
-    """DataError if no file can have that name."""
+def _is_there(path: Path, sample: Sample, taken: Collection[str]) -> bool:
+    """DataError if the mask cannot have its place: ``taken`` are those of all masks."""
+    folders = [str(each) for each in PurePosixPath(mask_path(sample.name)).parents]
+    if any(folder in taken for folder in folders) or path.is_dir():
+        raise DataError(
+            f"The mask of {sample.image} has no place at {path}, where something else is or is"
+            " going to be. Rename the image, or move away what is there."
+        )
     try:
+        if path.exists() and path.samefile(sample.image):
+            raise DataError(
+                f"{sample.image} lies where its own mask would be written. Choose another folder"
+                " (--out)."
+            )
         return path.exists()
     except OSError as error:  # most often too long
         raise DataError(
@@ -203,13 +222,18 @@ def _refuse_mixture(
     """Raise ConfigError if masks of other settings would lie beside the new ones."""
     if not file.is_file():
         return
+    there = {path for path in (out / "masks").rglob("*.png") if not path.name.startswith(".")}
     try:
         earlier = file.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror or error}).") from error
+    if _IDENTITY not in earlier and not there:
+        raise ConfigError(
+            f"{file} was not written by ssrseg, and the settings of these masks would replace it."
+            " Choose another folder (--out)."
+        )
     if earlier.endswith(f"{_IDENTITY}{identity}\n"):
         return
-    there = {path for path in (out / "masks").rglob("*.png") if not path.name.startswith(".")}
     if overwrite:
         there -= {out / mask_path(sample.name) for sample in samples}
     if there:

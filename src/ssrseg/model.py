@@ -510,6 +510,9 @@ class SSR(nn.Module, Loadable):
         """Class ids and the probability of the chosen class, on the CPU.
 
         A photograph larger than ``data.max_side`` is segmented at that size and enlarged again.
+
+        Raises:
+            BackboneError: If CLIP gives numbers that are not finite.
         """
         test = self.config.test
         small = limit_side(photo, max(self.config.data.max_side, test.long_side))
@@ -517,6 +520,11 @@ class SSR(nn.Module, Loadable):
         if test.crf if crf is None else crf:
             probabilities = dense_crf(
                 small, probabilities.cpu(), *test.crf_parameters, iterations=test.crf_iterations
+            )
+        if not torch.isfinite(probabilities).all():
+            raise BackboneError(
+                f"{self.config.backbones.clip} and the decoder give probabilities that are nan or"
+                " infinite: weights of CLIP are damaged, or too large. Copy it again."
             )
         confidence, ids = probabilities.max(0)
         return _enlarge(ids.to(torch.uint8), photo), _enlarge(confidence, photo)

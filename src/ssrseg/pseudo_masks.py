@@ -27,6 +27,7 @@ from ssrseg.data.stamped_mask import digest_of
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import limit_side
 from ssrseg.device import pick_device
+from ssrseg.errors import BackboneError
 from ssrseg.failures import Failure
 from ssrseg.interruption import until_stopped
 from ssrseg.loading import model_file
@@ -94,8 +95,14 @@ def rectify_photo(
 
 
 def photo_masks(model: SSR, batch: PhotoBatch) -> list[PhotoMask]:
-    """CAMs and pseudo masks of photographs of one size."""
+    """CAMs and pseudo masks of photographs of one size; BackboneError if they are not finite."""
     way = model.rectify_batch(batch)
+    if not torch.isfinite(way.refined_cam).all():
+        raise BackboneError(
+            f"{model.config.backbones.clip} or {model.config.backbones.dino} gives CAMs that are"
+            " nan or infinite: its weights are damaged, or too large. Copy it again, or choose"
+            " another one."
+        )
     ids, cam, refined = (each.cpu() for each in (way.pseudo_mask, way.initial.cam, way.refined_cam))
     found = []
     for row, slots in enumerate(batch.present.tolist()):

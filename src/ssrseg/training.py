@@ -33,6 +33,7 @@ from ssrseg.config import Config, OptimConfig, config_of
 from ssrseg.console import Steps, note, steps
 from ssrseg.data.crops import CropBatch, CropDraws, derive_seed, refuse_without_masks
 from ssrseg.data.files import only_writer, sweep, user_path, write_text, writing
+from ssrseg.data.images import read_image
 from ssrseg.data.notices import say_again
 from ssrseg.data.open import labelled_images
 from ssrseg.data.photos import usable_photos
@@ -49,7 +50,7 @@ from ssrseg.method.cmpa import image_prototypes
 from ssrseg.method.objective import ssr_loss
 from ssrseg.model import SSR, InitialCam
 from ssrseg.networks.vocabulary import build_vocabulary, refuse_lone_texts
-from ssrseg.pseudo_masks import pseudo_mask_miou
+from ssrseg.pseudo_masks import pseudo_mask_miou, rectify_photo
 from ssrseg.safe_yaml import dump_yaml
 from ssrseg.trained_parts import first_seed, new_alignment, new_decoder
 from ssrseg.training_log import Log
@@ -281,6 +282,8 @@ def train(
         run, monitor, failures = _with_usable_images(run, model, monitor, strict=strict)
         if earlier is not None:
             check_same_run(earlier, run.checkpoint({}, 0, model.encoders), out / STATE_FILE)
+        if supervision == "labels":
+            _try_one(run, model)
         state = _start(run, earlier, model)
         first = 0 if earlier is None else earlier.iteration
         del earlier  # a second copy of all that is trained
@@ -296,6 +299,14 @@ def train(
                 made = run.checkpoint(tensors, total, state.model.encoders)
                 save_checkpoint(out / MODEL_FILE, made)
     return TrainResult(out, max(first, end), total, finished, last, tuple(failures))
+
+
+def _try_one(run: _Run, model: SSR) -> None:
+    """BackboneError, before anything is learned, if the encoders give no usable CAM."""
+    sample = next((each for each in run.data.samples if each.labels), None)
+    if sample is not None:
+        photo = read_image(sample.image, run.config.data.range)
+        rectify_photo(model, photo, sample.labels, run.superpixels)
 
 
 def _with_usable_images(
@@ -315,6 +326,9 @@ def _with_usable_images(
     write_failures(run.out, failures)
     for line in describe_failures(run.out, failures):
         note(line)
+    lost = run.data.labels.any(0) & ~data.labels.any(0)
+    for name in (run.data.classes[index] for index in lost.nonzero().flatten().tolist()):
+        note(f'No usable image shows "{name}" any more: the model will not learn it.')
     return replace(run, data=data, digest=data_digest(data, truth=full)), monitor, failures
 
 
@@ -359,6 +373,8 @@ def _loop(
     schedule, optim = run.schedule, run.config.optim
     batches = _batches(run, state.model, first, end)
     with Log(run.out / "log.csv", first, partial(_diverged, run, first)) as log:
+        if monitor is not None and _is_whole(run, first) and math.isnan(log.last["pseudo_miou"]):
+            _score(run, state, log, monitor, stop, first)  # where it was interrupted
         for iteration, progress in _counted(schedule, first, end):
             # prototypes P_I of the whole training set, every cmpa.update_every iterations
             if iteration in schedule.align and iteration % run.config.cmpa.update_every == 0:
@@ -387,17 +403,36 @@ def _loop(
             # Adam squares gradients: what has no square is as good as infinite
             checked = torch.stack([proto + seg, gradient**2, _largest(state.weights())])
             finished = iteration + 1
-            whole = finished % optim.save_every == 0 or finished == schedule.total
-            if whole and monitor is not None:
-                row["pseudo_miou"] = pseudo_mask_miou(model, monitor, run.superpixels)
+            whole = _is_whole(run, finished)
             log.add(row, checked, rows)
             if whole or finished == end or stop.requested:
                 log.flush()  # first, so that no checkpoint is ahead of its log
                 _save(run, state, finished)
+                if whole and monitor is not None:
+                    _score(run, state, log, monitor, stop, finished)
                 if stop.requested and finished < end:
                     raise _stopped(run, stop, finished)
             progress.advance(_shown_loss(log, schedule, iteration))
     return log.last
+
+
+def _is_whole(run: _Run, finished: int) -> bool:
+    """Whether a checkpoint, and with it a score of the monitor, belongs to so many iterations."""
+    return finished > 0 and (
+        finished % run.config.optim.save_every == 0 or finished == run.schedule.total
+    )
+
+
+def _score(
+    run: _Run, state: _State, log: Log, monitor: LabelledImages, stop: Stop, finished: int
+) -> None:
+    """Score the pseudo masks of the monitor, for the log."""
+    model = _model_of(run, state, finished - 1)
+    try:
+        with stop.at_once():
+            log.add_score(pseudo_mask_miou(model, monitor, run.superpixels))
+    except Interrupted:
+        raise _stopped(run, stop, finished) from None
 
 
 def _save(run: _Run, state: _State, finished: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jaxtyping import Float
@@ -70,13 +70,24 @@ class Log:
         if len(self._waiting) >= EVERY:
             self.flush()
 
+    def add_score(self, pseudo_miou: float) -> None:
+        """Write the monitor's score into the last row that was written."""
+        self.last["pseudo_miou"] = pseudo_miou
+        rows = readable_rows(self.path, int(self.last["iteration"]))[:-1]
+        lines = [",".join(FIELDS), *rows, self._row(self.last)]
+        write_text(self.path, "".join(f"{line}\n" for line in lines))
+
+    @staticmethod
+    def _row(values: Mapping[str, float]) -> str:
+        return ",".join(f"{value:.9g}" for value in values.values())
+
     def flush(self, *, check: bool = True) -> None:
         """Write what is waiting; of diverged iterations the first one, and raise its fault."""
         waiting, self._waiting = self._waiting, []
         with writing(self.path), self.path.open("a", encoding="utf-8", newline="\n") as file:
             for row, checked, images in waiting:
                 self.last = {name: float(row[name]) for name in FIELDS}
-                file.write(",".join(f"{value:.9g}" for value in self.last.values()) + "\n")
+                file.write(f"{self._row(self.last)}\n")
                 found = checked.tolist()
                 if not all(map(math.isfinite, found)):
                     if check:

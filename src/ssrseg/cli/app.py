@@ -19,7 +19,9 @@ from ssrseg.errors import SSRError
 from ssrseg.interruption import Interrupted, interruptible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from cyclopts import Token
 
     from ssrseg.config import Config
     from ssrseg.data.sample import LabelledImages
@@ -51,7 +53,15 @@ def command(group: Group) -> "Callable[..., object]":
     return app.command(group=group, sort_key=next(_position))
 
 
-Count = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+def whole(_: type, tokens: "Sequence[Token]") -> int:
+    """A whole number; the library would round 1.5 without a word."""
+    text = tokens[0].value
+    if not text.lstrip("+-").isdecimal():
+        raise ValueError(f'"{text}" is no whole number.')
+    return int(text)
+
+
+Count = Annotated[int, Parameter(converter=whole, validator=validators.Number(gte=1))]
 DataFolder = Annotated[
     Path,
     Parameter(

@@ -24,6 +24,7 @@ from ssrseg.cli.app import (
     command,
     load_settings,
     open_data,
+    whole,
 )
 from ssrseg.console import echo, note, print_table, show
 from ssrseg.errors import counted
@@ -96,7 +97,7 @@ def masks(*, setup: ModelSetup, out: Path, files: Files = Files(), save_cams: bo
 
 
 TRAINING = Parameter(group=Group("Training", sort_key=1))
-FromZero = Annotated[int, Parameter(validator=validators.Number(gte=0))]
+FromZero = Annotated[int, Parameter(converter=whole, validator=validators.Number(gte=0))]
 
 
 @command(EVERYDAY)
@@ -124,6 +125,8 @@ def train(
     from ssrseg.training import train
 
     known = tuple(each for each in images.samples if each.truth is not None)[:monitor]
+    if monitor and not known:
+        note(f"--monitor {monitor}: no image of {setup.data} has a true mask; nothing is scored.")
     result = train(
         images,
         out,

@@ -351,12 +351,14 @@ def seeds(
     images = open_data(setup.data, setup.split)
     from ssrseg.config import load_config
     from ssrseg.data.files import write_json
+    from ssrseg.data.photos import refuse_unusable
     from ssrseg.data.superpixels import SuperpixelCache
     from ssrseg.evaluation import class_figures, mean_figures
     from ssrseg.model import SSR
     from ssrseg.paper.cam_seeds import ALPHAS, score_seeds
     from ssrseg.paper.rows import RAW
 
+    refuse_unusable(images, config.data)
     model = SSR.for_data(config, images, setup.model, device=setup.pick_device())
     changes = {"initial CAM": RAW, "refined CAM": ("pseudo.refine=none",)}
     changes |= {"+ PAR": ("pseudo.refine=par",)} if par else {}

@@ -1,6 +1,7 @@
 """Standard output and error that no run ever ends for."""
 
 import io
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -41,6 +42,9 @@ def forgiving_streams() -> Iterator[None]:
     notes, no fault is: a terminal that was closed must not end a run that goes on without it. On
     standard output a full disk is one, as results would be lost.
     """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed: no file of ours may get its number
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
     before = sys.stdout, sys.stderr
     for name, forgiven in (("stdout", BrokenPipeError), ("stderr", OSError)):
         stream = getattr(sys, name)

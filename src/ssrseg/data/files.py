@@ -148,7 +148,12 @@ def only_writer(folder: Path) -> Iterator[None]:
         OutputError: If another process or thread writes there; it says which, and since when.
     """
     lock, writer = FileLock(folder / _LOCK, timeout=0), folder / _WRITER
-    with writing(folder):
+    if not folder.is_dir() and os.path.lexists(folder):
+        raise OutputError(
+            f"{folder} is no folder, but one is expected here. Choose another one (--out), or move"
+            " away what is there."
+        )
+    with writing(folder / _LOCK):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
@@ -166,7 +171,7 @@ def only_writer(folder: Path) -> Iterator[None]:
                     " choose another folder (--out)."
                 ) from None
     try:
-        with writing(folder):
+        with writing(writer):
             sweep(folder)
             command = " ".join(["ssrseg", *sys.argv[1:]]) if sys.argv else ""
             since = time.strftime("%Y-%m-%d %H:%M:%S")

@@ -22,8 +22,9 @@ from ssrseg.data.images import check_size, read_image
 from ssrseg.data.levels import Range
 from ssrseg.data.sample import LabelledImages, Sample, present_slots
 from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.data.text import fault_report
 from ssrseg.data.transforms import fit_to_patches, limit_side
-from ssrseg.errors import SSRError
+from ssrseg.errors import DataError, SSRError
 from ssrseg.interruption import leave_to_parent
 
 PATCHES = {"cpu": 1024, "cuda": 65536}
@@ -129,6 +130,18 @@ def usable_photos(
     both = list(zip(data.samples, faults, strict=True))
     usable = tuple(sample for sample, error in both if error is None)
     return replace(data, samples=usable), [(sample, error) for sample, error in both if error]
+
+
+def refuse_unusable(data: LabelledImages, settings: DataConfig) -> None:
+    """Raise DataError with all photographs and true masks that cannot be read.
+
+    Args:
+        settings: ``range`` is used.
+    """
+    _, faults = usable_photos(data, settings, 1, truth=True)
+    if faults:
+        reasons = [str(error) for _, error in faults]
+        raise DataError(fault_report(data.root, reasons) if reasons[1:] else reasons[0])
 
 
 def photo_batches(

@@ -13,6 +13,7 @@ import torch
 
 from ssrseg.config import Config, load_config
 from ssrseg.console import note
+from ssrseg.data.files import only_writer, user_path
 from ssrseg.data.open import open_labelled
 from ssrseg.demo.report import Figures, short_table, write_figures, write_report
 from ssrseg.demo.rows import ROWS
@@ -52,7 +53,7 @@ def run_demo(out: str | Path, *, seeds: int = 1, device: str = "auto") -> DemoRe
         out: Folder for scenes, runs, figures.csv and report.html; a finished seed is not run again.
         seeds: Repetitions, each on fresh scenes and with fresh random numbers.
     """
-    start, out, device = time.monotonic(), Path(out), pick_device(device)
+    start, out, device = time.monotonic(), user_path(out, "the demo"), pick_device(device)
     scored = SCORED_SCENES if seeds > 1 else QUICK_SCENES
     for_each = " for each seed" if seeds > 1 else ""
     note(
@@ -65,7 +66,8 @@ def run_demo(out: str | Path, *, seeds: int = 1, device: str = "auto") -> DemoRe
     # for each other were seen to take forty times as long
     torch.set_num_threads(1)
     try:
-        found = [_one_seed(out / f"seed-{seed}", seed, scored, device) for seed in range(seeds)]
+        with only_writer(out):
+            found = [_one_seed(out / f"seed-{seed}", seed, scored, device) for seed in range(seeds)]
     finally:
         torch.set_num_threads(threads)
     figures = {row: [each[row] for each in found] for row in found[0]}

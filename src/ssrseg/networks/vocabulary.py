@@ -68,9 +68,11 @@ def build_vocabulary(
     phrases = [named.get(name, name) for name in classes]
     taken: dict[str, str] = {}
     for name, phrase in zip(classes, phrases, strict=True):
-        for word in (name, *f"{name} {phrase}".replace(",", " ").split()):
-            taken.setdefault(word.lower(), name)
-    named_by = {word: taken.get(word.lower()) or _meant(word, classes) for word in background}
+        for word in (name, phrase, *f"{name} {phrase}".replace(",", " ").split()):
+            taken.setdefault(_as_clip_reads(word), name)
+    named_by = {
+        word: taken.get(_as_clip_reads(word)) or _meant(word, classes) for word in background
+    }
     kept = [word for word in background if named_by[word] is None]
     found = {word: name for word, name in named_by.items() if name is not None}
     texts = tuple(template.replace("{}", phrase) for phrase in (*phrases, *kept))
@@ -157,6 +159,11 @@ def check_prompts(own: object, classes: tuple[str, ...]) -> dict[str, str]:
             )
         checked[plain] = str.strip(text)
     return checked
+
+
+def _as_clip_reads(text: str) -> str:
+    """Without what CLIP's tokenizer does not tell apart: upper and lower case, and blanks."""
+    return " ".join(text.lower().split())
 
 
 def _meant(phrase: str, classes: tuple[str, ...]) -> str | None:

@@ -18,6 +18,7 @@ import torch
 from ssrseg.checkpoint import MODEL_FILE, load_checkpoint
 from ssrseg.console import named
 from ssrseg.data.files import only_writer, sweep, write_json
+from ssrseg.data.photos import refuse_unusable
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.evaluation import Evaluation, class_figures, evaluate, mean_figures
@@ -86,6 +87,11 @@ def _run(missing: Sequence[Task], workspace: Workspace) -> None:
     runs = {task.run: task for task in missing if task.run and not _is_finished(task)}
     others = [task for task in missing if task.experiment.measure != "seeds"]
     sweep(workspace.superpixels)
+    used = {id(task.data): task.data for task in missing}
+    if runs and workspace.train is not None:
+        used[id(workspace.train)] = workspace.train
+    for data in used.values():  # all bad files at once, before hours of work
+        refuse_unusable(data, workspace.config.data)
     with only_writer(workspace.out), _workers(workspace.jobs) as run_all:
         run_all((_train, workspace, task) for task in runs.values())
         scored = [(_score_seeds, workspace, group) for group in _seed_passes(missing)]
