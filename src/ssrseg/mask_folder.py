@@ -187,12 +187,12 @@ def open_masks(
 def _is_there(path: Path, sample: Sample, taken: Collection[str]) -> bool:
     """DataError if the mask cannot have its place: ``taken`` are those of all masks."""
     folders = [str(each) for each in PurePosixPath(mask_path(sample.name)).parents]
-    if any(folder in taken for folder in folders) or path.is_dir():
-        raise DataError(
-            f"The mask of {sample.image} has no place at {path}, where something else is or is"
-            " going to be. Rename the image, or move away what is there."
-        )
     try:
+        if any(folder in taken for folder in folders) or path.is_dir():
+            raise DataError(
+                f"The mask of {sample.image} has no place at {path}, where something else is or is"
+                " going to be. Rename the image, or move away what is there."
+            )
         if path.exists() and path.samefile(sample.image):
             raise DataError(
                 f"{sample.image} lies where its own mask would be written. Choose another folder"

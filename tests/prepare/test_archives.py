@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ssrseg.errors import DataError
+from ssrseg.errors import DataError, OutputError
 from ssrseg.prepare import archives
 from ssrseg.prepare.archives import unpack
 
@@ -214,3 +214,12 @@ def test_published_facts() -> None:
     assert all(each.url.endswith(f"/{each.name}") for each in known)
     assert all(len(bytes.fromhex(each.sha256)) == 32 and each.size > 10**8 for each in known)
     assert len({each.sha256 for each in known}) == 5
+
+
+def test_a_member_whose_name_is_too_long(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        member = tarfile.TarInfo(f"top/{'n' * 300}")
+        member.size = 4
+        archive.addfile(member, io.BytesIO(b"text"))
+    with pytest.raises(OutputError, match=r"nnn cannot be written \(File name too long\)"):
+        unpack(tmp_path / "a.tar", tmp_path / "out", top="top")

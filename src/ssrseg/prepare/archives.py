@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from ssrseg.data.files import atomic_write
+from ssrseg.data.files import atomic_write, writing
 from ssrseg.errors import DataError
 from ssrseg.prepare.download import Progress
 
@@ -112,6 +112,7 @@ def unpack(
     Raises:
         DataError: If the archive is damaged or encrypted, holds nothing below ``top``, or is not to
             be trusted: a member would land outside the folder, comes twice, or has no end.
+        OutputError: If the disk takes no more, or not a file of such a name.
     """
     members = _zip_members if path.suffix == ".zip" else _tar_members
     written = 0
@@ -126,7 +127,9 @@ def unpack(
             raise _distrusted(path, f"'{name}' is in it twice")
         seen.add(below)
         target = folder / below
-        if target.is_file() and target.stat().st_size == size:
+        with writing(target):  # no file can have some names
+            is_there = target.is_file() and target.stat().st_size == size
+        if is_there:
             continue
         with atomic_write(target) as temporary, temporary.open("wb") as file:
             for block in _checked(path, _blocks(opener)):
