@@ -82,6 +82,13 @@ import io
 sys.stdout, sys.stderr = None, io.StringIO()
 kept = sys.stderr
 with forgiving_streams():
-    assert sys.stdout is None and sys.stderr is kept
+    print("to nobody")
+    assert sys.stderr is kept
 """
     assert python(code).returncode == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX shell closes them")
+def test_streams_that_are_closed() -> None:
+    command = f'"{sys.executable}" -m ssrseg config <&- >&- 2>&-'
+    assert subprocess.run(command, shell=True).returncode == 0

@@ -37,7 +37,8 @@ class _Forgiving(io.RawIOBase):
 def forgiving_streams() -> Iterator[None]:
     r"""Let neither what is printed nor its reader end what is going on.
 
-    Characters that a console does not have (a Windows code page, a log file of it) are printed as
+    Streams that are closed lead nowhere, so that no file of ours gets their number. Characters that
+    a console does not have (a Windows code page, a log file of it) are printed as
     ``\u72ac``. A closed pipe (``| head``) is no fault. On standard error, which holds progress and
     notes, no fault is: a terminal that was closed must not end a run that goes on without it. On
     standard output a full disk is one, as results would be lost.
