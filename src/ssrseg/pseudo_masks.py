@@ -162,7 +162,7 @@ def make_masks(
             out,
             data.samples,
             data.classes,
-            _settings(config, ssr),
+            _settings(config, ssr, run),
             _identity(config, ssr, run),
             made_from="labels",
             overwrite=overwrite,
@@ -244,11 +244,15 @@ def _has_cams(out: Path, sample: Sample, made_for: str) -> bool:
     return False
 
 
-def _settings(config: Config, model: SSR) -> str:
-    """Settings, classes and texts, for people and for ``--config``."""
-    vocabulary = model.vocabulary
-    names = f"# classes: {'; '.join(vocabulary.classes)}\n# texts: {vocabulary.texts}\n"
-    return config.to_yaml() + names
+def _settings(config: Config, model: SSR, run: Path | None) -> str:
+    """Settings, classes, texts and weights, for people and for ``--config``."""
+    facts: dict[str, object] = {
+        "classes": "; ".join(model.vocabulary.classes),
+        "texts": model.vocabulary.texts,
+        **model.encoders,
+    }
+    facts |= {} if run is None else {"model": model_digest(run)}
+    return config.to_yaml() + "".join(f"# {name}: {value}\n" for name, value in facts.items())
 
 
 def _identity(config: Config, model: SSR, run: Path | None) -> str:
