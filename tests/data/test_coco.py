@@ -116,7 +116,8 @@ def test_a_table_is_derived_once(tree: Path, monkeypatch: pytest.MonkeyPatch) ->
     first = read_label_table(path)
     assert (first.images, len(first.labels)) == (4, 3)
     stored = path.with_name("instances_train2014.labels.cache")
-    assert json.loads(stored.read_text())["labels"][f"{NINE}.jpg"] == [0, 79]
+    _, table = stored.read_text().split("\n")
+    assert json.loads(table)["labels"][f"{NINE}.jpg"] == [0, 79]
     original, read = module.read_instances, []
 
     def counting(path: Path) -> InstancesFile:
@@ -130,14 +131,18 @@ def test_a_table_is_derived_once(tree: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert read_label_table(path).labels[f"{NINE}.jpg"] == (79,)  # same time, other content
     assert read == [path]
     whole = stored.read_text()
-    for damaged in (whole[:-40], whole.replace("[62]", "[80]"), "", "{}", "[]", "\x00"):
-        stored.write_text(damaged)
+    for damaged in (
+        whole[:-40], whole.replace("[62]", "[80]"), whole.replace("[62]", '"62"'),
+        whole.replace('"images": 4', '"images": 1e999'), whole.replace('"dog"', '"\\u001b"'),
+        "", "{}", "[]", "\x00",
+    ):  # fmt: skip
+        stored.write_bytes(damaged.encode())
         assert read_label_table(path).labels[f"{TWENTY_FIVE}.jpg"] == (62,)
         assert stored.read_text() == whole
-    assert len(read) == 7
+    assert len(read) == 10
     monkeypatch.setattr(module, "_RULE", 0)
     read_label_table(path)
-    assert len(read) == 8
+    assert len(read) == 11
 
 
 def test_a_tree_that_may_not_be_written(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +299,7 @@ def test_the_folder_above(tree: Path) -> None:
             '{"images": [], "annotations": [], "categories": [{"id": 1}]}',
             "category None has the id 1; a name",
         ),
-        ("[" * 3000, r"no JSON, or cut short \(maximum recursion"),
+        ("[" * 3000, r"no JSON, or cut short \(its lists and tables lie too deep"),
         ("9" * 5000, r"no JSON, or cut short \(Exceeds the limit"),
     ],
 )

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 from ssrseg.console import printable
 from ssrseg.data.classes import COCO_CLASSES, check_classes, without_background
-from ssrseg.data.files import write_text
+from ssrseg.data.files import content_digest, write_text
 from ssrseg.data.find_images import ImageFinder
 from ssrseg.data.naming import name_fault, sample_name
 from ssrseg.data.text import quoted
 from ssrseg.errors import DataError, LabelsError, OutputError
+from ssrseg.safe_json import JsonError, read_json
 
 SPLITS = ("train", "val")
 IMAGE_FOLDERS = ("{}2014", "images/{}2014", "JPEGImages/{}2014", "JPEGImages/{}", "images/{}")
@@ -29,7 +30,7 @@ _SPELLED = {
     "motorcycle": "motorbike", "airplane": "aeroplane", "couch": "sofa",
     "potted plant": "pottedplant", "dining table": "diningtable", "tv": "tvmonitor",
 }  # fmt: skip
-_RULE = 2  # of _derive; a table made by another one is made anew
+_RULE = 3  # of _derive; a table made by another one is made anew
 _NO_FILE = "Export the annotations again, or copy the file again if it was cut short."
 
 
@@ -86,17 +87,13 @@ def read_label_table(path: Path) -> LabelTable:
 
     An image shows a class if it has an instance or a crowd of it; images with neither are left out.
     The file may have hundreds of megabytes, so the table is kept beside it as
-    ``NAME.labels.cache``, under the file's hash: a changed file is read anew.
+    ``NAME.labels.cache``, under the file's digest: a changed file is read anew.
 
     Raises:
-        LabelsError: If it is missing or no instances file, or its categories can be no classes.
+        DataError: If it cannot be read.
+        LabelsError: If it is no instances file, or its categories can be no classes.
     """
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
-    except OSError as error:
-        raise LabelsError(f"{path} cannot be read ({error.strerror}).") from error
-    key = f"{_RULE}-{digest.hexdigest()}"
+    key = f"{_RULE}-{content_digest(path)}"
     stored = path.with_suffix(".labels.cache")
     table = _load(stored, key)
     if table is None:
@@ -150,11 +147,9 @@ def read_instances(path: Path) -> InstancesFile:
             the file does not list.
     """
     try:
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise LabelsError(f"{path} cannot be read ({error.strerror}).") from error
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        reason = printable(" ".join(str(error).split())[:120])
+        found = read_json(path, nan=True)  # the annotation that holds one is named
+    except JsonError as error:
+        reason = printable(str(error)[:120])
         raise LabelsError(f"{path} is no JSON, or cut short ({reason}). {_NO_FILE}") from error
     parts = ("images", "annotations", "categories")
     lists = [found.get(part) if isinstance(found, dict) else None for part in parts]
@@ -356,19 +351,22 @@ def check_apart(root: Path, names: Mapping[str, str]) -> None:
 
 
 def _save(path: Path, key: str, table: LabelTable) -> None:
-    entries = {"classes": table.classes, "images": table.images, "notices": table.notices}
-    write_text(path, json.dumps({"made_from": key, **entries, "labels": dict(table.labels)}))
+    text = json.dumps(vars(table) | {"labels": dict(table.labels)})
+    write_text(path, f"{_seal(key, text)}\n{text}")
 
 
 def _load(path: Path, key: str) -> LabelTable | None:
     """The stored table, or None if it is absent, damaged or of another file."""
     try:
-        found = json.loads(path.read_bytes())
-        if found["made_from"] != key:
-            return None
-        classes = tuple(found["classes"])
-        index = range(len(classes)).index  # ValueError for what is none
-        labels = {name: tuple(map(index, ids)) for name, ids in found["labels"].items()}
-        return LabelTable(classes, int(found["images"]), labels, tuple(found["notices"]))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        seal, _, text = path.read_text(encoding="utf-8").partition("\n")
+    except (OSError, ValueError):
         return None
+    if seal != _seal(key, text):
+        return None
+    found = json.loads(text)  # to the letter as it was written
+    labels = {name: tuple(ids) for name, ids in found["labels"].items()}
+    return LabelTable(tuple(found["classes"]), found["images"], labels, tuple(found["notices"]))
+
+
+def _seal(key: str, text: str) -> str:
+    return hashlib.sha256(f"{key}\n{text}".encode()).hexdigest()
