@@ -59,22 +59,34 @@ def instances_file(root: Path, split: str) -> Path:
 
 
 def instances_files(root: Path) -> dict[str, Path]:
-    """Instances files by split: those of COCO 2014, else every ``annotations/instances_*.json``.
+    """Every ``annotations/instances_*.json`` by split.
 
-    A year behind the split is left out (``train`` of instances_train2017.json) if that names one
-    file alone.
+    A year behind the split is left out (``train`` of instances_train2017.json) in COCO 2014's own
+    files and where that names one file alone.
     """
-    standard = {split: instances_file(root, split) for split in SPLITS}
-    standard = {split: file for split, file in standard.items() if file.is_file()}
-    if standard:
-        return standard
     found = sorted((root / "annotations").glob("instances_*.json"))
     names = {file: _split_and_year(file) for file in found if file.is_file()}
     taken = [split for split, _ in names.values()]
+    cocos = [instances_file(root, split) for split in SPLITS]
     return {
-        split if taken.count(split) == 1 else split + year: file
+        split if file in cocos or taken.count(split) == 1 else split + year: file
         for file, (split, year) in names.items()
     }
+
+
+def whole_data(root: Path, files: Mapping[str, Path]) -> tuple[list[str], tuple[str, ...]]:
+    """The parts that make up a data set, and a notice of others: those of COCO 2014, or all."""
+    cocos = [instances_file(root, split) for split in SPLITS]
+    parts = [part for part, file in files.items() if file in cocos] or [*files]
+    left = [part for part in files if part not in parts]
+    if not left:
+        return parts, ()
+    names = ", ".join(files[part].name for part in left[:5]) + (", ..." if left[5:] else "")
+    return parts, (
+        f"{root}/annotations: {printable(names)} {'are' if left[1:] else 'is'} not read beside COCO"
+        f" 2014's own {' and '.join(files[part].name for part in parts)}; as split"
+        f" {printable(left[0])}, {'one' if left[1:] else 'it'} can be opened by itself.",
+    )
 
 
 def is_coco(root: Path) -> bool:
@@ -130,7 +142,7 @@ class InstancesFile:
     file_names: Mapping[int | str, str]
     """By image id; ``/`` between folders."""
     categories: tuple[tuple[int, str], ...]
-    """Ids, ascending, and names."""
+    """Ids and names, in the order of the file."""
     images: list[dict[str, Any]]
     annotations: list[dict[str, Any]]
 
@@ -210,7 +222,7 @@ def _file_names(path: Path, images: list[dict[str, Any]]) -> dict[int | str, str
 
 
 def _categories(path: Path, entries: list[dict[str, Any]]) -> tuple[tuple[int, str], ...]:
-    """Ids, ascending, and names of the categories, each id once."""
+    """Ids and names of the categories in the order of the file, each id once."""
     found: dict[int, str] = {}
     for entry in entries:
         number, name = entry.get("id"), entry.get("name")
@@ -224,12 +236,12 @@ def _categories(path: Path, entries: list[dict[str, Any]]) -> tuple[tuple[int, s
             found[number] = name
             continue
         raise LabelsError(f"{path}: {problem}")
-    return tuple(sorted(found.items()))
+    return tuple(found.items())
 
 
 def _named(found: InstancesFile) -> tuple[list[tuple[int, str]], tuple[str, ...]]:
     """Categories that are classes: without a background that comes first, as labelme's does."""
-    named, notices = without_background(list(found.categories), "category")
+    named, notices = without_background(sorted(found.categories), "category")
     kept = {number for number, _ in named}
     for entry in found.annotations if notices else ():
         if entry["category_id"] not in kept:
@@ -247,6 +259,11 @@ def _derive(found: InstancesFile) -> LabelTable:
     spelled = tuple(_SPELLED.get(name, name) for name in names)
     # other data in COCO's format keep their own names
     classes = spelled if spelled == COCO_CLASSES else names
+    given = [category for category, _ in found.categories if category in dict(named)]
+    if classes != COCO_CLASSES and given != list(range(1, len(given) + 1)):
+        ids = [f"{name} (category {category}) = {n}" for n, (category, name) in enumerate(named, 1)]
+        shown = ", ".join(ids[:3]) + (", ..." if ids[3:] else "")
+        notices += (f"Class ids in masks count the categories by their ids: {shown}.",)
     index = {category: number for number, (category, _) in enumerate(named)}
     present: dict[str, set[int]] = defaultdict(set)
     for entry in found.annotations:
