@@ -43,3 +43,7 @@ def test_only_our_own_errors_come_out(text: str | bytes) -> None:
         parse_json(text)
     except JsonError as error:
         assert "\n" not in str(error)
+
+
+def test_nan_is_let_through_for_who_can_say_where_it_is() -> None:
+    assert str(parse_json("[NaN, -Infinity]", nan=True)) == "[nan, -inf]"

@@ -15,8 +15,8 @@ class JsonError(SSRError):
     """What is wrong with a text that should be JSON, as a clause; who reads it says of which."""
 
 
-def read_json(path: Path) -> Any:
-    """The value in a file.
+def read_json(path: Path, *, nan: bool = False) -> Any:
+    """The value in a file; ``nan`` as for ``parse_json``.
 
     Raises:
         JsonError: If it cannot be read, or is not JSON as ``parse_json`` takes it.
@@ -24,13 +24,16 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > _LONGEST:
             raise JsonError("it has more than 4 GB")
-        return parse_json(path.read_bytes())
+        return parse_json(path.read_bytes(), nan=nan)
     except OSError as error:
         raise JsonError(f"it cannot be read: {error.strerror}") from error
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, nan: bool = False) -> Any:
     """The value that a text describes.
+
+    Args:
+        nan: Let NaN and Infinity through, for who can name the place where they stand.
 
     Raises:
         JsonError: If it is not JSON in UTF-8, is nested too deep, or holds NaN, Infinity or a
@@ -39,7 +42,7 @@ def parse_json(text: str | bytes) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=None if nan else _refuse)
     except UnicodeDecodeError as error:
         raise JsonError(f"byte {error.start} is not UTF-8") from error
     except RecursionError as error:

@@ -43,14 +43,34 @@ def test_classes_txt(tmp_path):
     assert read_classes(tmp_path) == ClassList(("zebra", "red car"), source="classes.txt")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0 cat\n1 dog\n", 'line 1: "0 cat" and all lines below begin with a number. Write one'),
+        ("1 person\n2 bicycle\n13 stop sign\n", "begin with a number"),
+        ("1 cat", "begin with a number"),
+        ("cat, dog, red car\n", 'line 1: "cat, dog, red car" is several names in one line.'),
+        ("cat,dog", "is several names in one line"),
+        ("0: cat\n1: dog\n", 'line 1: "0: cat" has a number or a sign beside the name. Write the'),
+        ("bird\ncat,dog\n", 'line 2: "cat,dog" has "," in it. Write one name per line'),
+        ("- cat\n- dog\n", 'line 2: "- dog" has a number or a sign beside the name'),
+    ],
+)
+def test_tables_instead_of_names(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "classes.txt").write_text(text)
+    assert message in error_of(tmp_path)
+    (tmp_path / "classes.txt").write_text("747 jet\nlight, red\n")
+    assert read_classes(tmp_path).names == ("747 jet", "light, red")
+
+
 def test_classes_yaml(tmp_path):
     (tmp_path / "classes.yaml").write_text(
-        "zebra: [zebra, striped horse]\nno: a no sign\ncar:\ncow: ''\nC#: sharp\n"
+        "zebra: [zebra, striped horse]\non/off: a switch\ncar:\ncow: ''\nC#: sharp\n"
         "dog:\n  - puppy\n  - hound\n"
     )
     assert read_classes(tmp_path) == ClassList(
-        ("zebra", "no", "car", "cow", "C#", "dog"),
-        {"zebra": "zebra, striped horse", "no": "a no sign", "C#": "sharp", "dog": "puppy, hound"},
+        ("zebra", "on/off", "car", "cow", "C#", "dog"),
+        {"zebra": "zebra, striped horse", "on/off": "a switch", "C#": "sharp", "dog": "puppy, hound"},
         source="classes.yaml",
     )
 
@@ -238,6 +258,11 @@ def test_labels_that_cannot_be(labels: object, message: str) -> None:
         "['dog']", "[dog]", '"dog"', "'dog'", "{dog}",
         "dog\x1b[31m", "dog\ncat", "dog\tcat", "dog\u2028cat", "do\x00g", "dog\x07", "\udcffdog",
         "caf\ufffd", "dog;cat", "x" * 201,
+        "yes", "No", "y", "N", "on", "OFF", "#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#N/A",
+        "Back ground", "back-ground", "[Background]", "(none)", "-none-",
+        "void", "Void", "unlabeled", "Unlabelled", "un-labeled", "unknown", "ignore", "don't care",
+        "1: dog", "1. dog", "1) dog", "0,dog", "1=dog", "- dog", "* dog", "dog: 1", "dog,1", "dog=1",
+        "cat,dog",
     ],
 )  # fmt: skip
 def test_what_is_no_class_wherever_it_comes_from(name: str) -> None:
@@ -250,8 +275,9 @@ def test_what_is_no_class_wherever_it_comes_from(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "dog", "C#", "747 jet", "traffic light", "猫", "кошка", "🐶", "café", "dog's", "ignore",
-        "(other)", "=cmd()", "dog[/b]", "<b>", "no",
+        "dog", "C#", "747 jet", "traffic light", "猫", "кошка", "🐶", "café", "dog's", "2.5 ton truck",
+        "(other)", "=cmd()", "dog[/b]", "<b>", "no entry", "north", "-dog", "light, red", "unknowns",
+        "2-door car", "off-roader", "dog: small",
     ],
 )  # fmt: skip
 def test_what_is_a_class(name: str) -> None:
@@ -266,7 +292,8 @@ def test_names_are_tidied_and_twins_have_one_key() -> None:
         assert class_key(twin) == class_key("red car")
     for other in ("red_car", "red-car", "redcar", "red cars"):
         assert class_key(other) != class_key("red car")
-    assert class_key("Maße") != class_key("Masse")  # two German words
+    for twins in (("Straße", "STRASSE"), ("İstanbul", "istanbul"), ("KAPI", "kapı"), ("ΟΔΟΣ", "οδος")):
+        assert class_key(twins[0]) == class_key(twins[1])
 
 
 @pytest.mark.parametrize("twin", ["DOG", "dog\u200b", "d\u00adog", "\u2066dog"])
@@ -290,7 +317,7 @@ def test_labelmes_list_keeps_its_ids(tmp_path: Path) -> None:
             f'the ids begin behind: "dog" (line {1 + head.count(chr(10))}) is 1.'
         )
     path.write_text("__ignore__\ndog\n")  # ids would begin with 0
-    assert '"__ignore__" is no class, but labelme\'s word' in error_of(tmp_path)
+    assert '"__ignore__" is no class, but a word for undecided' in error_of(tmp_path)
     path.write_text("dog\n_background_\n")
     assert 'line 2: "_background_" is no class; it is always there, with id 0' in error_of(tmp_path)
     path.write_text("__ignore__\n_background_\n")

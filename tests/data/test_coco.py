@@ -116,7 +116,8 @@ def test_a_table_is_derived_once(tree: Path, monkeypatch: pytest.MonkeyPatch) ->
     first = read_label_table(path)
     assert (first.images, len(first.labels)) == (4, 3)
     stored = path.with_name("instances_train2014.labels.cache")
-    assert json.loads(stored.read_text())["labels"][f"{NINE}.jpg"] == [0, 79]
+    _, table = stored.read_text().split("\n")
+    assert json.loads(table)["labels"][f"{NINE}.jpg"] == [0, 79]
     original, read = module.read_instances, []
 
     def counting(path: Path) -> InstancesFile:
@@ -130,14 +131,18 @@ def test_a_table_is_derived_once(tree: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert read_label_table(path).labels[f"{NINE}.jpg"] == (79,)  # same time, other content
     assert read == [path]
     whole = stored.read_text()
-    for damaged in (whole[:-40], whole.replace("[62]", "[80]"), "", "{}", "[]", "\x00"):
-        stored.write_text(damaged)
+    for damaged in (
+        whole[:-40], whole.replace("[62]", "[80]"), whole.replace("[62]", '"62"'),
+        whole.replace('"images": 4', '"images": 1e999'), whole.replace('"dog"', '"\\u001b"'),
+        "", "{}", "[]", "\x00",
+    ):  # fmt: skip
+        stored.write_bytes(damaged.encode())
         assert read_label_table(path).labels[f"{TWENTY_FIVE}.jpg"] == (62,)
         assert stored.read_text() == whole
-    assert len(read) == 7
+    assert len(read) == 10
     monkeypatch.setattr(module, "_RULE", 0)
     read_label_table(path)
-    assert len(read) == 8
+    assert len(read) == 11
 
 
 def test_a_tree_that_may_not_be_written(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +299,7 @@ def test_the_folder_above(tree: Path) -> None:
             '{"images": [], "annotations": [], "categories": [{"id": 1}]}',
             "category None has the id 1; a name",
         ),
-        ("[" * 3000, r"no JSON, or cut short \(maximum recursion"),
+        ("[" * 3000, r"no JSON, or cut short \(its lists and tables lie too deep"),
         ("9" * 5000, r"no JSON, or cut short \(Exceeds the limit"),
     ],
 )
@@ -634,14 +639,79 @@ def test_missing_images_of_other_data(tmp_path: Path) -> None:
     )
 
 
-def test_annotations_of_another_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("annotations/result.json", "NAME"),
+        ("train/_annotations.coco.json", "train"),
+        ("result.json", "NAME"),
+        ("valid/annotations.json", "valid"),
+    ],
+)
+def test_annotations_of_another_name(tmp_path: Path, file: str, name: str) -> None:
     root = files(own(tmp_path, {1: "p.jpg"}, [(1, 1)]), "images/p.jpg")
-    path = instances_file(root, "train")
-    path.rename(path.with_name("result.json"))
+    (root / file).parent.mkdir(exist_ok=True)
+    instances_file(root, "train").rename(root / file)
     assert refused(root) == (
-        f"{root} has result.json in annotations, but COCO's instances are read from"
+        f"{root} has {file}, but COCO's instances are read from"
         " annotations/instances_NAME.json alone (such as instances_train2014.json or"
-        " instances_default.json), whose images lie in NAME or images/NAME. Rename the file."
+        " instances_default.json), whose images lie in NAME or images/NAME. If it is such a file,"
+        f" call it annotations/instances_{name}.json; the images stay where they are."
+    )
+
+
+def test_files_beside_cocos_own(tmp_path: Path) -> None:
+    """They are named, not passed over without a word, and can be opened."""
+    for name in ("train2014", "train2017", "extra"):
+        root = own(tmp_path, {1: f"{name}.jpg"}, [(1, 1)], name)
+    files(root, "train2014/train2014.jpg", "train2017/train2017.jpg", "extra/extra.jpg")
+    data = open_labelled(root)
+    assert [sample.name for sample in data.samples] == ["train2014/train2014"]
+    assert data.notices == (
+        f"{root}/annotations: instances_extra.json, instances_train2017.json are not read beside"
+        " COCO 2014's own instances_train2014.json; as split extra, one can be opened by itself.",
+    )
+    for split in ("train", "train2017", "extra"):
+        data = open_labelled(root, split=split)
+        assert len(data) == 1 and data.samples[0].image.parent.name.startswith(split)
+        assert data.notices == ()
+    (root / "annotations/instances_train2014.json").unlink()
+    data = open_labelled(root)  # none of COCO's own: all are used
+    assert [s.name for s in data.samples] == ["extra/extra", "train2017/train2017"]
+    assert data.notices == ()
+
+
+@pytest.mark.parametrize(
+    ("ids", "notice"),
+    [
+        ({"cat": 1, "dog": 2}, ()),
+        ({"dog": 2, "cat": 1}, ("cat (category 1) = 1, dog (category 2) = 2",)),
+        ({"cat": 0, "dog": 1}, ("cat (category 0) = 1, dog (category 1) = 2",)),
+        ({"cat": 1, "dog": 5}, ("cat (category 1) = 1, dog (category 5) = 2",)),
+        (
+            {"cat": 8, "dog": 6, "cow": 4, "hen": 2},
+            ("hen (category 2) = 1, cow (category 4) = 2, dog (category 6) = 3, ...",),
+        ),
+    ],
+)
+def test_which_id_a_class_gets(tmp_path: Path, ids: dict[str, int], notice: Any) -> None:
+    categories = [{"id": number, "name": name} for name, number in ids.items()]
+    root = own(tmp_path, {1: "p.jpg"}, [(1, ids["cat"])], categories=categories)
+    for _ in range(2):  # from the file, and as it is kept
+        data = open_labelled(files(root, "train2014/p.jpg"))
+        assert data.classes == tuple(sorted(ids, key=ids.__getitem__))
+        assert data.notices == tuple(
+            f"Class ids in masks count the categories by their ids: {each}." for each in notice
+        )
+
+
+def test_images_without_an_annotation_are_counted(tmp_path: Path) -> None:
+    root = own(tmp_path, {1: "p.jpg", 2: "q.jpg", 3: "r.jpg"}, [(2, 1)])
+    data = open_labelled(files(root, "train2014/p.jpg", "train2014/q.jpg"))
+    assert [sample.name for sample in data.samples] == ["train2014/q"]
+    assert data.notices == (
+        "instances_train2014.json: 2 of 3 images left out, without an annotation: COCO's lists for"
+        " this task are of images with an instance.",
     )
 
 

@@ -37,6 +37,34 @@ DOG = "<object><name>dog</name></object>"
         ("<annotation><owner><name>somebody</name></owner></annotation>", []),
         ("<annotation/>", []),
         (f"<annotation><!-- {DOG} --><?x y?></annotation>", []),
+        # other dialects: a name beside a place
+        (
+            "<annotation><objects><item><label>dog</label><bbox/></item></objects></annotation>",
+            ["dog"],
+        ),
+        ("<annotation><item><name>dog</name><box><x1>1</x1></box></item></annotation>", ["dog"]),
+        ("<annotation><a><Class>dog</Class><polygon/></a></annotation>", ["dog"]),
+        ('<annotation><thing category="dog"><segmentation/></thing></annotation>', ["dog"]),
+        ('<annotation><object name="dog"/></annotation>', ["dog"]),
+        ("<annotation><object><label>dog</label></object></annotation>", ["dog"]),
+        ("<annotation><object><name><b>d</b>og</name></object></annotation>", ["dog"]),
+        (
+            "<annotation><object><name>person</name><bndbox/><part><name>head</name><bndbox/>"
+            "</part></object></annotation>",
+            ["person"],
+        ),
+        ("<annotation><objects/><size><width>9</width></size></annotation>", []),
+        # LabelMe
+        (
+            "<annotation><object><name>dog</name><deleted>1</deleted><polygon/></object><object>"
+            "<name>cat</name><deleted>0</deleted><polygon/></object></annotation>",
+            ["cat"],
+        ),
+        (
+            "<annotation><object><name>dog</name><deleted>1</deleted><polygon/></object>"
+            "</annotation>",
+            [],
+        ),
     ],
 )
 def test_objects_of_an_annotation(tmp_path: Path, text: str, names: list[str]) -> None:
@@ -70,7 +98,16 @@ OUTSIDE = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;
         (b"<annotation><object/></annotation>", "an object has no name"),
         (
             b"<annotation><item><bndbox/></item></annotation>",
-            r"has no <object> and is no annotation .* its root is <annotation>",
+            r"has no <object> and is no annotation .*: it holds <bndbox>",
+        ),
+        (
+            b"<annotation><instance><class>dog</class></instance></annotation>",
+            r"has no <object> .*: it holds <class>\. Write an object with a name",
+        ),
+        (b'<annotation><thing label="dog"/></annotation>', r"it holds <thing>"),
+        (
+            b"<annotation><object><name>dog</name><name>cat</name></object></annotation>",
+            'an object has the names "dog" and "cat"',
         ),
         (b'<svg xmlns="http://www.w3.org/2000/svg"/>', r"has no <object> .* root is <svg>"),
         (b"<html><body>404</body></html>", r"has no <object> .* root is <html>"),
@@ -112,6 +149,13 @@ def test_images_of_nothing_are_counted(tmp_path: Path) -> None:
         "1 annotation file has no object, of 3 (such as 2007_000001.xml): images of none of the"
         " classes.",
     )
+
+
+def test_the_path_of_a_single_fault(tmp_path: Path) -> None:
+    root = tiny_voc(tmp_path / "voc", n=2)
+    (root / "Annotations/2007_000001.xml").write_text("<annotation>")
+    with pytest.raises(LabelsError, match=f"^{root}/Annotations/2007_000001.xml is not valid XML"):
+        open_labelled(root)
 
 
 def test_classes_of_ones_own_need_a_list(tmp_path: Path) -> None:

@@ -158,12 +158,13 @@ def test_kept_features_of_another_form_are_made_anew(
     embed(model, data, tmp_path)
     (file,) = tmp_path.iterdir()
     whole = load_file(file)
-    for name, other in {
-        "classes": whole["classes"] + 100,
-        "done": torch.tensor(1000),
-        "more": torch.zeros(1),
-        "CLIP": torch.full_like(next(iter(whole.values())).float(), torch.nan),
-    }.items():
+    for name, other in [
+        ("classes", whole["classes"] + 100),
+        ("done", torch.tensor(1000)),
+        ("done", torch.tensor(torch.inf)),
+        ("more", torch.zeros(1)),
+        ("CLIP", torch.full_like(next(iter(whole.values())).float(), torch.nan)),
+    ]:
         save_file(whole | {name: other}, file)
         looked_at.clear()
         embed(model, data, tmp_path)

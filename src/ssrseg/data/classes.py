@@ -45,11 +45,21 @@ COCO_CLASSES = (
 _MOST = 254  # ids 1 .. 254 of an 8-bit map; 0 is background and 255 is ignore
 _LONGEST = 200  # letters of a name; CLIP's text tower ends after about 300
 
-_NO_NAMES = frozenset({"nan", "null", "na", "n/a", "#n/a", "<na>", "nil", "true", "false", "inf"})
-"""What programs write for a value that is missing, or for a column of yes and no."""
+_NO_NAMES = frozenset(
+    "nan null na n/a <na> nil nat inf true false yes no y n on off #n/a #ref! #value! #name? #num!"
+    " #null! #div/0! #spill! #calc!".split()
+)
+"""What programs write for a value that is missing or faulty, or for a column of yes and no."""
+
+_UNDECIDED = frozenset(
+    "ignore ignored void unlabeled unlabelled unknown undefined undecided unclassified unassigned"
+    " dontcare".split()
+)
+"""What data sets call pixels that are undecided, or of nothing that they list; without blanks."""
 
 _BLANK = "\u034f\u115f\u1160\u2800\u3164\uffa0"  # letters and marks that show nothing
 _JOINERS = "\u200c\u200d"  # shape letters of Persian and Hindi, and emoji
+_NUMBERED = re.compile(r"\d+\s*([:)=|]|[.,](?!\d))|[-*+\u2022]\s|.*[:=|]\s*\d+$")  # "1: dog", "- dog"
 _NUMBER = re.compile(r"[+-]?[\d.,]+(e[+-]?\d+)?", re.IGNORECASE)
 
 
@@ -71,14 +81,16 @@ def _folded(name: str) -> tuple[str, str]:
         if char in _JOINERS or not (char in _BLANK or unicodedata.category(char) == "Cf")
     )
     plain = " ".join("".join(seen).split())
-    key = (char for char in plain.lower() if not (char in _JOINERS or "\ufe00" <= char <= "\ufe0f"))
+    # dotted and dotless i are one letter in capitals, one or the other
+    lower = plain.casefold().replace("i\u0307", "i").replace("\u0131", "i")
+    key = (char for char in lower if not (char in _JOINERS or "\ufe00" <= char <= "\ufe0f"))
     return plain, unicodedata.normalize("NFC", "".join(key))
 
 
 def class_fault(name: str) -> str:
     """Why a name as it stands in a file can be no class, and what to do; or ''."""
     name, key = name.strip(), class_key(name)
-    core = key.strip("_")
+    core = "".join(filter(str.isalnum, key))  # however a word is set off
     if any(is_unprintable(char) or char == "\ufffd" for char in name):
         fault = "cannot be a class name; it holds a line break, a control character or a damaged"
         fault += " letter. Write it anew."
@@ -88,23 +100,29 @@ def class_fault(name: str) -> str:
         return f'{quoted(name[:40])[:-1]}..." has {len(name)} letters. Write a name of a few words.'
     elif ";" in name:
         fault = 'cannot be a class name; ";" stands between labels. Rename it.'
+    elif key in _NO_NAMES:
+        fault = "is what programs write for a missing value or for yes and no. Write the name of"
+        fault += f' the class, or "{NO_CLASS}" for an image that shows none.'
     elif re.search(r"(^|\s)#", name):
         fault = 'cannot be a class name; "#" begins a comment in classes.txt. Rename it.'
     elif core == "background":
         fault = "is no class; it is always there, with id 0. Remove it."
-    elif core == "ignore" and key != core:
-        fault = "is no class, but labelme's word for undecided pixels (255). Remove it."
-    elif key == NO_CLASS:
+    elif core in _UNDECIDED:
+        fault = "is no class, but a word for undecided pixels (255), or for none of the classes."
+        fault += f' Remove it; "{NO_CLASS}" is the label of an image that shows none.'
+    elif core == NO_CLASS:
         fault = f'cannot be a class; in labels.csv, "{NO_CLASS}" marks an image'
         fault += " that shows no class. Rename or respell it."
-    elif key in _NO_NAMES:
-        fault = "is what programs write for a missing value or for yes and no. Write the name of"
-        fault += f' the class, or "{NO_CLASS}" for an image that shows none.'
     elif _NUMBER.fullmatch(key) or not any(map(_is_letter, key)):
         fault = "is a number or a sign, but CLIP knows a class by its name. Write it in words."
+    elif _NUMBERED.match(name):
+        fault = "has a number or a sign beside the name. Write the name alone; in a list of"
+        fault += " classes the n-th gets id n."
     elif name[0] in "[{\"'" and name[-1] in "]}\"'":
         fault = "has brackets or quotation marks around it. Write names without, and labels as"
         fault += ' "cat;dog".'
+    elif re.search(r",\S", name):
+        fault = 'has "," in it. Write one name per line, and labels as "cat;dog".'
     else:
         return ""
     return f"{quoted(name)} {fault}"
@@ -182,7 +200,7 @@ def without_background(
 
     There the background has id 0 and what is ignored has none, so that ids stay what they were.
     """
-    words = [class_key(name).strip("_") for _, name in named[:2]]
+    words = ["".join(filter(str.isalnum, class_key(name))) for _, name in named[:2]]
     count = 2 if words == ["ignore", "background"] else int(words[:1] == ["background"])
     if not count or len(named) == count:
         return named, ()
@@ -244,8 +262,22 @@ def read_classes_txt(path: Path) -> ClassList:
         LabelsError: If it cannot be read, is empty or has faults; all of them at once.
     """
     lines = [(line, re.sub(r"(^|\s)#.*", "", text).strip()) for line, text in read_lines(path)]
-    named, notices = without_background([(line, name) for line, name in lines if name])
+    lines = [(line, name) for line, name in lines if name]
+    if fault := _table_fault([name for _, name in lines]):
+        raise LabelsError(
+            f"{path} line {lines[0][0]}: {quoted(lines[0][1][:80])} {fault} Write one name per"
+            " line; the n-th gets id n."
+        )
+    named, notices = without_background(lines)
     return ClassList(check_classes(path, named), {}, notices, path.name)
+
+
+def _table_fault(names: list[str]) -> str:
+    """What makes a list of names a table, although each of them could be a name; or ''."""
+    if names and all(re.match(r"\d+\s+\D", name) for name in names):
+        if names[1:] or names[0].split()[0] in ("0", "1"):
+            return "and all lines below begin with a number."
+    return "is several names in one line." if len(names) == 1 and "," in names[0] else ""
 
 
 def read_classes_yaml(path: Path) -> ClassList:

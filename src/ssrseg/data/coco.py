@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 from ssrseg.console import printable
 from ssrseg.data.classes import COCO_CLASSES, check_classes, without_background
-from ssrseg.data.files import write_text
+from ssrseg.data.files import content_digest, write_text
 from ssrseg.data.find_images import ImageFinder
 from ssrseg.data.naming import name_fault, sample_name
 from ssrseg.data.text import quoted
 from ssrseg.errors import DataError, LabelsError, OutputError
+from ssrseg.safe_json import JsonError, read_json
 
 SPLITS = ("train", "val")
 IMAGE_FOLDERS = ("{}2014", "images/{}2014", "JPEGImages/{}2014", "JPEGImages/{}", "images/{}")
@@ -29,7 +30,7 @@ _SPELLED = {
     "motorcycle": "motorbike", "airplane": "aeroplane", "couch": "sofa",
     "potted plant": "pottedplant", "dining table": "diningtable", "tv": "tvmonitor",
 }  # fmt: skip
-_RULE = 2  # of _derive; a table made by another one is made anew
+_RULE = 3  # of _derive; a table made by another one is made anew
 _NO_FILE = "Export the annotations again, or copy the file again if it was cut short."
 
 
@@ -58,22 +59,34 @@ def instances_file(root: Path, split: str) -> Path:
 
 
 def instances_files(root: Path) -> dict[str, Path]:
-    """Instances files by split: those of COCO 2014, else every ``annotations/instances_*.json``.
+    """Every ``annotations/instances_*.json`` by split.
 
-    A year behind the split is left out (``train`` of instances_train2017.json) if that names one
-    file alone.
+    A year behind the split is left out (``train`` of instances_train2017.json) in COCO 2014's own
+    files and where that names one file alone.
     """
-    standard = {split: instances_file(root, split) for split in SPLITS}
-    standard = {split: file for split, file in standard.items() if file.is_file()}
-    if standard:
-        return standard
     found = sorted((root / "annotations").glob("instances_*.json"))
     names = {file: _split_and_year(file) for file in found if file.is_file()}
     taken = [split for split, _ in names.values()]
+    cocos = [instances_file(root, split) for split in SPLITS]
     return {
-        split if taken.count(split) == 1 else split + year: file
+        split if file in cocos or taken.count(split) == 1 else split + year: file
         for file, (split, year) in names.items()
     }
+
+
+def whole_data(root: Path, files: Mapping[str, Path]) -> tuple[list[str], tuple[str, ...]]:
+    """The parts that make up a data set, and a notice of others: those of COCO 2014, or all."""
+    cocos = [instances_file(root, split) for split in SPLITS]
+    parts = [part for part, file in files.items() if file in cocos] or [*files]
+    left = [part for part in files if part not in parts]
+    if not left:
+        return parts, ()
+    names = ", ".join(files[part].name for part in left[:5]) + (", ..." if left[5:] else "")
+    return parts, (
+        f"{root}/annotations: {printable(names)} {'are' if left[1:] else 'is'} not read beside COCO"
+        f" 2014's own {' and '.join(files[part].name for part in parts)}; as split"
+        f" {printable(left[0])}, {'one' if left[1:] else 'it'} can be opened by itself.",
+    )
 
 
 def is_coco(root: Path) -> bool:
@@ -86,17 +99,13 @@ def read_label_table(path: Path) -> LabelTable:
 
     An image shows a class if it has an instance or a crowd of it; images with neither are left out.
     The file may have hundreds of megabytes, so the table is kept beside it as
-    ``NAME.labels.cache``, under the file's hash: a changed file is read anew.
+    ``NAME.labels.cache``, under the file's digest: a changed file is read anew.
 
     Raises:
-        LabelsError: If it is missing or no instances file, or its categories can be no classes.
+        DataError: If it cannot be read.
+        LabelsError: If it is no instances file, or its categories can be no classes.
     """
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
-    except OSError as error:
-        raise LabelsError(f"{path} cannot be read ({error.strerror}).") from error
-    key = f"{_RULE}-{digest.hexdigest()}"
+    key = f"{_RULE}-{content_digest(path)}"
     stored = path.with_suffix(".labels.cache")
     table = _load(stored, key)
     if table is None:
@@ -133,7 +142,7 @@ class InstancesFile:
     file_names: Mapping[int | str, str]
     """By image id; ``/`` between folders."""
     categories: tuple[tuple[int, str], ...]
-    """Ids, ascending, and names."""
+    """Ids and names, in the order of the file."""
     images: list[dict[str, Any]]
     annotations: list[dict[str, Any]]
 
@@ -150,11 +159,9 @@ def read_instances(path: Path) -> InstancesFile:
             the file does not list.
     """
     try:
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise LabelsError(f"{path} cannot be read ({error.strerror}).") from error
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        reason = printable(" ".join(str(error).split())[:120])
+        found = read_json(path, nan=True)  # the annotation that holds one is named
+    except JsonError as error:
+        reason = printable(str(error)[:120])
         raise LabelsError(f"{path} is no JSON, or cut short ({reason}). {_NO_FILE}") from error
     parts = ("images", "annotations", "categories")
     lists = [found.get(part) if isinstance(found, dict) else None for part in parts]
@@ -215,7 +222,7 @@ def _file_names(path: Path, images: list[dict[str, Any]]) -> dict[int | str, str
 
 
 def _categories(path: Path, entries: list[dict[str, Any]]) -> tuple[tuple[int, str], ...]:
-    """Ids, ascending, and names of the categories, each id once."""
+    """Ids and names of the categories in the order of the file, each id once."""
     found: dict[int, str] = {}
     for entry in entries:
         number, name = entry.get("id"), entry.get("name")
@@ -229,12 +236,12 @@ def _categories(path: Path, entries: list[dict[str, Any]]) -> tuple[tuple[int, s
             found[number] = name
             continue
         raise LabelsError(f"{path}: {problem}")
-    return tuple(sorted(found.items()))
+    return tuple(found.items())
 
 
 def _named(found: InstancesFile) -> tuple[list[tuple[int, str]], tuple[str, ...]]:
     """Categories that are classes: without a background that comes first, as labelme's does."""
-    named, notices = without_background(list(found.categories), "category")
+    named, notices = without_background(sorted(found.categories), "category")
     kept = {number for number, _ in named}
     for entry in found.annotations if notices else ():
         if entry["category_id"] not in kept:
@@ -252,6 +259,11 @@ def _derive(found: InstancesFile) -> LabelTable:
     spelled = tuple(_SPELLED.get(name, name) for name in names)
     # other data in COCO's format keep their own names
     classes = spelled if spelled == COCO_CLASSES else names
+    given = [category for category, _ in found.categories if category in dict(named)]
+    if classes != COCO_CLASSES and given != list(range(1, len(given) + 1)):
+        ids = [f"{name} (category {category}) = {n}" for n, (category, name) in enumerate(named, 1)]
+        shown = ", ".join(ids[:3]) + (", ..." if ids[3:] else "")
+        notices += (f"Class ids in masks count the categories by their ids: {shown}.",)
     index = {category: number for number, (category, _) in enumerate(named)}
     present: dict[str, set[int]] = defaultdict(set)
     for entry in found.annotations:
@@ -356,19 +368,22 @@ def check_apart(root: Path, names: Mapping[str, str]) -> None:
 
 
 def _save(path: Path, key: str, table: LabelTable) -> None:
-    entries = {"classes": table.classes, "images": table.images, "notices": table.notices}
-    write_text(path, json.dumps({"made_from": key, **entries, "labels": dict(table.labels)}))
+    text = json.dumps(vars(table) | {"labels": dict(table.labels)})
+    write_text(path, f"{_seal(key, text)}\n{text}")
 
 
 def _load(path: Path, key: str) -> LabelTable | None:
     """The stored table, or None if it is absent, damaged or of another file."""
     try:
-        found = json.loads(path.read_bytes())
-        if found["made_from"] != key:
-            return None
-        classes = tuple(found["classes"])
-        index = range(len(classes)).index  # ValueError for what is none
-        labels = {name: tuple(map(index, ids)) for name, ids in found["labels"].items()}
-        return LabelTable(classes, int(found["images"]), labels, tuple(found["notices"]))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        seal, _, text = path.read_text(encoding="utf-8").partition("\n")
+    except (OSError, ValueError):
         return None
+    if seal != _seal(key, text):
+        return None
+    found = json.loads(text)  # to the letter as it was written
+    labels = {name: tuple(ids) for name, ids in found["labels"].items()}
+    return LabelTable(tuple(found["classes"]), found["images"], labels, tuple(found["notices"]))
+
+
+def _seal(key: str, text: str) -> str:
+    return hashlib.sha256(f"{key}\n{text}".encode()).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ssrseg.console import printable
@@ -21,6 +21,9 @@ from ssrseg.errors import DataError, LabelsError, counted, did_you_mean
 
 _SPLITS = Path("ImageSets", "Segmentation")
 _TRUTHS = ("SegmentationClassAug", "SegmentationClass")  # the later one wins: VOC's own masks
+
+_JSON = ("annotations/*.json", "*/*coco*.json", "*.json", "*/*annotations*.json")
+"""Where other programs write COCO's format; Roboflow, train/_annotations.coco.json."""
 
 CONVERT_ONEHOT = (
     'python -c "import numpy, ssrseg.data.classes as c;'
@@ -131,7 +134,8 @@ def _truths(
 def _open_coco(root: Path, split: str | None, listed: ClassList | None) -> LabelledImages:
     """Samples named like their images, which need not lie in COCO's own folders."""
     files = coco.instances_files(root)
-    parts = [split] if split in files else [*files]
+    whole, notices = coco.whole_data(root, files)
+    parts = [split] if split in files else whole
     tables = {part: coco.read_label_table(files[part]) for part in parts}
     classes = next(iter(tables.values())).classes
     if any(table.classes != classes for table in tables.values()):
@@ -166,16 +170,31 @@ def _open_coco(root: Path, split: str | None, listed: ClassList | None) -> Label
 
     def everyone() -> set[str]:
         others = {
-            part: coco.read_label_table(file) for part, file in files.items() if part not in tables
+            part: coco.read_label_table(files[part]) for part in whole if part not in tables
         }
         found = (coco.sample_names(root, files[part], each.labels) for part, each in others.items())
         return set(images).union(*(names.values() for names in found))
 
     truths, more = _truths(root, chosen, everyone)
     samples = (Sample(name, root / images[name], labels[name], truths.get(name)) for name in chosen)
-    notices = dict.fromkeys(notice for table in tables.values() for notice in table.notices)
+    said = dict.fromkeys(notice for table in tables.values() for notice in table.notices)
+    notices = () if split in files else notices
+    notices = (*notices, *said, *_without_instance(tables, files), *more)
     prompts = listed.prompts if listed else {}
-    return LabelledImages(root, classes, tuple(samples), prompts, (*notices, *more))
+    return LabelledImages(root, classes, tuple(samples), prompts, notices)
+
+
+def _without_instance(
+    tables: Mapping[str, coco.LabelTable], files: Mapping[str, Path]
+) -> Iterator[str]:
+    """A notice of the images that each file lists in vain."""
+    for part, table in tables.items():
+        if left := table.images - len(table.labels):
+            images = f"{left:,} of {counted(table.images, 'image', 'images')}"
+            yield (
+                f"{printable(files[part].name)}: {images} left out, without an annotation: COCO's"
+                " lists for this task are of images with an instance."
+            )
 
 
 def _check_coco_part(
@@ -233,15 +252,18 @@ def _check_folder(root: Path) -> None:
             " folder Annotations is there. Copy Annotations from VOC 2012, or write labels.csv"
             ' (header "image,labels", then lines such as "JPEGImages/2007_000063.jpg,chair;dog").'
         )
-    annotations = sorted((root / "annotations").glob("*.json"))
-    if annotations:
-        raise DataError(
-            f"{root} has {printable(annotations[0].name)} in annotations, but COCO's instances are"
-            " read from annotations/instances_NAME.json alone (such as instances_train2014.json or"
-            " instances_default.json), whose images lie in NAME or images/NAME. Rename the file."
-        )
     places = (root.parent, *sorted(root.iterdir()), root / "VOCdevkit" / "VOC2012")
     near = [folder for folder in places if _is_labelled(folder) or _is_voc(folder)]
+    found = next((file for glob in _JSON for file in sorted(root.glob(glob))), None)
+    if found is not None and not near:
+        name = found.parent.name if found.parent not in (root, root / "annotations") else "NAME"
+        raise DataError(
+            f"{root} has {printable(found.relative_to(root).as_posix())}, but COCO's instances are"
+            " read from annotations/instances_NAME.json alone (such as instances_train2014.json or"
+            " instances_default.json), whose images lie in NAME or images/NAME. If it is such a"
+            f" file, call it annotations/instances_{printable(name)}.json; the images stay where"
+            " they are."
+        )
     names = sorted(os.listdir(root))
     there = printable(", ".join(names[:5])) + (f" and {len(names) - 5} more" if names[5:] else "")
     raise DataError(

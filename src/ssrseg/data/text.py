@@ -55,11 +55,14 @@ def is_unprintable(char: str) -> bool:
     return unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
 
 
-def fault_report(path: Path, faults: list[str]) -> str:
-    """One message for all that is wrong with a file: the first ten faults, and how many more."""
+def fault_report(path: Path, faults: list[str], *, joint: str = " ") -> str:
+    """One message for all that is wrong with a file: the first ten faults, and how many more.
+
+    ``joint`` stands before a single fault: of a folder, whose faults begin with a file, ``/``.
+    """
     shown = [_cut(printable(fault)) for fault in faults[:_SHOWN]]
     if len(faults) == 1:
-        return f"{path} {shown[0]}"
+        return f"{path}{joint}{shown[0]}"
     hidden = len(faults) - _SHOWN
     more = [f"... and {hidden} more."] if hidden > 0 else []
     return "\n  ".join([f"{path} has {len(faults)} faults:", *shown, *more])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ssrseg.console import printable
@@ -12,6 +12,13 @@ from ssrseg.data.text import fault_report, nearest, quoted
 from ssrseg.errors import LabelsError, counted
 
 _LARGEST = 16_000_000  # bytes; VOC's have a thousand
+
+# what an object is called by, the likeliest first, and what says where it is, in all dialects
+_NAMES = ("name", "label", "class", "category", "classname", "class_name")
+_PLACES = frozenset(
+    "bndbox bbox box boundingbox bounding_box robndbox polygon polygons points segmentation segm"
+    " mask rle xmin".split()
+)
 
 
 def read_annotations(
@@ -48,7 +55,7 @@ def read_annotations(
         spellings |= dict.fromkeys(words)
         labels.append(tuple(sorted({index[key] for key in map(class_key, words) if key in index})))
     if faults:
-        report = fault_report(folder, faults)
+        report = fault_report(folder, faults, joint="/")
         if unknown and classes.names == VOC_CLASSES:
             report += (
                 f"\n  If these are classes of your own, write {folder.parent}/classes.txt, with the"
@@ -67,12 +74,13 @@ def read_annotations(
 def read_objects(path: Path) -> list[str]:
     """Names of the objects in an annotation file, each once.
 
-    Every element ``object`` counts, whatever namespace it is in and whatever it lies in; what an
-    object consists of (VOC's ``part``) is none.
+    Every element ``object`` counts, whatever namespace it is in and whatever it lies in, and under
+    another tag whatever has a name beside a place (``<item><label>dog</label><bbox/></item>``).
+    What an object consists of (VOC's ``part``) is none, nor is what LabelMe has marked as deleted.
 
     Raises:
-        LabelsError: If the file is missing, too large or no XML, if an object has no name, or if
-            there is no object and the file is no annotation either.
+        LabelsError: If the file is missing, too large or no XML, if an object has no name or two,
+            or if there is no object although the file is no annotation or names things.
     """
     try:
         if path.stat().st_size > _LARGEST:
@@ -88,22 +96,70 @@ def read_objects(path: Path) -> list[str]:
         raise LabelsError(f"{path} cannot be read ({error.strerror}).") from error
     except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
         raise LabelsError(f"{path} is not valid XML ({error}). Copy it again.") from error
-    names: dict[str, None] = {}
-    tags = set()
-    for element in root.iter():
-        tags.add(tag := _tag(element))
-        if tag == "object":
-            texts = (each.text or "" for each in element if _tag(each) == "name")
-            name = next((text.strip() for text in texts if text.strip()), "")
-            if not name:
-                raise LabelsError(f"{path}: an object has no name. Write <name>...</name> into it.")
-            names[name] = None
-    if not names and (tags & {"bndbox", "polygon", "xmin"} or _tag(root) != "annotation"):
+    found = list(_objects(root))
+    names = dict.fromkeys(_object_name(path, each) for each in found if not _is_deleted(each))
+    hint = "" if found else _hint(root)
+    if hint:
         raise LabelsError(
-            f"{path} has no <object> and is no annotation of an image of nothing either: its root"
-            f" is <{printable(_tag(root)[:40])}>. Write an object for each thing, or a labels.csv."
+            f"{path} has no <object> and is no annotation of an image of nothing either: {hint}."
+            " Write an object with a name for each thing, or a labels.csv."
         )
     return list(names)
+
+
+def _objects(root: ElementTree.Element) -> Iterator[ElementTree.Element]:
+    """Objects in the order of the file; without recursion, however deep they lie."""
+    waiting = [(root, False)]
+    while waiting:
+        element, inside = waiting.pop()
+        tags = {_tag(child) for child in element}
+        like = bool((tags | _attributes(element).keys()) & {*_NAMES}) and bool(tags & _PLACES)
+        if _tag(element) == "object" or (like and not inside):
+            yield element
+            inside = True
+        waiting += [(child, inside) for child in reversed(element)]
+
+
+def _object_name(path: Path, element: ElementTree.Element) -> str:
+    """Its name; LabelsError if it has none, or several."""
+    for tag in _NAMES:
+        texts = ["".join(child.itertext()).strip() for child in element if _tag(child) == tag]
+        texts.append(_attributes(element).get(tag, "").strip())
+        found = dict.fromkeys(filter(None, texts))
+        if len(found) > 1:
+            several = " and ".join(quoted(text[:80]) for text in found)
+            raise LabelsError(
+                f"{path}: an object has the names {several}. Write an object for each thing."
+            )
+        if found:
+            return next(iter(found))
+    raise LabelsError(f"{path}: an object has no name. Write <name>...</name> into it.")
+
+
+def _is_deleted(element: ElementTree.Element) -> bool:
+    """LabelMe keeps what somebody has deleted."""
+    marks = ((child.text or "").strip().lower() for child in element if _tag(child) == "deleted")
+    return any(mark in ("1", "true", "yes") for mark in marks)
+
+
+def _hint(root: ElementTree.Element) -> str:
+    """What in a file without objects says that it shows something, or is something else; or ''."""
+    if _tag(root) != "annotation":
+        return f"its root is <{printable(_tag(root)[:40])}>"
+    waiting = [root]
+    while waiting:
+        element = waiting.pop()
+        tag = _tag(element)
+        named = tag in _NAMES and "".join(element.itertext()).strip()
+        if tag in _PLACES or named or _attributes(element).keys() & {*_NAMES}:
+            return f"it holds <{printable(tag[:40])}>"
+        # who made and who owns the photograph
+        waiting += [child for child in element if _tag(child) not in ("source", "owner", "size")]
+    return ""
+
+
+def _attributes(element: ElementTree.Element) -> dict[str, str]:
+    return {name.rpartition("}")[2].lower(): value for name, value in element.attrib.items()}
 
 
 def _tag(element: ElementTree.Element) -> str:

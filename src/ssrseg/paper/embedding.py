@@ -235,7 +235,9 @@ def _rows_so_far(
     kept: dict[str, Tensor], texts: Mapping[str, Tensor], images: int
 ) -> dict[str, Tensor]:
     """Rows that an earlier call has pooled; none if they have another form."""
-    if set(kept) != {"classes", "done", *texts} or kept["done"].shape != ():
+    if set(kept) != {"classes", "done", *texts}:
+        return {}
+    if kept["done"].shape != () or kept["done"].dtype != torch.long:
         return {}
     classes, done = kept["classes"], int(kept["done"])
     known = len(next(iter(texts.values())))
