@@ -1,9 +1,9 @@
 """Kill `train`, `masks` and `predict` again and again, start them again, and compare with a run
-that nobody disturbed: python tests/kills.py --kills 120 --report docs/kills.md
+that nobody disturbed: python tests/kills.py --kills 120
 
 Half of the kills hit a moment of the run (SIGKILL after a random time), half a step of its writing:
 just before the n-th file is opened for writing, renamed or removed. A few are Ctrl-C and SIGTERM.
-What is compared is every byte of every file.
+What is compared is every byte of every file but machine.yaml, which counts the starts.
 """
 
 from __future__ import annotations
