@@ -6,6 +6,8 @@ import csv
 import io
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from command import exit_code
 from PIL import Image, ImageCms
 from tiny_encoders import tiny_clip, tiny_config
 
+from ssrseg.data.files import only_writer
 from ssrseg.data.images import read_image
 
 
@@ -262,3 +265,33 @@ def test_another_clip_of_the_same_shape(
     assert exit_code(*words, "--clip", other) == 2
     assert "was trained with another CLIP" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_two_splits_into_one_folder(
+    shared: Path, tmp_path: Path, encoders: list[object], capfd: pytest.CaptureFixture[str]
+) -> None:
+    data, out = copied(shared, "masks-two-splits-at-once", tmp_path), tmp_path / "out"
+    command = ("masks", "--data", data, "--out", out, *encoders)
+    with only_writer(out):  # as another command does
+        assert exit_code(*command, "--split", "one") == 2
+        assert f"{out} is being written by process {os.getpid()}" in capfd.readouterr().err
+    for split in ("one", "two"):
+        assert exit_code(*command, "--split", split) == 0
+    with (out / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == [f"a{n}" for n in range(6)]
+    capfd.readouterr()
+    assert exit_code(*command) == 0
+    assert "6 were there already" in capfd.readouterr().out
+
+
+def test_a_log_in_a_code_page(shared: Path, tmp_path: Path, encoders: list[object]) -> None:
+    data = copied(shared, "labels-chinese", tmp_path)
+    words = ["masks", "--data", data, "--out", tmp_path / "out", *encoders]
+    done = subprocess.run(
+        [sys.executable, "-m", "ssrseg", *map(str, words)],
+        env=os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"2 masks written" in done.stdout
+    assert rb"\u72ac" in done.stderr

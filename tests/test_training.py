@@ -857,3 +857,29 @@ def test_only_one_training_in_a_folder(
 ) -> None:
     with only_writer(tmp_path), pytest.raises(OutputError, match="is being written by"):
         train(voc, tmp_path, settings())
+
+
+def test_stopped_while_the_monitor_is_scored(
+    voc: LabelledImages, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint is written before, and the score is made up for."""
+    config = settings("optim.iterations=4", "optim.cmpa_iterations=2", "optim.save_every=3")
+    monitor = replace(voc, samples=voc.samples[:1])
+    train(voc, tmp_path / "straight", config, monitor=monitor)
+    score = module.pseudo_mask_miou
+
+    def interrupted(*_: object) -> float:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal did not interrupt")
+
+    for finished in (3, 6):
+        monkeypatch.setattr(module, "pseudo_mask_miou", interrupted)
+        with pytest.raises(Interrupted, match=f"{finished} of 6 iterations are finished and saved"):
+            train(voc, tmp_path / "run", config, monitor=monitor)
+        monkeypatch.setattr(module, "pseudo_mask_miou", score)
+        if finished == 3:
+            train(voc, tmp_path / "run", config, monitor=monitor, stop_after=4)
+    train(voc, tmp_path / "run", config, monitor=monitor)
+    for name in ("log.csv", "model.safetensors", "checkpoint.safetensors"):
+        found, expected = (tmp_path / run / name for run in ("run", "straight"))
+        assert found.read_bytes() == expected.read_bytes(), name

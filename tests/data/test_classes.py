@@ -70,7 +70,12 @@ def test_classes_yaml(tmp_path):
     )
     assert read_classes(tmp_path) == ClassList(
         ("zebra", "on/off", "car", "cow", "C#", "dog"),
-        {"zebra": "zebra, striped horse", "on/off": "a switch", "C#": "sharp", "dog": "puppy, hound"},
+        {
+            "zebra": "zebra, striped horse",
+            "on/off": "a switch",
+            "C#": "sharp",
+            "dog": "puppy, hound",
+        },
         source="classes.yaml",
     )
 
@@ -292,7 +297,12 @@ def test_names_are_tidied_and_twins_have_one_key() -> None:
         assert class_key(twin) == class_key("red car")
     for other in ("red_car", "red-car", "redcar", "red cars"):
         assert class_key(other) != class_key("red car")
-    for twins in (("Straße", "STRASSE"), ("İstanbul", "istanbul"), ("KAPI", "kapı"), ("ΟΔΟΣ", "οδος")):
+    for twins in (
+        ("Straße", "STRASSE"),
+        ("İstanbul", "istanbul"),
+        ("KAPI", "kapı"),
+        ("ΟΔΟΣ", "οδος"),
+    ):
         assert class_key(twins[0]) == class_key(twins[1])
 
 
