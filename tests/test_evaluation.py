@@ -108,7 +108,9 @@ def test_faults(data: LabelledImages, found: Path, tmp_path: Path) -> None:
         evaluate(found, data)
 
 
-def test_masks_of_other_classes_are_refused(data: LabelledImages, found: Path) -> None:
+def test_masks_of_other_classes_are_refused(
+    data: LabelledImages, found: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = evaluate(found, data)
     listed = found / "classes.txt"
     listed.write_text("".join(f"{name}\n" for name in data.classes))
@@ -116,7 +118,10 @@ def test_masks_of_other_classes_are_refused(data: LabelledImages, found: Path) -
     listed.write_text("".join(f"{name}\n" for name in reversed(data.classes)))
     with pytest.raises(DataError, match=r"classes\.txt lists other classes .*Make the masks anew"):
         evaluate(found, data)
-    listed.unlink()
+    monkeypatch.chdir(found / "masks")
+    for masks in (found / "masks", Path(".")):  # the folder of the masks alone
+        with pytest.raises(DataError, match=r"out/classes\.txt lists other classes"):
+            evaluate(masks, data)
 
 
 def test_unknown_id_in_the_truth(data: LabelledImages, found: Path, tmp_path: Path) -> None:

@@ -89,7 +89,10 @@ def evaluate(predictions: str | Path, data: LabelledImages | str | Path) -> Eval
         )
     if len(missing) == len(known):
         raise DataError(faults[0])
-    _same_classes(predictions / "classes.txt", data.classes)
+    listed, here = predictions / "classes.txt", folder.absolute()
+    if here.name == "masks" and not listed.is_file():  # given without the folder it lies in
+        listed = here.parent / listed.name
+    _same_classes(listed, data.classes)
     n_classes = 1 + len(data.classes)
     matrix = torch.zeros(n_classes, n_classes, dtype=torch.long)
     undecided, images = torch.zeros(2, n_classes, dtype=torch.long)
@@ -114,7 +117,7 @@ def evaluate(predictions: str | Path, data: LabelledImages | str | Path) -> Eval
         raise DataError(faults[0] if len(faults) == 1 else fault_report(folder, faults))
     _check_truths(binary_truths, sum(bool(sample.labels) for sample, _ in known))
     share = int(undecided.sum()) / max(int(matrix.sum() + undecided.sum()), 1)
-    if ignoring and binary == len(known) and not (predictions / "classes.txt").is_file():
+    if ignoring and binary == len(known) and not listed.is_file():
         raise DataError(
             f"All masks of {folder} hold only 0 and 255, and 255 means undecided ({share:.1%} of"
             " the pixels). They are black and white pictures, most likely: replace 255 by the id of"
