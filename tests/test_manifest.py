@@ -51,8 +51,12 @@ def test_a_spreadsheet_may_have_saved_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["k\udce4fer", "a\u2028b", "a,b", 'a"b', "a\nb", "=cmd()", "'=b", "ä"]
-)
+    "name",
+    [
+        "k\udce4fer", "a\u2028b", "a,b", 'a"b', "a\nb", "=cmd()", "'=b", "ä", "a;=b", "a\x1b[31m",
+        "\u202ea", "a\r", "a\x85b",
+    ],
+)  # fmt: skip
 def test_any_name_comes_back(tmp_path: Path, name: str) -> None:
     manifest = Manifest(tmp_path / "manifest.csv", CLASSES)
     manifest.add(sample(name, 0), torch.zeros(2, 2, dtype=torch.uint8), "a" * 16, "ssrseg")

@@ -9,15 +9,18 @@ from collections.abc import Iterable
 
 from ssrseg.errors import DataError
 
-# what makes a cell a formula, also behind apostrophes, so that reading takes away what writing put
-_FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+# where a formula begins: in a cell, or in what becomes a cell where a spreadsheet splits at ";" or at
+# tabs; also behind apostrophes, so that reading takes away what writing put
+_PLACE = "(?:\\A|(?<=[;\t\r\n]))"
+_FORMULA = "(?='*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20])"
+_BARE, _GUARDED = re.compile(_PLACE + _FORMULA), re.compile(f"{_PLACE}'{_FORMULA}")
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 
 
 def csv_line(cells: Iterable[object]) -> str:
     """One line; a text that a spreadsheet would calculate gets an apostrophe before it.
 
-    ``csv_rows`` takes it away again. Numbers stay as they are.
+    So does each of several joined by ";". ``csv_rows`` takes it away again. Numbers stay as they are.
     """
     file = io.StringIO()
     # its \r\n makes the writer put cells with a lone \r into quotes
@@ -40,8 +43,8 @@ def csv_rows(text: str) -> list[list[str]]:
 
 
 def _guarded(cell: str) -> str:
-    return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
+    return cell if _NUMBER.fullmatch(cell) else _BARE.sub("'", cell)
 
 
 def _plain(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+    return _GUARDED.sub("", cell)
