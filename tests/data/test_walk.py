@@ -94,6 +94,24 @@ def test_results_are_not_walked_into(tmp_path):
     assert names(tmp_path, skip=tmp_path / "not there yet")[-1] == "out/masks/a.png"
 
 
+def test_masks_are_no_photographs(tmp_path):
+    """Also those of an earlier run that went elsewhere below the images, and true masks."""
+    touch(tmp_path, "a.jpg", "out/masks/a.png", "out/masks/deep/b.png", "out/manifest.csv")
+    touch(tmp_path, "out/classes.txt", "out/c.jpg", "masks/of people.jpg", "mine/masks/d.jpg")
+    touch(tmp_path, "VOC/SegmentationClass/a.png", "VOC/SegmentationClassAug/a.png")
+    (tmp_path / "link").symlink_to(tmp_path / "out" / "masks")
+    found = list_images(tmp_path)
+    assert names(tmp_path) == ["a.jpg", "masks/of people.jpg", "mine/masks/d.jpg", "out/c.jpg"]
+    assert str(found) == (
+        f"2 other files (1 .txt, 1 .csv) and 4 folders of masks (such as {found.masks[0]})"
+    )
+    assert names(tmp_path / "out") == ["c.jpg"]
+    assert names(tmp_path / "out" / "masks") == ["a.png", "deep/b.png"]  # asked for
+    (tmp_path / "out" / "c.jpg").unlink()
+    with pytest.raises(DataError, match=r"holds no image, but .* and 1 folder of masks \(/"):
+        list_images(tmp_path / "out")
+
+
 def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
     touch(tmp_path, "a.jpg", "closed/b.jpg")
     scandir = os.scandir

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,10 @@ SUFFIXES = (
 """Suffixes of photographs, in small letters; files may have them in capitals."""
 
 
+_TRUTHS = ("SegmentationClass", "SegmentationObject")  # VOC's masks; ...Aug too
+_RESULTS = ("manifest.csv", "classes.txt")  # beside the folder ``masks`` of a run
+
+
 @dataclass(frozen=True)
 class ListedImages:
     """What a folder holds.
@@ -26,28 +30,36 @@ class ListedImages:
     Attributes:
         images: Sorted.
         passed_over: Number of other files by suffix; hidden files and folders are not counted.
+        masks: Folders of masks, which were not looked into.
     """
 
     images: list[Path]
     passed_over: Counter[str] = field(default_factory=Counter)
+    masks: list[Path] = field(default_factory=list)
 
     def __str__(self) -> str:
         """What was passed over: ``3 other files (2 .txt, 1 without suffix)``, or nothing."""
-        if not self.passed_over:
-            return ""
-        kinds = [f"{count} {suffix}" for suffix, count in self.passed_over.most_common()]
-        shown = ", ".join(kinds[:8]) + (", ..." if len(kinds) > 8 else "")
-        return f"{counted(self.passed_over.total(), 'other file', 'other files')} ({shown})"
+        parts = []
+        if self.passed_over:
+            kinds = [f"{count} {suffix}" for suffix, count in self.passed_over.most_common()]
+            shown = ", ".join(kinds[:8]) + (", ..." if len(kinds) > 8 else "")
+            files = counted(self.passed_over.total(), "other file", "other files")
+            parts.append(f"{files} ({shown})")
+        if self.masks:
+            folders = counted(len(self.masks), "folder of masks", "folders of masks")
+            parts.append(f"{folders} ({'such as ' if self.masks[1:] else ''}{self.masks[0]})")
+        return " and ".join(parts)
 
 
 def list_images(path: Path | str, *, skip: Path | None = None) -> ListedImages:
     """Images at ``path``: the file itself whatever its suffix, or all in the folder.
 
     Subfolders are searched too, and linked ones once; hidden files and folders are passed over
-    (macOS leaves ``._photo.jpg`` beside ``photo.jpg``).
+    (macOS leaves ``._photo.jpg`` beside ``photo.jpg``). So are folders of masks, which are no
+    photographs: ``masks`` in results of ours, and those of VOC.
 
     Args:
-        skip: A folder that is not looked into: results lie there, and masks are no photographs.
+        skip: A folder that is not looked into: results go there.
 
     Raises:
         DataError: If nothing is there, a folder may not be read, or none of it is an image.
@@ -60,7 +72,16 @@ def list_images(path: Path | str, *, skip: Path | None = None) -> ListedImages:
             f"{path} does not exist.{nearest_sibling(path)} Give an image or a folder of images."
         )
     found = ListedImages([])
-    for file in files_below(path, skip=skip):
+
+    def is_left_out(folder: Path) -> bool:
+        if skip is not None and _identity(folder) == _identity(skip):
+            return True
+        if not any(map(_holds_masks, (folder, Path(_identity(folder))))):
+            return False
+        found.masks.append(folder)
+        return True
+
+    for file in files_below(path, is_left_out):
         if file.name.lower().endswith(SUFFIXES):
             found.images.append(file)
         else:
@@ -73,26 +94,35 @@ def list_images(path: Path | str, *, skip: Path | None = None) -> ListedImages:
     return found
 
 
-def files_below(folder: Path, *, skip: Path | None = None) -> Iterator[Path]:
+def _holds_masks(folder: Path) -> bool:
+    ours = folder.name == "masks" and all((folder.parent / each).is_file() for each in _RESULTS)
+    return ours or folder.name.startswith(_TRUTHS)
+
+
+def files_below(
+    folder: Path, is_left_out: Callable[[Path], bool] = lambda _: False
+) -> Iterator[Path]:
     """Files below a folder, sorted, without hidden ones and what is in hidden folders.
 
     A linked folder is entered once, under the first name in the alphabet, unless it is reached
-    without a link too or holds ``folder`` itself.
+    without a link too or holds ``folder`` itself. ``is_left_out`` is asked of every folder below.
     """
     root = Path(_identity(folder))
-    seen = {_identity(skip)} if skip is not None else set()
-    found, links = _walk(folder, seen)
+    seen: set[str] = set()
+    found, links = _walk(folder, seen, is_left_out)
     while links:
         link = links.pop(0)
         if root.is_relative_to(_identity(link)):
             continue
-        more, inner = _walk(link, seen)
+        more, inner = _walk(link, seen, is_left_out)
         found += more
         links = sorted([*links, *inner])
     yield from sorted(found, key=lambda file: file.as_posix())
 
 
-def _walk(folder: Path, seen: set[str]) -> tuple[list[Path], list[Path]]:
+def _walk(
+    folder: Path, seen: set[str], is_left_out: Callable[[Path], bool]
+) -> tuple[list[Path], list[Path]]:
     """Files and linked folders below; folders in ``seen`` are not entered, others are added."""
     files: list[Path] = []
     links: list[Path] = []
@@ -118,6 +148,8 @@ def _walk(folder: Path, seen: set[str]) -> tuple[list[Path], list[Path]]:
                 is_folder = False
             if not is_folder:
                 files.append(here / entry.name)
+            elif is_left_out(here / entry.name):
+                continue
             elif entry.is_symlink():
                 links.append(here / entry.name)
             else:
