@@ -168,8 +168,24 @@ def test_set_understands(override: str, value: object) -> None:
         ("sgc.high=[0.4", r'setting "sgc\.high=\[0\.4" \(--set\).*YAML'),
         ("sgc.high=", r"sgc\.high = None"),
         ("data.crop=0", r"data\.crop = 0: .*greater than or equal to 1"),
+        ("test.long_side=31", r"test\.long_side = 31: .*greater than or equal to 32"),
+        ("data.max_side=1", r"data\.max_side = 1: .*greater than or equal to 32"),
+        ("data.scale=[2,1]", r"data\.scale = \[2, 1\]: .*\(smallest\) must not exceed the second"),
+        (
+            "affinity.clip_layers=[]",
+            r"^settings \(--set\): affinity\.clip_layers = \[\]: Tuple should have at least 1 item"
+            r" after validation, not 0\. `ssrseg config`",
+        ),
+        (
+            "affinity.clip_layers=x",
+            r"^settings \(--set\): affinity\.clip_layers = 'x': Input should be a valid integer, [^:]*"
+            r"\. `ssrseg",
+        ),
+        (
+            "affinity.rfm_layers=[1,2000]",
+            r"^[^:]*: affinity\.rfm_layers\.1 = 2000: [^:]*\. `ssrseg",
+        ),
         ("data.crop=32.5", r"data\.crop = 32\.5: "),
-        ("affinity.clip_layers=[]", r"affinity\.clip_layers"),
         ("test.scales=[]", r"test\.scales"),
         ("pseudo.par_dilations=[]", r"pseudo\.par_dilations"),
         ("test.scales=[1, 0]", r"test\.scales\.1 = 0"),

@@ -12,7 +12,15 @@ from pathlib import Path
 from reprlib import repr as brief
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError, to_jsonable_python
@@ -35,13 +43,19 @@ Zoom = Annotated[_Float, Field(ge=0.01, le=10)]
 Count = Annotated[int, BeforeValidator(_number), Field(ge=1, le=10**9)]
 CountOrZero = Annotated[int, BeforeValidator(_number), Field(ge=0, le=10**9)]
 # what allocates memory or takes time ends where no machine that is in use goes
-Side = Annotated[Count, Field(le=4096)]
-Sides = Annotated[tuple[Side, ...], Field(min_length=1, max_length=100)]
+Side = Annotated[Count, Field(ge=32, le=4096)]  # of a picture: a single patch has no CAM
+Distances = Annotated[
+    tuple[Annotated[Count, Field(le=4096)], ...], Field(min_length=1, max_length=100)
+]
 Few = Annotated[Count, Field(le=64)]
 Width = Annotated[Count, Field(le=4096)]
 Rounds = Annotated[CountOrZero, Field(le=1000)]
 Index = Annotated[int, BeforeValidator(_number), Field(ge=-1000, le=1000)]
-Layers = Index | Annotated[tuple[Index, ...], Field(min_length=1, max_length=1000)]
+Indices = Annotated[tuple[Index, ...], Field(min_length=1, max_length=1000)]
+Layers = Annotated[
+    Annotated[Index, Tag("number")] | Annotated[Indices, Tag("list")],
+    Discriminator(lambda value: "list" if isinstance(value, (list, tuple)) else "number"),
+]
 Crf = tuple[Positive, NotNegative, Positive, Positive, NotNegative]
 Text = Annotated[str, Field(max_length=4096)]
 
@@ -54,6 +68,13 @@ def _black_below_white(values: tuple[float, float]) -> tuple[float, float]:
     return values
 
 
+def _smallest_first(values: tuple[float, float]) -> tuple[float, float]:
+    if values[0] > values[1]:
+        raise ValueError("the first value (smallest) must not exceed the second (largest)")
+    return values
+
+
+Zooms = Annotated[tuple[Zoom, Zoom], AfterValidator(_smallest_first)]
 BlackAndWhite = Annotated[tuple[Finite, Finite], AfterValidator(_black_below_white)]
 
 _SHOWN = 10  # faults in one message
@@ -75,7 +96,7 @@ class DataConfig:
 
     crop: Side = 320
     """Side of a training crop in pixels [WeCLIP]."""
-    scale: tuple[Zoom, Zoom] = (0.5, 2.0)
+    scale: Zooms = (0.5, 2.0)
     """Random resize before the crop, smallest and largest factor [WeCLIP]."""
     flip: bool = True
     """Mirror half of the crops."""
@@ -242,7 +263,7 @@ class PseudoConfig:
     """Pixel refinement before the argmax [WeCLIP: par; CLIP-ES: crf]."""
     par_iterations: Rounds = 20
     """Iterations of PAR."""
-    par_dilations: Sides = (1, 2, 4, 8, 12, 24)
+    par_dilations: Distances = (1, 2, 4, 8, 12, 24)
     """Distances of PAR's neighbours in pixels."""
     crf: Crf = (1.0, 3.0, 67.0, 3.0, 4.0)
     """DenseCRF: Gaussian reach and weight, bilateral reach, colour reach, weight [CLIP-ES]."""
@@ -535,6 +556,8 @@ def _brief(value: object) -> str:
 
 def _explain(fault: ErrorDetails, origins: dict[tuple[str, str], str]) -> str:
     """A wrong value in words."""
-    section, name, *rest = (str(part) for part in fault["loc"])
-    key = ".".join([section, name, *rest])
+    section, name, *rest = fault["loc"]
+    section, name = str(section), str(name)
+    # of what lies deeper a place in a list alone means something to a user
+    key = ".".join([section, name, *(str(part) for part in rest if isinstance(part, int))])
     return f"{origins[section, name]}: {key} = {_brief(fault['input'])}: {fault['msg']}."

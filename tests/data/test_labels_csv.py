@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -396,3 +398,13 @@ def test_two_images_of_one_name_in_two_folders(folder):
         'F line 3: image "images/a.jpg" and "a.jpg" (line 2) have the same name "a", without'
         " suffix, under which results are written. Rename or remove one."
     )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_name_with_a_backslash_on_disk(folder):
+    (folder / "images" / "x\\y.jpg").touch()
+    for image in ("images/x\\y.jpg", "x\\y.jpg"):
+        assert error_of(folder, f"image,labels\n{image},dog\n") == (
+            f'F line 2: image "{image}" has "\\" in its name on disk, which separates folders here.'
+            " Rename the file."
+        )

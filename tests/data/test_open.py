@@ -460,3 +460,16 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr("ssrseg.data.open.read_labels_csv", refuse)
     assert error_of(root).startswith("photos cannot be read (Permission denied).")
+
+
+def test_a_split_of_paths_instead_of_names(tmp_path):
+    root = tiny_folder(tmp_path / "mine")
+    path = root / "few.txt"
+    path.write_text("images/photo_0.jpg\nphoto_1.jpg\nimages\\photo_2\n")
+    with pytest.raises(DataError) as caught:
+        open_labelled(root, split="few")
+    end = 'in labels.csv. Write "photo_{}", without suffix and without images/ before it.'
+    assert str(caught.value).splitlines()[1:3] == [
+        f'  line 1: there is no image "images/photo_0.jpg" {end.format(0)}',
+        f'  line 2: there is no image "photo_1.jpg" {end.format(1)}',
+    ]

@@ -253,6 +253,7 @@ def test_per_head_maps_are_never_all_alive(clip_dir: Path, monkeypatch: pytest.M
         (-8, 12, tuple(range(4, 12))),
         (-8, 4, (0, 1, 2, 3)),
         (-1, 4, (3,)),
+        (-12, 4, (0, 1, 2, 3)),
         ((3, 1, 1), 4, (1, 3)),
     ],
 )
@@ -260,9 +261,11 @@ def test_layer_settings(layers: int | tuple[int, ...], depth: int, chosen: tuple
     assert attention.resolve_layers(layers, depth, "affinity.clip_layers") == chosen
 
 
-@pytest.mark.parametrize("layers", [0, 3, (4,), (-1,), ()])
+@pytest.mark.parametrize("layers", [0, 3, (4,), (-1,), (), -13, -99])
 def test_layer_settings_that_do_not_fit(layers: int | tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match=r"affinity\.clip_layers = .*4 blocks.*between 0 and 3"):
+    with pytest.raises(
+        ConfigError, match=r"affinity\.clip_layers = .*4 blocks.*-12 to -1.*between 0 and 3"
+    ):
         attention.resolve_layers(layers, 4, "affinity.clip_layers")
 
 

@@ -59,7 +59,9 @@ _UNDECIDED = frozenset(
 
 _BLANK = "\u034f\u115f\u1160\u2800\u3164\uffa0"  # letters and marks that show nothing
 _JOINERS = "\u200c\u200d"  # shape letters of Persian and Hindi, and emoji
-_NUMBERED = re.compile(r"\d+\s*([:)=|]|[.,](?!\d))|[-*+\u2022]\s|.*[:=|]\s*\d+$")  # "1: dog", "- dog"
+_NUMBERED = re.compile(
+    r"\d+\s*([:)=|]|[.,](?!\d))|[-*+\u2022]\s|.*[:=|]\s*\d+$"
+)  # "1: dog", "- dog"
 _NUMBER = re.compile(r"[+-]?[\d.,]+(e[+-]?\d+)?", re.IGNORECASE)
 
 

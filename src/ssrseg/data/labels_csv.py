@@ -236,6 +236,10 @@ def _find_images(root: Path, entries: list[_Entry]) -> tuple[list[str], list[_Fa
                 faults,
             )
             problem = f"does not exist in {root}.{near}"
+            if "\\" in entry.image and _look_up(finder, PurePosixPath(entry.image)):
+                problem = (
+                    'has "\\" in its name on disk, which separates folders here. Rename the file.'
+                )
         else:
             found.append(actual)
             name = sample_name(actual)

@@ -169,9 +169,7 @@ def _open_coco(root: Path, split: str | None, listed: ClassList | None) -> Label
     chosen = _choose(root, None if split in files else split, images, "the annotations")
 
     def everyone() -> set[str]:
-        others = {
-            part: coco.read_label_table(files[part]) for part in whole if part not in tables
-        }
+        others = {part: coco.read_label_table(files[part]) for part in whole if part not in tables}
         found = (coco.sample_names(root, files[part], each.labels) for part, each in others.items())
         return set(images).union(*(names.values() for names in found))
 
@@ -322,7 +320,10 @@ def _choose(root: Path, split: str | None, images: Iterable[str], where: str) ->
                 " Write the whole name."
             )
         elif not found:
+            plain = names.like(sample_name(name.replace("\\", "/")))
             near = nearest(name, known, faults)
+            if len(plain) == 1:
+                near = f" Write {quoted(plain[0])}, without suffix and without images/ before it."
             faults.append(f"line {line}: there is no image {quoted(name)} in {where}.{near}")
         elif first.setdefault(found[0], line) != line:
             at = first[found[0]]

@@ -20,6 +20,8 @@ from ssrseg.errors import ConfigError
 
 NAME = "ssrseg"
 
+_USUAL_DEPTH = 12  # of ViT-B and ViT-S; settings made for them fit smaller encoders, too
+
 
 def _attend(
     module: nn.Module,
@@ -76,16 +78,19 @@ def resolve_layers(layers: int | tuple[int, ...], depth: int, key: str) -> tuple
         key: Name of the setting, for the message.
 
     Raises:
-        ConfigError: If an index is outside the encoder or nothing is selected.
+        ConfigError: If an index is outside the encoder or nothing is selected; if a negative number
+            exceeds the encoder's depth and the usual twelve.
     """
+    most = max(depth, _USUAL_DEPTH)
     if isinstance(layers, int):
-        chosen = tuple(range(depth))[layers:] if layers < 0 else ()
+        chosen = tuple(range(depth))[layers:] if -most <= layers < 0 else ()
     else:
         chosen = tuple(sorted(set(layers)))
     if not chosen or chosen[0] < 0 or chosen[-1] >= depth:
         raise ConfigError(
-            f"{key} = {layers!r} does not fit an encoder of {depth} blocks. Give a negative number"
-            f" (-8: the last eight) or a list of indices between 0 and {depth - 1}."
+            f"{key} = {layers!r} does not fit an encoder of {depth} blocks. Give a number from"
+            f" -{most} to -1 (-8: the last eight, or all) or a list of indices between 0 and"
+            f" {depth - 1}."
         )
     return chosen
 
