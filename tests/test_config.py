@@ -178,8 +178,8 @@ def test_set_understands(override: str, value: object) -> None:
         ),
         (
             "affinity.clip_layers=x",
-            r"^settings \(--set\): affinity\.clip_layers = 'x': Input should be a valid integer, [^:]*"
-            r"\. `ssrseg",
+            r"^settings \(--set\): affinity\.clip_layers = 'x': Input should be a valid integer,"
+            r" [^:]*\. `ssrseg",
         ),
         (
             "affinity.rfm_layers=[1,2000]",

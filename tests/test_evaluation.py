@@ -118,6 +118,10 @@ def test_masks_of_other_classes_are_refused(
     listed.write_text("".join(f"{name}\n" for name in reversed(data.classes)))
     with pytest.raises(DataError, match=r"classes\.txt lists other classes .*Make the masks anew"):
         evaluate(found, data)
+    odd = ("1 euro", "2 euro", "5 euro")  # in a list of ours they are names
+    listed.write_text("".join(f"{name}\n" for name in odd))
+    assert evaluate(found, replace(data, classes=odd)).scored == before.scored
+    listed.write_text("cow\ncat\ndog\n")
     monkeypatch.chdir(found / "masks")
     for masks in (found / "masks", Path(".")):  # the folder of the masks alone
         with pytest.raises(DataError, match=r"out/classes\.txt lists other classes"):

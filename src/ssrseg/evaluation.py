@@ -23,7 +23,7 @@ from ssrseg.data.files import user_path, write_json
 from ssrseg.data.naming import match_masks
 from ssrseg.data.open import labelled_images
 from ssrseg.data.sample import LabelledImages, Sample
-from ssrseg.data.text import fault_report
+from ssrseg.data.text import fault_report, read_lines
 from ssrseg.errors import DataError
 from ssrseg.method.metrics import Scores, confusion_matrix, scores, undecided_pixels
 from ssrseg.method.pseudo_mask import IGNORE
@@ -157,7 +157,7 @@ def _check_truths(binary: list[Path], labelled: int) -> None:
 
 def _same_classes(listed: Path, classes: tuple[str, ...]) -> None:
     """Refuse masks whose ids stand for other classes; where nothing says it, trust them."""
-    if not listed.is_file():
+    if not listed.is_file() or tuple(name for _, name in read_lines(listed)) == classes:
         return
     found = read_classes_txt(listed).names
     if found != classes:

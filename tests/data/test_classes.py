@@ -266,8 +266,8 @@ def test_labels_that_cannot_be(labels: object, message: str) -> None:
         "yes", "No", "y", "N", "on", "OFF", "#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#N/A",
         "Back ground", "back-ground", "[Background]", "(none)", "-none-",
         "void", "Void", "unlabeled", "Unlabelled", "un-labeled", "unknown", "ignore", "don't care",
-        "1: dog", "1. dog", "1) dog", "0,dog", "1=dog", "- dog", "* dog", "dog: 1", "dog,1", "dog=1",
-        "cat,dog",
+        "1: dog", "1. dog", "1) dog", "0,dog", "1=dog", "- dog", "* dog", "dog: 1", "dog,1",
+        "dog=1", "cat,dog",
     ],
 )  # fmt: skip
 def test_what_is_no_class_wherever_it_comes_from(name: str) -> None:
@@ -280,9 +280,9 @@ def test_what_is_no_class_wherever_it_comes_from(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "dog", "C#", "747 jet", "traffic light", "猫", "кошка", "🐶", "café", "dog's", "2.5 ton truck",
-        "(other)", "=cmd()", "dog[/b]", "<b>", "no entry", "north", "-dog", "light, red", "unknowns",
-        "2-door car", "off-roader", "dog: small",
+        "dog", "C#", "747 jet", "traffic light", "猫", "кошка", "🐶", "café", "dog's",
+        "2.5 ton truck", "(other)", "=cmd()", "dog[/b]", "<b>", "no entry", "north", "-dog",
+        "light, red", "unknowns", "2-door car", "off-roader", "dog: small",
     ],
 )  # fmt: skip
 def test_what_is_a_class(name: str) -> None:

@@ -109,6 +109,14 @@ OUTSIDE = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;
             b"<annotation><object><name>dog</name><name>cat</name></object></annotation>",
             'an object has the names "dog" and "cat"',
         ),
+        (
+            b"<annotations><image name='a.jpg'><box label='dog'/></image></annotations>",
+            r"has no <object> .* root is <annotations>",
+        ),
+        (
+            b"<annotation><image name='a.jpg'><box label='dog'/></image></annotation>",
+            r"has no <object> .*: it holds <image>",
+        ),
         (b'<svg xmlns="http://www.w3.org/2000/svg"/>', r"has no <object> .* root is <svg>"),
         (b"<html><body>404</body></html>", r"has no <object> .* root is <html>"),
     ],

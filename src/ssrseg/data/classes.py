@@ -45,16 +45,17 @@ COCO_CLASSES = (
 _MOST = 254  # ids 1 .. 254 of an 8-bit map; 0 is background and 255 is ignore
 _LONGEST = 200  # letters of a name; CLIP's text tower ends after about 300
 
-_NO_NAMES = frozenset(
-    "nan null na n/a <na> nil nat inf true false yes no y n on off #n/a #ref! #value! #name? #num!"
-    " #null! #div/0! #spill! #calc!".split()
-)
+_NO_NAMES = frozenset({
+    "nan", "null", "na", "n/a", "<na>", "nil", "nat", "inf", "true", "false", "yes", "no", "y", "n",
+    "on", "off", "#n/a", "#ref!", "#value!", "#name?", "#num!", "#null!", "#div/0!", "#spill!",
+    "#calc!",
+})  # fmt: skip
 """What programs write for a value that is missing or faulty, or for a column of yes and no."""
 
-_UNDECIDED = frozenset(
-    "ignore ignored void unlabeled unlabelled unknown undefined undecided unclassified unassigned"
-    " dontcare".split()
-)
+_UNDECIDED = frozenset({
+    "ignore", "ignored", "void", "unlabeled", "unlabelled", "unknown", "undefined", "undecided",
+    "unclassified", "unassigned", "dontcare",
+})  # fmt: skip
 """What data sets call pixels that are undecided, or of nothing that they list; without blanks."""
 
 _BLANK = "\u034f\u115f\u1160\u2800\u3164\uffa0"  # letters and marks that show nothing
@@ -276,9 +277,9 @@ def read_classes_txt(path: Path) -> ClassList:
 
 def _table_fault(names: list[str]) -> str:
     """What makes a list of names a table, although each of them could be a name; or ''."""
-    if names and all(re.match(r"\d+\s+\D", name) for name in names):
-        if names[1:] or names[0].split()[0] in ("0", "1"):
-            return "and all lines below begin with a number."
+    numbered = names and all(re.match(r"\d+\s+\D", name) for name in names)
+    if numbered and (names[1:] or names[0].split()[0] in ("0", "1")):
+        return "and all lines below begin with a number."
     return "is several names in one line." if len(names) == 1 and "," in names[0] else ""
 
 

@@ -259,10 +259,12 @@ def _derive(found: InstancesFile) -> LabelTable:
     spelled = tuple(_SPELLED.get(name, name) for name in names)
     # other data in COCO's format keep their own names
     classes = spelled if spelled == COCO_CLASSES else names
-    given = [category for category, _ in found.categories if category in dict(named)]
+    kept = {category for category, _ in named}
+    given = [category for category, _ in found.categories if category in kept]
     if classes != COCO_CLASSES and given != list(range(1, len(given) + 1)):
-        ids = [f"{name} (category {category}) = {n}" for n, (category, name) in enumerate(named, 1)]
-        shown = ", ".join(ids[:3]) + (", ..." if ids[3:] else "")
+        numbers = [category for category, _ in named]
+        ids = [f"{names[n]} (category {each}) = {n + 1}" for n, each in enumerate(numbers[:3])]
+        shown = ", ".join(ids) + (", ..." if numbers[3:] else "")
         notices += (f"Class ids in masks count the categories by their ids: {shown}.",)
     index = {category: number for number, (category, _) in enumerate(named)}
     present: dict[str, set[int]] = defaultdict(set)

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 from ssrseg.errors import DataError
 
-# where a formula begins: in a cell, or in what becomes a cell where a spreadsheet splits at ";" or at
-# tabs; also behind apostrophes, so that reading takes away what writing put
+# where a formula begins: in a cell, or in what is one for a spreadsheet that splits at ";" or tabs;
+# also behind apostrophes, so that reading takes away what writing put
 _PLACE = "(?:\\A|(?<=[;\t\r\n]))"
 _FORMULA = "(?='*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20])"
 _BARE, _GUARDED = re.compile(_PLACE + _FORMULA), re.compile(f"{_PLACE}'{_FORMULA}")
@@ -20,7 +20,8 @@ _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 def csv_line(cells: Iterable[object]) -> str:
     """One line; a text that a spreadsheet would calculate gets an apostrophe before it.
 
-    So does each of several joined by ";". ``csv_rows`` takes it away again. Numbers stay as they are.
+    So does each of several joined by ";". ``csv_rows`` takes it away again. Numbers stay as they
+    are.
     """
     file = io.StringIO()
     # its \r\n makes the writer put cells with a lone \r into quotes

@@ -15,10 +15,10 @@ _LARGEST = 16_000_000  # bytes; VOC's have a thousand
 
 # what an object is called by, the likeliest first, and what says where it is, in all dialects
 _NAMES = ("name", "label", "class", "category", "classname", "class_name")
-_PLACES = frozenset(
-    "bndbox bbox box boundingbox bounding_box robndbox polygon polygons points segmentation segm"
-    " mask rle xmin".split()
-)
+_PLACES = frozenset({
+    "bndbox", "bbox", "box", "boundingbox", "bounding_box", "robndbox", "polygon", "polygons",
+    "points", "segmentation", "segm", "mask", "rle", "xmin",
+})  # fmt: skip
 
 
 def read_annotations(
@@ -113,7 +113,8 @@ def _objects(root: ElementTree.Element) -> Iterator[ElementTree.Element]:
     while waiting:
         element, inside = waiting.pop()
         tags = {_tag(child) for child in element}
-        like = bool((tags | _attributes(element).keys()) & {*_NAMES}) and bool(tags & _PLACES)
+        words = tags | (_attributes(element).keys() - {"name"})  # which pictures have, too
+        like = not words.isdisjoint(_NAMES) and not tags.isdisjoint(_PLACES)
         if _tag(element) == "object" or (like and not inside):
             yield element
             inside = True
