@@ -23,10 +23,10 @@ from ssrseg.method.pseudo_mask import IGNORE
 
 MASK_SUFFIXES = (".bmp", ".gif", ".png", ".tif", ".tiff", ".webp")
 _LOSSY_SUFFIXES = (".jpeg", ".jpg")
-_LOSSY = "whose compression changes class ids"
-_INEXACT = dict.fromkeys(("JPEG", "MPO", "AVIF", "HEIF"), _LOSSY) | {
-    "PPM": "whose greys Pillow scales, so that class ids are lost"
-}
+_LOSSLESS = ("BMP", "DIB", "GIF", "PNG", "TGA", "TIFF", "WEBP")  # and here looked into the last two
+_EXACT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "F", "I;16", "I;16B")
+_EXACT_TIFF = ("group3", "group4", "lzma", "packbits", "raw", "tiff_adobe_deflate", "tiff_ccitt",
+               "tiff_deflate", "tiff_lzw", "tiff_raw_16", "zstd")  # fmt: skip
 
 
 def find_masks(folder: Path) -> dict[str, Path]:
@@ -97,10 +97,10 @@ def _samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     if isinstance(image, PixelValues):
         values, palette = image.values, image.palette
     else:
-        if image.format in _INEXACT:
+        if inexact := _inexact(image, path):
             raise DataError(
-                f"{path} is a {image.format}, {_INEXACT[image.format]}. Save masks as indexed or"
-                " grey PNG, from the program that made them."
+                f"{path} is {inexact}. Save masks as indexed or grey PNG, from the program that"
+                " made them."
             )
         values, palette = np.array(image), None
         if image.mode == "P":
@@ -129,6 +129,33 @@ def _samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
             )
         values = values.clip(-1, 2**32).astype(np.int64)
     return values.astype(np.uint8) if values.dtype == bool else values, palette
+
+
+def _inexact(image: Image.Image, path: Path) -> str:
+    """What a file is whose pixel values need not be those that were saved; else nothing."""
+    kind, lossy = str(image.format), "whose compression changes class ids"
+    if kind == "PPM":
+        return "a PPM, whose greys Pillow scales, so that class ids are lost"
+    if kind not in _LOSSLESS:
+        return f"a {kind}, {lossy}"
+    coding = str(image.info.get("compression", "raw"))
+    if kind == "TIFF" and coding not in _EXACT_TIFF:
+        return f"a TIFF with {coding.removeprefix('tiff_')} compression, which changes class ids"
+    if kind == "WEBP" and b"VP8 " in _riff_chunks(path.read_bytes()):
+        return f"a lossy WebP, {lossy}"
+    if image.mode not in _EXACT_MODES:
+        return f"in the colours {image.mode}, which are no class ids"
+    return ""
+
+
+def _riff_chunks(content: bytes, at: int = 12) -> set[bytes]:
+    """Names of a WebP's chunks, those of its frames too."""
+    found = set()
+    while at + 8 <= len(content):
+        name, size = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
+        found.add(name)
+        at += 8 + (16 if name == b"ANMF" else size + size % 2)
+    return found
 
 
 def _png_step(path: Path) -> int:
