@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -558,11 +559,71 @@ def test_a_jpeg_that_ends_early_with_an_end_marker(tmp_path, kind, share):
     cut = whole[: at + int((len(whole) - at) * share)].rstrip(b"\xff")
     path.write_bytes(cut + b"\xff\xd9")
     assert error_of(path) == (
-        f"image {path} is damaged or cut short (its data end before the picture does, though an end"
-        " marker follows). Copy it again from the original or remove it from the data."
+        f"image {path} is damaged or cut short (its data end before the picture does). Copy it"
+        " again from the original or remove it from the data."
     )
-    with Image.open(path) as image, pytest.raises(DataError, match="data end before the picture"):
+    with Image.open(path) as image, pytest.raises(DataError, match="(data end before the picture|truncated)"):
         as_photo(image)
+
+
+def ends_of(whole, kind):
+    """Ways in which a file ends early, by name."""
+    at = whole.index(b"\xff\xda")
+    cut = whole[: at + int((len(whole) - at) * 0.6)].rstrip(b"\xff")
+    marker = whole.index(b"\xff", at + 14) + 1
+    rest, last = len(whole) - len(cut), whole.rindex(b"\xff\xda")
+    ends = {
+        "behind 0xFF": cut + b"\xff\xff\xd9",
+        "behind the first 0xFF": whole[:marker] + b"\xff\xd9",
+        "zeros": cut + bytes(rest),
+        "zeros and end": cut + bytes(rest) + b"\xff\xd9",
+        "0xFF": cut + b"\xff" * rest,
+        "0xFF and end": cut + b"\xff" * rest + b"\xff\xd9",
+        "a hole of zeros": cut + bytes(rest // 2) + whole[len(cut) + rest // 2 :],
+        "a marker in between": cut + b"\xff\xfe" + whole[len(cut) + 2 :],
+    }
+    if "restarts" in kind:
+        marks = [each for each in range(at, len(whole)) if whole[each : each + 2] == b"\xff\xd1"]
+        ends["at a restart"] = whole[: marks[0]] + b"\xff\xd9"
+        ends["behind a restart"] = whole[: marks[0] + 2] + b"\xff\xd9"
+        ends["a part is missing"] = whole[: marks[0]] + whole[whole.index(b"\xff\xd2", marks[0]) :]
+    if last > at:  # several scans
+        ends["a scan is missing"] = whole[:last] + b"\xff\xd9"
+        ends["zeros in the last scan"] = whole[: last + 40] + bytes(2000) + b"\xff\xd9"
+    return ends
+
+
+@pytest.mark.parametrize("kind", [*JPEGS, "progressive restarts"])
+def test_other_ends_of_a_jpeg(tmp_path, kind):
+    options = dict(JPEGS.get(kind, {"progressive": True, "restart_marker_rows": 1}))
+    whole = encoded(noisy(options.pop("mode", "RGB")), **options)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(whole)
+    good = read_image(path)
+    for name, content in ends_of(whole, kind).items():
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="is damaged or cut short") as caught:
+            pytest.fail(f"{name}: {(read_image(path) != good).float().mean():.3f} differ")
+        assert re.search("its data|is truncated", str(caught.value)), name
+    for content in (whole[:-2], whole[:-2] + bytes(3000), whole[:-2] + b"\xff" * 99 + b"\xff\xd9"):
+        path.write_bytes(content)
+        if "progressive" not in kind:  # which Pillow decodes only with its end marker
+            assert torch.equal(read_image(path), good)
+    path.write_bytes(whole[:-2] + bytes(3000) + b"\xff\xd9")
+    assert torch.equal(read_image(path), good)
+
+
+def test_a_flat_jpeg_may_end_in_zeros(tmp_path):
+    for colour in ("white", "black", (128, 128, 128), (200, 30, 90)):
+        for options in ({}, {"optimize": True}, {"progressive": True}):
+            Image.new("RGB", (900, 700), colour).save(tmp_path / "a.jpg", **options)
+            assert read_image(tmp_path / "a.jpg").shape == (700, 900, 3)
+    picture = noisy(height=400, width=400)
+    picture.paste("white", (0, 90, 400, 400))
+    whole = encoded(picture, optimize=True)
+    assert bytes(16) in whole
+    (tmp_path / "a.jpg").write_bytes(whole)
+    assert read_image(tmp_path / "a.jpg").shape == (400, 400, 3)
 
 
 def test_pictures_with_the_grey_of_missing_data_are_good(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from ssrseg.data.ignored_warnings import IgnoredWarnings
-from ssrseg.data.jpeg import ends_early
+from ssrseg.data.jpeg import load_whole
 from ssrseg.data.pixels import PixelValues
 from ssrseg.data.tiff import MAGIC, read_page
 from ssrseg.data.walk import nearest_sibling
@@ -95,11 +95,12 @@ def decode_content(content: bytes, name: Path | str) -> Image.Image | PixelValue
             if image.format in _DRAWINGS:
                 raise DataError(f"{name} is a drawing ({image.format}), no photograph.")
             layout = image.tile[0].args if image.format == "PNG" and image.tile else None
-            image.load()
+            if image.format in ("JPEG", "MPO"):
+                load_whole(image, content)
+            else:
+                image.load()
         if layout in _DEEP_PNG and "transparency" not in image.info:
             return _deep_png(content, image, str(layout))
-        if image.format in ("JPEG", "MPO") and ends_early(content, image):
-            raise OSError("its data end before the picture does, though an end marker follows")
         return image
 
 
