@@ -76,8 +76,8 @@ def decode(path: Path, what: str = "image") -> Image.Image | PixelValues:
         ) from error
     except UNREADABLE as error:
         raise DataError(
-            f"{what} {path} is damaged or cut short ({str(error) or type(error).__name__}). Copy it"
-            " again from the original or remove it from the data."
+            f"{what} {path} is damaged or cut short ({_reason(error)}). Copy it again from the"
+            " original or remove it from the data."
         ) from error
 
 
@@ -102,6 +102,15 @@ def decode_content(content: bytes, name: Path | str) -> Image.Image | PixelValue
         if layout in _DEEP_PNG and "transparency" not in image.info:
             return _deep_png(content, image, str(layout))
         return image
+
+
+def _reason(error: BaseException) -> str:
+    """What a decoder says of a file; others than these stumble over it and speak of themselves."""
+    if isinstance(error, MemoryError):
+        return "its header asks for more memory than there is"
+    spoken = (OSError, SyntaxError, EOFError, zlib.error, lzma.LZMAError)
+    told = isinstance(error, spoken) and str(error)
+    return str(error) if told else "its header contradicts itself or its data"
 
 
 def _opened(content: bytes) -> ImageFile.ImageFile:
