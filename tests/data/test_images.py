@@ -17,6 +17,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError, features
 
 from ssrseg.data.class_ids import read_class_ids, write_class_ids
 from ssrseg.data.images import as_photo, check_size, read_image
+from ssrseg.data.notices import say_again
 from ssrseg.data.walk import list_images
 from ssrseg.errors import DataError
 
@@ -486,6 +487,19 @@ def test_srgb_itself_and_broken_profiles_change_nothing(tmp_path):
     for profile in (rgb_profile(False), b"nonsense", rgb_profile(True)[:300], b"\0" * 200):
         path = with_profile(gradient(), profile, "a.png", tmp_path)
         assert np.array_equal(read_image(path).numpy(), gradient())
+
+
+@pytest.mark.parametrize("value", [0, 1, 0xFFFF])
+def test_a_damaged_profile_does_not_blacken_a_photograph(tmp_path, capsys, value):
+    """One of the usual form: a matrix, and curves that are one gamma each."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    at = srgb.index(b"para")
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, value)
+    damaged = srgb[:at] + curve + srgb[at + len(curve) :]
+    say_again()
+    path = with_profile(gradient(), damaged, "a.png", tmp_path)
+    assert np.array_equal(read_image(path).numpy(), gradient())
+    assert "damaged colour profile (ICC): such profiles are ignored" in capsys.readouterr().err
 
 
 def test_profiles_of_transparent_and_indexed_pictures(tmp_path):
