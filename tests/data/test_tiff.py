@@ -197,6 +197,30 @@ def test_other_types_and_ranges(tmp_path, capsys, values, expected, said):
     assert said in err and bool(said) == bool(err)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.int16])
+def test_white_of_signed_integers(tmp_path, capsys, dtype):
+    white = np.iinfo(dtype).max
+    picture = np.where(GREY == GREY.max(), 255, GREY)
+    assert near(read(tmp_path, np.rint(picture * (white / 255)).astype(dtype)), picture, 1)
+    assert capsys.readouterr().err == ""
+    if dtype == np.int16:
+        assert near(read(tmp_path, np.rint(picture * (4095 / 255)).astype(dtype)), picture, 1)
+        said = capsys.readouterr().err
+        assert "brightest 4095 of 32767. It and" in said and "read as 12 bits" in said
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png"])
+def test_an_alpha_band_of_0_and_1(tmp_path, capsys, name):
+    opaque = (GREY > 100)[..., None]
+    values = np.dstack([ramp(), opaque]).astype(np.uint8)
+    if name == "a.tif":
+        tifffile.imwrite(tmp_path / name, values, photometric="rgb", extrasamples=["unassalpha"])
+    else:
+        Image.fromarray(values).save(tmp_path / name)
+    assert near(read_image(tmp_path / name).numpy(), np.where(opaque, ramp(), 255), 0)
+    assert capsys.readouterr().err == ""
+
+
 def test_pixels_without_a_value(tmp_path, capsys):
     values = GREY.astype(np.float32) / 255
     values[:4], values[4:6] = np.nan, np.inf
