@@ -17,6 +17,7 @@ from ssrseg.data.decode import decode
 from ssrseg.data.files import atomic_write, user_path
 from ssrseg.data.notices import note_once
 from ssrseg.data.pixels import PixelValues
+from ssrseg.data.png import grey_step
 from ssrseg.data.walk import files_below
 from ssrseg.errors import DataError, counted
 from ssrseg.method.pseudo_mask import IGNORE
@@ -106,7 +107,7 @@ def _samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         if image.mode == "P":
             palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
         if image.mode == "L" and image.format == "PNG":
-            values = values // _png_step(path)
+            values = values // grey_step(path.read_bytes()[:25])
     if values.ndim == 3 and values.shape[2] in (2, 4):
         if (values[..., -1] != values[..., -1].max()).any():
             raise DataError(
@@ -156,13 +157,6 @@ def _riff_chunks(content: bytes, at: int = 12) -> set[bytes]:
         found.add(name)
         at += 8 + (16 if name == b"ANMF" else size + size % 2)
     return found
-
-
-def _png_step(path: Path) -> int:
-    """What Pillow multiplies greys of 2 or 4 bits by."""
-    with path.open("rb") as file:
-        bits = file.read(25)[24]  # IHDR: the bit depth
-    return {2: 85, 4: 17}.get(bits, 1)
 
 
 def _by_colour(values: np.ndarray, path: Path) -> np.ndarray:

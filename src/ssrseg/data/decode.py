@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from ssrseg.data.ignored_warnings import IgnoredWarnings
 from ssrseg.data.jpeg import load_whole
 from ssrseg.data.pixels import PixelValues
+from ssrseg.data.png import check_png, grey_step, png_profile
 from ssrseg.data.tiff import MAGIC, read_page
 from ssrseg.data.walk import nearest_sibling
 from ssrseg.errors import DataError
@@ -99,8 +100,14 @@ def decode_content(content: bytes, name: Path | str) -> Image.Image | PixelValue
                 load_whole(image, content)
             else:
                 image.load()
-        if layout in _DEEP_PNG and "transparency" not in image.info:
-            return _deep_png(content, image, str(layout))
+        if image.format == "PNG":
+            check_png(image, content)
+            image.info["icc_profile"] = png_profile(image, content, str(name))
+            key = image.info.get("transparency")
+            if layout in _DEEP_PNG or (image.mode == "I;16" and key is not None):
+                return _deep_png(content, image, str(layout))
+            if image.mode in ("1", "L") and isinstance(key, int):
+                image.info["transparency"] = key * grey_step(content)
         return image
 
 
@@ -125,18 +132,24 @@ def _opened(content: bytes) -> ImageFile.ImageFile:
 
 def _deep_png(content: bytes, image: Image.Image, layout: str) -> PixelValues:
     """All 16 bits of a PNG in colour or with alpha, of which Pillow keeps the upper 8."""
-    with Image.open(io.BytesIO(content)) as again:
-        again.tile = [each._replace(args=_DEEP_PNG[layout]) for each in again.tile]
-        again.load()
-    octets = np.array(again)
-    if layout == "LA;16B":
-        values = octets.view(">u2")
+    if image.mode == "I;16":
+        values = np.array(image)[..., None]
     else:
-        values = np.array(image).astype(np.uint16) << 8 | octets
+        with Image.open(io.BytesIO(content)) as again:
+            again.tile = [each._replace(args=_DEEP_PNG[layout]) for each in again.tile]
+            again.load()
+        octets = np.array(again)
+        if layout == "LA;16B":
+            values = octets.view(">u2")
+        else:
+            values = np.array(image).astype(np.uint16) << 8 | octets
+    if (key := image.info.get("transparency")) is not None:  # the one colour that is transparent
+        opaque = (values != np.array(key)).any(-1, keepdims=True)
+        values = np.concatenate([values, opaque * np.uint16(65535)], -1)
     return PixelValues(
         values.astype(np.uint16),
         16,
-        colour=layout != "LA;16B",
+        colour=values.shape[2] >= 3,
         extra=(2,) if values.shape[2] in (2, 4) else (),
         orientation=orientation_of(image),
         icc=image.info.get("icc_profile"),
