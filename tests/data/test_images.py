@@ -10,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, UnidentifiedImageError, features
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError, features
 
 from ssrseg.data.class_ids import read_class_ids, write_class_ids
-from ssrseg.data.images import as_photo, check_size, read_image
+from ssrseg.data.images import as_photo, check_range, check_size, read_image
 from ssrseg.data.notices import say_again
 from ssrseg.data.walk import list_images
 from ssrseg.errors import DataError
@@ -446,6 +447,90 @@ def test_a_pil_image_whose_file_is_damaged_or_closed(tmp_path):
         as_photo(image)
 
 
+@pytest.mark.parametrize("value_range", [(5.0, 5.0), (9.0, 2.0), (0.0, float("nan"))])
+def test_ranges_that_are_none(tmp_path, value_range):
+    Image.new("L", (9, 9)).save(tmp_path / "a.png")
+    message = "value_range is .*, but two finite numbers are expected, black below white"
+    for image in (tmp_path / "a.png", np.zeros((9, 9), np.uint8)):
+        with pytest.raises(DataError, match=message):
+            as_photo(image, value_range)
+    with pytest.raises(DataError, match=message):
+        read_image(tmp_path / "a.png", value_range)
+
+
+@pytest.mark.parametrize("value_range", ["0,255", "09", (1.0,), (5, 5), 5, ("a", "b"), "", ()])
+def test_other_things_than_ranges(value_range):
+    with pytest.raises(DataError, match=r"value_range is .*, but two finite numbers"):
+        check_range(value_range)
+    check_range((0, 4095))
+    check_range(None)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF"])
+def test_pillow_is_not_told_to_fill_up_what_is_missing(tmp_path, monkeypatch, capsys, form):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    say_again()
+    whole = encoded(noisy(), form)
+    (tmp_path / "a").write_bytes(whole[: len(whole) // 2])
+    assert "is damaged or cut short" in error_of(tmp_path / "a")
+    assert "LOAD_TRUNCATED_IMAGES was True" in capsys.readouterr().err
+
+
+def test_an_open_file_is_no_image():
+    with pytest.raises(DataError, match=r"a BytesIO was given, an open file\. Give PIL\.Im"):
+        as_photo(io.BytesIO(b"abc"))
+
+
+def test_a_link_that_leads_nowhere(tmp_path):
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
+    assert error_of(tmp_path / "a.png").startswith(
+        f"image {tmp_path / 'a.png'} is a link to {tmp_path / 'gone.png'}, which does not exist."
+    )
+
+
+@pytest.mark.parametrize("form", ["P2", "P3", "P5", "P6"])
+@pytest.mark.parametrize(("white", "scale"), [(4095, 16), (65535, 16), (65535, 257), (1023, 4)])
+def test_deep_ppm(tmp_path, form, white, scale):
+    picture = gradient(40, 12) if form in ("P3", "P6") else gradient(40, 12)[..., :1]
+    values = picture.astype(np.uint16) * scale
+    data = values.astype(">u2").tobytes()
+    if form in ("P2", "P3"):
+        data = b" ".join(b"%d" % value for value in values.ravel())
+    path = tmp_path / "a.ppm"
+    path.write_bytes(b"%s\n# made by hand\n12 40\n%d\n" % (form.encode(), white) + data)
+    found = read_image(path).numpy().astype(int)
+    assert np.abs(found - picture).max() <= 1
+    path.write_bytes(path.read_bytes()[:-50])
+    assert "is damaged or cut short" in error_of(path)
+
+
+def test_pil_images_that_have_lost_bits_or_pages(tmp_path):
+    path = tmp_path / "a.png"
+    rows = b"".join(b"\0" + row.tobytes() for row in gradient().astype(">u2") * 16)
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 6, 16, 2, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + body)
+    with Image.open(path) as image:
+        assert torch.equal(as_photo(image), read_image(path))
+        image.load()
+        with pytest.raises(DataError, match="has 16 bits, of which Pillow has kept 8"):
+            as_photo(image)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(gradient()[::2, ::2], photometric="rgb", subfiletype=1)
+        file.write(gradient(), photometric="rgb")
+    with Image.open(tmp_path / "a.tif") as image:
+        assert as_photo(image).shape == (6, 9, 3)
+        image.load()
+        with pytest.raises(DataError, match="has a thumbnail as its first page"):
+            as_photo(image)
+
+
 # ---------------------------------------------------------------- colours
 
 
@@ -576,7 +661,10 @@ def test_a_jpeg_that_ends_early_with_an_end_marker(tmp_path, kind, share):
         f"image {path} is damaged or cut short (its data end before the picture does). Copy it"
         " again from the original or remove it from the data."
     )
-    with Image.open(path) as image, pytest.raises(DataError, match="(data end before the picture|truncated)"):
+    with (
+        Image.open(path) as image,
+        pytest.raises(DataError, match=r"(data end before the picture|truncated)"),
+    ):
         as_photo(image)
 
 

@@ -5,7 +5,6 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from ssrseg.data.images import read_image
 from ssrseg.data.notices import say_again

@@ -200,7 +200,7 @@ def test_other_types_and_ranges(tmp_path, capsys, values, expected, said):
 @pytest.mark.parametrize("dtype", [np.int8, np.int16])
 def test_white_of_signed_integers(tmp_path, capsys, dtype):
     white = np.iinfo(dtype).max
-    picture = np.where(GREY == GREY.max(), 255, GREY)
+    picture = np.where(GREY.max() == GREY, 255, GREY)
     assert near(read(tmp_path, np.rint(picture * (white / 255)).astype(dtype)), picture, 1)
     assert capsys.readouterr().err == ""
     if dtype == np.int16:
@@ -368,7 +368,7 @@ def test_strips_and_tiles_that_are_left_out(tmp_path, options, compression, whic
 
 @pytest.mark.parametrize("compression", [None, "zlib", "tiff_lzw", "packbits", "zstd", "jpeg"])
 def test_a_file_that_lacks_its_last_bytes_is_no_other_picture(tmp_path, compression):
-    path, whole = tmp_path / "a.tif", io.BytesIO()
+    path = tmp_path / "a.tif"
     if compression in (None, "zlib"):
         options = {"rowsperstrip": 8, "compression": compression}
         tifffile.imwrite(path, ramp(), photometric="rgb", **options)

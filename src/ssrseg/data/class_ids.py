@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -95,6 +96,12 @@ def read_class_ids(
 def _samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """Integers height x width and their palette (colours x 3), or RGB height x width x 3."""
     image = decode(path, "mask")
+    with path.open("rb") as file:
+        if re.match(rb"P[1-6]\s", file.read(3)):
+            raise DataError(
+                f"{path} is a PPM, whose greys need not be class ids. Save masks as indexed or"
+                " grey PNG, from the program that made them."
+            )
     if isinstance(image, PixelValues):
         values, palette = image.values, image.palette
     else:
@@ -135,8 +142,6 @@ def _samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 def _inexact(image: Image.Image, path: Path) -> str:
     """What a file is whose pixel values need not be those that were saved; else nothing."""
     kind, lossy = str(image.format), "whose compression changes class ids"
-    if kind == "PPM":
-        return "a PPM, whose greys Pillow scales, so that class ids are lost"
     if kind not in _LOSSLESS:
         return f"a {kind}, {lossy}"
     coding = str(image.info.get("compression", "raw"))

@@ -122,7 +122,8 @@ def matrix_profile(corners: tuple[float, ...], gamma: float | None) -> bytes | N
     for name, each in tags.items():
         index += struct.pack(">4sII", name, begin + len(body), len(each))
         body += each
-    head = struct.pack(">I4sI12s12x4s28x", begin + len(body), b"", 0x02400000, b"mntrRGB XYZ ", b"acsp")
+    kinds = b"mntrRGB XYZ ", b"acsp"
+    head = struct.pack(">I4xI12s12x4s28x", begin + len(body), 0x02400000, *kinds)
     white = np.rint(_D50 * 65536).astype(">i4").tobytes()
     return (head + white).ljust(128, b"\0") + index + body
 

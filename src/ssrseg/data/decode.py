@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import lzma
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -14,8 +15,10 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from ssrseg.data.ignored_warnings import IgnoredWarnings
 from ssrseg.data.jpeg import load_whole
+from ssrseg.data.notices import note_once
 from ssrseg.data.pixels import PixelValues
 from ssrseg.data.png import check_png, grey_step, png_profile
+from ssrseg.data.pnm import read_deep
 from ssrseg.data.tiff import MAGIC, read_page
 from ssrseg.data.walk import nearest_sibling
 from ssrseg.errors import DataError
@@ -56,6 +59,9 @@ def decode(path: Path, what: str = "image") -> Image.Image | PixelValues:
         DataError: If the file is missing, empty, cut short, damaged, or no image.
     """
     try:
+        if path.is_symlink() and not path.exists():
+            target = os.readlink(path)
+            raise DataError(f"{what} {path} is a link to {target}, which does not exist. Mend it.")
         if not path.exists():
             cure = "Check the path, or copy the file there."
             raise DataError(f"{what} {path} does not exist.{nearest_sibling(path)} {cure}")
@@ -89,6 +95,13 @@ def decode_content(content: bytes, name: Path | str) -> Image.Image | PixelValue
         DataError: If it is no photograph.
         UNREADABLE: If it is damaged.
     """
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        note_once(
+            "truncated images",
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES was True, with which missing parts of photographs"
+            " are made up; it is False now.",
+        )
     with QUIET:
         if content.startswith(MAGIC):
             return read_page(content, name)
@@ -100,6 +113,8 @@ def decode_content(content: bytes, name: Path | str) -> Image.Image | PixelValue
                 load_whole(image, content)
             else:
                 image.load()
+        if image.format == "PPM" and (deep := read_deep(content)):
+            return deep
         if image.format == "PNG":
             check_png(image, content)
             image.info["icc_profile"] = png_profile(image, content, str(name))

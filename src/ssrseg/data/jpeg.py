@@ -48,9 +48,9 @@ def load_whole(image: ImageFile.ImageFile, content: bytes) -> None:
     """Decode a JPEG that Pillow has opened, if all of its picture is there.
 
     The decoder gets the compressed data without the end marker, which would let it make up what is
-    missing: a picture in one scan is whole if it needs the last bytes and no more. Of one in several
-    scans, all of them must be there, and bytes put behind the last must not change it, which costs
-    decoding it twice.
+    missing: a picture in one scan is whole if it needs the last bytes and no more. Of one in
+    several scans, all of them must be there, and bytes put behind the last must not change it,
+    which costs decoding it twice.
 
     Args:
         content: The file.
@@ -142,7 +142,7 @@ def _check_restarts(content: bytes, scan: _Scan, layout: _Layout) -> None:
 
 def _layout(content: bytes) -> _Layout:
     """Frame and scans of the first picture of a file."""
-    found, interval, scanned = _Layout(), 0, False
+    found, interval = _Layout(), 0
     for marker, at, end in _segments(content):
         body = content[at:end]
         if marker in _FRAMES and not found.kind and len(body) >= 6:

@@ -62,7 +62,7 @@ def png_profile(image: Image.Image, content: bytes, name: str) -> bytes | None:
         return embedded
     gamma, corners = image.info.get("gamma", 0), image.info.get("chromaticity", _SRGB)
     usual = not gamma or abs(gamma - 1 / 2.2) < 0.03
-    if (usual and np.abs(np.subtract(corners, _SRGB)).max() < 0.005) or not 0.1 <= usual + gamma:
+    if (usual and np.abs(np.subtract(corners, _SRGB)).max() < 0.005) or not usual + gamma >= 0.1:
         return None
     if not all(0 < each < 1 for each in corners):
         return None
@@ -82,6 +82,8 @@ def _chunks(content: bytes) -> list[tuple[bytes, bytes, int]]:
         if end + 4 > len(content):
             break
         body = content[at + 8 : end]
-        found.append((content[at + 4 : at + 8], body, int.from_bytes(content[end : end + 4], "big")))
+        found.append(
+            (content[at + 4 : at + 8], body, int.from_bytes(content[end : end + 4], "big"))
+        )
         at = end + 4
     return found
