@@ -116,6 +116,11 @@ def evaluate(predictions: str | Path, data: LabelledImages | str | Path) -> Eval
     if faults:
         raise DataError(faults[0] if len(faults) == 1 else fault_report(folder, faults))
     _check_truths(binary_truths, sum(bool(sample.labels) for sample, _ in known))
+    if not int(matrix.sum() + undecided.sum()):
+        raise DataError(
+            f"All pixels of the {len(known)} true masks of {data.root} are 255, which means ignore:"
+            " nothing is left to score. Give true masks that hold class ids."
+        )
     share = int(undecided.sum()) / max(int(matrix.sum() + undecided.sum()), 1)
     if ignoring and binary == len(known) and not listed.is_file():
         raise DataError(

@@ -215,12 +215,45 @@ def test_masks_in_colours(tmp_path, capsys):
         read_class_ids(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("a.webp", {"quality": 80}, "is a lossy WebP, whose compression changes class ids"),
+        ("a.png", {"format": "WEBP"}, "is a lossy WebP"),
+        ("a.tif", {"compression": "jpeg"}, "is a TIFF with jpeg compression, which changes class"),
+        ("a.jp2", {"irreversible": True}, "is a JPEG2000, whose compression changes class ids"),
+        ("a.jp2", {"quality_mode": "rates", "quality_layers": [4]}, "is a JPEG2000, whose"),
+        ("a.png", {"format": "JPEG"}, "is a JPEG, whose compression changes class ids"),
+        ("a.tif", {"mode": "CMYK"}, "is in the colours CMYK, which are no class ids"),
+        ("a.tif", {"mode": "YCbCr"}, "is in the colours YCbCr, which are no class ids"),
+    ],
+)
+@pytest.mark.parametrize("colour", [False, True])
+def test_lossy_masks_are_refused(tmp_path, name, options, message, colour):
+    options = dict(options)
+    mode = options.pop("mode", "RGB" if colour else "L")
+    ids = np.zeros((48, 64), np.uint8)
+    ids[5:20, 5:20], ids[25:40, 10:50] = 5, 15
+    picture = Image.fromarray(VOC[ids] if colour else ids).convert(mode)
+    picture.save(tmp_path / name, **options)
+    with pytest.raises(DataError, match=message):
+        read_class_ids(tmp_path / name, 20)
+
+
+def test_lossless_webp_is_no_lossy_one(tmp_path):
+    Image.fromarray(IDS).save(tmp_path / "a.webp", lossless=True)
+    assert read_class_ids(tmp_path / "a.webp").tolist() == IDS.tolist()
+    frames = [Image.fromarray(VOC[IDS])] * 2
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
+    assert read_class_ids(tmp_path / "a.webp").tolist() == IDS.tolist()
+
+
 def test_masks_of_the_wrong_form(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "a.jpg")
     with pytest.raises(DataError, match=r"is a JPEG, whose compression changes class ids"):
         read_class_ids(tmp_path / "a.jpg")
     Image.new("L", (4, 4)).save(tmp_path / "a.pgm")
-    with pytest.raises(DataError, match=r"is a PPM, whose greys Pillow scales"):
+    with pytest.raises(DataError, match=r"is a PPM, whose greys need not be class ids"):
         read_class_ids(tmp_path / "a.pgm")
     Image.fromarray(np.array([[3, 1000]], np.uint16)).save(tmp_path / "wide.png")
     with pytest.raises(DataError, match=r"has pixel values from 3 to 1000, but class ids lie in"):

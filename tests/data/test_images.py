@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -9,13 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, UnidentifiedImageError, features
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError, features
 
 from ssrseg.data.class_ids import read_class_ids, write_class_ids
-from ssrseg.data.images import as_photo, check_size, read_image
+from ssrseg.data.images import as_photo, check_range, check_size, read_image
+from ssrseg.data.notices import say_again
 from ssrseg.data.walk import list_images
 from ssrseg.errors import DataError
 
@@ -444,6 +447,90 @@ def test_a_pil_image_whose_file_is_damaged_or_closed(tmp_path):
         as_photo(image)
 
 
+@pytest.mark.parametrize("value_range", [(5.0, 5.0), (9.0, 2.0), (0.0, float("nan"))])
+def test_ranges_that_are_none(tmp_path, value_range):
+    Image.new("L", (9, 9)).save(tmp_path / "a.png")
+    message = "value_range is .*, but two finite numbers are expected, black below white"
+    for image in (tmp_path / "a.png", np.zeros((9, 9), np.uint8)):
+        with pytest.raises(DataError, match=message):
+            as_photo(image, value_range)
+    with pytest.raises(DataError, match=message):
+        read_image(tmp_path / "a.png", value_range)
+
+
+@pytest.mark.parametrize("value_range", ["0,255", "09", (1.0,), (5, 5), 5, ("a", "b"), "", ()])
+def test_other_things_than_ranges(value_range):
+    with pytest.raises(DataError, match=r"value_range is .*, but two finite numbers"):
+        check_range(value_range)
+    check_range((0, 4095))
+    check_range(None)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF"])
+def test_pillow_is_not_told_to_fill_up_what_is_missing(tmp_path, monkeypatch, capsys, form):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    say_again()
+    whole = encoded(noisy(), form)
+    (tmp_path / "a").write_bytes(whole[: len(whole) // 2])
+    assert "is damaged or cut short" in error_of(tmp_path / "a")
+    assert "LOAD_TRUNCATED_IMAGES was True" in capsys.readouterr().err
+
+
+def test_an_open_file_is_no_image():
+    with pytest.raises(DataError, match=r"a BytesIO was given, an open file\. Give PIL\.Im"):
+        as_photo(io.BytesIO(b"abc"))
+
+
+def test_a_link_that_leads_nowhere(tmp_path):
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
+    assert error_of(tmp_path / "a.png").startswith(
+        f"image {tmp_path / 'a.png'} is a link to {tmp_path / 'gone.png'}, which does not exist."
+    )
+
+
+@pytest.mark.parametrize("form", ["P2", "P3", "P5", "P6"])
+@pytest.mark.parametrize(("white", "scale"), [(4095, 16), (65535, 16), (65535, 257), (1023, 4)])
+def test_deep_ppm(tmp_path, form, white, scale):
+    picture = gradient(40, 12) if form in ("P3", "P6") else gradient(40, 12)[..., :1]
+    values = picture.astype(np.uint16) * scale
+    data = values.astype(">u2").tobytes()
+    if form in ("P2", "P3"):
+        data = b" ".join(b"%d" % value for value in values.ravel())
+    path = tmp_path / "a.ppm"
+    path.write_bytes(b"%s\n# made by hand\n12 40\n%d\n" % (form.encode(), white) + data)
+    found = read_image(path).numpy().astype(int)
+    assert np.abs(found - picture).max() <= 1
+    path.write_bytes(path.read_bytes()[:-50])
+    assert "is damaged or cut short" in error_of(path)
+
+
+def test_pil_images_that_have_lost_bits_or_pages(tmp_path):
+    path = tmp_path / "a.png"
+    rows = b"".join(b"\0" + row.tobytes() for row in gradient().astype(">u2") * 16)
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 6, 16, 2, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + body)
+    with Image.open(path) as image:
+        assert torch.equal(as_photo(image), read_image(path))
+        image.load()
+        with pytest.raises(DataError, match="has 16 bits, of which Pillow has kept 8"):
+            as_photo(image)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(gradient()[::2, ::2], photometric="rgb", subfiletype=1)
+        file.write(gradient(), photometric="rgb")
+    with Image.open(tmp_path / "a.tif") as image:
+        assert as_photo(image).shape == (6, 9, 3)
+        image.load()
+        with pytest.raises(DataError, match="has a thumbnail as its first page"):
+            as_photo(image)
+
+
 # ---------------------------------------------------------------- colours
 
 
@@ -485,6 +572,19 @@ def test_srgb_itself_and_broken_profiles_change_nothing(tmp_path):
     for profile in (rgb_profile(False), b"nonsense", rgb_profile(True)[:300], b"\0" * 200):
         path = with_profile(gradient(), profile, "a.png", tmp_path)
         assert np.array_equal(read_image(path).numpy(), gradient())
+
+
+@pytest.mark.parametrize("value", [0, 1, 0xFFFF])
+def test_a_damaged_profile_does_not_blacken_a_photograph(tmp_path, capsys, value):
+    """One of the usual form: a matrix, and curves that are one gamma each."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    at = srgb.index(b"para")
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, value)
+    damaged = srgb[:at] + curve + srgb[at + len(curve) :]
+    say_again()
+    path = with_profile(gradient(), damaged, "a.png", tmp_path)
+    assert np.array_equal(read_image(path).numpy(), gradient())
+    assert "damaged colour profile (ICC): such profiles are ignored" in capsys.readouterr().err
 
 
 def test_profiles_of_transparent_and_indexed_pictures(tmp_path):
@@ -558,11 +658,74 @@ def test_a_jpeg_that_ends_early_with_an_end_marker(tmp_path, kind, share):
     cut = whole[: at + int((len(whole) - at) * share)].rstrip(b"\xff")
     path.write_bytes(cut + b"\xff\xd9")
     assert error_of(path) == (
-        f"image {path} is damaged or cut short (its data end before the picture does, though an end"
-        " marker follows). Copy it again from the original or remove it from the data."
+        f"image {path} is damaged or cut short (its data end before the picture does). Copy it"
+        " again from the original or remove it from the data."
     )
-    with Image.open(path) as image, pytest.raises(DataError, match="data end before the picture"):
+    with (
+        Image.open(path) as image,
+        pytest.raises(DataError, match=r"(data end before the picture|truncated)"),
+    ):
         as_photo(image)
+
+
+def ends_of(whole, kind):
+    """Ways in which a file ends early, by name."""
+    at = whole.index(b"\xff\xda")
+    cut = whole[: at + int((len(whole) - at) * 0.6)].rstrip(b"\xff")
+    marker = whole.index(b"\xff", at + 14) + 1
+    rest, last = len(whole) - len(cut), whole.rindex(b"\xff\xda")
+    ends = {
+        "behind 0xFF": cut + b"\xff\xff\xd9",
+        "behind the first 0xFF": whole[:marker] + b"\xff\xd9",
+        "zeros": cut + bytes(rest),
+        "zeros and end": cut + bytes(rest) + b"\xff\xd9",
+        "0xFF": cut + b"\xff" * rest,
+        "0xFF and end": cut + b"\xff" * rest + b"\xff\xd9",
+        "a hole of zeros": cut + bytes(rest // 2) + whole[len(cut) + rest // 2 :],
+        "a marker in between": cut + b"\xff\xfe" + whole[len(cut) + 2 :],
+    }
+    if "restarts" in kind:
+        marks = [each for each in range(at, len(whole)) if whole[each : each + 2] == b"\xff\xd1"]
+        ends["at a restart"] = whole[: marks[0]] + b"\xff\xd9"
+        ends["behind a restart"] = whole[: marks[0] + 2] + b"\xff\xd9"
+        ends["a part is missing"] = whole[: marks[0]] + whole[whole.index(b"\xff\xd2", marks[0]) :]
+    if last > at:  # several scans
+        ends["a scan is missing"] = whole[:last] + b"\xff\xd9"
+        ends["zeros in the last scan"] = whole[: last + 40] + bytes(2000) + b"\xff\xd9"
+    return ends
+
+
+@pytest.mark.parametrize("kind", [*JPEGS, "progressive restarts"])
+def test_other_ends_of_a_jpeg(tmp_path, kind):
+    options = dict(JPEGS.get(kind, {"progressive": True, "restart_marker_rows": 1}))
+    whole = encoded(noisy(options.pop("mode", "RGB")), **options)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(whole)
+    good = read_image(path)
+    for name, content in ends_of(whole, kind).items():
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="is damaged or cut short") as caught:
+            pytest.fail(f"{name}: {(read_image(path) != good).float().mean():.3f} differ")
+        assert re.search("its data|is truncated", str(caught.value)), name
+    for content in (whole[:-2], whole[:-2] + bytes(3000), whole[:-2] + b"\xff" * 99 + b"\xff\xd9"):
+        path.write_bytes(content)
+        if "progressive" not in kind:  # which Pillow decodes only with its end marker
+            assert torch.equal(read_image(path), good)
+    path.write_bytes(whole[:-2] + bytes(3000) + b"\xff\xd9")
+    assert torch.equal(read_image(path), good)
+
+
+def test_a_flat_jpeg_may_end_in_zeros(tmp_path):
+    for colour in ("white", "black", (128, 128, 128), (200, 30, 90)):
+        for options in ({}, {"optimize": True}, {"progressive": True}):
+            Image.new("RGB", (900, 700), colour).save(tmp_path / "a.jpg", **options)
+            assert read_image(tmp_path / "a.jpg").shape == (700, 900, 3)
+    picture = noisy(height=400, width=400)
+    picture.paste("white", (0, 90, 400, 400))
+    whole = encoded(picture, optimize=True)
+    assert bytes(16) in whole
+    (tmp_path / "a.jpg").write_bytes(whole)
+    assert read_image(tmp_path / "a.jpg").shape == (400, 400, 3)
 
 
 def test_pictures_with_the_grey_of_missing_data_are_good(tmp_path):

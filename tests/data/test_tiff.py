@@ -197,6 +197,30 @@ def test_other_types_and_ranges(tmp_path, capsys, values, expected, said):
     assert said in err and bool(said) == bool(err)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.int16])
+def test_white_of_signed_integers(tmp_path, capsys, dtype):
+    white = np.iinfo(dtype).max
+    picture = np.where(GREY.max() == GREY, 255, GREY)
+    assert near(read(tmp_path, np.rint(picture * (white / 255)).astype(dtype)), picture, 1)
+    assert capsys.readouterr().err == ""
+    if dtype == np.int16:
+        assert near(read(tmp_path, np.rint(picture * (4095 / 255)).astype(dtype)), picture, 1)
+        said = capsys.readouterr().err
+        assert "brightest 4095 of 32767. It and" in said and "read as 12 bits" in said
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png"])
+def test_an_alpha_band_of_0_and_1(tmp_path, capsys, name):
+    opaque = (GREY > 100)[..., None]
+    values = np.dstack([ramp(), opaque]).astype(np.uint8)
+    if name == "a.tif":
+        tifffile.imwrite(tmp_path / name, values, photometric="rgb", extrasamples=["unassalpha"])
+    else:
+        Image.fromarray(values).save(tmp_path / name)
+    assert near(read_image(tmp_path / name).numpy(), np.where(opaque, ramp(), 255), 0)
+    assert capsys.readouterr().err == ""
+
+
 def test_pixels_without_a_value(tmp_path, capsys):
     values = GREY.astype(np.float32) / 255
     values[:4], values[4:6] = np.nan, np.inf
@@ -314,6 +338,69 @@ def test_files_that_are_cut_short(tmp_path, compression, share):
     tifffile.imwrite(path, noise, photometric="rgb", compression=compression, rowsperstrip=20)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(DataError, match="is damaged or cut short"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("options", [{"rowsperstrip": 8}, {"tile": (16, 16)}])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_strips_and_tiles_that_are_left_out(tmp_path, options, compression, which):
+    path = tmp_path / "a.tif"
+    for nodata in (False, True):
+        extra = [(42113, "s", 0, "7", True)] if nodata else []
+        kind = {"photometric": "rgb", "compression": compression, "extratags": extra}
+        tifffile.imwrite(path, ramp() | 1, **kind, **options)
+        content = bytearray(path.read_bytes())
+        with tifffile.TiffFile(path) as file:
+            offsets, counts = (273, 279) if "rowsperstrip" in options else (324, 325)
+            for code in (offsets, counts)[: 1 + which]:
+                tag = file.pages[0].tags[code]
+                size = tag.valuebytecount // tag.count
+                at = tag.valueoffset + 3 * size
+                content[at : at + size] = bytes(size)
+        path.write_bytes(content)
+        if not nodata:
+            with pytest.raises(DataError, match="strips or tiles are missing from it"):
+                read_image(path)
+        elif which:
+            assert read_image(path).shape == (40, 60, 3)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib", "tiff_lzw", "packbits", "zstd", "jpeg"])
+def test_a_file_that_lacks_its_last_bytes_is_no_other_picture(tmp_path, compression):
+    path = tmp_path / "a.tif"
+    if compression in (None, "zlib"):
+        options = {"rowsperstrip": 8, "compression": compression}
+        tifffile.imwrite(path, ramp(), photometric="rgb", **options)
+    else:
+        Image.fromarray(ramp()).save(path, compression=compression)
+    content = path.read_bytes()
+    expected = read_image(path)
+    for bytes_ in [*range(1, 60), *range(60, len(content) - 1, 7)]:
+        path.write_bytes(content[:-bytes_])
+        try:
+            assert torch.equal(read_image(path), expected), bytes_
+        except DataError as error:
+            message = str(error)
+            assert "cut short" in message or "empty" in message or "no known format" in message
+            for foreign in ("zip()", "indices", "division", "unpack", "Error"):
+                assert foreign not in message
+
+
+@pytest.mark.parametrize("tail", [b"", b"\xff\xd9"])
+def test_jpeg_strips_that_end_early(tmp_path, tail):
+    path = tmp_path / "a.tif"
+    noise = np.random.default_rng(0).integers(0, 255, (120, 90, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(path, compression="jpeg")
+    content = bytearray(path.read_bytes())
+    assert read_image(path).shape == (120, 90, 3)
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        at, length = page.dataoffsets[0], page.databytecounts[0]
+    half = length // 2
+    content[at + half : at + length] = tail + bytes(length - half - len(tail))
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="its data end before the picture does"):
         read_image(path)
 
 

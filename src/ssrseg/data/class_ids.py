@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -17,16 +18,17 @@ from ssrseg.data.decode import decode
 from ssrseg.data.files import atomic_write, user_path
 from ssrseg.data.notices import note_once
 from ssrseg.data.pixels import PixelValues
+from ssrseg.data.png import grey_step
 from ssrseg.data.walk import files_below
 from ssrseg.errors import DataError, counted
 from ssrseg.method.pseudo_mask import IGNORE
 
 MASK_SUFFIXES = (".bmp", ".gif", ".png", ".tif", ".tiff", ".webp")
 _LOSSY_SUFFIXES = (".jpeg", ".jpg")
-_LOSSY = "whose compression changes class ids"
-_INEXACT = dict.fromkeys(("JPEG", "MPO", "AVIF", "HEIF"), _LOSSY) | {
-    "PPM": "whose greys Pillow scales, so that class ids are lost"
-}
+_LOSSLESS = ("BMP", "DIB", "GIF", "PNG", "TGA", "TIFF", "WEBP")  # and here looked into the last two
+_EXACT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "F", "I;16", "I;16B")
+_EXACT_TIFF = ("group3", "group4", "lzma", "packbits", "raw", "tiff_adobe_deflate", "tiff_ccitt",
+               "tiff_deflate", "tiff_lzw", "tiff_raw_16", "zstd")  # fmt: skip
 
 
 def find_masks(folder: Path) -> dict[str, Path]:
@@ -94,19 +96,25 @@ def read_class_ids(
 def _samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """Integers height x width and their palette (colours x 3), or RGB height x width x 3."""
     image = decode(path, "mask")
+    with path.open("rb") as file:
+        if re.match(rb"P[1-6]\s", file.read(3)):
+            raise DataError(
+                f"{path} is a PPM, whose greys need not be class ids. Save masks as indexed or"
+                " grey PNG, from the program that made them."
+            )
     if isinstance(image, PixelValues):
         values, palette = image.values, image.palette
     else:
-        if image.format in _INEXACT:
+        if inexact := _inexact(image, path):
             raise DataError(
-                f"{path} is a {image.format}, {_INEXACT[image.format]}. Save masks as indexed or"
-                " grey PNG, from the program that made them."
+                f"{path} is {inexact}. Save masks as indexed or grey PNG, from the program that"
+                " made them."
             )
         values, palette = np.array(image), None
         if image.mode == "P":
             palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
         if image.mode == "L" and image.format == "PNG":
-            values = values // _png_step(path)
+            values = values // grey_step(path.read_bytes()[:25])
     if values.ndim == 3 and values.shape[2] in (2, 4):
         if (values[..., -1] != values[..., -1].max()).any():
             raise DataError(
@@ -131,11 +139,29 @@ def _samples(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     return values.astype(np.uint8) if values.dtype == bool else values, palette
 
 
-def _png_step(path: Path) -> int:
-    """What Pillow multiplies greys of 2 or 4 bits by."""
-    with path.open("rb") as file:
-        bits = file.read(25)[24]  # IHDR: the bit depth
-    return {2: 85, 4: 17}.get(bits, 1)
+def _inexact(image: Image.Image, path: Path) -> str:
+    """What a file is whose pixel values need not be those that were saved; else nothing."""
+    kind, lossy = str(image.format), "whose compression changes class ids"
+    if kind not in _LOSSLESS:
+        return f"a {kind}, {lossy}"
+    coding = str(image.info.get("compression", "raw"))
+    if kind == "TIFF" and coding not in _EXACT_TIFF:
+        return f"a TIFF with {coding.removeprefix('tiff_')} compression, which changes class ids"
+    if kind == "WEBP" and b"VP8 " in _riff_chunks(path.read_bytes()):
+        return f"a lossy WebP, {lossy}"
+    if image.mode not in _EXACT_MODES:
+        return f"in the colours {image.mode}, which are no class ids"
+    return ""
+
+
+def _riff_chunks(content: bytes, at: int = 12) -> set[bytes]:
+    """Names of a WebP's chunks, those of its frames too."""
+    found = set()
+    while at + 8 <= len(content):
+        name, size = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
+        found.add(name)
+        at += 8 + (16 if name == b"ANMF" else size + size % 2)
+    return found
 
 
 def _by_colour(values: np.ndarray, path: Path) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import lzma
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -13,8 +14,11 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from ssrseg.data.ignored_warnings import IgnoredWarnings
-from ssrseg.data.jpeg import ends_early
+from ssrseg.data.jpeg import load_whole
+from ssrseg.data.notices import note_once
 from ssrseg.data.pixels import PixelValues
+from ssrseg.data.png import check_png, grey_step, png_profile
+from ssrseg.data.pnm import read_deep
 from ssrseg.data.tiff import MAGIC, read_page
 from ssrseg.data.walk import nearest_sibling
 from ssrseg.errors import DataError
@@ -55,6 +59,9 @@ def decode(path: Path, what: str = "image") -> Image.Image | PixelValues:
         DataError: If the file is missing, empty, cut short, damaged, or no image.
     """
     try:
+        if path.is_symlink() and not path.exists():
+            target = os.readlink(path)
+            raise DataError(f"{what} {path} is a link to {target}, which does not exist. Mend it.")
         if not path.exists():
             cure = "Check the path, or copy the file there."
             raise DataError(f"{what} {path} does not exist.{nearest_sibling(path)} {cure}")
@@ -76,8 +83,8 @@ def decode(path: Path, what: str = "image") -> Image.Image | PixelValues:
         ) from error
     except UNREADABLE as error:
         raise DataError(
-            f"{what} {path} is damaged or cut short ({str(error) or type(error).__name__}). Copy it"
-            " again from the original or remove it from the data."
+            f"{what} {path} is damaged or cut short ({_reason(error)}). Copy it again from the"
+            " original or remove it from the data."
         ) from error
 
 
@@ -88,6 +95,13 @@ def decode_content(content: bytes, name: Path | str) -> Image.Image | PixelValue
         DataError: If it is no photograph.
         UNREADABLE: If it is damaged.
     """
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        note_once(
+            "truncated images",
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES was True, with which missing parts of photographs"
+            " are made up; it is False now.",
+        )
     with QUIET:
         if content.startswith(MAGIC):
             return read_page(content, name)
@@ -95,12 +109,30 @@ def decode_content(content: bytes, name: Path | str) -> Image.Image | PixelValue
             if image.format in _DRAWINGS:
                 raise DataError(f"{name} is a drawing ({image.format}), no photograph.")
             layout = image.tile[0].args if image.format == "PNG" and image.tile else None
-            image.load()
-        if layout in _DEEP_PNG and "transparency" not in image.info:
-            return _deep_png(content, image, str(layout))
-        if image.format in ("JPEG", "MPO") and ends_early(content, image):
-            raise OSError("its data end before the picture does, though an end marker follows")
+            if image.format in ("JPEG", "MPO"):
+                load_whole(image, content)
+            else:
+                image.load()
+        if image.format == "PPM" and (deep := read_deep(content)):
+            return deep
+        if image.format == "PNG":
+            check_png(image, content)
+            image.info["icc_profile"] = png_profile(image, content, str(name))
+            key = image.info.get("transparency")
+            if layout in _DEEP_PNG or (image.mode == "I;16" and key is not None):
+                return _deep_png(content, image, str(layout))
+            if image.mode in ("1", "L") and isinstance(key, int):
+                image.info["transparency"] = key * grey_step(content)
         return image
+
+
+def _reason(error: BaseException) -> str:
+    """What a decoder says of a file; others than these stumble over it and speak of themselves."""
+    if isinstance(error, MemoryError):
+        return "its header asks for more memory than there is"
+    spoken = (OSError, SyntaxError, EOFError, zlib.error, lzma.LZMAError)
+    told = isinstance(error, spoken) and str(error)
+    return str(error) if told else "its header contradicts itself or its data"
 
 
 def _opened(content: bytes) -> ImageFile.ImageFile:
@@ -115,18 +147,24 @@ def _opened(content: bytes) -> ImageFile.ImageFile:
 
 def _deep_png(content: bytes, image: Image.Image, layout: str) -> PixelValues:
     """All 16 bits of a PNG in colour or with alpha, of which Pillow keeps the upper 8."""
-    with Image.open(io.BytesIO(content)) as again:
-        again.tile = [each._replace(args=_DEEP_PNG[layout]) for each in again.tile]
-        again.load()
-    octets = np.array(again)
-    if layout == "LA;16B":
-        values = octets.view(">u2")
+    if image.mode == "I;16":
+        values = np.array(image)[..., None]
     else:
-        values = np.array(image).astype(np.uint16) << 8 | octets
+        with Image.open(io.BytesIO(content)) as again:
+            again.tile = [each._replace(args=_DEEP_PNG[layout]) for each in again.tile]
+            again.load()
+        octets = np.array(again)
+        if layout == "LA;16B":
+            values = octets.view(">u2")
+        else:
+            values = np.array(image).astype(np.uint16) << 8 | octets
+    if (key := image.info.get("transparency")) is not None:  # the one colour that is transparent
+        opaque = (values != np.array(key)).any(-1, keepdims=True)
+        values = np.concatenate([values, opaque * np.uint16(65535)], -1)
     return PixelValues(
         values.astype(np.uint16),
         16,
-        colour=layout != "LA;16B",
+        colour=values.shape[2] >= 3,
         extra=(2,) if values.shape[2] in (2, 4) else (),
         orientation=orientation_of(image),
         icc=image.info.get("icc_profile"),

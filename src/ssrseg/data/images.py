@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageFile, TiffImagePlugin
+from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin
 from torch import Tensor
 
 from ssrseg.data.colour import to_srgb
@@ -47,6 +49,7 @@ def read_image(
         DataError: If the file is missing, empty, truncated, or no image.
     """
     path = user_path(path, "an image")
+    check_range(value_range)
     return _rgb(decode(path), path, value_range)
 
 
@@ -64,6 +67,7 @@ def as_photo(image: object, value_range: Range | None = None) -> UInt8[Tensor, "
     Raises:
         DataError: If the file is unreadable, or the object has another type, shape, dtype or range.
     """
+    check_range(value_range)
     if isinstance(image, str | os.PathLike):
         return read_image(user_path(image, "an image"), value_range)
     if isinstance(image, Image.Image):
@@ -72,11 +76,30 @@ def as_photo(image: object, value_range: Range | None = None) -> UInt8[Tensor, "
         return _photo_of_tensor(image, value_range)
     if isinstance(image, np.ndarray):
         return _photo_of_array(image, f"the array of shape {image.shape}", value_range)
+    if hasattr(image, "read"):
+        raise DataError(
+            f"one image is expected, but a {type(image).__name__} was given, an open file. Give"
+            " PIL.Image.open(file)."
+        )
     several = isinstance(image, Iterable) and not isinstance(image, (list, tuple, bytes))
     raise DataError(
         f"one image is expected, but a {type(image).__name__} was given. "
         + ("Pass several images as a list: list(images)." if several else _FORMS)
     )
+
+
+def check_range(value_range: Any) -> None:
+    """Raise DataError unless it is black and white, or None: as ``data.range`` does."""
+    try:
+        low, high = (0.0, 1.0) if value_range is None else value_range
+        good = not isinstance(value_range, str) and -np.inf < low < high < np.inf
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise DataError(
+            f"value_range is {value_range!r}, but two finite numbers are expected, black below"
+            " white, such as (0, 4095)."
+        )
 
 
 def _photo_of_tensor(image: Tensor, value_range: Range | None) -> UInt8[Tensor, "height width 3"]:
@@ -117,6 +140,19 @@ def _photo_of_pil(image: Image.Image, value_range: Range | None) -> UInt8[Tensor
 
 def _as_tagged(image: Image.Image, name: str) -> Image.Image | PixelValues:
     """What Pillow made of a TIFF, with what it did not respect; other images as they are."""
+    lost = ""
+    file = Path(str(getattr(image, "filename", "") or ""))
+    if isinstance(image, PngImagePlugin.PngImageFile) and image.mode in ("RGB", "RGBA", "LA"):
+        with suppress(OSError), file.open("rb") as begin:
+            lost = "16 bits, of which Pillow has kept 8" if begin.read(25)[24:] == b"\x10" else ""
+    tags = getattr(image, "tag_v2", {})
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and not image.tell() and tags.get(254) == 1:
+        lost = "a thumbnail as its first page, which Pillow has read instead of the picture"
+    if lost:
+        raise DataError(
+            f"{name} has {lost}. Give its path, or the image as Image.open returns it, before"
+            " load()."
+        )
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return image
     tags, profile = image.tag_v2, image.info.get("icc_profile")

@@ -86,11 +86,15 @@ def _range(known: np.ndarray, name: Path | str, declared: Range | None) -> Range
     ordered = np.partition(known, (outside, len(known) - 1 - outside))
     low, high = float(ordered[outside]), float(ordered[-1 - outside])
     usual = 1 if kind == "f" else 65535
+    whites: tuple[int, ...] = _WHITES
+    if kind == "i" and known.dtype.itemsize <= 2:
+        usual = int(np.iinfo(known.dtype).max)
+        whites = (*(white for white in _WHITES if white < usual), usual)
     if declared is not None and declared[0] <= low <= high <= declared[1]:
         if declared != (0, usual):
             _say(known, name, declared, "as its header says")
         return declared
-    whites = [white for white in _WHITES if high <= white and (white > 1 or kind == "f")]
+    whites = tuple(white for white in whites if high <= white and (white > 1 or kind == "f"))
     if low >= 0 and whites and (high - low >= whites[0] / 4 or high == low):
         found = (0.0, float(whites[0]))
         if whites[0] != usual:

@@ -90,7 +90,8 @@ class PixelValues:
         missing = None
         if self.nodata is not None:
             missing = np.broadcast_to((values == self.nodata).all(-1, keepdims=True), values.shape)
-        odd = None if self.bits in (16, 32, 64) else (0.0, 2.0**self.bits - 1)
+        usual = values.dtype.kind not in "bu" or self.bits in (16, 32, 64)
+        odd = None if usual else (0.0, 2.0**self.bits - 1)
         return to_levels(
             values,
             name,
@@ -104,7 +105,8 @@ class PixelValues:
         self, band: np.ndarray, name: Path | str
     ) -> UInt8[np.ndarray, "height width"] | None:
         """The alpha band from 0 to 255; None if it looks like a picture, such as near infrared."""
-        full = 255 if band.dtype == np.uint8 else max(band.max(), 1)
+        top = float(band.max())  # of 1, the band is a mask of what is valid
+        full = 255 if band.dtype == np.uint8 and top > 1 else max(top, 1)
         picture = float(((band > 0) & (band < full)).mean())
         if picture > 0.5:
             note_once(
@@ -128,6 +130,8 @@ def on_white(
             " are those of photographs like it.",
         )
         return rgb
+    if opacity.max() == 1:  # a mask of what is valid
+        opacity = opacity * np.uint8(255)
     soft = float(((opacity > 0) & (opacity < 255)).mean())
     if soft > 0.5:
         note_once(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import logging
 import struct
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
+from ssrseg.data.jpeg import load_whole
 from ssrseg.data.notices import note_once
 from ssrseg.data.pixels import PixelValues
 from ssrseg.errors import DataError
@@ -24,10 +26,14 @@ _RAW = (32803, 34892)  # a camera's sensor
 _BYTE_STREAMS = (5, 50000)  # LZW, Zstandard: any samples, packed
 _OF_PILLOW = (1, 2, 3, 4, 6, 7, 8, 32773, 32946)
 _WHOLE_BITS = (1, 8, 16, 32, 64)
+_JPEG = (6, 7)
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _LIMITS = ((340, 280), (341, 281))  # SMin- and MinSampleValue, SMax- and MaxSampleValue
 _MOST_BYTES = 2**33
 _GDAL_NODATA, _ICC = 42113, 34675
+
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8,
+          17: 8, 18: 8}  # fmt: skip
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # odd tags: we read the page or we raise
 
@@ -54,6 +60,7 @@ def read_page(content: bytes, name: Path | str) -> PixelValues | Image.Image:
                 " TIFF."
             )
         _check_size(page)
+        _check_data(page, content, file.byteorder)
         packed = page.compression in _BYTE_STREAMS
         known = packed or page.compression in tifffile.TIFF.DECOMPRESSORS
         if photometric not in _PLAIN or not known:
@@ -108,6 +115,42 @@ def _check_size(page: Any) -> None:
         )
 
 
+def _check_data(page: Any, content: bytes, order: str) -> None:
+    """Raise OSError if strips or tiles are left out, or anything lies behind the file's end."""
+    needed = page.jpegtables is None and page.compression == 6  # may be described otherwise
+    parts = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    whole = int(np.prod(page.chunked))
+    sparse = _GDAL_NODATA in page.tags  # then GDAL leaves out what holds no data
+    if not needed and (len(parts) < whole or not (sparse or all(map(all, parts[:whole])))):
+        raise OSError("strips or tiles are missing from it, as from one that was not finished")
+    ends = [offset + count for offset, count in parts] + list(_ends_of_tags(page, content, order))
+    if max(ends, default=0) > len(content):
+        raise OSError("its header names data behind the end of the file")
+    if page.compression not in _JPEG:
+        return
+    for offset, count in parts:
+        packed = content[offset : offset + count]
+        if packed.startswith(b"\xff\xd8"):
+            tables = page.jpegtables
+            packed = packed if tables is None else tables[:-2] + packed[2:]
+            load_whole(JpegImagePlugin.JpegImageFile(io.BytesIO(packed)), packed)
+
+
+def _ends_of_tags(page: Any, content: bytes, order: str) -> Iterator[int]:
+    """Where the values of a page's tags end, and where the next page begins."""
+    long = page.parent.is_bigtiff
+    number, entry, pointer = ("Q", "HHQ8s", "Q") if long else ("H", "HHI4s", "I")
+    first = page.offset + struct.calcsize(order + number)
+    count = struct.unpack_from(order + number, content, page.offset)[0]
+    size = struct.calcsize(order + entry)
+    for at in range(first, first + count * size, size):
+        _, kind, length, place = struct.unpack_from(order + entry, content, at)
+        length *= _SIZES.get(kind, 0)
+        if length > len(place):
+            yield struct.unpack(order + pointer, place)[0] + length
+    yield struct.unpack_from(order + pointer, content, first + count * size)[0]
+
+
 def _described(page: Any, values: np.ndarray) -> PixelValues:
     palette = None
     if page.photometric == 3 and page.colormap is not None:
@@ -124,7 +167,7 @@ def _described(page: Any, values: np.ndarray) -> PixelValues:
         white_is_zero=page.photometric == 0,
         extra=tuple(map(int, page.extrasamples)),
         declared=span if span[0] < span[1] < np.inf else None,
-        nodata=page.nodata if _GDAL_NODATA in page.tags else None,
+        nodata=float(page.nodata) if _GDAL_NODATA in page.tags else None,
         orientation=_orientation(page),
         icc=page.tags.valueof(_ICC),
     )
@@ -164,6 +207,9 @@ def _assembled(page: Any, content: bytes, order: str) -> np.ndarray:
         top, left = place // across * tile_h, place % across * tile_w
         rows = tile_h if page.is_tiled else min(tile_h, height - top)
         length = -(-tile_w * contig * page.bitspersample // 8)
+        if not count:
+            whole[plane, top : top + rows, left : left + tile_w] = page.nodata
+            continue
         packed = content[offset : offset + count]
         if page.compression != 1:
             packed = _unpacked(packed, rows * length, page)
