@@ -83,8 +83,8 @@ PRESETS = Path(__file__).with_name("presets")
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 SPEED_KEYS = frozenset({"data.workers", "data.patches", "optim.save_every"})
-"""Settings that say how fast and not what: a run goes on under other values, and no checkpoint
-holds them."""
+"""Settings that say how fast and not what: a run goes on under other values. No checkpoint holds
+them but ``data.patches``, on which the last digits depend."""
 
 BY_CONTENT = frozenset({"backbones.clip", "backbones.dino", "prompts.set"})
 """Settings that name something that counts by what is in it, wherever it lies."""
