@@ -118,7 +118,7 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
             found = pool.submit(lambda: only_writer(out).__enter__()).exception()
         assert isinstance(found, OutputError)
         assert f"process {os.getpid()} " in str(found)
-    assert [path.name for path in out.iterdir()] == [".lock"]
+    assert list(out.iterdir()) == []
 
 
 def test_a_killed_writer_holds_nothing_up(tmp_path: Path) -> None:
@@ -238,3 +238,28 @@ def test_a_name_of_a_file_is_what_is_in_it(tmp_path: Path) -> None:
     assert len(a) == 16
     with pytest.raises(DataError, match="nothing does not exist"):
         content_digest(tmp_path / "nothing")
+
+
+def test_many_writers_one_after_the_other(tmp_path: Path) -> None:
+    """Also where one takes the lock file away while another one opens it."""
+    code = """
+import sys, time
+from pathlib import Path
+from ssrseg.data.files import only_writer
+from ssrseg.errors import OutputError
+folder, done = Path(sys.argv[1]), 0
+while done < 25:
+    try:
+        with only_writer(folder):
+            (folder / "alone").touch(exist_ok=False)
+            time.sleep(0.001)
+            (folder / "alone").unlink()
+        done += 1
+    except OutputError as error:
+        assert "is being written" in str(error), error
+"""
+    others = [child(code, tmp_path) for _ in range(3)]
+    for other in others:
+        other.communicate()
+        assert other.returncode == 0
+    assert list(tmp_path.iterdir()) == []

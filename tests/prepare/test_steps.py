@@ -567,7 +567,7 @@ def test_voc_is_downloaded_unpacked_and_prepared(
     assert result.complete
     assert found(result)["labels of train_aug"] == "8 classes in 6 images"
     assert sorted(path.name for path in (root / "downloads").iterdir()) == sorted(
-        [".lock", SBD.name, VOC_TRAINVAL.name]
+        [SBD.name, VOC_TRAINVAL.name]
     )
     assert sorted(path.name for path in (root / "SBD").iterdir()) == ["cls", "train.txt", "val.txt"]
     for path in (tree / "JPEGImages").iterdir():

@@ -179,8 +179,9 @@ def only_writer(folder: Path) -> Iterator[None]:
             writer.write_text(json.dumps(holder | {"command": command[:200]}), encoding="utf-8")
         yield
     finally:
-        with suppress(OSError):
-            writer.unlink(missing_ok=True)
+        for file in (writer, folder / _LOCK):  # whoever waits for the latter opens it anew
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
         lock.release()
 
 
