@@ -883,3 +883,18 @@ def test_stopped_while_the_monitor_is_scored(
     for name in ("log.csv", "model.safetensors", "checkpoint.safetensors"):
         found, expected = (tmp_path / run / name for run in ("run", "straight"))
         assert found.read_bytes() == expected.read_bytes(), name
+
+
+def test_settings_of_a_person_are_not_replaced(
+    voc: LabelledImages, tmp_path: Path, settings: Settings
+) -> None:
+    config = settings("optim.iterations=1", "optim.cmpa_iterations=1")
+    own = tmp_path / "config.yaml"
+    for text in ("sgc:\n  high: 0.3  # mine\n", "no settings at all"):
+        own.write_text(text)
+        with pytest.raises(ConfigError, match=r"config\.yaml was not written by ssrseg"):
+            train(voc, tmp_path, config)
+        assert own.read_text() == text
+    own.write_text(settings("optim.iterations=9").to_yaml())  # of a run killed at its beginning
+    assert train(voc, tmp_path, config).finished
+    assert own.read_text() == config.to_yaml()

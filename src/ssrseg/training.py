@@ -29,17 +29,16 @@ from ssrseg.checkpoint import (
     model_path,
     save_checkpoint,
 )
-from ssrseg.config import Config, OptimConfig, config_of
+from ssrseg.config import Config, OptimConfig, config_of, load_config
 from ssrseg.console import Steps, note, steps
 from ssrseg.data.crops import CropBatch, CropDraws, derive_seed, refuse_without_masks
 from ssrseg.data.files import only_writer, sweep, user_path, write_text, writing
 from ssrseg.data.images import read_image
 from ssrseg.data.notices import say_again
 from ssrseg.data.open import labelled_images
-from ssrseg.data.photos import usable_photos
+from ssrseg.data.photos import all_faults, usable_photos
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.data.text import fault_report
 from ssrseg.device import pick_device
 from ssrseg.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from ssrseg.failures import Failure, describe_failures, write_failures
@@ -320,8 +319,7 @@ def _with_usable_images(
         known = {sample.image for sample, _ in faults}
         faults += [each for each in more if each[0].image not in known]
     if faults and (strict or not len(data)):
-        reasons = [str(error) for _, error in faults]
-        raise DataError(fault_report(run.data.root, reasons) if reasons[1:] else reasons[0])
+        raise all_faults(run.data.root, faults)
     failures = [Failure(sample.name, sample.image, str(error)) for sample, error in faults]
     write_failures(run.out, failures)
     for line in describe_failures(run.out, failures):
@@ -756,6 +754,19 @@ def _drop_old_foreground(run: _Run, iteration: int) -> None:
             file.unlink()
 
 
+def _refuse_settings_of_others(path: Path) -> None:
+    """Raise ConfigError if a run would replace settings that a person has written."""
+    try:
+        ours = not path.is_file() or load_config(file=path).to_yaml() == path.read_text("utf-8")
+    except (ConfigError, OSError):
+        ours = False
+    if not ours:
+        raise ConfigError(
+            f"{path} was not written by ssrseg, and the settings of this run would replace it."
+            " Choose another folder (--out)."
+        )
+
+
 def _earlier_run(run: _Run) -> Checkpoint | None:
     path = run.out / STATE_FILE
     if not path.is_file():
@@ -764,6 +775,7 @@ def _earlier_run(run: _Run) -> Checkpoint | None:
                 f"{run.out} holds masks, whose settings a run would replace. Choose another folder"
                 " (--out)."
             )
+        _refuse_settings_of_others(run.out / "config.yaml")
         return None
     earlier = load_checkpoint(path)
     check_same_run(earlier, run.checkpoint({}, 0, {}), path)

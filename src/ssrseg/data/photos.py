@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -140,8 +141,13 @@ def refuse_unusable(data: LabelledImages, settings: DataConfig) -> None:
     """
     _, faults = usable_photos(data, settings, 1, truth=True)
     if faults:
-        reasons = [str(error) for _, error in faults]
-        raise DataError(fault_report(data.root, reasons) if reasons[1:] else reasons[0])
+        raise all_faults(data.root, faults)
+
+
+def all_faults(root: Path, faults: Sequence[tuple[Sample, SSRError]]) -> DataError:
+    """One error that names all (at least one) that ``usable_photos`` has found."""
+    reasons = [str(error) for _, error in faults]
+    return DataError(fault_report(root, reasons) if reasons[1:] else reasons[0])
 
 
 def photo_batches(
