@@ -79,8 +79,8 @@ def interrupted(files: list[Path], begun: int) -> None:
 
 
 def begin_and_save(file: Path) -> None:
-    file.touch()
     with until_stopped() as stop:
+        file.touch()  # only now would a signal be heeded
         while not stop.requested:
             time.sleep(0.05)
         file.write_text("saved")
@@ -94,7 +94,6 @@ def test_work_that_can_be_saved_is_saved_and_nothing_more_begun(tmp_path: Path) 
             pool.submit(begin_and_save, file)
         while sum(file.exists() for file in files) < 2:
             time.sleep(0.05)
-        time.sleep(0.5)  # until both wait for a signal
         raise KeyError
     assert [file.read_text() for file in files if file.exists()] == ["saved", "saved"]
 

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -76,7 +76,8 @@ class WorkerPool(ProcessPoolExecutor):
     """Processes that end at once, with all that waits for them, when the ``with`` block fails.
 
     Ctrl-C reaches every process of a terminal: here it interrupts the main process alone, which
-    ends the others.
+    ends the others. None of them dies of it: the executor would signal the rest a second time, and
+    what they are saving would be lost.
     """
 
     def __init__(self, workers: int, *, threads: int = 1) -> None:
@@ -90,11 +91,11 @@ class WorkerPool(ProcessPoolExecutor):
         self, function: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs
     ) -> Future[Result]:
         """Like that of every executor; a process that is started here never sees Ctrl-C."""
-        work: Any = partial(_to_the_end, function)
+        work: Any = partial(_unless_stopped, function)
         if not hasattr(signal, "pthread_sigmask"):  # Windows
             return super().submit(work, *args, **kwargs)
         # a new process inherits the mask, so that not even its imports are interrupted
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             return super().submit(work, *args, **kwargs)
         finally:
@@ -113,15 +114,37 @@ class WorkerPool(ProcessPoolExecutor):
         self.shutdown(cancel_futures=True)
 
 
-def _to_the_end(function: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
-    """Call it; a process that was stopped and has saved its work takes up nothing more."""
+class _Worker:
+    """What a process of a pool knows of itself."""
+
+    stopped = False  # takes up nothing more
+    busy = False
+
+
+def _unless_stopped(function: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
+    """Call it in a process that nobody has stopped."""
+    if _Worker.stopped:
+        raise KeyboardInterrupt
+    _Worker.busy = True
     try:
         return function(*args, **kwargs)
-    except KeyboardInterrupt:
-        os._exit(1)
+    except KeyboardInterrupt:  # also from work that has heeded the signal itself
+        _Worker.stopped = True
+        raise
+    finally:
+        _Worker.busy = False
+
+
+def _stop(_signum: int, _frame: FrameType | None) -> None:
+    _Worker.stopped = True
+    if _Worker.busy:
+        raise KeyboardInterrupt
 
 
 def _begin(threads: int) -> None:
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be blocked
+    signal.signal(signal.SIGTERM, _stop)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     os.environ["TTY_COMPATIBLE"] = "0"  # several live progress bars would overwrite each other
