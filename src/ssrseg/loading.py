@@ -30,7 +30,7 @@ from ssrseg.checkpoint import (
 )
 from ssrseg.config import Config, load_config, uses_decoder
 from ssrseg.console import note
-from ssrseg.data.classes import check_class_names
+from ssrseg.data.classes import check_background, check_class_names
 from ssrseg.data.files import user_path
 from ssrseg.data.sample import LabelledImages
 from ssrseg.device import pick_device
@@ -76,6 +76,7 @@ class Loadable(
         preset: str = "ssr",
         settings: Sequence[str] = (),
         prompts: Mapping[str, str] | None = None,
+        background: Sequence[str] = (),
         device: str = "auto",
     ) -> Model:
         """A training-free model: frozen CLIP and DINO, and the names of the classes.
@@ -88,15 +89,18 @@ class Loadable(
             preset: Named settings, see ``ssrseg config``.
             settings: Single settings, ``"section.key=value"``.
             prompts: By class name, what CLIP is asked instead of the name.
+            background: Words for what is no class, instead of the prompt set's.
             device: ``auto``, ``cpu`` or ``cuda``.
 
         Raises:
-            LabelsError: If the class names cannot be used.
+            LabelsError: If the class names or background words cannot be used.
             BackboneError: If an encoder cannot be loaded.
             ConfigError: If a preset or setting does not exist.
         """
         config = _with_encoders(load_config(preset, overrides=settings), clip, dino)
-        return cls.from_config(config, classes, prompts=prompts, device=pick_device(device))
+        return cls.from_config(
+            config, classes, prompts=prompts, background=background, device=pick_device(device)
+        )
 
     @classmethod
     def from_config(
@@ -105,6 +109,7 @@ class Loadable(
         classes: Sequence[str],
         *,
         prompts: Mapping[str, str] | None = None,
+        background: Sequence[str] = (),
         device: str = "cpu",
     ) -> Model:
         """Load the encoders of the settings and embed the texts; nothing is trained yet.
@@ -113,6 +118,7 @@ class Loadable(
             config: All settings.
             classes: Class names of the data.
             prompts: By class name, what CLIP is asked instead of the name.
+            background: Words for what is no class, instead of the prompt set's.
             device: ``cpu`` or ``cuda``.
 
         Raises:
@@ -120,7 +126,8 @@ class Loadable(
             ConfigError: If the prompt set cannot be read or the layers do not fit.
         """
         names = check_class_names(classes)
-        vocabulary = build_vocabulary(names, config.prompts.set, prompts)
+        words = check_background(background)
+        vocabulary = build_vocabulary(names, config.prompts.set, prompts, words)
         if vocabulary.dropped:
             pairs = zip(vocabulary.dropped, vocabulary.dropped_for, strict=True)
             left_out = ", ".join(f'"{word}" (class "{name}")' for word, name in pairs)
@@ -143,7 +150,7 @@ class Loadable(
 
         Args:
             config: Says what of the run is used: CMPA's heads, and the decoder for WeCLIP's RFM.
-            data: For its classes and prompts.
+            data: For its classes, prompts and background words.
             run: Run folder or checkpoint; None = training-free.
             device: ``cpu`` or ``cuda``.
 
@@ -153,9 +160,17 @@ class Loadable(
             ConfigError: If images with a single label meet no background text.
         """
         if config.cam.mode != "centre":
-            vocabulary = build_vocabulary(data.classes, config.prompts.set, data.prompts)
+            vocabulary = build_vocabulary(
+                data.classes, config.prompts.set, data.prompts, data.background
+            )
             refuse_lone_texts(vocabulary, {each.name: each.labels for each in data.samples})
-        model = cls.from_config(config, data.classes, prompts=data.prompts, device=device)
+        model = cls.from_config(
+            config,
+            data.classes,
+            prompts=data.prompts,
+            background=data.background,
+            device=device,
+        )
         if run is None:
             if uses_decoder(config):
                 note(

@@ -267,7 +267,7 @@ def train(
     )
     if supervision == "full":
         refuse_without_masks(data)
-    vocabulary = build_vocabulary(data.classes, config.prompts.set, data.prompts)
+    vocabulary = build_vocabulary(data.classes, config.prompts.set, data.prompts, data.background)
     if supervision == "labels" and config.cam.mode != "centre":
         refuse_lone_texts(vocabulary, {each.name: each.labels for each in data.samples})
     sweep(Path(cache or out))
@@ -277,7 +277,13 @@ def train(
         )
         total = run.schedule.total
         earlier = _earlier_run(run)  # first, as what follows takes time
-        model = SSR.from_config(config, data.classes, prompts=data.prompts, device=device)
+        model = SSR.from_config(
+            config,
+            data.classes,
+            prompts=data.prompts,
+            background=data.background,
+            device=device,
+        )
         run, monitor, failures = _with_usable_images(run, model, monitor, strict=strict)
         if earlier is not None:
             check_same_run(earlier, run.checkpoint({}, 0, model.encoders), out / STATE_FILE)
