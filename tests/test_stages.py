@@ -32,9 +32,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> LabelledImages:
     return open_labelled(tiny_folder(tmp_path_factory.mktemp("own") / "data", n=4))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config(clip_dir: Path, dino_dir: Path) -> Config:
     return tiny_config(clip_dir, dino_dir, "cam.mode=clip")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, folder: LabelledImages, config: Config) -> Path:
+    """Masks of the folder."""
+    out = tmp_path_factory.mktemp("masks") / "out"
+    make_masks(folder, out, config)
+    return out
+
+
+@pytest.fixture
+def out(whole: Path, tmp_path: Path) -> Path:
+    """A copy of them."""
+    return Path(shutil.copytree(whole, tmp_path / "out"))
 
 
 @pytest.fixture
@@ -97,16 +111,16 @@ def test_masks_from_kept_cams_are_those_made_in_one_go(
     folder: LabelledImages,
     config: Config,
     made: list[str],
+    out: Path,
     tmp_path: Path,
     settings: dict[str, Any],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    make_masks(folder, tmp_path / "two", config)
-    first = masks(tmp_path / "two")
+    first = masks(out)
     made.clear()
     capfd.readouterr()
     other = with_pseudo(config, **settings)
-    result = make_masks(folder, tmp_path / "two", other)
+    result = make_masks(folder, out, other)
     names = [sample.name for sample in folder.samples]
     assert made == [f"mask {name}" for name in names]
     assert (result.written, result.from_kept_cams, result.renewed, result.skipped) == (4, 4, 0, 0)
@@ -120,16 +134,15 @@ def test_masks_from_kept_cams_are_those_made_in_one_go(
     whole = make_masks(folder, tmp_path / "one", other)
     assert (whole.written, whole.from_kept_cams) == (4, 0)
     assert made[:2] == [f"cam {names[0]}", f"mask {names[0]}"]
-    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert files(tmp_path / "one") == files(out)
     assert masks(tmp_path / "one") != first
 
 
 def test_the_note_says_the_old_and_the_new_value(
-    folder: LabelledImages, config: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    folder: LabelledImages, config: Config, out: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    make_masks(folder, tmp_path, config)
     capfd.readouterr()
-    make_masks(folder, tmp_path, with_pseudo(config, alpha=2.0, min_score=0.5))
+    make_masks(folder, out, with_pseudo(config, alpha=2.0, min_score=0.5))
     assert (
         "Note: pseudo.alpha changed from 1.0 to 2.0; pseudo.min_score changed from null to 0.5:"
         " masks are made again from the kept CAMs.\n"
@@ -184,25 +197,23 @@ def test_an_encoder_that_is_gone_and_needed(
 
 
 def test_masks_corrected_by_hand_stay(
-    folder: LabelledImages, config: Config, made: list[str], tmp_path: Path
+    folder: LabelledImages, config: Config, made: list[str], out: Path
 ) -> None:
-    make_masks(folder, tmp_path, config)
-    corrected = correct_by_hand(tmp_path / "masks" / "photo_1.png")
+    corrected = correct_by_hand(out / "masks" / "photo_1.png")
     made.clear()
-    result = make_masks(folder, tmp_path, with_pseudo(config, alpha=2.0))
+    result = make_masks(folder, out, with_pseudo(config, alpha=2.0))
     assert made == ["mask photo_0", "mask photo_2", "mask photo_3"]
     assert (result.corrected, result.skipped) == (("photo_1",), 1)
-    assert (tmp_path / "masks" / "photo_1.png").read_bytes() == corrected
-    rows = (tmp_path / "manifest.csv").read_text().splitlines()
+    assert (out / "masks" / "photo_1.png").read_bytes() == corrected
+    rows = (out / "manifest.csv").read_text().splitlines()
     assert [",person," in row for row in rows] == [False, False, True, False, False]
 
 
 def test_overwrite_makes_cams_again(
-    folder: LabelledImages, config: Config, made: list[str], tmp_path: Path
+    folder: LabelledImages, config: Config, made: list[str], out: Path
 ) -> None:
-    make_masks(folder, tmp_path, config)
     made.clear()
-    result = make_masks(folder, tmp_path, config, overwrite=True)
+    result = make_masks(folder, out, config, overwrite=True)
     assert (len(made), result.from_kept_cams, result.renewed) == (8, 0, 0)
 
 
@@ -214,12 +225,12 @@ def test_stopped_half_way(
     folder: LabelledImages,
     config: Config,
     made: list[str],
+    out: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     kept: int,
 ) -> None:
-    other, out = with_pseudo(config, alpha=3.0), tmp_path / "out"
-    make_masks(folder, out, config)
+    other, out = with_pseudo(config, alpha=3.0)
     before = masks(out)
     made.clear()
     write = mask_folder.write_mask
@@ -245,10 +256,9 @@ def test_stopped_half_way(
 
 
 def test_stopped_while_the_old_masks_are_removed(
-    folder: LabelledImages, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: LabelledImages, config: Config, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other, out = with_pseudo(config, alpha=3.0), tmp_path / "out"
-    make_masks(folder, out, config)
+    other, out = with_pseudo(config, alpha=3.0)
     whole = files(out)
     unlink = Path.unlink
 
@@ -268,21 +278,18 @@ def test_stopped_while_the_old_masks_are_removed(
     assert files(out) == whole
 
 
-def test_masks_that_the_call_would_leave(
-    folder: LabelledImages, config: Config, tmp_path: Path
-) -> None:
-    make_masks(folder, tmp_path, config)
-    before = files(tmp_path)
+def test_masks_that_the_call_would_leave(folder: LabelledImages, config: Config, out: Path) -> None:
+    before = files(out)
     fewer = replace(folder, samples=folder.samples[1:])
     for overwrite in (False, True):
         with pytest.raises(ConfigError) as caught:
-            make_masks(fewer, tmp_path, with_pseudo(config, alpha=2.0), overwrite=overwrite)
+            make_masks(fewer, out, with_pseudo(config, alpha=2.0), overwrite=overwrite)
         assert str(caught.value) == (
-            f"{tmp_path} holds masks made with other settings (pseudo.alpha = 1.0 there, 2.0 now),"
+            f"{out} holds masks made with other settings (pseudo.alpha = 1.0 there, 2.0 now),"
             " such as photo_0.png, which this call would leave. Use the same ones to go on, or"
             " another folder (--out) to begin anew."
         )
-    assert files(tmp_path) == before
+    assert files(out) == before
 
 
 def test_a_photograph_that_is_gone_leaves_no_old_mask(
@@ -300,10 +307,9 @@ def test_a_photograph_that_is_gone_leaves_no_old_mask(
 
 
 def test_damaged_and_foreign_cams_are_made_again(
-    folder: LabelledImages, config: Config, made: list[str], tmp_path: Path
+    folder: LabelledImages, config: Config, made: list[str], out: Path
 ) -> None:
-    make_masks(folder, tmp_path, config)
-    path = tmp_path / "cams" / "photo_2.npz"
+    path = out / "cams" / "photo_2.npz"
     whole = path.read_bytes()
     with np.load(path) as found:
         arrays = dict(found)
@@ -313,7 +319,7 @@ def test_damaged_and_foreign_cams_are_made_again(
         b"",
         whole[:300],
         bytes(flipped),
-        (tmp_path / "cams" / "photo_0.npz").read_bytes(),
+        (out / "cams" / "photo_0.npz").read_bytes(),
         b"no archive",
         {**arrays, "made_for": np.array("0" * 16)},
         {**arrays, "refined_cam": np.array([object()])},
@@ -324,17 +330,23 @@ def test_damaged_and_foreign_cams_are_made_again(
         {**arrays, "cam": arrays["cam"][:, :1]},
         {key: value for key, value in arrays.items() if key != "refined_cam"},
     ]
+    right = str(arrays["made_for"])
+    assert read_cams(path, right) is not None
     for content in strange:
         if isinstance(content, bytes):
             path.write_bytes(content)
         else:
             np.savez_compressed(path, **content)
+        assert read_cams(path, right) is None, content
+    for damage in (bytes(flipped), strange[3]):
+        assert isinstance(damage, bytes)
+        path.write_bytes(damage)
         made.clear()
-        result = make_masks(folder, tmp_path, config)
-        assert made == ["cam photo_2", "mask photo_2"], content
+        result = make_masks(folder, out, config)
+        assert made == ["cam photo_2", "mask photo_2"]
         assert (result.skipped, result.from_kept_cams, path.read_bytes()) == (3, 0, whole)
     made.clear()
-    assert make_masks(folder, tmp_path, config).skipped == 4
+    assert make_masks(folder, out, config).skipped == 4
 
 
 def test_a_small_file_of_large_arrays_is_not_unpacked(tmp_path: Path) -> None:
@@ -361,24 +373,23 @@ def test_a_class_at_the_end_concerns_the_images_that_carry_it(
     folder: LabelledImages,
     config: Config,
     made: list[str],
-    tmp_path: Path,
+    out: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    make_masks(folder, tmp_path, config)
-    before = masks(tmp_path)
+    before = masks(out)
     relabelled = replace(folder.samples[1], labels=(1, 3))
     samples = (folder.samples[0], relabelled, *folder.samples[2:])
     more = replace(folder, classes=(*folder.classes, "zebra"), samples=samples)
     made.clear()
     capfd.readouterr()
-    result = make_masks(more, tmp_path, config)
+    result = make_masks(more, out, config)
     assert made == ["cam photo_1", "mask photo_1"]
     assert (result.written, result.skipped) == (1, 3)
     assert 'Note: "zebra" added to the classes.' in capfd.readouterr().err
-    assert (tmp_path / "classes.txt").read_text() == "cat\ndog\nred car\nzebra\n"
-    assert len(before.items() & masks(tmp_path).items()) == 3
+    assert (out / "classes.txt").read_text() == "cat\ndog\nred car\nzebra\n"
+    assert len(before.items() & masks(out).items()) == 3
     made.clear()
-    assert make_masks(more, tmp_path, config).skipped == 4
+    assert make_masks(more, out, config).skipped == 4
     assert "added" not in capfd.readouterr().err
 
 
@@ -386,13 +397,12 @@ def test_a_class_that_leaves_out_a_background_word_concerns_all(
     folder: LabelledImages,
     config: Config,
     made: list[str],
-    tmp_path: Path,
+    out: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    make_masks(folder, tmp_path, config)
     more = replace(folder, classes=(*folder.classes, "tree"))
     made.clear()
-    result = make_masks(more, tmp_path, config)
+    result = make_masks(more, out, config)
     assert (result.written, result.from_kept_cams, len(made)) == (4, 0, 8)
     said = capfd.readouterr().err
     assert 'Note: "tree" added to the classes.' in said
@@ -416,15 +426,14 @@ def test_a_prompt_concerns_the_images_that_carry_its_class(
     folder: LabelledImages,
     config: Config,
     made: list[str],
-    tmp_path: Path,
+    out: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    make_masks(folder, tmp_path, config)
     dogs = [each.name for each in folder.samples if 1 in each.labels]
     assert 0 < len(dogs) < 4
     asked = replace(folder, prompts={"dog": "hound"})
     made.clear()
-    make_masks(asked, tmp_path, config)
+    make_masks(asked, out, config)
     assert made == [f"{what} {name}" for name in dogs for what in ("cam", "mask")]
     assert (
         'prompt of "dog" = "a clean origami dog." there, "a clean origami hound." now: masks of'
@@ -432,18 +441,15 @@ def test_a_prompt_concerns_the_images_that_carry_its_class(
     ) in capfd.readouterr().err
     fewer = replace(folder, samples=folder.samples[1:])
     with pytest.raises(ConfigError, match=r'prompt of "dog" = .*which this call would leave'):
-        make_masks(fewer, tmp_path, config)
+        make_masks(fewer, out, config)
 
 
 def test_a_label_concerns_one_image(
-    folder: LabelledImages, config: Config, made: list[str], tmp_path: Path
+    folder: LabelledImages, config: Config, made: list[str], out: Path
 ) -> None:
-    make_masks(folder, tmp_path, config)
     relabelled = replace(folder.samples[0], labels=(0, 2))
     made.clear()
-    result = make_masks(
-        replace(folder, samples=(relabelled, *folder.samples[1:])), tmp_path, config
-    )
+    result = make_masks(replace(folder, samples=(relabelled, *folder.samples[1:])), out, config)
     assert made == ["cam photo_0", "mask photo_0"]
     assert (result.renewed, result.skipped) == (1, 3)
 
@@ -472,14 +478,13 @@ def test_other_classes_are_refused(
     assert make_masks(replace(two, classes=classes), tmp_path, config, overwrite=True).written == 2
 
 
-def test_what_differs_is_said(folder: LabelledImages, config: Config, tmp_path: Path) -> None:
-    make_masks(folder, tmp_path, config)
+def test_what_differs_is_said(folder: LabelledImages, config: Config, out: Path) -> None:
     sgc = replace(config.sgc, high=0.7, axis="row")
     other = replace(
         with_pseudo(config, alpha=2.0), sgc=sgc, prompts=replace(config.prompts, set="coco")
     )
     with pytest.raises(ConfigError) as caught:
-        make_masks(replace(folder, prompts={"dog": "hound"}), tmp_path, other)
+        make_masks(replace(folder, prompts={"dog": "hound"}), out, other)
     said = str(caught.value)
     assert (
         'sgc.high = 0.4 there, 0.7 now; sgc.axis = "col" there, "row" now; background texts:'
@@ -490,28 +495,26 @@ def test_what_differs_is_said(folder: LabelledImages, config: Config, tmp_path: 
 
 
 def test_nothing_says_what_the_masks_were_made_with(
-    folder: LabelledImages, config: Config, made: list[str], tmp_path: Path
+    folder: LabelledImages, config: Config, made: list[str], out: Path
 ) -> None:
-    make_masks(folder, tmp_path, config)
-    settings = tmp_path / "config.yaml"
+    settings = out / "config.yaml"
     for line in ("# made with: 0123456789abcdef\n", '# made with: {"classes": 3}\n'):
         settings.write_text(config.to_yaml() + line)  # the first is that of version 0.1
         with pytest.raises(ConfigError, match=r"\(nothing that can be read says which\)"):
-            make_masks(folder, tmp_path, config)
+            make_masks(folder, out, config)
     settings.unlink()  # every mask says it, too
     made.clear()
-    result = make_masks(folder, tmp_path, with_pseudo(config, alpha=2.0))
+    result = make_masks(folder, out, with_pseudo(config, alpha=2.0))
     assert (result.from_kept_cams, len(made)) == (4, 4)
 
 
 def test_settings_changed_by_hand_are_settings(
-    folder: LabelledImages, config: Config, made: list[str], tmp_path: Path
+    folder: LabelledImages, config: Config, made: list[str], out: Path
 ) -> None:
-    make_masks(folder, tmp_path, config)
-    own = tmp_path / "config.yaml"
+    own = out / "config.yaml"
     own.write_text(own.read_text().replace("alpha: 1.0", "alpha: 2.0"))
     made.clear()
-    assert make_masks(folder, tmp_path, load_config(file=own)).from_kept_cams == 4
+    assert make_masks(folder, out, load_config(file=own)).from_kept_cams == 4
     assert load_config(file=own).pseudo.alpha == 2.0
 
 
@@ -533,9 +536,6 @@ def test_other_weights_under_the_name_of_those_that_were_gone(
         make_masks(folder, out, config)
 
 
-def test_a_model_that_was_never_there(
-    folder: LabelledImages, config: Config, tmp_path: Path
-) -> None:
-    make_masks(folder, tmp_path / "out", config)
+def test_a_model_that_was_never_there(folder: LabelledImages, config: Config, out: Path) -> None:
     with pytest.raises(SSRError, match="--model"):
-        make_masks(folder, tmp_path / "out", config, model=tmp_path / "nowhere")
+        make_masks(folder, out, config, model=out / "nowhere")
