@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from huggingface_hub import hf_hub_download, model_info, try_to_load_from_cache
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass as checked_dataclass
 from safetensors import SafetensorError, safe_open
@@ -212,6 +213,25 @@ def _model_file(path: str | Path) -> Path:
         f"{problem} Give a run folder written by `ssrseg train` or a {MODEL_FILE} from one; an"
         " unfinished run has none yet: run the same `ssrseg train` command again to finish it."
     )
+
+
+def model_file(source: str | Path, **hub: Any) -> Path:
+    """A path on this disk, or the file fetched from the hub."""
+    path = model_path(source)
+    if path.exists() or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
+        return path
+    name, cache = str(source), {key: hub[key] for key in ("cache_dir", "revision") if key in hub}
+    try:
+        if not isinstance(try_to_load_from_cache(name, MODEL_FILE, **cache), str):
+            # one quick question first: nobody waits for retries behind a closed door
+            model_info(name, revision=hub.get("revision"), token=hub.get("token"), timeout=10)
+        return Path(hf_hub_download(name, MODEL_FILE, **hub))
+    except Exception as error:
+        raise CheckpointError(
+            f"{source} is neither a folder here (seen from {Path.cwd()}) nor could it be fetched"
+            f" from the hub ({type(error).__name__}). Give a run folder, a folder written by"
+            " save_pretrained, or a hub id such as name/model."
+        ) from error
 
 
 def model_digest(path: str | Path) -> str:

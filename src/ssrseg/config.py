@@ -372,6 +372,11 @@ def uses_decoder(config: Config) -> bool:
     return attention and affinity.rfm_after is not None
 
 
+def uses_dino(config: Config) -> bool:
+    """Whether DINO's attention has a weight."""
+    return config.affinity.kind == "attention" and config.affinity.dino_weight > 0
+
+
 def deciding_settings(config: Config, ignored: Iterable[str] = ()) -> dict[str, Any]:
     """Settings by dotted key that decide a result, encoders and prompts by name left out.
 

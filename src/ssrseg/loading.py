@@ -9,13 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import (
-    ModelCard,
-    PyTorchModelHubMixin,
-    hf_hub_download,
-    model_info,
-    try_to_load_from_cache,
-)
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,10 +19,10 @@ from ssrseg.checkpoint import (
     check_same_classes,
     check_same_encoders,
     load_checkpoint,
-    model_path,
+    model_file,
     save_checkpoint,
 )
-from ssrseg.config import Config, load_config, uses_decoder
+from ssrseg.config import Config, load_config, uses_decoder, uses_dino
 from ssrseg.console import note
 from ssrseg.data.classes import check_background, check_class_names
 from ssrseg.data.files import user_path
@@ -409,14 +403,14 @@ def _load_encoders(
     config: Config, texts: tuple[str, ...], device: str, *, with_dino: bool = True
 ) -> tuple[FrozenCLIP, FrozenDINO | None]:
     """The encoders of the settings; DINO only where it has a weight."""
-    backbones, affinity = config.backbones, config.affinity
+    backbones = config.backbones
     clip = FrozenCLIP.load(
         backbones.clip,
         pos_interpolation=backbones.pos_interpolation,
         precision=backbones.precision,
         texts=texts,
     ).to(device)
-    if not with_dino or affinity.kind != "attention" or not affinity.dino_weight:
+    if not with_dino or not uses_dino(config):
         return clip, None
     return clip, FrozenDINO.load(backbones.dino, precision=backbones.precision).to(device)
 
@@ -435,22 +429,3 @@ def _lasting(source: str | Path) -> str:
     """A folder by its whole path, so that a saved model finds it; a hub id as it is."""
     folder = Path(source).expanduser()
     return str(folder.resolve()) if folder.is_dir() else str(source)
-
-
-def model_file(source: str | Path, **hub: Any) -> Path:
-    """A path on this disk, or the file fetched from the hub."""
-    path = model_path(source)
-    if path.exists() or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
-        return path
-    name, cache = str(source), {key: hub[key] for key in ("cache_dir", "revision") if key in hub}
-    try:
-        if not isinstance(try_to_load_from_cache(name, MODEL_FILE, **cache), str):
-            # one quick question first: nobody waits for retries behind a closed door
-            model_info(name, revision=hub.get("revision"), token=hub.get("token"), timeout=10)
-        return Path(hf_hub_download(name, MODEL_FILE, **hub))
-    except Exception as error:
-        raise CheckpointError(
-            f"{source} is neither a folder here (seen from {Path.cwd()}) nor could it be fetched"
-            f" from the hub ({type(error).__name__}). Give a run folder, a folder written by"
-            " save_pretrained, or a hub id such as name/model."
-        ) from error

@@ -49,7 +49,7 @@ from ssrseg.method.cmpa import image_prototypes
 from ssrseg.method.objective import ssr_loss
 from ssrseg.model import SSR, InitialCam
 from ssrseg.networks.vocabulary import build_vocabulary, refuse_lone_texts
-from ssrseg.pseudo_masks import pseudo_mask_miou, rectify_photo
+from ssrseg.photo_masks import pseudo_mask_miou, rectify_photo
 from ssrseg.safe_yaml import dump_yaml
 from ssrseg.trained_parts import first_seed, new_alignment, new_decoder
 from ssrseg.training_log import Log

@@ -56,35 +56,28 @@ class Files:
     """What happens to files that are in the way, or faulty."""
 
     overwrite: bool = False
-    """Make masks anew that are there already, also those corrected by hand."""
+    """Make everything anew that is there already, also masks corrected by hand."""
     strict: bool = False
     """Stop at the first image that cannot be used. Default: go on, and list it."""
 
 
 @command(EVERYDAY)
-def masks(*, setup: ModelSetup, out: Path, files: Files = Files(), save_cams: bool = False) -> int:
+def masks(*, setup: ModelSetup, out: Path, files: Files = Files()) -> int:
     """Make pseudo masks of images from their labels.
 
     Args:
-        out: Gets masks/, classes.txt, manifest.csv; run again to resume.
-        save_cams: Also write cams/NAME.npz.
+        out: Gets masks/, cams/, classes.txt, manifest.csv; run again to resume, or with other
+            settings pseudo.* for other masks from the same CAMs.
     """
     config = setup.settings()
     images = _open(setup)
     from ssrseg.pseudo_masks import make_masks
 
     model, cache, device = setup.model, setup.cache, setup.device
-    result = make_masks(
-        images,
-        out,
-        config,
-        model=model,
-        save_cams=save_cams,
-        cache=cache,
-        device=device,
-        **vars(files),
-    )
+    result = make_masks(images, out, config, model=model, cache=cache, device=device, **vars(files))
     code = _echo_written(result)
+    if result.from_kept_cams:
+        echo(f"{counted(result.from_kept_cams, 'mask', 'masks')} of these from kept CAMs.")
     if result.absent:
         first = (f"{name} ({', '.join(words)})" for name, words in result.absent.items())
         more = ", ..." if len(result.absent) > 5 else ""
