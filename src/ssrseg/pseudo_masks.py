@@ -97,12 +97,7 @@ def rectify_photo(
 def photo_masks(model: SSR, batch: PhotoBatch) -> list[PhotoMask]:
     """CAMs and pseudo masks of photographs of one size; BackboneError if they are not finite."""
     way = model.rectify_batch(batch)
-    if not torch.isfinite(way.refined_cam).all():
-        raise BackboneError(
-            f"{model.config.backbones.clip} or {model.config.backbones.dino} gives CAMs that are"
-            " nan or infinite: its weights are damaged, or too large. Copy it again, or choose"
-            " another one."
-        )
+    refuse_not_finite_cams(model, way)
     ids, cam, refined = (each.cpu() for each in (way.pseudo_mask, way.initial.cam, way.refined_cam))
     found = []
     for row, slots in enumerate(batch.present.tolist()):
@@ -111,6 +106,16 @@ def photo_masks(model: SSR, batch: PhotoBatch) -> list[PhotoMask]:
         enlarged = functional.interpolate(ids[row][None, None], size, mode="nearest")[0, 0]
         found.append(PhotoMask(labels, cam[row, :n], min_max(refined[row, :n]), enlarged, way))
     return found
+
+
+def refuse_not_finite_cams(model: SSR, way: Rectification) -> None:
+    """Raise BackboneError if a refined CAM is nan or infinite."""
+    if not torch.isfinite(way.refined_cam).all():
+        raise BackboneError(
+            f"{model.config.backbones.clip} or {model.config.backbones.dino} gives CAMs that are"
+            " nan or infinite: its weights are damaged, or too large. Copy it again, or choose"
+            " another one."
+        )
 
 
 def make_masks(
