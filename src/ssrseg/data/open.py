@@ -20,6 +20,7 @@ from ssrseg.data.label_files.find import (
     LabelFiles,
     find_label_files,
     only_table,
+    passed_over,
     reader_for,
 )
 from ssrseg.data.label_files.lookup import ImagesOf
@@ -80,9 +81,8 @@ def _open(root: Path, split: str | None) -> LabelledImages:
     listed = read_classes(root)
     own = root / "labels.csv"
     if own.exists():
-        return _open_rows(
-            root, split, LabelFiles("a table", {None: own}).read(root, listed), listed
-        )
+        rows = LabelFiles("a table", {None: own}).read(root, listed)
+        return _open_rows(root, split, rows, listed, passed_over(root, own.name))
     if coco.is_coco(root):
         return _open_coco(root, split, listed, coco.instances_files(root))
     if _is_labelled_voc(root):
@@ -122,7 +122,11 @@ def _open_files(
 
 
 def _open_rows(
-    root: Path, split: str | None, rows: LabelRows, listed: ClassList | None
+    root: Path,
+    split: str | None,
+    rows: LabelRows,
+    listed: ClassList | None,
+    notices: tuple[str, ...] = (),
 ) -> LabelledImages:
     """Samples of what a format's module has read."""
     if listed is None and _is_voc(root):
@@ -134,11 +138,12 @@ def _open_rows(
     for row in found.rows:
         if row.split is not None:
             parts.setdefault(row.split, []).append(sample_name(row.image))
+    notices += found.notices
     if split in parts:
-        chosen, notices = parts[split], found.notices
+        chosen = parts[split]
     else:
         chosen = _choose(root, split, images, rows.source.name, parts)
-        notices = found.notices + _splits_notice(parts, split)
+        notices += _splits_notice(parts, split)
     return _labelled(root, found.classes, images, labels, chosen, listed, notices)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ssrseg.console import printable
 from ssrseg.data.classes import class_key
+from ssrseg.data.label_files.addresses import is_address, paths_of
 from ssrseg.data.label_files.cells import Separator, as_text, is_number, listed, truth
 from ssrseg.data.label_files.rows import LabelRows, Row
 from ssrseg.data.text import quoted
@@ -218,6 +219,8 @@ def _cell(line: Line, column: int | None) -> Any:
 def _row(line: Line, columns: Columns, words: Sequence[str], **more: Any) -> Row:
     split = as_text(_cell(line, columns.split)).strip()
     image = as_text(_cell(line, columns.image)).strip()
+    if is_address(image):
+        more |= {"also": paths_of(image), "loose": True}
     return Row(line.place, image, tuple(words), split=split or None, **more)
 
 

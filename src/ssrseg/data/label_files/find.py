@@ -119,6 +119,18 @@ def label_format(path: Path) -> str | None:
     return "a table" if is_table(path, text) else None
 
 
+def passed_over(root: Path, chosen: str) -> tuple[str, ...]:
+    """A notice of label files in a folder beside what is ``chosen``, whatever they say."""
+    files = [path for path in sorted(root.iterdir()) if path.suffix.lower() in SUFFIXES]
+    found = [(path, label_format(path)) for path in files if path.name != chosen]
+    return tuple(
+        f"{printable(path.name)} has labels, too ({name}), and is passed over for {chosen}; --data"
+        f" {path} reads it."
+        for path, name in found
+        if name is not None
+    )
+
+
 def only_table(root: Path) -> Path | None:
     """The only file that could be a table of labels by its suffix, to say what is wrong with it."""
     suffixes = (*_TABLES[:3], *_JSON_LINES)

@@ -9,20 +9,17 @@ JSON_MIN and CSV are ``json_labels`` and ``table``.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from ssrseg.console import printable
+from ssrseg.data.label_files.addresses import paths_of
 from ssrseg.data.label_files.rows import LabelRows, Row
 from ssrseg.data.text import quoted
 from ssrseg.data.walk import SUFFIXES
 from ssrseg.errors import LabelsError, counted
 from ssrseg.safe_json import JsonError, read_json
-
-_UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of a file
 
 
 def is_label_studio(value: Any) -> bool:
@@ -78,10 +75,10 @@ def read_label_studio(path: Path, known: Collection[str] = ()) -> LabelRows:
             for each in _annotations(task)
         ]
         found = [words for words in found if words]
-        images = _images(task)
+        image = _image(task)
         if not found:
             left += 1
-        elif not images:
+        elif not image:
             faults.append((len(rows), f"{place}: its data name no image file. Remove the task."))
         elif len({frozenset(words) for words in found}) > 1:
             shown = " and ".join(quoted(";".join(words)) for words in found[:3])
@@ -93,7 +90,7 @@ def read_label_studio(path: Path, known: Collection[str] = ()) -> LabelRows:
                 )
             )
         else:
-            rows.append(Row(place, images[0], found[0], also=images[1:], loose=True))
+            rows.append(Row(place, image, found[0], also=paths_of(image), loose=True))
     notices: tuple[str, ...] = ()
     if left:
         notices = (
@@ -126,27 +123,9 @@ def _labels(annotation: dict[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
             yield control, kind, [word.strip() for word in words if isinstance(word, str)]
 
 
-def _images(task: dict[str, Any]) -> tuple[str, ...]:
-    """Paths that the image of a task may have on this machine, the likeliest first."""
-    texts = (
-        [text for text in task["data"].values() if isinstance(text, str)]
-        if isinstance(task.get("data"), dict)
-        else []
-    )
-    paths = [path for path in map(_path, texts) if path.lower().endswith(SUFFIXES)]
-    if not paths:
-        return ()
-    name = PurePosixPath(paths[0].replace("\\", "/")).name
-    return tuple(dict.fromkeys((paths[0], name, _UPLOADED.sub("", name, count=1))))
-
-
-def _path(address: str) -> str:
-    """The path in an address: of an upload, of local files, in a cloud, or the path itself."""
-    try:
-        parts = urlsplit(address)
-        local = parse_qs(parts.query).get("d", [""])[0]
-    except ValueError:  # such as http://[
-        return ""
-    if local:
-        return local
-    return unquote(parts.path) if parts.scheme[1:] or address.startswith("/data/") else address
+def _image(task: dict[str, Any]) -> str:
+    """The address of the image of a task, or ''."""
+    data = task.get("data")
+    texts = data.values() if isinstance(data, dict) else ()
+    found = (text for text in texts if isinstance(text, str))
+    return next((each for each in found if paths_of(each)[0].lower().endswith(SUFFIXES)), "")

@@ -33,13 +33,13 @@ class ImagesOf:
 
         ``faults`` came before: after many, no near name is searched for.
         """
-        problem = ""
-        for image in (row.image, *row.also):
+        problems = []
+        for image in row.also or (row.image,):
             found, wrong = self._find(image, row, faults)
             if found is not None:
                 return found, ""
-            problem = problem or wrong
-        return None, problem
+            problems.append(wrong)
+        return None, next((each for each in problems if each.startswith("may")), problems[0])
 
     def _find(self, written: str, row: Row, faults: Collection[object]) -> tuple[str | None, str]:
         image = PurePosixPath(PureWindowsPath(written).as_posix())

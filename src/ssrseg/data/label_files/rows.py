@@ -16,9 +16,9 @@ class Row:
 
     Attributes:
         place: Where it stands in its file, such as ``line 3``; rows of one place follow each other.
-        image: Its path as written. Others that it may have on disk are in ``also``, likeliest
-            first.
+        image: Its path as written.
         words: Labels; empty where there is none, which is a slip unless ``shows_none``.
+        also: Paths that it may have on disk instead, the likeliest first.
         folder: Folder below the data set's that the path begins in.
         split: The part of the data set that the image belongs to.
         loose: The path is of another machine: folders before its end do not count.

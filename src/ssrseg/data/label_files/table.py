@@ -102,7 +102,7 @@ def _head(lines: Sequence[str]) -> tuple[int | None, str]:
 def _heads(line: str, delimiter: str) -> list[str]:
     """Headings; without those that pad the line."""
     try:
-        row = next(csv.reader([line.strip(_PADDING)], delimiter=delimiter), [])
+        row = next(csv.reader([line.rstrip(_PADDING)], delimiter=delimiter), [])
     except csv.Error:
         return []
     return [plain_cell(cell.strip(" \"'")) for cell in row]

@@ -53,7 +53,7 @@ def read_yolo(path: Path, known: Collection[str] = ()) -> LabelRows:
     classes = _names(path, table["names"])
     parts = {key: table[key] for key in _KEYS if table.get(key)}
     notices: list[str] = []
-    images: list[tuple[str | None, str]] = []
+    images: dict[str, str | None] = {}
     for split, value in parts.items():
         for place in value if isinstance(value, list) else [value]:
             found = _images(path, table.get("path"), place)
@@ -62,13 +62,14 @@ def read_yolo(path: Path, known: Collection[str] = ()) -> LabelRows:
                     f"{printable(path.name)}: {split} is {quoted(str(place)[:80])}, which is not"
                     f" below {path.parent}; left out."
                 )
-            images += [(split, image) for image in found or ()]
+            for image in found or ():
+                images.setdefault(image, split)
     if not parts:
         everything = _images(path, table.get("path"), "images") or _images(path, None, ".")
-        images = [(None, image) for image in everything or ()]
+        images = dict.fromkeys(everything or ())
     if not images:
         raise LabelsError(f"{path}: no image is where it says. {_FILE}")
-    return _rows(path, classes, dict((image, split) for split, image in reversed(images)), notices)
+    return _rows(path, classes, images, notices)
 
 
 def read_yolo_folders(path: Path, known: Collection[str] = ()) -> LabelRows:
