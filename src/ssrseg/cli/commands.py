@@ -302,7 +302,8 @@ class ExportOptions:
     """What only some formats take."""
 
     tolerance: float | None = None
-    """yolo, labelme: pixels that a polygon may be from the border of its region. Default: 1."""
+    """yolo, labelme: pixels that a polygon may be from the border of its region. Default: 0, and
+    for labelme 1."""
     url_prefix: str | None = None
     """labelstudio: what stands before the path of a photograph. Default: local files."""
 
