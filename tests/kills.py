@@ -159,6 +159,7 @@ def jobs(folder: Path) -> list[Job]:
     return [
         Job("train", train, 0.4),
         Job("train, 2 loaders", loaders, 0.06),
+        Job("train, cached features", [*train, "--set", "optim.features=cached"], 0.1),
         Job("masks", masks, 0.27),
         Job("predict", predict, 0.27),
     ]
