@@ -166,7 +166,7 @@ def cache_passes(config: Config) -> float:
     blocks but the last.
     """
     first, *others = config.optim.views
-    return 1 + sum((zoom / first) ** 2 for zoom in others)
+    return 1.0 + sum((zoom / first) ** 2 for zoom in others)
 
 
 def photo_sizes(data: LabelledImages, config: Config) -> list[Size]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -406,18 +406,12 @@ def _loop(
     with Log(run.out / "log.csv", first, partial(_diverged, run, first)) as log:
         if monitor is not None and _is_whole(run, first) and math.isnan(log.last["pseudo_miou"]):
             _score(run, state, log, monitor, stop, first)  # where it was interrupted
-        for iteration, progress in _counted(schedule, first, end):
+        prepare = partial(_keep_features, run, state, log, stop, first)
+        for iteration, progress in _counted(schedule, first, end, prepare):
             # prototypes P_I of the whole training set, every cmpa.update_every iterations
             if iteration in schedule.align and iteration % run.config.cmpa.update_every == 0:
                 with _between(run, state, log, stop, first, iteration):
                     _refresh_prototypes(run, state, iteration)
-            if run.keeps_features and iteration == max(first, schedule.segment.start):
-                with _between(run, state, log, stop, first, iteration):
-                    if iteration > first:
-                        _save(run, state, iteration)  # as the disk may be too full
-                    make_features(
-                        state.without_rfm, run.data, run.supervision, run.features, run.superpixels
-                    )
             _set_learning_rates(state.optimizer, optim, schedule, iteration)
             crops = next(batches) if iteration in schedule.crops else None
             # for dropout; after the batch, as a loader that starts draws from the same generator
@@ -446,6 +440,19 @@ def _loop(
                     raise _stopped(run, stop, finished)
             progress.advance(_shown_loss(log, schedule, iteration))
     return log.last
+
+
+def _keep_features(
+    run: _Run, state: _State, log: Log, stop: Stop, first: int, iteration: int
+) -> None:
+    """Make the cached features that are missing, if the decoder is to learn from such."""
+    if run.keeps_features:
+        with _between(run, state, log, stop, first, iteration):
+            if iteration > first:
+                _save(run, state, iteration)  # as it takes long, and the disk may be too small
+            make_features(
+                state.without_rfm, run.data, run.supervision, run.features, run.superpixels
+            )
 
 
 @contextmanager
@@ -771,10 +778,13 @@ def _log_row(
     }
 
 
-def _counted(schedule: Schedule, first: int, end: int) -> Iterator[tuple[int, Steps]]:
+def _counted(
+    schedule: Schedule, first: int, end: int, prepare: Callable[[int], None]
+) -> Iterator[tuple[int, Steps]]:
     """Iterations with a bar for each stage: those of CMPA alone are many times faster.
 
-    Both count the iterations of the whole run, as the log and ``stop_after`` do.
+    Both count the iterations of the whole run, as the log and ``stop_after`` do. What
+    ``prepare`` does before the decoder's first iteration is not counted in its time.
     """
     segment_start = schedule.segment.start if schedule.segment else schedule.total
     for name, stage in (
@@ -782,6 +792,8 @@ def _counted(schedule: Schedule, first: int, end: int) -> Iterator[tuple[int, St
         ("Training", range(max(first, segment_start), end)),
     ):
         if stage:
+            if name == "Training":
+                prepare(stage.start)
             with steps(name, stage.stop, done=stage.start) as progress:
                 for iteration in stage:
                     yield iteration, progress
