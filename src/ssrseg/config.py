@@ -289,8 +289,9 @@ class OptimConfig:
     """CMPA first, then the decoder on its masks; or both in every iteration (paper) [0013]."""
     cmpa_iterations: CountOrZero = 500
     """Iterations of L_proto alone, before the decoder's, when staged."""
-    iterations: CountOrZero = 30000
-    """Iterations with L_seg [paper: 30,000 VOC, 80,000 COCO]."""
+    iterations: CountOrZero | None = None
+    """Iterations with L_seg [paper: 30,000 VOC, 80,000 COCO]; null = from the number of images:
+    at least 500, and the paper's for VOC and COCO [0037]."""
     batch: Annotated[Count, Field(le=4096)] = 16
     """Crops per iteration."""
     micro_batch: Count | None = None
@@ -313,8 +314,8 @@ class OptimConfig:
     """Weight of the affinity loss beside L_seg [WeCLIP: 0.1]; 0 = off [0033]."""
     affinity_radius: Annotated[CountOrZero, Field(le=64)] = 8
     """Rows and columns between two patches that it compares, at most [WeCLIP]."""
-    save_every: Count = 1000
-    """Iterations between checkpoints."""
+    save_every: Count | None = None
+    """Iterations between checkpoints; null = a tenth of ``iterations``, at most 1,000."""
     seed: CountOrZero = 0
     """Seed of everything random."""
 
