@@ -50,6 +50,31 @@ def demo(*, out: Path = Path("demo-run"), seeds: Count = 1, device: Device = "au
     echo(f"Report: {report.page}")
 
 
+@command(EVERYDAY)
+def check(
+    data: DataFolder,
+    *,
+    split: Split = None,
+    method: Method = Method(),
+    encoders: Encoders = Encoders(),
+    write: Path | None = None,
+    device: Device = "auto",
+) -> int:
+    """Look at labelled images first: what to mend, and what the work will take here.
+
+    Args:
+        write: Also write the labels as a clean labels.csv, with a classes.yaml to edit beside it.
+    """
+    config = load_settings(method, encoders)
+    images = open_data(data, split)
+    whole = images if split is None else open_data(data, None)
+    from ssrseg.cli.check_report import print_check
+    from ssrseg.device import pick_device
+
+    code = print_check(images, config, pick_device(device), whole=whole)
+    return code
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Files:
