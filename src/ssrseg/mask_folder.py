@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -17,11 +18,12 @@ from ssrseg.data.images import image_size
 from ssrseg.data.notices import note_once, say_again
 from ssrseg.data.sample import Sample
 from ssrseg.data.stamped_mask import MaskState, digest_of, mask_state, write_mask
-from ssrseg.errors import ConfigError, DataError, OutputError, SSRError
+from ssrseg.errors import ConfigError, DataError, OutputError, SSRError, counted
 from ssrseg.failures import Failure, write_failures
 from ssrseg.interruption import Stop
 from ssrseg.manifest import FILE as MANIFEST
 from ssrseg.manifest import Manifest, mask_path
+from ssrseg.report.masks import write_masks_report
 
 HasRest = Callable[[Sample, str], bool]
 
@@ -149,8 +151,11 @@ def open_masks(
     overwrite: bool,
     strict: bool,
     has_rest: HasRest | None = None,
+    report: bool = True,
 ) -> Iterator[MaskFolder]:
     """Lock a folder, see what is done, and leave manifest.csv and failures.csv whole at the end.
+
+    A block that comes to its end also leaves a report.
 
     Args:
         out: Made if it is not there.
@@ -162,11 +167,13 @@ def open_masks(
         strict: Stop at the first file that cannot be used.
         has_rest: Told a sample and what its mask was made for: True if what else is written of it
             is there; None = nothing else is.
+        report: Write report.html.
 
     Raises:
         ConfigError: If the folder holds something else, or masks made with other settings.
         OutputError: If another process writes there, or the disk takes nothing.
     """
+    start = time.monotonic()
     _refuse_other(out, made_from)
     say_again()
     with only_writer(out):
@@ -182,6 +189,10 @@ def open_masks(
         finally:
             folder.manifest.write()
             write_failures(out, folder.failures)
+        if report:
+            spent = time.monotonic() - start
+            made = f"{counted(folder.written, 'mask', 'masks')} made in {spent:.0f} s"
+            write_masks_report(out, call=f"{made}, {folder.done:,} were there already")
 
 
 def _is_there(path: Path, sample: Sample, taken: Collection[str]) -> bool:

@@ -124,6 +124,7 @@ def make_masks(
     device: str = "auto",
     overwrite: bool = False,
     strict: bool = False,
+    report: bool = True,
 ) -> MasksResult:
     """Write a pseudo mask for every labelled image; skip those an earlier call has written.
 
@@ -134,7 +135,7 @@ def make_masks(
         data: Images with their labels, or their folder. No mask of theirs is opened.
         config: Settings, or the name of a preset.
         out: Gets ``masks/NAME.png`` (indexed, 255 = ignore), classes.txt (line 1 = id 1),
-            manifest.csv, config.yaml and, if something fails, failures.csv.
+            manifest.csv, config.yaml, report.html and, if something fails, failures.csv.
         model: Run folder, checkpoint or hub id whose CMPA heads, or decoder for RFM, are used;
             None = training-free.
         save_cams: Also write ``cams/NAME.npz`` with ``classes``, ``cam``, ``refined_cam`` and
@@ -143,6 +144,7 @@ def make_masks(
         device: ``auto``, ``cpu`` or ``cuda``.
         overwrite: Make all masks anew, also those that a person has corrected.
         strict: Stop at the first image that cannot be used.
+        report: Write report.html, a page to look at all of it.
 
     Raises:
         ConfigError: If ``out`` holds masks made with other settings.
@@ -167,6 +169,7 @@ def make_masks(
             made_from="labels",
             overwrite=overwrite,
             strict=strict,
+            report=report,
             has_rest=partial(_has_cams, out) if save_cams else None,
         ) as masks,
         until_stopped() as stop,
