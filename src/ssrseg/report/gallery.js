@@ -61,7 +61,9 @@ function view(index) {
   if (!found.length) return;
   at = (index + found.length) % found.length;
   while (shown <= at) showMore();
-  stage.replaceChildren(cardOf(found[at]).cloneNode(true));
+  const card = cardOf(found[at]).cloneNode(true);
+  card.querySelector(".stack").tabIndex = -1;
+  stage.replaceChildren(card);
   viewer.querySelector(".place").textContent = `${at + 1} of ${found.length}`;
   if (!viewer.open) viewer.showModal();
 }
@@ -95,7 +97,7 @@ document.addEventListener("input", event => {
 });
 for (const each of [byClass, byReason]) each.addEventListener("change", filter);
 document.addEventListener("keydown", event => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, [type=search]")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches?.("select, [type=search]")) return;
   const turn = {ArrowLeft: -1, ArrowRight: 1}[event.key];
   const layers = Number(sliders[0].max) + 1;
   if (event.key >= "1" && event.key <= String(layers)) layer(event.key - 1);
