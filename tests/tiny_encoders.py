@@ -127,6 +127,7 @@ def tiny_config(clip: Path, dino: Path, *overrides: str, preset: str = "ssr") ->
             "optim.cmpa_iterations=8",
             "optim.iterations=12",
             "optim.warmup=2",
+            "optim.features=online",
             "test.long_side=64",
             "test.scales=[1.0]",
             "test.crf=false",

@@ -103,6 +103,10 @@ class Manifest:
             with writing(self.path), self.path.open("ab") as file:
                 file.write(line)
 
+    def forget(self, name: str) -> None:
+        """Leave out the line of a mask that is gone, when the table is next written."""
+        self._rows.pop(name, None)
+
     def photo(self, name: str) -> str | None:
         """Digest of the photograph that a mask was made for, if that is known."""
         return self._rows[name]["photo"] or None if name in self._rows else None

@@ -26,7 +26,7 @@ from ssrseg.overlay import heat_overlay, ids_overlay, mask_palette, target_overl
 from ssrseg.paper.published import PAPER
 from ssrseg.paper.results import spread, summary
 from ssrseg.paper.rows import CMPA_CAM, MASKS, READOUTS
-from ssrseg.pseudo_masks import PhotoMask, rectify_photo
+from ssrseg.photo_masks import PhotoMask, rectify_photo
 from ssrseg.report.page import (
     Bar,
     BarChart,
