@@ -170,6 +170,7 @@ def jobs(folder: Path) -> list[Job]:
     return [
         Job("train", train, 0.4),
         Job("train, 2 loaders", loaders, 0.06),
+        Job("train, cached features", [*train, "--set", "optim.features=cached"], 0.1),
         Job("masks", masks, 0.17),
         Job("masks, other alpha", [*masks, "--set", "pseudo.alpha=3.0"], 0.1, first=masks),
         Job("predict", predict, 0.27),

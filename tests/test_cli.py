@@ -30,7 +30,8 @@ from ssrseg.cli import app
 from ssrseg.config import describe, known_keys, preset_names
 
 VERBS = (
-    *("demo", "masks", "train", "predict", "evaluate", "doctor", "config"),
+    *("demo", "check", "masks", "train", "predict", "report", "evaluate", "export"),
+    *("doctor", "config"),
     *("prepare", "archive"),
     *("table", "ablate", "seeds", "figure"),
 )

@@ -293,8 +293,8 @@ def data_digest(data: LabelledImages, *, truth: bool = False) -> str:
         DataError: If a file cannot be read.
     """
     with ThreadPoolExecutor(_READERS) as pool:
-        images = pool.map(_content, [sample.image for sample in data.samples])
-        masks = pool.map(_content, [sample.truth if truth else None for sample in data.samples])
+        images = pool.map(known_digest, [sample.image for sample in data.samples])
+        masks = pool.map(known_digest, [sample.truth if truth else None for sample in data.samples])
         rows = [
             f"{sample.name} {sample.labels} {image} {mask}"
             for sample, image, mask in zip(
@@ -305,7 +305,8 @@ def data_digest(data: LabelledImages, *, truth: bool = False) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-def _content(path: Path | None) -> str:
+def known_digest(path: Path | None) -> str:
+    """``content_digest`` of a file, read once as long as it does not change; empty for None."""
     if path is None:
         return ""
     try:

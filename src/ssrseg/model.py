@@ -219,12 +219,15 @@ class SSR(nn.Module, Loadable):
             n_superpixels=batch.n_superpixels,
         )
 
-    def encode(self, image: Float[Tensor, "batch 3 height width"]) -> ClipFeatures:
+    def encode(
+        self, image: Float[Tensor, "batch 3 height width"], *, attention: bool = True
+    ) -> ClipFeatures:
         """CLIP's blocks 1 .. L-1, with the attention that the affinity will need.
 
-        The patch features V come out of the last block, in ``initial_cam``.
+        The patch features V come out of the last block, in ``initial_cam``. The decoder needs no
+        ``attention``.
         """
-        return self.clip.encode(self._clip_input(image), self.clip_layers)
+        return self.clip.encode(self._clip_input(image), self.clip_layers if attention else ())
 
     def _clip_input(
         self, image: Float[Tensor, "batch 3 height width"]
@@ -487,7 +490,7 @@ class SSR(nn.Module, Loadable):
             image = to_unit(resize(photo, (sides[0], sides[1]), bicubic=False)).to(self.device)
             batch = torch.stack([image, image.flip(-1)]) if test.flip else image[None]
             # tokens -> logits on the grid, mirrored back
-            features = self.clip.encode(self._clip_input(batch))
+            features = self.encode(batch, attention=False)
             logits = self.decoder(features.tokens, features.grid)  # (1 or 2, C + 1, grid)
             if test.flip:
                 logits = (logits[:1] + logits[1:].flip(-1)) / 2
