@@ -461,6 +461,7 @@ def test_a_label_concerns_one_image(
     ("classes", "said"),
     [
         (("dog", "cat", "red car"), 'class 1 = "cat" there, "dog" now; class 2 = "dog" there'),
+        (("ant", "cat", "dog", "red car"), "classes.txt is copied beside the labels and new ones"),
         (("cat", "hound", "red car"), 'class 2 = "dog" there, "hound" now'),
         (("cat", "dog"), 'class 3 = "red car" there, none now'),
     ],
