@@ -37,7 +37,7 @@ from ssrseg.errors import BackboneError, ConfigError, DataError, OutputError, co
 from ssrseg.model import SSR
 from ssrseg.networks.clip import ClipFeatures
 from ssrseg.networks.frozen import weights_digest
-from ssrseg.pseudo_masks import refuse_not_finite_cams
+from ssrseg.photo_masks import refuse_not_finite_cams
 
 Size = tuple[int, int]
 
@@ -60,7 +60,7 @@ def choose_features(
     """What ``optim.features`` comes to for these images on this machine.
 
     Args:
-        config: Settings; ``optim.iterations`` is known.
+        config: ``schedule.resolved``.
         model: Its CLIP, patch size and device count.
         data: Training images.
         supervision: ``labels`` or ``full``.
@@ -80,6 +80,7 @@ def choose_features(
                 " optim.features=online."
             )
         return Choice("online", f"because {problem[0]}.")
+    assert optim.iterations is not None
     often = optim.iterations * optim.batch / max(1, len(data))
     if optim.features == "auto" and model.device.type != "cpu":
         return Choice("online", "as nobody has measured optim.features=cached on a GPU.")

@@ -26,7 +26,7 @@ from ssrseg.data.files import write_json
 from ssrseg.data.sample import LabelledImages
 from ssrseg.networks.frozen import PACKAGED
 from ssrseg.networks.vocabulary import build_vocabulary
-from ssrseg.training import Supervision
+from ssrseg.schedule import Supervision
 
 Measure = Literal["seeds", "masks", "segmentation"]
 
@@ -98,7 +98,9 @@ def run_identity(
         "supervision": supervision,
         "data": data_digest(data, truth=supervision == "full"),
         "classes": data.classes,
-        "texts": build_vocabulary(data.classes, config.prompts.set, data.prompts).texts,
+        "texts": build_vocabulary(
+            data.classes, config.prompts.set, data.prompts, data.background
+        ).texts,
         "encoders": encoders,
     }
 

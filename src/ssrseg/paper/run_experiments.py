@@ -173,7 +173,13 @@ def _score_seeds(workspace: Workspace, group: Sequence[Task]) -> None:
         (task.config for task in group),
         key=lambda config: config.affinity.kind == "attention" and config.affinity.dino_weight > 0,
     )
-    base = SSR.from_config(first, data.classes, prompts=data.prompts, device=workspace.device)
+    base = SSR.from_config(
+        first,
+        data.classes,
+        prompts=data.prompts,
+        background=data.background,
+        device=workspace.device,
+    )
     heads: dict[object, Alignment | None] = {}
     models = {}
     for task in group:
@@ -223,7 +229,10 @@ def _score_masks(workspace: Workspace, task: Task) -> None:
     else:
         out = workspace.out / "predictions" / f"masks-{task.key}"
         cache, device = workspace.superpixels, workspace.device
-        make_masks(data, out, task.config, model=task.run, cache=cache, device=device, strict=True)
+        make_masks(
+            data, out, task.config, model=task.run, cache=cache, device=device, strict=True,
+            report=False,
+        )  # fmt: skip
     found = evaluate(out, data)
     extra = {"seconds": time.monotonic() - start, "predictions": workspace.relative(out)}
     if task.experiment.measure == "masks":
@@ -247,6 +256,7 @@ def _segment(workspace: Workspace, task: Task, data: LabelledImages) -> Path:
         test=config.test,
         device=workspace.device,
         strict=True,
+        report=False,
     )
     return out
 
