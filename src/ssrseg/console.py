@@ -160,18 +160,31 @@ def _cell(text: str | Text) -> Text:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One line of a report on a machine or a data set; ``cure`` is empty where all is well."""
+    """One line of a report on a machine or a data set.
+
+    Attributes:
+        what: What was looked at.
+        found: What was found.
+        cure: How to mend it; empty where nothing has to be.
+        grave: False = worth a look, though nothing has to be mended.
+    """
 
     what: str
     found: str
     cure: str = ""
+    grave: bool = True
 
 
 def show(results: Sequence[CheckResult]) -> int:
     """Print results, then the cure of every problem; the exit code, 1 if there is one."""
-    marks = {True: Text("problem", "red"), False: Text("ok", "green")}
-    print_table((), [(marks[bool(each.cure)], each.what, each.found) for each in results])
+    print_table((), [(_mark(each), each.what, each.found) for each in results])
     faults = [each for each in results if each.cure]
     for each in faults:
         echo(f"\n{each.what}: {each.cure}")
     return 1 if faults else 0
+
+
+def _mark(result: CheckResult) -> Text:
+    if result.cure:
+        return Text("problem", "red")
+    return Text("ok", "green") if result.grave else Text("look", "yellow")

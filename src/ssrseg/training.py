@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float, UInt8
@@ -35,15 +36,15 @@ from ssrseg.config import Config, OptimConfig, config_of, load_config
 from ssrseg.console import Steps, note, steps
 from ssrseg.data.crops import CropBatch, CropDraws, derive_seed, refuse_without_masks
 from ssrseg.data.files import only_writer, sweep, user_path, write_text, writing
-from ssrseg.data.images import read_image
 from ssrseg.data.notices import say_again
 from ssrseg.data.open import labelled_images
 from ssrseg.data.photos import all_faults, usable_photos
-from ssrseg.data.sample import LabelledImages
+from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.windows import WindowBatch, WindowDraws
 from ssrseg.device import pick_device
-from ssrseg.errors import CheckpointError, ConfigError, DataError, DivergenceError
+from ssrseg.errors import CheckpointError, ConfigError, DataError, DivergenceError, counted
+from ssrseg.estimate import PhotoRates, in_words, some_sizes, train_cost, try_crops, try_photos
 from ssrseg.failures import Failure, describe_failures, write_failures
 from ssrseg.feature_cache import choose_features, feature_files, make_features, window_features
 from ssrseg.foreground import ForegroundFeatures, collect_foreground
@@ -54,11 +55,14 @@ from ssrseg.method.objective import ssr_loss
 from ssrseg.model import SSR, InitialCam
 from ssrseg.networks.vocabulary import build_vocabulary, refuse_lone_texts
 from ssrseg.photo_masks import pseudo_mask_miou, rectify_photo
+from ssrseg.report.run import TrainedImage, write_run_report
 from ssrseg.safe_yaml import dump_yaml
+from ssrseg.schedule import Schedule, Supervision, plan, resolved
 from ssrseg.trained_parts import first_seed, new_alignment, new_decoder
 from ssrseg.training_log import Log
 
-Supervision = Literal["labels", "full"]
+SHOWN = 6
+"""Training photographs in report.html: the time of so many masks and predictions."""
 
 MACHINE_FILE = "machine.yaml"
 """What no setting says and results depend on all the same, an entry for each session."""
@@ -83,35 +87,6 @@ class TrainResult:
     finished: bool
     last: dict[str, float]
     failures: tuple[Failure, ...]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Iterations in which each loss is active, and those that need crops."""
-
-    align: range
-    segment: range
-    crops: range
-
-    @property
-    def total(self) -> int:
-        """Iterations in all."""
-        return max(self.align.stop, self.segment.stop)
-
-
-def plan(config: Config, supervision: Supervision) -> Schedule:
-    """Staged: L_proto, then L_seg. Joint: both in every iteration, as Eq. 12 has it."""
-    optim = config.optim
-    aligned = supervision == "labels" and config.cam.mode == "cmpa"
-    if not aligned:
-        align, segment = range(0), range(optim.iterations)
-    elif optim.schedule == "joint":
-        align = segment = range(optim.iterations)
-    else:
-        align = range(optim.cmpa_iterations)
-        segment = range(optim.cmpa_iterations, optim.cmpa_iterations + optim.iterations)
-    needs_crops = aligned and config.cmpa.map_order == "project_then_pool"
-    return Schedule(align, segment, range(0 if needs_crops else segment.start, segment.stop))
 
 
 @dataclass(frozen=True)
@@ -243,8 +218,8 @@ def train(
     Args:
         data: Training images with their labels, or their folder. No mask of theirs is opened,
             unless ``supervision`` is ``full``.
-        out: Run folder: config.yaml, machine.yaml, log.csv, checkpoint.safetensors and, at the
-            end, model.safetensors.
+        out: Run folder: config.yaml, machine.yaml, log.csv, checkpoint.safetensors,
+            report.html and, at the end, model.safetensors.
         config: Settings, or the name of a preset.
         supervision: ``labels``, or ``full``: the same decoder on true masks, the control of
             Table 6.
@@ -268,9 +243,11 @@ def train(
         Interrupted: After Ctrl-C, SIGTERM or SIGHUP, when the iteration is finished and saved.
         OutputError: If the disk is full, or another process writes into ``out``.
     """
-    out, device = model_path(user_path(out, "a run")), pick_device(device)
+    start, out = time.monotonic(), model_path(user_path(out, "a run"))
+    device = pick_device(device)
     say_again()
-    data, config = labelled_images(data), config_of(config)
+    data, given = labelled_images(data), config_of(config)
+    config = resolved(given, len(data))
     _check_arguments(supervision, stop_after)
     superpixels = SuperpixelCache(
         cache or out / "superpixels",
@@ -289,7 +266,7 @@ def train(
             data, out, config, supervision, superpixels, schedule, vocabulary.texts, features
         )
         total = run.schedule.total
-        run, earlier = _earlier_run(run)  # first, as what follows takes time
+        run, earlier = _earlier_run(run, given)  # first, as what follows takes time
         model = SSR.from_config(
             config,
             data.classes,
@@ -301,8 +278,7 @@ def train(
         run = _with_features(run, model)
         if earlier is not None:
             check_same_run(earlier, run.checkpoint({}, 0, model.encoders), out / STATE_FILE)
-        if supervision == "labels":
-            _try_one(run, model)
+        photos = _try_one(run, model) if supervision == "labels" else None
         state = _start(run, earlier, model)
         first = 0 if earlier is None else earlier.iteration
         del earlier  # a second copy of all that is trained
@@ -310,6 +286,8 @@ def train(
         write_text(out / "config.yaml", run.config.to_yaml())
         if first < end:
             _record_machine(run, state.model, first)
+            if photos is not None:
+                _say_cost(run, state.model, photos, first)
         with until_stopped() as stop:
             last = _loop(run, state, first, end, monitor, stop)
             finished = max(first, end) == total
@@ -319,6 +297,7 @@ def train(
                 save_checkpoint(out / MODEL_FILE, made)
                 if run.keeps_features and cache is None:
                     shutil.rmtree(run.features, ignore_errors=True)
+        _report(run, state.model, max(first, end) - first, time.monotonic() - start, finished)
     return TrainResult(out, max(first, end), total, finished, last, tuple(failures))
 
 
@@ -333,12 +312,66 @@ def _with_features(run: _Run, model: SSR) -> _Run:
     return replace(run, config=replace(run.config, optim=optim))
 
 
-def _try_one(run: _Run, model: SSR) -> None:
-    """BackboneError, before anything is learned, if the encoders give no usable CAM."""
+def _report(run: _Run, model: SSR, done: int, seconds: float, finished: bool) -> None:
+    """Write report.html, with a few photographs if the model is finished."""
+    schedule = run.schedule
+    kind = "image-level labels" if run.supervision == "labels" else "true masks (the control)"
+    stages = f"CMPA {len(schedule.align):,}, decoder {len(schedule.segment):,}"
+    facts = (
+        ("learned from", kind),
+        ("iterations", f"{schedule.total:,} ({stages})"),
+        ("last call", f"{counted(done, 'iteration', 'iterations')} in {seconds / 60:.1f} minutes"),
+    )
+    shown = [_seen(run, model, sample) for sample in _varied(run.data)] if finished else []
+    write_run_report(run.out, run.data, run.config, shown, facts)
+
+
+def _varied(data: LabelledImages) -> list[Sample]:
+    """A few samples that show many classes: in their order, those with a new one first."""
+    known: set[int] = set()
+    new = []
+    for sample in data.samples:
+        if not known.issuperset(sample.labels):
+            known.update(sample.labels)
+            new.append(sample)
+    rest = [sample for sample in data.samples if sample.labels and sample not in new[:SHOWN]]
+    return (new + rest)[:SHOWN]
+
+
+def _seen(run: _Run, model: SSR, sample: Sample) -> TrainedImage:
+    """A photograph as the model sees it: rectified with its labels, and segmented without."""
+    photo = read_image(sample.image, run.config.data.range)
+    maps, masks = {}, {}
+    if run.supervision == "labels":
+        found = rectify_photo(model, photo, sample.labels, run.superpixels)
+        maps = {"CAM": found.cam.numpy(), "refined CAM": found.refined_cam.numpy()}
+        masks = {"pseudo mask": found.pseudo_mask.numpy()}
+    masks["prediction"] = model.segment_photo(photo).pseudo_mask.cpu().numpy()
+    return TrainedImage(sample.name, photo.numpy(), sample.labels, maps, masks)
+
+
+def _try_one(run: _Run, model: SSR) -> PhotoRates | None:
+    """BackboneError, before anything is learned, if the encoders give no usable CAM.
+
+    How long that took is the half of an estimate; None if no image has a label.
+    """
     sample = next((each for each in run.data.samples if each.labels), None)
-    if sample is not None:
-        photo = read_image(sample.image, run.config.data.range)
-        rectify_photo(model, photo, sample.labels, run.superpixels)
+    return None if sample is None else try_photos(model, [sample], len(run.data))
+
+
+def _say_cost(run: _Run, model: SSR, photos: PhotoRates, first: int) -> None:
+    """A line on what the iterations from ``first`` on will take."""
+    some = next(each for each in run.data.samples if each.labels)
+    rows = int(run.data.labels.sum())
+    crops = try_crops(model, replace(run.data, samples=(some,)), rows=rows)
+    sizes, schedule = some_sizes(run.data), run.schedule
+    cost = train_cost(photos, crops, model, run.data, sizes, schedule, first=first)
+    optim = run.config.optim
+    left = "more " if first else ""
+    note(
+        f"{optim.iterations:,} iterations of {optim.batch} crops for"
+        f" {counted(len(run.data), 'image', 'images')}: {left}{in_words(cost)}."
+    )
 
 
 def _with_usable_images(
@@ -406,18 +439,12 @@ def _loop(
     with Log(run.out / "log.csv", first, partial(_diverged, run, first)) as log:
         if monitor is not None and _is_whole(run, first) and math.isnan(log.last["pseudo_miou"]):
             _score(run, state, log, monitor, stop, first)  # where it was interrupted
-        for iteration, progress in _counted(schedule, first, end):
+        prepare = partial(_keep_features, run, state, log, stop, first)
+        for iteration, progress in _counted(schedule, first, end, prepare):
             # prototypes P_I of the whole training set, every cmpa.update_every iterations
             if iteration in schedule.align and iteration % run.config.cmpa.update_every == 0:
                 with _between(run, state, log, stop, first, iteration):
                     _refresh_prototypes(run, state, iteration)
-            if run.keeps_features and iteration == max(first, schedule.segment.start):
-                with _between(run, state, log, stop, first, iteration):
-                    if iteration > first:
-                        _save(run, state, iteration)  # as the disk may be too full
-                    make_features(
-                        state.without_rfm, run.data, run.supervision, run.features, run.superpixels
-                    )
             _set_learning_rates(state.optimizer, optim, schedule, iteration)
             crops = next(batches) if iteration in schedule.crops else None
             # for dropout; after the batch, as a loader that starts draws from the same generator
@@ -448,6 +475,19 @@ def _loop(
     return log.last
 
 
+def _keep_features(
+    run: _Run, state: _State, log: Log, stop: Stop, first: int, iteration: int
+) -> None:
+    """Make the cached features that are missing, if the decoder is to learn from such."""
+    if run.keeps_features:
+        with _between(run, state, log, stop, first, iteration):
+            if iteration > first:
+                _save(run, state, iteration)  # as it takes long, and the disk may be too small
+            make_features(
+                state.without_rfm, run.data, run.supervision, run.features, run.superpixels
+            )
+
+
 @contextmanager
 def _between(
     run: _Run, state: _State, log: Log, stop: Stop, first: int, iteration: int
@@ -465,9 +505,8 @@ def _between(
 
 def _is_whole(run: _Run, finished: int) -> bool:
     """Whether a checkpoint, and with it a score of the monitor, belongs to so many iterations."""
-    return finished > 0 and (
-        finished % run.config.optim.save_every == 0 or finished == run.schedule.total
-    )
+    every = run.config.optim.save_every or 1
+    return finished > 0 and (finished % every == 0 or finished == run.schedule.total)
 
 
 def _score(
@@ -515,7 +554,7 @@ def _diverged(
     ]
     names = [run.data.samples[row].name for row in rows]
     more = f" and {len(names) - 8:,} more" if names[8:] else ""
-    every = run.config.optim.save_every
+    every = run.config.optim.save_every or 1
     kept = max(first, (iteration - 1) // every * every)
     saved = f"{run.out / STATE_FILE} holds iteration {kept}" if kept else "Nothing was saved yet"
     stages = {"cmpa_lr": run.schedule.align, "decoder_lr": run.schedule.segment}
@@ -771,10 +810,13 @@ def _log_row(
     }
 
 
-def _counted(schedule: Schedule, first: int, end: int) -> Iterator[tuple[int, Steps]]:
+def _counted(
+    schedule: Schedule, first: int, end: int, prepare: Callable[[int], None]
+) -> Iterator[tuple[int, Steps]]:
     """Iterations with a bar for each stage: those of CMPA alone are many times faster.
 
-    Both count the iterations of the whole run, as the log and ``stop_after`` do.
+    Both count the iterations of the whole run, as the log and ``stop_after`` do. What
+    ``prepare`` does before the decoder's first iteration is not counted in its time.
     """
     segment_start = schedule.segment.start if schedule.segment else schedule.total
     for name, stage in (
@@ -782,6 +824,8 @@ def _counted(schedule: Schedule, first: int, end: int) -> Iterator[tuple[int, St
         ("Training", range(max(first, segment_start), end)),
     ):
         if stage:
+            if name == "Training":
+                prepare(stage.start)
             with steps(name, stage.stop, done=stage.start) as progress:
                 for iteration in stage:
                     yield iteration, progress
@@ -839,8 +883,11 @@ def _refuse_settings_of_others(path: Path) -> None:
         )
 
 
-def _earlier_run(run: _Run) -> tuple[_Run, Checkpoint | None]:
-    """A checkpoint of the same run, and the run with what was decided when it began."""
+def _earlier_run(run: _Run, given: Config) -> tuple[_Run, Checkpoint | None]:
+    """A checkpoint of the same run, and the run with what was decided when it began.
+
+    ``given`` are the settings as they were asked for.
+    """
     path = run.out / STATE_FILE
     if not path.is_file():
         if (run.out / "manifest.csv").is_file():
@@ -854,6 +901,14 @@ def _earlier_run(run: _Run) -> tuple[_Run, Checkpoint | None]:
     if run.config.optim.features == "auto":
         optim = replace(run.config.optim, features=earlier.config.optim.features)
         run = replace(run, config=replace(run.config, optim=optim))
+    begun, now = earlier.config.optim.iterations, run.config.optim.iterations
+    if given.optim.iterations is None and begun != now:
+        raise CheckpointError(
+            f"{run.out} holds a run of {begun:,} iterations, but {len(run.data)} images ask for"
+            f" {now:,}: images came or went since, or the number was given. Use the same images"
+            f" and settings (--set optim.iterations={begun}) to go on with it, or another folder"
+            " (--out) to begin anew."
+        )
     check_same_run(earlier, run.checkpoint({}, 0, {}), path)
     if earlier.iteration > run.schedule.total:
         raise CheckpointError(
