@@ -30,7 +30,7 @@ from ssrseg.cli import app
 from ssrseg.config import describe, known_keys, preset_names
 
 VERBS = (
-    *("demo", "masks", "train", "predict", "report", "evaluate", "doctor", "config"),
+    *("demo", "masks", "train", "predict", "report", "evaluate", "export", "doctor", "config"),
     *("prepare", "archive"),
     *("table", "ablate", "seeds", "figure"),
 )

@@ -251,21 +251,16 @@ def predict(
 
 
 @command(EVERYDAY)
-def report(folder: Path, /, *, data: Path | None = None) -> None:
+def report(folder: Path, /, *, images: Path | None = None) -> None:
     """Write report.html of masks anew, as after corrections by hand.
 
     Args:
         folder: Written by `masks` or `predict`.
-        data: Data set, if the photographs are no longer where they were.
+        images: Folder of the photographs, if they are not where manifest.csv says.
     """
     from ssrseg.report.masks import write_masks_report
 
-    photos = None
-    if data is not None:
-        from ssrseg.data.open import open_images
-
-        photos = open_images(data)
-    echo(f"Report: {write_masks_report(folder, photos=photos)}")
+    echo(f"Report: {write_masks_report(folder, images=images)}")
 
 
 @command(EVERYDAY)
@@ -325,7 +320,8 @@ class ExportOptions:
     """What only some formats take."""
 
     tolerance: float | None = None
-    """yolo, labelme: pixels that a polygon may be from the border of its region. Default: 1."""
+    """yolo, labelme: pixels that a polygon may be from the border of its region. Default: 0, and
+    for labelme 1."""
     url_prefix: str | None = None
     """labelstudio: what stands before the path of a photograph. Default: local files."""
 
