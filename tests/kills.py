@@ -150,7 +150,7 @@ def jobs(folder: Path) -> list[Job]:
     dino = ["--dino", str(tiny_dino(folder / "dino"))]
     settings = [word for each in SETTINGS for word in ("--set", each)]
     train = ["train", "--data", str(data), *encoders, *dino, *settings]
-    masks = ["masks", "--data", str(data), *encoders, *dino, *settings, "--save-cams"]
+    masks = ["masks", "--data", str(data), *encoders, *dino, *settings]
     model = folder / "model"
     predict = ["predict", "--images", str(data / "images"), "--model", str(model)]
     code = run(Job("model", train, 0), model, None)

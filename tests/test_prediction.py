@@ -190,8 +190,8 @@ def test_a_model_of_the_hub(
         assert repo == "somebody/dogs"
         return str(run / file)
 
-    monkeypatch.setattr("ssrseg.loading.model_info", lambda *_, **__: None)
-    monkeypatch.setattr("ssrseg.loading.hf_hub_download", fetch)
+    monkeypatch.setattr("ssrseg.checkpoint.model_info", lambda *_, **__: None)
+    monkeypatch.setattr("ssrseg.checkpoint.hf_hub_download", fetch)
     photo = tree / "JPEGImages" / "2007_000000.jpg"
     predict(photo, tmp_path, "somebody/dogs")
     assert predict(photo, tmp_path, run).skipped == 1  # the same model

@@ -10,13 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import (
-    ModelCard,
-    PyTorchModelHubMixin,
-    hf_hub_download,
-    model_info,
-    try_to_load_from_cache,
-)
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,12 +20,12 @@ from ssrseg.checkpoint import (
     check_same_classes,
     check_same_encoders,
     load_checkpoint,
-    model_path,
+    model_file,
     save_checkpoint,
 )
-from ssrseg.config import Config, load_config, uses_decoder
+from ssrseg.config import Config, load_config, uses_decoder, uses_dino
 from ssrseg.console import note
-from ssrseg.data.classes import check_class_names
+from ssrseg.data.classes import check_background, check_class_names
 from ssrseg.data.files import user_path
 from ssrseg.data.sample import LabelledImages
 from ssrseg.device import pick_device
@@ -79,6 +73,7 @@ class Loadable(
         preset: str = "ssr",
         settings: Sequence[str] = (),
         prompts: Mapping[str, str] | None = None,
+        background: Sequence[str] = (),
         device: str = "auto",
     ) -> Model:
         """A training-free model: frozen CLIP and DINO, and the names of the classes.
@@ -91,15 +86,18 @@ class Loadable(
             preset: Named settings, see ``ssrseg config``.
             settings: Single settings, ``"section.key=value"``.
             prompts: By class name, what CLIP is asked instead of the name.
+            background: Words for what is no class, instead of the prompt set's.
             device: ``auto``, ``cpu`` or ``cuda``.
 
         Raises:
-            LabelsError: If the class names cannot be used.
+            LabelsError: If the class names or background words cannot be used.
             BackboneError: If an encoder cannot be loaded.
             ConfigError: If a preset or setting does not exist.
         """
         config = _with_encoders(load_config(preset, overrides=settings), clip, dino)
-        return cls.from_config(config, classes, prompts=prompts, device=pick_device(device))
+        return cls.from_config(
+            config, classes, prompts=prompts, background=background, device=pick_device(device)
+        )
 
     @classmethod
     def from_config(
@@ -108,6 +106,7 @@ class Loadable(
         classes: Sequence[str],
         *,
         prompts: Mapping[str, str] | None = None,
+        background: Sequence[str] = (),
         device: str = "cpu",
     ) -> Model:
         """Load the encoders of the settings and embed the texts; nothing is trained yet.
@@ -116,6 +115,7 @@ class Loadable(
             config: All settings.
             classes: Class names of the data.
             prompts: By class name, what CLIP is asked instead of the name.
+            background: Words for what is no class, instead of the prompt set's.
             device: ``cpu`` or ``cuda``.
 
         Raises:
@@ -123,7 +123,8 @@ class Loadable(
             ConfigError: If the prompt set cannot be read or the layers do not fit.
         """
         names = check_class_names(classes)
-        vocabulary = build_vocabulary(names, config.prompts.set, prompts)
+        words = check_background(background)
+        vocabulary = build_vocabulary(names, config.prompts.set, prompts, words)
         if vocabulary.dropped:
             pairs = zip(vocabulary.dropped, vocabulary.dropped_for, strict=True)
             left_out = ", ".join(f'"{word}" (class "{name}")' for word, name in pairs)
@@ -146,7 +147,7 @@ class Loadable(
 
         Args:
             config: Says what of the run is used: CMPA's heads, and the decoder for WeCLIP's RFM.
-            data: For its classes and prompts.
+            data: For its classes, prompts and background words.
             run: Run folder or checkpoint; None = training-free.
             device: ``cpu`` or ``cuda``.
 
@@ -156,9 +157,17 @@ class Loadable(
             ConfigError: If images with a single label meet no background text.
         """
         if config.cam.mode != "centre":
-            vocabulary = build_vocabulary(data.classes, config.prompts.set, data.prompts)
+            vocabulary = build_vocabulary(
+                data.classes, config.prompts.set, data.prompts, data.background
+            )
             refuse_lone_texts(vocabulary, {each.name: each.labels for each in data.samples})
-        model = cls.from_config(config, data.classes, prompts=data.prompts, device=device)
+        model = cls.from_config(
+            config,
+            data.classes,
+            prompts=data.prompts,
+            background=data.background,
+            device=device,
+        )
         if run is None:
             if uses_decoder(config):
                 note(
@@ -397,14 +406,14 @@ def _load_encoders(
     config: Config, texts: tuple[str, ...], device: str, *, with_dino: bool = True
 ) -> tuple[FrozenCLIP, FrozenDINO | None]:
     """The encoders of the settings; DINO only where it has a weight."""
-    backbones, affinity = config.backbones, config.affinity
+    backbones = config.backbones
     clip = FrozenCLIP.load(
         backbones.clip,
         pos_interpolation=backbones.pos_interpolation,
         precision=backbones.precision,
         texts=texts,
     ).to(device)
-    if not with_dino or affinity.kind != "attention" or not affinity.dino_weight:
+    if not with_dino or not uses_dino(config):
         return clip, None
     return clip, FrozenDINO.load(backbones.dino, precision=backbones.precision).to(device)
 
@@ -460,22 +469,3 @@ def _lasting(source: str | Path) -> str:
     """A folder by its whole path, so that a saved model finds it; a hub id as it is."""
     folder = Path(source).expanduser()
     return str(folder.resolve()) if folder.is_dir() else str(source)
-
-
-def model_file(source: str | Path, **hub: Any) -> Path:
-    """A path on this disk, or the file fetched from the hub."""
-    path = model_path(source)
-    if path.exists() or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
-        return path
-    name, cache = str(source), {key: hub[key] for key in ("cache_dir", "revision") if key in hub}
-    try:
-        if not isinstance(try_to_load_from_cache(name, MODEL_FILE, **cache), str):
-            # one quick question first: nobody waits for retries behind a closed door
-            model_info(name, revision=hub.get("revision"), token=hub.get("token"), timeout=10)
-        return Path(hf_hub_download(name, MODEL_FILE, **hub))
-    except Exception as error:
-        raise CheckpointError(
-            f"{source} is neither a folder here (seen from {Path.cwd()}) nor could it be fetched"
-            f" from the hub ({type(error).__name__}). Give a run folder, a folder written by"
-            " save_pretrained, or a hub id such as name/model."
-        ) from error

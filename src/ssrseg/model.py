@@ -37,7 +37,6 @@ from ssrseg.method.cam import allowed_words, gradcam, min_max, patch_cam, word_p
 from ssrseg.method.cmpa import Alignment
 from ssrseg.method.crf import dense_crf
 from ssrseg.method.gradcam_closed_form import BlockTrace, gradcam_closed_form
-from ssrseg.method.par import pixel_adaptive_refinement
 from ssrseg.method.peers import (
     box_patches,
     centre_prior,
@@ -46,7 +45,7 @@ from ssrseg.method.peers import (
     decoder_gate,
     feature_affinity,
 )
-from ssrseg.method.pseudo_mask import class_ids, class_scores, crf_scores
+from ssrseg.method.pseudo_mask import class_ids
 from ssrseg.method.sgc import colour_regions, corrected_cam, slic_labels, target_patches
 from ssrseg.networks import clip as clip_network
 from ssrseg.networks import dino as dino_network
@@ -55,6 +54,7 @@ from ssrseg.networks.clip import ClipFeatures, FrozenCLIP
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.dino import FrozenDINO
 from ssrseg.networks.vocabulary import Vocabulary, refuse_lone_texts
+from ssrseg.pixel_scores import mask_scores, sharpen_scores
 from ssrseg.results import RectifiedImage, SegmentedImage
 
 CLIP_PIXELS = (clip_network.PIXEL_MEAN, clip_network.PIXEL_STD)
@@ -219,12 +219,15 @@ class SSR(nn.Module, Loadable):
             n_superpixels=batch.n_superpixels,
         )
 
-    def encode(self, image: Float[Tensor, "batch 3 height width"]) -> ClipFeatures:
+    def encode(
+        self, image: Float[Tensor, "batch 3 height width"], *, attention: bool = True
+    ) -> ClipFeatures:
         """CLIP's blocks 1 .. L-1, with the attention that the affinity will need.
 
-        The patch features V come out of the last block, in ``initial_cam``.
+        The patch features V come out of the last block, in ``initial_cam``. The decoder needs no
+        ``attention``.
         """
-        return self.clip.encode(self._clip_input(image), self.clip_layers)
+        return self.clip.encode(self._clip_input(image), self.clip_layers if attention else ())
 
     def _clip_input(
         self, image: Float[Tensor, "batch 3 height width"]
@@ -432,7 +435,6 @@ class SSR(nn.Module, Loadable):
         power = 0 if affinity is None else self.config.affinity.power
         return corrected_cam(affinity, cam, target, power=power, axis=self.config.sgc.axis)
 
-    @torch.no_grad()
     def mask_scores(
         self,
         refined_cam: Float[Tensor, "batch slots grid_h grid_w"],
@@ -440,11 +442,8 @@ class SSR(nn.Module, Loadable):
         photo: Float[Tensor, "batch 3 height width"],
     ) -> Float[Tensor, "batch channels height width"]:
         """Background and class scores at the size of ``photo``, sharpened along its edges."""
-        size = (photo.shape[2], photo.shape[3])
-        scores = class_scores(refined_cam, size, alpha=self.config.pseudo.alpha)
-        return self.sharpen_scores(scores, present, photo)
+        return mask_scores(refined_cam, present, photo, self.config.pseudo)
 
-    @torch.no_grad()
     def sharpen_scores(
         self,
         scores: Float[Tensor, "batch channels height width"],
@@ -452,13 +451,7 @@ class SSR(nn.Module, Loadable):
         photo: Float[Tensor, "batch 3 height width"],
     ) -> Float[Tensor, "batch channels height width"]:
         """PAR or DenseCRF, as the settings say."""
-        settings = self.config.pseudo
-        if settings.refine == "par" and settings.par_iterations:
-            rounds, dilations = settings.par_iterations, settings.par_dilations
-            return pixel_adaptive_refinement(photo, scores, iterations=rounds, dilations=dilations)
-        if settings.refine == "crf":
-            return crf_scores(scores, photo, present, settings.crf)
-        return scores
+        return sharpen_scores(scores, present, photo, self.config.pseudo)
 
     def pseudo_mask(
         self,
@@ -497,7 +490,7 @@ class SSR(nn.Module, Loadable):
             image = to_unit(resize(photo, (sides[0], sides[1]), bicubic=False)).to(self.device)
             batch = torch.stack([image, image.flip(-1)]) if test.flip else image[None]
             # tokens -> logits on the grid, mirrored back
-            features = self.clip.encode(self._clip_input(batch))
+            features = self.encode(batch, attention=False)
             logits = self.decoder(features.tokens, features.grid)  # (1 or 2, C + 1, grid)
             if test.flip:
                 logits = (logits[:1] + logits[1:].flip(-1)) / 2

@@ -7,19 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ssrseg.checkpoint import model_digest
+from ssrseg.checkpoint import model_digest, model_file
 from ssrseg.config import TestConfig, load_config
 from ssrseg.console import note, steps
 from ssrseg.data.files import content_digest, user_path
 from ssrseg.data.images import check_size, read_image
 from ssrseg.data.sample import Sample
-from ssrseg.data.stamped_mask import digest_of
 from ssrseg.data.walk import list_images
 from ssrseg.errors import DataError, SSRError
 from ssrseg.failures import Failure
 from ssrseg.interruption import until_stopped
-from ssrseg.loading import model_file
-from ssrseg.mask_folder import open_masks
+from ssrseg.made_with import MadeWith
+from ssrseg.mask_folder import Making, open_masks
 from ssrseg.model import SSR
 
 ImagePaths = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
@@ -90,29 +89,18 @@ def predict(
     start, out, run = time.monotonic(), user_path(out, "masks"), model_file(model)
     samples = _samples(images, out)
     ssr = SSR.from_pretrained(run, clip=clip, segment_only=True, device=device)
-    own = ssr.config
     if test is not None:
         ssr = ssr.with_config(replace(ssr.config, test=test))
     if value_range is not None:
         chosen = {"data.range": list(value_range)}
         ssr = ssr.with_config(load_config(base=ssr.config.to_dict(), overrides=chosen))
     wanted = ssr.config.test.crf if crf is None else crf
-    made_by = f"model: {model_digest(run)}\nclip: {ssr.clip.digest}\ncrf: {wanted}\n"
-    if ssr.config.test != own.test:
-        made_by += f"{ssr.config.test}\n"
-    if ssr.config.data.range != own.data.range:
-        made_by += f"range: {ssr.config.data.range}\n"
+    made_with = _made_with(ssr, run, crf=wanted)
+    settings = {"model": made_with.model, "clip": ssr.clip.digest, **made_with.settings}
+    text = "".join(f"{key}: {value}\n" for key, value in settings.items())
+    making = Making("model", made_with, text)
     with (
-        open_masks(
-            out,
-            samples,
-            ssr.classes,
-            made_by,
-            digest_of(made_by),
-            made_from="model",
-            overwrite=overwrite,
-            strict=strict,
-        ) as masks,
+        open_masks(out, samples, making, overwrite=overwrite, strict=strict) as masks,
         until_stopped() as stop,
         steps("Prediction", len(samples), done=len(samples) - len(masks.todo)) as progress,
     ):
@@ -136,6 +124,15 @@ def predict(
         time.monotonic() - start,
         tuple(masks.failures),
     )
+
+
+def _made_with(model: SSR, run: Path, *, crf: bool) -> MadeWith:
+    """All that decides a prediction beside the photograph."""
+    config = model.config
+    settings = {f"test.{key}": value for key, value in config.to_dict()["test"].items()}
+    settings |= {"test.crf": crf, "data.range": config.to_dict()["data"]["range"]}
+    clip = {"clip": model.clip.digest}
+    return MadeWith(model.classes, settings, encoders=clip, model=model_digest(run))
 
 
 def _samples(images: ImagePaths, out: Path) -> tuple[Sample, ...]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import platform
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -38,10 +40,18 @@ from ssrseg.data.open import labelled_images
 from ssrseg.data.photos import all_faults, usable_photos
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.data.windows import WindowBatch, WindowDraws
 from ssrseg.device import pick_device
 from ssrseg.errors import CheckpointError, ConfigError, DataError, DivergenceError, counted
-from ssrseg.estimate import PhotoRates, in_words, some_sizes, train_cost, try_crops, try_photos
+from ssrseg.estimate import PhotoRates, in_words, train_cost, try_crops, try_photos
 from ssrseg.failures import Failure, describe_failures, write_failures
+from ssrseg.feature_cache import (
+    choose_features,
+    feature_files,
+    make_features,
+    photo_sizes,
+    window_features,
+)
 from ssrseg.foreground import ForegroundFeatures, collect_foreground
 from ssrseg.interruption import Interrupted, Stop, until_stopped
 from ssrseg.losses import crop_pairs, draw_pairs, proto_loss, seg_loss
@@ -49,7 +59,7 @@ from ssrseg.method.cmpa import image_prototypes
 from ssrseg.method.objective import ssr_loss
 from ssrseg.model import SSR, InitialCam
 from ssrseg.networks.vocabulary import build_vocabulary, refuse_lone_texts
-from ssrseg.pseudo_masks import pseudo_mask_miou
+from ssrseg.photo_masks import pseudo_mask_miou
 from ssrseg.safe_yaml import dump_yaml
 from ssrseg.schedule import Schedule, Supervision, plan, resolved
 from ssrseg.trained_parts import first_seed, new_alignment, new_decoder
@@ -91,6 +101,7 @@ class _Run:
     superpixels: SuperpixelCache
     schedule: Schedule
     texts: tuple[str, ...]
+    features: Path
     digest: str = ""
 
     def checkpoint(
@@ -107,6 +118,11 @@ class _Run:
             self.supervision,
             encoders,
         )
+
+    @property
+    def keeps_features(self) -> bool:
+        """Whether the decoder learns from cached features, in ``features``."""
+        return self.config.optim.features == "cached"
 
     def foreground_file(self, iteration: int) -> Path:
         """Where the features of the last refresh before ``iteration`` are kept."""
@@ -210,7 +226,9 @@ def train(
             Table 6.
         monitor: Images with true masks; at every checkpoint the pseudo masks of these are scored
             and logged. Nothing is learned or chosen from it.
-        cache: Folder of superpixels, to be shared between runs; by default inside ``out``.
+        cache: Folder of superpixels and cached features, to be shared between runs; nothing in it
+            is ever removed. By default they are inside ``out``, and the features are removed when
+            the run is finished.
         device: ``auto``, ``cpu`` or ``cuda``.
         stop_after: Stop, resumable, when so many iterations of the whole run are finished.
         strict: Refuse to train without images that cannot be used.
@@ -238,18 +256,26 @@ def train(
     )
     if supervision == "full":
         refuse_without_masks(data)
-    vocabulary = build_vocabulary(data.classes, config.prompts.set, data.prompts)
+    vocabulary = build_vocabulary(data.classes, config.prompts.set, data.prompts, data.background)
     if supervision == "labels" and config.cam.mode != "centre":
         refuse_lone_texts(vocabulary, {each.name: each.labels for each in data.samples})
     sweep(Path(cache or out))
     with only_writer(out), torch.random.fork_rng():
+        schedule, features = plan(config, supervision), Path(cache or out) / "features"
         run = _Run(
-            data, out, config, supervision, superpixels, plan(config, supervision), vocabulary.texts
+            data, out, config, supervision, superpixels, schedule, vocabulary.texts, features
         )
         total = run.schedule.total
-        earlier = _earlier_run(run, given)  # first, as what follows takes time
-        model = SSR.from_config(config, data.classes, prompts=data.prompts, device=device)
+        run, earlier = _earlier_run(run, given)  # first, as what follows takes time
+        model = SSR.from_config(
+            config,
+            data.classes,
+            prompts=data.prompts,
+            background=data.background,
+            device=device,
+        )
         run, monitor, failures = _with_usable_images(run, model, monitor, strict=strict)
+        run = _with_features(run, model)
         if earlier is not None:
             check_same_run(earlier, run.checkpoint({}, 0, model.encoders), out / STATE_FILE)
         photos = _try_one(run, model) if supervision == "labels" else None
@@ -257,7 +283,7 @@ def train(
         first = 0 if earlier is None else earlier.iteration
         del earlier  # a second copy of all that is trained
         end = total if stop_after is None else min(stop_after, total)
-        write_text(out / "config.yaml", config.to_yaml())
+        write_text(out / "config.yaml", run.config.to_yaml())
         if first < end:
             _record_machine(run, state.model, first)
             if photos is not None:
@@ -269,7 +295,20 @@ def train(
                 tensors = state.model.trained_tensors()
                 made = run.checkpoint(tensors, total, state.model.encoders)
                 save_checkpoint(out / MODEL_FILE, made)
+                if run.keeps_features and cache is None:
+                    shutil.rmtree(run.features, ignore_errors=True)
     return TrainResult(out, max(first, end), total, finished, last, tuple(failures))
+
+
+def _with_features(run: _Run, model: SSR) -> _Run:
+    """The run with ``optim.features`` decided, which is said unless the settings decide it."""
+    optim = run.config.optim
+    if optim.features == "online":
+        return run
+    choice = choose_features(run.config, model, run.data, run.supervision, run.features)
+    note(f"Features of the decoder: {choice.features}, {choice.why}")
+    optim = replace(optim, features=choice.features)
+    return replace(run, config=replace(run.config, optim=optim))
 
 
 def _try_one(run: _Run, model: SSR) -> PhotoRates | None:
@@ -284,15 +323,14 @@ def _try_one(run: _Run, model: SSR) -> PhotoRates | None:
 def _say_cost(run: _Run, model: SSR, photos: PhotoRates, first: int) -> None:
     """A line on what the iterations from ``first`` on will take."""
     some = next(each for each in run.data.samples if each.labels)
-    rows = int(run.data.labels.sum())
-    crops = try_crops(model, replace(run.data, samples=(some,)), rows=rows)
-    sizes, schedule = some_sizes(run.data), run.schedule
-    cost = train_cost(photos, crops, model, run.data, sizes, schedule, first=first)
-    optim = run.config.optim
-    left = "more " if first else ""
+    crops = try_crops(model, run.data, [some])
+    sizes = photo_sizes(run.data, run.config)
+    cost = train_cost(photos, crops, model, run.data, sizes, run.schedule, first=first)
+    optim, images = run.config.optim, counted(len(run.data), "image", "images")
+    left = "what is left takes " if first else ""
     note(
-        f"{optim.iterations:,} iterations of {optim.batch} crops for"
-        f" {counted(len(run.data), 'image', 'images')}: {left}{in_words(cost)}."
+        f"{optim.iterations:,} iterations of {optim.batch} crops for {images}:"
+        f" {left}{in_words(cost)}."
     )
 
 
@@ -364,14 +402,15 @@ def _loop(
         for iteration, progress in _counted(schedule, first, end):
             # prototypes P_I of the whole training set, every cmpa.update_every iterations
             if iteration in schedule.align and iteration % run.config.cmpa.update_every == 0:
-                log.flush()  # first, as minutes on diverged weights would be for nothing
-                try:
-                    with stop.at_once():
-                        _refresh_prototypes(run, state, iteration)
-                except Interrupted:
+                with _between(run, state, log, stop, first, iteration):
+                    _refresh_prototypes(run, state, iteration)
+            if run.keeps_features and iteration == max(first, schedule.segment.start):
+                with _between(run, state, log, stop, first, iteration):
                     if iteration > first:
-                        _save(run, state, iteration)
-                    raise _stopped(run, stop, iteration) from None
+                        _save(run, state, iteration)  # as the disk may be too full
+                    make_features(
+                        state.without_rfm, run.data, run.supervision, run.features, run.superpixels
+                    )
             _set_learning_rates(state.optimizer, optim, schedule, iteration)
             crops = next(batches) if iteration in schedule.crops else None
             # for dropout; after the batch, as a loader that starts draws from the same generator
@@ -400,6 +439,21 @@ def _loop(
                     raise _stopped(run, stop, finished)
             progress.advance(_shown_loss(log, schedule, iteration))
     return log.last
+
+
+@contextmanager
+def _between(
+    run: _Run, state: _State, log: Log, stop: Stop, first: int, iteration: int
+) -> Iterator[None]:
+    """Minutes of work before an iteration: a signal ends it at once, what is learned is saved."""
+    log.flush()  # first, as minutes on diverged weights would be for nothing
+    try:
+        with stop.at_once():
+            yield
+    except Interrupted:
+        if iteration > first:
+            _save(run, state, iteration)
+        raise _stopped(run, stop, iteration) from None
 
 
 def _is_whole(run: _Run, finished: int) -> bool:
@@ -477,7 +531,7 @@ def _shown_loss(log: Log, schedule: Schedule, iteration: int) -> str:
 
 
 def _backward(
-    run: _Run, state: _State, model: SSR, crops: CropBatch | None, iteration: int
+    run: _Run, state: _State, model: SSR, crops: CropBatch | WindowBatch | None, iteration: int
 ) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """Gradients of L_SSR, added up over micro-batches; the means of its two terms, the images."""
     mean_proto = mean_seg = torch.zeros((), device=model.device)
@@ -493,7 +547,7 @@ def _backward(
 
 
 def _terms(
-    run: _Run, state: _State, model: SSR, crops: CropBatch | None, iteration: int
+    run: _Run, state: _State, model: SSR, crops: CropBatch | WindowBatch | None, iteration: int
 ) -> Iterator[tuple[Tensor, Tensor, tuple[int, ...], int]]:
     """L_proto and L_seg of each micro-batch (0 where not active), its images, and how many."""
     optim, align = run.config.optim, iteration in run.schedule.align
@@ -506,15 +560,23 @@ def _terms(
         yield proto, torch.zeros_like(proto), pairs.rows, 1
     if crops is None:
         return
-    parts = list(crops.split(optim.micro_batch or optim.batch))
+    parts: list[CropBatch | WindowBatch] = [*crops.split(optim.micro_batch or optim.batch)]
     segment = iteration in run.schedule.segment
     for part in parts:
-        if run.supervision == "full":
+        if isinstance(part, WindowBatch):
+            terms = _window_terms(model, part.to(model.device))
+        elif run.supervision == "full":
             terms = _full_terms(model, part.to(model.device))
         else:
             prototypes = state.prototypes if from_crops else None
             terms = _crop_terms(model, part.to(model.device), prototypes, segment)
         yield *terms, part.rows, len(parts)
+
+
+def _window_terms(model: SSR, windows: WindowBatch) -> tuple[Tensor, Tensor]:
+    """No L_proto, and L_seg on cached features with their masks."""
+    seg = seg_loss(model, window_features(windows), windows.mask, windows.inside)
+    return torch.zeros_like(seg), seg
 
 
 def _full_terms(model: SSR, crops: CropBatch) -> tuple[Tensor, Tensor]:
@@ -717,20 +779,35 @@ def _counted(schedule: Schedule, first: int, end: int) -> Iterator[tuple[int, St
                     yield iteration, progress
 
 
-def _batches(run: _Run, model: SSR, first: int, end: int) -> Iterator[CropBatch]:
-    """Crops of the iterations that need some, from the first one still to do."""
-    draws = CropDraws(
-        run.data,
-        run.config.data,
-        run.superpixels if run.supervision == "labels" else None,
-        run.config.optim.seed,
-        min_side=model.patch_size,
-    )
-    size, offset = run.config.optim.batch, run.schedule.crops.start
-    first = max(first, offset)
-    if end > first:
-        pin = model.device.type == "cuda"
-        yield from draws.loader((first - offset) * size, (end - offset) * size, size, pin=pin)
+def _batches(run: _Run, model: SSR, first: int, end: int) -> Iterator[CropBatch | WindowBatch]:
+    """Crops of the iterations that need some, from the first one still to do; then windows."""
+    optim, crops, segment = run.config.optim, run.schedule.crops, run.schedule.segment
+    size, pin = optim.batch, model.device.type == "cuda"
+    first, change = max(first, crops.start), segment.start if run.keeps_features else end
+    if first < min(change, end):
+        draws = CropDraws(
+            run.data,
+            run.config.data,
+            run.superpixels if run.supervision == "labels" else None,
+            optim.seed,
+            min_side=model.patch_size,
+        )
+        start, stop = ((each - crops.start) * size for each in (first, min(change, end)))
+        yield from draws.loader(start, stop, size, pin=pin)
+    first = max(first, change)
+    if first < end:
+        # the heads are those of the cached features by now
+        files = feature_files(model, run.data, run.supervision, run.features)
+        windows = WindowDraws(
+            list(files.values()),
+            max(1, run.config.data.crop // model.patch_size),
+            model.patch_size,
+            flip=run.config.data.flip,
+            seed=optim.seed,
+            workers=run.config.data.workers,
+        )
+        start, stop = ((each - segment.start) * size for each in (first, end))
+        yield from windows.loader(start, stop, size, pin=pin)
 
 
 def _drop_old_foreground(run: _Run, iteration: int) -> None:
@@ -754,8 +831,11 @@ def _refuse_settings_of_others(path: Path) -> None:
         )
 
 
-def _earlier_run(run: _Run, given: Config) -> Checkpoint | None:
-    """What an earlier call has left; ``given`` are the settings as they were asked for."""
+def _earlier_run(run: _Run, given: Config) -> tuple[_Run, Checkpoint | None]:
+    """A checkpoint of the same run, and the run with what was decided when it began.
+
+    ``given`` are the settings as they were asked for.
+    """
     path = run.out / STATE_FILE
     if not path.is_file():
         if (run.out / "manifest.csv").is_file():
@@ -764,7 +844,7 @@ def _earlier_run(run: _Run, given: Config) -> Checkpoint | None:
                 " (--out)."
             )
         _refuse_settings_of_others(run.out / "config.yaml")
-        return None
+        return run, None
     earlier = load_checkpoint(path)
     begun, now = earlier.config.optim.iterations, run.config.optim.iterations
     if given.optim.iterations is None and begun != now:
@@ -774,10 +854,13 @@ def _earlier_run(run: _Run, given: Config) -> Checkpoint | None:
             f" and settings (--set optim.iterations={begun}) to go on with it, or another folder"
             " (--out) to begin anew."
         )
+    if run.config.optim.features == "auto":
+        optim = replace(run.config.optim, features=earlier.config.optim.features)
+        run = replace(run, config=replace(run.config, optim=optim))
     check_same_run(earlier, run.checkpoint({}, 0, {}), path)
     if earlier.iteration > run.schedule.total:
         raise CheckpointError(
             f"{path} says that {earlier.iteration:,} iterations are finished, of"
             f" {run.schedule.total:,}: it is damaged. Begin anew in another folder (--out)."
         )
-    return earlier
+    return run, earlier

@@ -370,3 +370,45 @@ def test_names_that_differ_by_their_separators_are_asked_about() -> None:
     assert lines[1:] == [
         'Are "traffic light" and "traffic_light" one class? Then spell them alike.'
     ]
+
+
+# ---------------------------------------------------------------- background words
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dog: puppy\nbackground: [grass, sky]\ncat:\n",
+        "background: grass, sky\ndog: puppy\ncat:\n",
+        "dog: puppy\ncat:\nBackground:\n  - grass\n  -  sky \n  - grass\n",
+    ],
+)
+def test_background_words_are_no_class(tmp_path: Path, text: str) -> None:
+    (tmp_path / "classes.yaml").write_text(text)
+    assert read_classes(tmp_path) == ClassList(
+        ("dog", "cat"), {"dog": "puppy"}, (), "classes.yaml", ("grass", "sky")
+    )
+
+
+def test_background_without_words_keeps_its_meaning(tmp_path: Path) -> None:
+    (tmp_path / "classes.yaml").write_text("background:\ndog: puppy\n")
+    found = read_classes(tmp_path)
+    assert (found.names, found.background) == (("dog",), ())
+    assert '"background" at the head of the class list is no class' in found.notices[0]
+    (tmp_path / "classes.yaml").write_text("dog: puppy\nbackground:\n")
+    assert 'line 2: "background" is no class' in error_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dog:\nbackground: []\n", "line 2: background, but there is no word behind it. Write"),
+        ("dog:\nbackground: ['', ' ,']\n", "line 2: background, but there is no word behind it."),
+        ('dog:\nbackground: ["a\\x07"]\n', "line 2: background, but a word holds a control"),
+        ("dog:\nbackground: [sky]\nbackground: [sea]\n", 'line 3: "background" is already there.'),
+        ("dog:\nbackground: {sky: sea}\n", "line 2: no class with its prompt."),
+    ],
+)
+def test_background_words_that_cannot_be(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "classes.yaml").write_text(text)
+    assert message in error_of(tmp_path)

@@ -208,3 +208,11 @@ def test_words_that_yaml_1_1_takes_for_something_else(tmp_path: Path) -> None:
 def test_a_name_that_no_file_can_have(name: str) -> None:
     with pytest.raises(ConfigError, match="neither a shipped set"):
         build_vocabulary(("dog",), name)
+
+
+def test_background_words_of_the_data_replace_the_sets() -> None:
+    found = build_vocabulary(("dog", "tree"), "voc", {"dog": "puppy"}, ("moor", "palm tree", "bog"))
+    assert found.phrases == ("puppy", "tree", "moor", "bog")
+    assert found.texts == tuple(f"a clean origami {phrase}." for phrase in found.phrases)
+    assert (found.dropped, found.dropped_for) == (("palm tree",), ("tree",))
+    assert build_vocabulary(("dog",), "voc", None, ()).phrases[1:] == tuple(VOC_BACKGROUNDS)

@@ -81,35 +81,28 @@ class Files:
     """What happens to files that are in the way, or faulty."""
 
     overwrite: bool = False
-    """Make masks anew that are there already, also those corrected by hand."""
+    """Make everything anew that is there already, also masks corrected by hand."""
     strict: bool = False
     """Stop at the first image that cannot be used. Default: go on, and list it."""
 
 
 @command(EVERYDAY)
-def masks(*, setup: ModelSetup, out: Path, files: Files = Files(), save_cams: bool = False) -> int:
+def masks(*, setup: ModelSetup, out: Path, files: Files = Files()) -> int:
     """Make pseudo masks of images from their labels.
 
     Args:
-        out: Gets masks/, classes.txt, manifest.csv; run again to resume.
-        save_cams: Also write cams/NAME.npz.
+        out: Gets masks/, cams/, classes.txt, manifest.csv; run again to resume, or with other
+            settings pseudo.* for other masks from the same CAMs.
     """
     config = setup.settings()
     images = _open(setup)
     from ssrseg.pseudo_masks import make_masks
 
     model, cache, device = setup.model, setup.cache, setup.device
-    result = make_masks(
-        images,
-        out,
-        config,
-        model=model,
-        save_cams=save_cams,
-        cache=cache,
-        device=device,
-        **vars(files),
-    )
+    result = make_masks(images, out, config, model=model, cache=cache, device=device, **vars(files))
     code = _echo_written(result)
+    if result.from_kept_cams:
+        echo(f"{counted(result.from_kept_cams, 'mask', 'masks')} of these from kept CAMs.")
     if result.absent:
         first = (f"{name} ({', '.join(words)})" for name, words in result.absent.items())
         more = ", ..." if len(result.absent) > 5 else ""
@@ -315,6 +308,71 @@ def evaluate(
         )
     if json is not None:
         save_evaluation(result, json)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Masks to look at."""
+
+    overlays: bool = False
+    """Also write overlays/NAME.jpg, each mask over its photograph."""
+    sheet: bool = False
+    """Also write contact sheets; images with the lowest score come first."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What only some formats take."""
+
+    tolerance: float | None = None
+    """yolo, labelme: pixels that a polygon may be from the border of its region. Default: 1."""
+    url_prefix: str | None = None
+    """labelstudio: what stands before the path of a photograph. Default: local files."""
+
+
+@command(EVERYDAY)
+def export(
+    masks: Path,
+    *,
+    to: Literal["voc", "coco", "yolo", "labelstudio", "cvat", "labelme", "csv"] | None = None,
+    out: Path | None = None,
+    images: Path | None = None,
+    pictures: Pictures = Pictures(),
+    options: ExportOptions = ExportOptions(),
+) -> int:
+    """Write masks for another program: a label tool, a trainer, a spreadsheet.
+
+    Args:
+        masks: Folder written by `masks` or `predict`; or masks and classes.txt of your own.
+        to: Format. Without it, pictures only.
+        out: Folder (csv: or file). Default: export/FORMAT beside the masks.
+        images: Folder of the photographs, if they are not where manifest.csv says.
+    """
+    from ssrseg.export.run import export_masks
+    from ssrseg.failures import EXIT_CODE
+
+    result = export_masks(masks, to, out, images=images, **vars(pictures), **vars(options))
+    echo(
+        f"{counted(result.written, 'mask', 'masks')} written to {result.out}. {result.then}".strip()
+    )
+    if result.turned:
+        note(
+            f"{counted(result.turned, 'photograph was', 'photographs were')} saved upright: some"
+            " programs do not honour the orientation in their EXIF data."
+        )
+    if result.changed:
+        first = ", ".join(result.changed[:5]) + (", ..." if result.changed[5:] else "")
+        note(
+            f"{counted(len(result.changed), 'photograph has', 'photographs have')} changed since"
+            f" the mask was made: {first}."
+        )
+    if result.failures:
+        echo(f"{counted(len(result.failures), 'image is', 'images are')} left out:")
+        for failure in result.failures:
+            echo(f"  {failure.name}: {failure.reason}")
+    return EXIT_CODE if result.failures else 0
 
 
 def percent(share: float | None) -> str:

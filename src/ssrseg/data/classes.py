@@ -144,12 +144,14 @@ class ClassList:
         prompts: By name, what CLIP is asked (synonyms joined by ", "), where something is said.
         notices: What a user should know of how the list was read.
         source: Where it comes from, for messages.
+        background: Words for what is no class; none = those of the prompt set.
     """
 
     names: tuple[str, ...]
     prompts: Mapping[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
     source: str = "the class list"
+    background: tuple[str, ...] = ()
 
 
 def check_classes(
@@ -286,6 +288,9 @@ def _table_fault(names: list[str]) -> str:
 def read_classes_yaml(path: Path) -> ClassList:
     """``name: prompt``, a list of synonyms, or nothing behind the name.
 
+    The background is no class: ``background: [grass, sky]`` are words that compete with the classes
+    in CLIP. Without words it heads the list as in labelme.
+
     Raises:
         LabelsError: If it cannot be read, is empty or has faults; all of them at once.
     """
@@ -298,11 +303,17 @@ def read_classes_yaml(path: Path) -> ClassList:
     if not isinstance(table, yaml.MappingNode):
         raise LabelsError(f"{path} is no list of classes and prompts. {shape}")
     numbered, prompts = [], {}
+    background: tuple[str, ...] = ()
     for key, value in table.value:
         line = key.start_mark.line + 1
         words = value.value if isinstance(value, yaml.SequenceNode) else [value]
         if not all(isinstance(word, yaml.ScalarNode) for word in [key, *words]):
             raise LabelsError(f"{path} line {line}: no class with its prompt. {shape}")
+        if class_key(key.value) == "background" and value.tag != "tag:yaml.org,2002:null":
+            if background:
+                raise LabelsError(f'{path} line {line}: "background" is already there. Keep one.')
+            background = _background_words(path, line, [word.value for word in words])
+            continue
         numbered.append((line, key.value.strip()))
         if value.tag != "tag:yaml.org,2002:null":
             prompts[tidy(key.value)] = ", ".join(filter(None, (tidy(word.value) for word in words)))
@@ -315,7 +326,35 @@ def read_classes_yaml(path: Path) -> ClassList:
     numbered, notices = without_background(numbered)
     names = check_classes(path, numbered)
     asked = {name: prompts[name] for name in names if prompts.get(name)}
-    return ClassList(names, asked, notices, path.name)
+    return ClassList(names, asked, notices, path.name, background)
+
+
+def _background_words(path: Path, line: int, values: list[str]) -> tuple[str, ...]:
+    """Each word once; several may be joined by commas, as synonyms are."""
+    words = dict.fromkeys(tidy(word) for value in values for word in value.split(","))
+    found = tuple(filter(None, words))
+    if not found or any(map(is_unprintable, "".join(found))):
+        what = "a word holds a control character" if found else "there is no word behind it"
+        raise LabelsError(
+            f'{path} line {line}: background, but {what}. Write "background: [grass, sky]", or'
+            " remove the line to have the words of the prompt set (--prompts)."
+        )
+    return found
+
+
+def check_background(words: object) -> tuple[str, ...]:
+    """Background words as plain texts without blanks around them.
+
+    Raises:
+        LabelsError: If they are no list of texts.
+    """
+    given = None if isinstance(words, (str, Mapping)) else _as_list(words)
+    if given is None or not all(isinstance(word, str) and word.strip() for word in given):
+        raise LabelsError(
+            f"background = {brief(words)}, but a list of words for what is no class is expected,"
+            ' such as ["grass", "sky"].'
+        )
+    return tuple(dict.fromkeys(str.strip(word) for word in given))
 
 
 def check_class_names(classes: object) -> tuple[str, ...]:

@@ -87,8 +87,10 @@ def _open(root: Path, split: str | None) -> LabelledImages:
         notices += more
     truths, more = _truths(root, chosen, lambda: images)
     samples = (Sample(name, images[name], labels[name], truths.get(name)) for name in chosen)
-    prompts = listed.prompts if listed else {}
-    return LabelledImages(root, classes, tuple(samples), prompts, notices + more)
+    own = listed or ClassList(classes)
+    return LabelledImages(
+        root, classes, tuple(samples), own.prompts, notices + more, own.background
+    )
 
 
 def labelled_images(data: LabelledImages | str | Path) -> LabelledImages:
@@ -178,8 +180,8 @@ def _open_coco(root: Path, split: str | None, listed: ClassList | None) -> Label
     said = dict.fromkeys(notice for table in tables.values() for notice in table.notices)
     notices = () if split in files else notices
     notices = (*notices, *said, *_without_instance(tables, files), *more)
-    prompts = listed.prompts if listed else {}
-    return LabelledImages(root, classes, tuple(samples), prompts, notices)
+    own = listed or ClassList(classes)
+    return LabelledImages(root, classes, tuple(samples), own.prompts, notices, own.background)
 
 
 def _without_instance(

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ssrseg.data.classes import check_class_names
+from ssrseg.data.classes import check_background, check_class_names
 from ssrseg.data.files import user_path
 from ssrseg.data.naming import name_fault
 from ssrseg.data.text import quoted
@@ -83,10 +83,12 @@ class LabelledImages:
         classes: Names; class index i has id i + 1 in maps of class ids.
         samples: In the order of the split or of the label file.
         prompts: By class name, what CLIP is asked instead of the name; from ``classes.yaml``.
+        background: Words for what is no class, instead of the prompt set's; from there too.
         notices: What a user should know of how the files were read.
 
     Raises:
-        LabelsError: If classes are faulty, or a sample or prompt is of a class that is not there.
+        LabelsError: If classes are faulty, a sample or prompt is of a class that is not there, or
+            background words are no texts.
         DataError: If two samples have one name.
     """
 
@@ -95,9 +97,11 @@ class LabelledImages:
     samples: tuple[Sample, ...]
     prompts: Mapping[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    background: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", user_path(self.root, "a data set"))
+        object.__setattr__(self, "background", check_background(self.background))
         object.__setattr__(self, "classes", check_class_names(self.classes))
         if not isinstance(self.samples, Iterable):
             raise DataError(f"samples = {brief(self.samples)}, but a list of Sample is expected.")

@@ -40,7 +40,7 @@ from ssrseg.paper.page import (
 from ssrseg.paper.published import PAPER
 from ssrseg.paper.results import spread, summary
 from ssrseg.paper.rows import CMPA_CAM, MASKS, READOUTS
-from ssrseg.pseudo_masks import PhotoMask, rectify_photo
+from ssrseg.photo_masks import PhotoMask, rectify_photo
 from ssrseg.training_log import FIELDS, readable_rows
 
 SCENES_SHOWN, SCENES_FOLDED = 3, 5

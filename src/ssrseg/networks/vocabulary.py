@@ -24,12 +24,15 @@ class Vocabulary:
         texts: One prompt per class, then one per background word.
         dropped: Background words left out because they mean a class.
         dropped_for: The class that each of them means.
+        phrases: What the template's {} stood for in each text; empty where texts come from a
+            checkpoint.
     """
 
     classes: tuple[str, ...]
     texts: tuple[str, ...]
     dropped: tuple[str, ...] = ()
     dropped_for: tuple[str, ...] = ()
+    phrases: tuple[str, ...] = ()
 
 
 def available() -> list[str]:
@@ -38,7 +41,10 @@ def available() -> list[str]:
 
 
 def build_vocabulary(
-    classes: tuple[str, ...], prompts: str | Path, own: Mapping[str, str] | None = None
+    classes: tuple[str, ...],
+    prompts: str | Path,
+    own: Mapping[str, str] | None = None,
+    background: Sequence[str] = (),
 ) -> Vocabulary:
     """Prompts for the classes of a data set.
 
@@ -50,6 +56,7 @@ def build_vocabulary(
         prompts: Name of a shipped set (``voc``, ``coco``, ``coco-clip-es``, ``demo``) or a YAML
             file with ``template``, ``classes`` (name: prompt) and ``background`` (list of words).
         own: Prompts by class name that come with the data set; they win over the set's.
+        background: Words that come with the data set and replace the set's; none = the set's.
 
     Raises:
         ConfigError: If the set is unknown, the file lacks a key, or ``own`` has a name that is no
@@ -63,20 +70,19 @@ def build_vocabulary(
             f'prompts.set = "{prompts}" is neither a shipped set ({", ".join(available())}) nor a'
             f" file.{did_you_mean(str(prompts), available())}"
         )
-    template, named, background = _read_prompts(file)
-    named = {**named, **own}
-    phrases = [named.get(name, name) for name in classes]
+    template, named, words = _read_prompts(file)
+    named, words = {**named, **own}, list(background) or words
+    phrases = tuple(named.get(name, name) for name in classes)
     taken: dict[str, str] = {}
     for name, phrase in zip(classes, phrases, strict=True):
         for word in (name, phrase, *f"{name} {phrase}".replace(",", " ").split()):
             taken.setdefault(_as_clip_reads(word), name)
-    named_by = {
-        word: taken.get(_as_clip_reads(word)) or _meant(word, classes) for word in background
-    }
-    kept = [word for word in background if named_by[word] is None]
+    named_by = {word: taken.get(_as_clip_reads(word)) or _meant(word, classes) for word in words}
+    kept = [word for word in words if named_by[word] is None]
     found = {word: name for word, name in named_by.items() if name is not None}
-    texts = tuple(template.replace("{}", phrase) for phrase in (*phrases, *kept))
-    return Vocabulary(classes, texts, tuple(found), tuple(found.values()))
+    phrases = (*phrases, *kept)
+    texts = tuple(template.replace("{}", phrase) for phrase in phrases)
+    return Vocabulary(classes, texts, tuple(found), tuple(found.values()), phrases)
 
 
 def refuse_lone_texts(vocabulary: Vocabulary, labels: Mapping[str, Sequence[int]]) -> None:
@@ -101,7 +107,7 @@ def refuse_lone_texts(vocabulary: Vocabulary, labels: Mapping[str, Sequence[int]
         " empty and its mask all background. "
         + (f"Left out because they mean a class: {left_out}. " if left_out else "")
         + "Give background words that are none of the classes: a prompt set with some (--prompts"
-        " voc), or the key background of your own."
+        " voc), or the key background in classes.yaml."
     )
 
 

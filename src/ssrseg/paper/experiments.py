@@ -231,7 +231,9 @@ def _task(row: Experiment, seed: int, workspace: Workspace, heads: _HeadRuns) ->
     if row.measure == "segmentation":
         identity["crf"] = row.crf
     else:
-        vocabulary = build_vocabulary(data.classes, config.prompts.set, data.prompts)
+        vocabulary = build_vocabulary(
+            data.classes, config.prompts.set, data.prompts, data.background
+        )
         if config.cam.mode != "centre":
             refuse_lone_texts(vocabulary, {each.name: each.labels for each in data.samples})
         identity["texts"] = vocabulary.texts

@@ -98,7 +98,9 @@ def run_identity(
         "supervision": supervision,
         "data": data_digest(data, truth=supervision == "full"),
         "classes": data.classes,
-        "texts": build_vocabulary(data.classes, config.prompts.set, data.prompts).texts,
+        "texts": build_vocabulary(
+            data.classes, config.prompts.set, data.prompts, data.background
+        ).texts,
         "encoders": encoders,
     }
 

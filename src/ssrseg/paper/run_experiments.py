@@ -173,7 +173,13 @@ def _score_seeds(workspace: Workspace, group: Sequence[Task]) -> None:
         (task.config for task in group),
         key=lambda config: config.affinity.kind == "attention" and config.affinity.dino_weight > 0,
     )
-    base = SSR.from_config(first, data.classes, prompts=data.prompts, device=workspace.device)
+    base = SSR.from_config(
+        first,
+        data.classes,
+        prompts=data.prompts,
+        background=data.background,
+        device=workspace.device,
+    )
     heads: dict[object, Alignment | None] = {}
     models = {}
     for task in group:
