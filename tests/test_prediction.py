@@ -309,7 +309,11 @@ def test_other_settings_at_test_time(run: Path, model: SSR, tree: Path, tmp_path
     assert not model.segment_photo(read_image(photo))[0].equal(expected)
     extra = tmp_path / "masks" / "2007_000001.png"
     extra.unlink()
-    with pytest.raises(ConfigError, match="made with other settings"):
+    with pytest.raises(
+        ConfigError,
+        match=r"made with other settings \(test\.scales = \[0\.5\] there, \[1\.0\] now;"
+        r" test\.flip = false there, true now\)",
+    ):
         predict(tree / "JPEGImages", tmp_path, run)
 
 
@@ -353,7 +357,7 @@ def test_black_and_white_of_photographs_of_twelve_bits(
         predict(photo, tmp_path / "out", run, value_range=(0.0, 2040.0))
     out = tmp_path / "out" / "masks"
     assert read_class_ids(out / "a.png").equal(read_class_ids(out / "b.png"))
-    with pytest.raises(ConfigError, match="made with other settings"):
+    with pytest.raises(ConfigError, match=r"data\.range = \[0\.0, 2040\.0\] there, null now"):
         predict(tmp_path / "a.png", tmp_path / "out", run)
     with pytest.raises(ConfigError, match="range"):
         predict(tmp_path / "a.png", tmp_path / "other", run, value_range=(9.0, 9.0))

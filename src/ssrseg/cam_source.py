@@ -30,6 +30,9 @@ from ssrseg.mask_folder import made_with
 from ssrseg.networks.frozen import files_digest
 from ssrseg.networks.vocabulary import build_vocabulary
 
+_IN_TRAINING = ("data.crop", "data.scale", "data.flip", "decoder", "optim", "test")
+"""Settings without a part in masks."""
+
 
 @dataclass(frozen=True)
 class PhotoCams:
@@ -92,7 +95,7 @@ class CamSource:
         vocabulary = build_vocabulary(names, config.prompts.set, data.prompts, data.background)
         wanted = MadeWith(
             names,
-            deciding_settings(config, ("decoder", "optim", "test")),
+            deciding_settings(config, _IN_TRAINING),
             texts=vocabulary.texts[: len(names)],
             background=vocabulary.texts[len(names) :],
             model="" if run is None else model_digest(run),
@@ -136,8 +139,11 @@ class CamSource:
             SSRError: If an encoder is needed and cannot be loaded.
             OutputError: If the disk takes nothing.
         """
-        kept = [] if self._anew else [each for each in samples if self._path(each).is_file()]
-        missing = [sample for sample in samples if sample not in kept]
+        kept: list[Sample] = []
+        missing: list[Sample] = []
+        for sample in samples:
+            there = not self._anew and self._path(sample).is_file()
+            (kept if there else missing).append(sample)
         for batch in read_photos(kept, self._config.data, 1, None, torch.device(self._device)):
             if isinstance(batch, UnreadablePhoto):
                 yield Unusable(kept[batch.index], batch.error)

@@ -17,6 +17,7 @@ from torch import Tensor
 from ssrseg.checkpoint import (
     MODEL_FILE,
     Checkpoint,
+    changed_texts,
     check_same_classes,
     check_same_encoders,
     load_checkpoint,
@@ -191,9 +192,12 @@ class Loadable(
                 + ". Leave the model (--model) away for training-free masks, or segment with"
                 " `ssrseg predict`."
             )
-        if checkpoint.texts != model.vocabulary.texts:
+        texts = changed_texts(checkpoint.classes, checkpoint.texts, model.vocabulary.texts)
+        if texts:
+            more = f"; and {len(texts) - 8} more" if texts[8:] else ""
             raise CheckpointError(
-                f"{run} was trained with other prompts than {data.root} asks for. Use the"
+                f"{run} was trained with other prompts than {data.root} asks for"
+                f" ({'; '.join(texts[:8])}{more}). Use the"
                 " classes.yaml and prompts (--prompts) of its training; if they are the same,"
                 " another version of ssrseg left out other background words: train anew."
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +19,13 @@ from ssrseg.data.images import image_size
 from ssrseg.data.notices import note_once, say_again
 from ssrseg.data.sample import Sample
 from ssrseg.data.stamped_mask import MaskState, mask_state, write_mask
-from ssrseg.errors import ConfigError, DataError, OutputError, SSRError
+from ssrseg.errors import ConfigError, DataError, OutputError, SSRError, counted
 from ssrseg.failures import Failure, write_failures
 from ssrseg.interruption import Stop
 from ssrseg.made_with import Change, MadeWith, change, is_ours, read_made_with
 from ssrseg.manifest import FILE as MANIFEST
 from ssrseg.manifest import Manifest, mask_path
+from ssrseg.report.masks import write_masks_report
 
 MADE_FROM = {"labels": "config.yaml", "model": "settings.txt"}
 """File of the settings that masks were made with: from labels, or predicted by a model."""
@@ -170,12 +172,19 @@ class MaskFolder:
 
 @contextmanager
 def open_masks(
-    out: Path, samples: tuple[Sample, ...], making: Making, *, overwrite: bool, strict: bool
+    out: Path,
+    samples: tuple[Sample, ...],
+    making: Making,
+    *,
+    overwrite: bool,
+    strict: bool,
+    report: bool = True,
 ) -> Iterator[MaskFolder]:
     """Lock a folder, see what is done, and leave manifest.csv and failures.csv whole at the end.
 
     Masks that settings have made wrong are removed before the first new one is written, so that a
-    folder never holds a mixture; those that a person has corrected stay.
+    folder never holds a mixture; those that a person has corrected stay. A block that comes to its
+    end also leaves a report.
 
     Args:
         out: Made if it is not there.
@@ -183,11 +192,13 @@ def open_masks(
         making: How they are made.
         overwrite: Make all masks anew, also those that a person has corrected.
         strict: Stop at the first file that cannot be used.
+        report: Write report.html.
 
     Raises:
         ConfigError: If the folder holds something else, or masks made with other settings.
         OutputError: If another process writes there, or the disk takes nothing.
     """
+    start = time.monotonic()
     _refuse_other(out, making.made_from)
     say_again()
     with only_writer(out):
@@ -207,6 +218,10 @@ def open_masks(
         finally:
             folder.manifest.write()
             write_failures(out, folder.failures)
+        if report:
+            spent = time.monotonic() - start
+            made = f"{counted(folder.written, 'mask', 'masks')} made in {spent:.0f} s"
+            write_masks_report(out, call=f"{made}, {folder.done:,} were there already")
 
 
 def settings_file(out: Path, made_from: str) -> Path:

@@ -58,6 +58,7 @@ def predict(
     device: str = "auto",
     overwrite: bool = False,
     strict: bool = False,
+    report: bool = True,
 ) -> PredictResult:
     """Write a mask for every image of a folder; no labels needed.
 
@@ -67,8 +68,8 @@ def predict(
     Args:
         images: One image, a folder of images, a list of images, or images by name (as
             ``ssrseg.open_images`` gives them). ``out`` may lie inside the folder.
-        out: Gets ``masks/NAME.png`` (indexed), classes.txt, manifest.csv, settings.txt and, if
-            something fails, failures.csv.
+        out: Gets ``masks/NAME.png`` (indexed), classes.txt, manifest.csv, settings.txt,
+            report.html and, if something fails, failures.csv.
         model: Run folder, model.safetensors, or hub id.
         clip: Hub id or directory of CLIP, if it is not where it was in training.
         crf: Refine with a DenseCRF; None = as the settings say.
@@ -78,6 +79,7 @@ def predict(
         device: ``auto``, ``cpu`` or ``cuda``.
         overwrite: Make all masks anew, also those that a person has corrected.
         strict: Stop at the first image that cannot be used.
+        report: Write report.html, a page to look at all of it.
 
     Raises:
         DataError: If there is no image, or two have the same name; in strict mode, if one cannot
@@ -100,7 +102,9 @@ def predict(
     text = "".join(f"{key}: {value}\n" for key, value in settings.items())
     making = Making("model", made_with, text)
     with (
-        open_masks(out, samples, making, overwrite=overwrite, strict=strict) as masks,
+        open_masks(
+            out, samples, making, overwrite=overwrite, strict=strict, report=report
+        ) as masks,
         until_stopped() as stop,
         steps("Prediction", len(samples), done=len(samples) - len(masks.todo)) as progress,
     ):

@@ -63,6 +63,7 @@ def make_masks(
     device: str = "auto",
     overwrite: bool = False,
     strict: bool = False,
+    report: bool = True,
 ) -> MasksResult:
     """Write a pseudo mask for every labelled image; skip those an earlier call has written.
 
@@ -75,13 +76,14 @@ def make_masks(
         config: Settings, or the name of a preset.
         out: Gets ``masks/NAME.png`` (indexed, 255 = ignore), ``cams/NAME.npz`` (``classes``,
             ``cam``, ``refined_cam`` in [0, 1] on the patch grid, ``made_for``), classes.txt (line 1
-            = id 1), manifest.csv, config.yaml and, if something fails, failures.csv.
+            = id 1), manifest.csv, config.yaml, report.html and, if something fails, failures.csv.
         model: Run folder, checkpoint or hub id whose CMPA heads, or decoder for RFM, are used;
             None = training-free.
         cache: Folder of superpixels, to be shared between runs; by default inside ``out``.
         device: ``auto``, ``cpu`` or ``cuda``.
         overwrite: Make all CAMs and masks anew, also masks that a person has corrected.
         strict: Stop at the first image that cannot be used.
+        report: Write report.html, a page to look at all of it.
 
     Raises:
         ConfigError: If ``out`` holds masks made with other settings than ``pseudo.*``.
@@ -109,7 +111,9 @@ def make_masks(
     )
     from_kept_cams = 0
     with (
-        open_masks(out, data.samples, making, overwrite=overwrite, strict=strict) as masks,
+        open_masks(
+            out, data.samples, making, overwrite=overwrite, strict=strict, report=report
+        ) as masks,
         until_stopped() as stop,
         steps("Pseudo masks", len(data), done=len(data) - len(masks.todo)) as progress,
     ):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -38,7 +39,7 @@ from ssrseg.data.files import only_writer, sweep, user_path, write_text, writing
 from ssrseg.data.notices import say_again
 from ssrseg.data.open import labelled_images
 from ssrseg.data.photos import all_faults, usable_photos
-from ssrseg.data.sample import LabelledImages
+from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.windows import WindowBatch, WindowDraws
 from ssrseg.device import pick_device
@@ -59,11 +60,15 @@ from ssrseg.method.cmpa import image_prototypes
 from ssrseg.method.objective import ssr_loss
 from ssrseg.model import SSR, InitialCam
 from ssrseg.networks.vocabulary import build_vocabulary, refuse_lone_texts
-from ssrseg.photo_masks import pseudo_mask_miou
+from ssrseg.photo_masks import pseudo_mask_miou, rectify_photo
+from ssrseg.report.run import TrainedImage, write_run_report
 from ssrseg.safe_yaml import dump_yaml
 from ssrseg.schedule import Schedule, Supervision, plan, resolved
 from ssrseg.trained_parts import first_seed, new_alignment, new_decoder
 from ssrseg.training_log import Log
+
+SHOWN = 6
+"""Training photographs in report.html: the time of so many masks and predictions."""
 
 MACHINE_FILE = "machine.yaml"
 """What no setting says and results depend on all the same, an entry for each session."""
@@ -219,8 +224,8 @@ def train(
     Args:
         data: Training images with their labels, or their folder. No mask of theirs is opened,
             unless ``supervision`` is ``full``.
-        out: Run folder: config.yaml, machine.yaml, log.csv, checkpoint.safetensors and, at the
-            end, model.safetensors.
+        out: Run folder: config.yaml, machine.yaml, log.csv, checkpoint.safetensors,
+            report.html and, at the end, model.safetensors.
         config: Settings, or the name of a preset.
         supervision: ``labels``, or ``full``: the same decoder on true masks, the control of
             Table 6.
@@ -244,7 +249,8 @@ def train(
         Interrupted: After Ctrl-C, SIGTERM or SIGHUP, when the iteration is finished and saved.
         OutputError: If the disk is full, or another process writes into ``out``.
     """
-    out, device = model_path(user_path(out, "a run")), pick_device(device)
+    start, out = time.monotonic(), model_path(user_path(out, "a run"))
+    device = pick_device(device)
     say_again()
     data, given = labelled_images(data), config_of(config)
     config = resolved(given, len(data))
@@ -297,6 +303,7 @@ def train(
                 save_checkpoint(out / MODEL_FILE, made)
                 if run.keeps_features and cache is None:
                     shutil.rmtree(run.features, ignore_errors=True)
+        _report(run, state.model, max(first, end) - first, time.monotonic() - start, finished)
     return TrainResult(out, max(first, end), total, finished, last, tuple(failures))
 
 
@@ -309,6 +316,44 @@ def _with_features(run: _Run, model: SSR) -> _Run:
     note(f"Features of the decoder: {choice.features}, {choice.why}")
     optim = replace(optim, features=choice.features)
     return replace(run, config=replace(run.config, optim=optim))
+
+
+def _report(run: _Run, model: SSR, done: int, seconds: float, finished: bool) -> None:
+    """Write report.html, with a few photographs if the model is finished."""
+    schedule = run.schedule
+    kind = "image-level labels" if run.supervision == "labels" else "true masks (the control)"
+    stages = f"CMPA {len(schedule.align):,}, decoder {len(schedule.segment):,}"
+    facts = (
+        ("learned from", kind),
+        ("iterations", f"{schedule.total:,} ({stages})"),
+        ("last call", f"{counted(done, 'iteration', 'iterations')} in {seconds / 60:.1f} minutes"),
+    )
+    shown = [_seen(run, model, sample) for sample in _varied(run.data)] if finished else []
+    write_run_report(run.out, run.data, run.config, shown, facts)
+
+
+def _varied(data: LabelledImages) -> list[Sample]:
+    """A few samples that show many classes: in their order, those with a new one first."""
+    known: set[int] = set()
+    new = []
+    for sample in data.samples:
+        if not known.issuperset(sample.labels):
+            known.update(sample.labels)
+            new.append(sample)
+    rest = [sample for sample in data.samples if sample.labels and sample not in new[:SHOWN]]
+    return (new + rest)[:SHOWN]
+
+
+def _seen(run: _Run, model: SSR, sample: Sample) -> TrainedImage:
+    """A photograph as the model sees it: rectified with its labels, and segmented without."""
+    photo = read_image(sample.image, run.config.data.range)
+    maps, masks = {}, {}
+    if run.supervision == "labels":
+        found = rectify_photo(model, photo, sample.labels, run.superpixels)
+        maps = {"CAM": found.cam.numpy(), "refined CAM": found.refined_cam.numpy()}
+        masks = {"pseudo mask": found.pseudo_mask.numpy()}
+    masks["prediction"] = model.segment_photo(photo)[0].cpu().numpy()
+    return TrainedImage(sample.name, photo.numpy(), sample.labels, maps, masks)
 
 
 def _try_one(run: _Run, model: SSR) -> PhotoRates | None:
@@ -399,18 +444,12 @@ def _loop(
     with Log(run.out / "log.csv", first, partial(_diverged, run, first)) as log:
         if monitor is not None and _is_whole(run, first) and math.isnan(log.last["pseudo_miou"]):
             _score(run, state, log, monitor, stop, first)  # where it was interrupted
-        for iteration, progress in _counted(schedule, first, end):
+        prepare = partial(_keep_features, run, state, log, stop, first)
+        for iteration, progress in _counted(schedule, first, end, prepare):
             # prototypes P_I of the whole training set, every cmpa.update_every iterations
             if iteration in schedule.align and iteration % run.config.cmpa.update_every == 0:
                 with _between(run, state, log, stop, first, iteration):
                     _refresh_prototypes(run, state, iteration)
-            if run.keeps_features and iteration == max(first, schedule.segment.start):
-                with _between(run, state, log, stop, first, iteration):
-                    if iteration > first:
-                        _save(run, state, iteration)  # as the disk may be too full
-                    make_features(
-                        state.without_rfm, run.data, run.supervision, run.features, run.superpixels
-                    )
             _set_learning_rates(state.optimizer, optim, schedule, iteration)
             crops = next(batches) if iteration in schedule.crops else None
             # for dropout; after the batch, as a loader that starts draws from the same generator
@@ -439,6 +478,19 @@ def _loop(
                     raise _stopped(run, stop, finished)
             progress.advance(_shown_loss(log, schedule, iteration))
     return log.last
+
+
+def _keep_features(
+    run: _Run, state: _State, log: Log, stop: Stop, first: int, iteration: int
+) -> None:
+    """Make the cached features that are missing, if the decoder is to learn from such."""
+    if run.keeps_features:
+        with _between(run, state, log, stop, first, iteration):
+            if iteration > first:
+                _save(run, state, iteration)  # as it takes long, and the disk may be too small
+            make_features(
+                state.without_rfm, run.data, run.supervision, run.features, run.superpixels
+            )
 
 
 @contextmanager
@@ -763,10 +815,13 @@ def _log_row(
     }
 
 
-def _counted(schedule: Schedule, first: int, end: int) -> Iterator[tuple[int, Steps]]:
+def _counted(
+    schedule: Schedule, first: int, end: int, prepare: Callable[[int], None]
+) -> Iterator[tuple[int, Steps]]:
     """Iterations with a bar for each stage: those of CMPA alone are many times faster.
 
-    Both count the iterations of the whole run, as the log and ``stop_after`` do.
+    Both count the iterations of the whole run, as the log and ``stop_after`` do. What
+    ``prepare`` does before the decoder's first iteration is not counted in its time.
     """
     segment_start = schedule.segment.start if schedule.segment else schedule.total
     for name, stage in (
@@ -774,6 +829,8 @@ def _counted(schedule: Schedule, first: int, end: int) -> Iterator[tuple[int, St
         ("Training", range(max(first, segment_start), end)),
     ):
         if stage:
+            if name == "Training":
+                prepare(stage.start)
             with steps(name, stage.stop, done=stage.start) as progress:
                 for iteration in stage:
                     yield iteration, progress
@@ -846,6 +903,9 @@ def _earlier_run(run: _Run, given: Config) -> tuple[_Run, Checkpoint | None]:
         _refuse_settings_of_others(run.out / "config.yaml")
         return run, None
     earlier = load_checkpoint(path)
+    if run.config.optim.features == "auto":
+        optim = replace(run.config.optim, features=earlier.config.optim.features)
+        run = replace(run, config=replace(run.config, optim=optim))
     begun, now = earlier.config.optim.iterations, run.config.optim.iterations
     if given.optim.iterations is None and begun != now:
         raise CheckpointError(
@@ -854,9 +914,6 @@ def _earlier_run(run: _Run, given: Config) -> tuple[_Run, Checkpoint | None]:
             f" and settings (--set optim.iterations={begun}) to go on with it, or another folder"
             " (--out) to begin anew."
         )
-    if run.config.optim.features == "auto":
-        optim = replace(run.config.optim, features=earlier.config.optim.features)
-        run = replace(run, config=replace(run.config, optim=optim))
     check_same_run(earlier, run.checkpoint({}, 0, {}), path)
     if earlier.iteration > run.schedule.total:
         raise CheckpointError(

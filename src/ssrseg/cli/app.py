@@ -65,8 +65,8 @@ Count = Annotated[int, Parameter(converter=whole, validator=validators.Number(gt
 DataFolder = Annotated[
     Path,
     Parameter(
-        help="VOC 2012 or COCO 2014 folder, or your own with images and labels.csv (columns image,"
-        " labels)."
+        help="VOC 2012 or COCO 2014 folder, or your own with images and labels: labels.csv (columns"
+        " image, labels), an export of a label tool, a folder per class. Or the label file itself."
     ),
 ]
 Split = Annotated[

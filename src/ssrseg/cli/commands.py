@@ -84,6 +84,8 @@ class Files:
     """Make everything anew that is there already, also masks corrected by hand."""
     strict: bool = False
     """Stop at the first image that cannot be used. Default: go on, and list it."""
+    report: Annotated[bool, Parameter(negative_bool="no-")] = True
+    """Write report.html, a page to look at all masks, the worst first."""
 
 
 @command(EVERYDAY)
@@ -91,8 +93,8 @@ def masks(*, setup: ModelSetup, out: Path, files: Files = Files()) -> int:
     """Make pseudo masks of images from their labels.
 
     Args:
-        out: Gets masks/, cams/, classes.txt, manifest.csv; run again to resume, or with other
-            settings pseudo.* for other masks from the same CAMs.
+        out: Gets masks/, cams/, classes.txt, manifest.csv, report.html; run again to resume, or
+            with other settings pseudo.* for other masks from the same CAMs.
     """
     config = setup.settings()
     images = _open(setup)
@@ -159,6 +161,7 @@ def train(
     if result.finished:
         file = result.run / "model.safetensors"
         echo(f"Finished: {file}. Next: ssrseg predict --model {out} ...")
+        echo(f"Look at it: {result.run / 'report.html'}")
     else:
         echo(
             f"Stopped after {result.iteration} iterations of {result.total}, as --stop-after asks;"
@@ -192,6 +195,8 @@ def _echo_written(result: MasksResult | PredictResult) -> int:
         echo(f"{masks} corrected by hand and left alone: {first}.")
     for line in describe_failures(result.out, result.failures):
         echo(line)
+    if (page := result.out / "report.html").is_file():
+        echo(f"Look at them: {page}")
     return EXIT_CODE if result.failures else 0
 
 
@@ -248,7 +253,7 @@ def predict(
     """Segment images with a trained model; no labels needed.
 
     Args:
-        out: Gets masks/, classes.txt, manifest.csv; run again to resume.
+        out: Gets masks/, classes.txt, manifest.csv, report.html; run again to resume.
         crf: Refine with a DenseCRF. Default: as the model's settings say.
         value_range: Black and white of photographs of more than 8 bits, such as 0 4095. Default:
             as the model's settings say, else by the file.
@@ -268,6 +273,24 @@ def predict(
         **vars(files),
     )
     return _echo_written(result)
+
+
+@command(EVERYDAY)
+def report(folder: Path, /, *, data: Path | None = None) -> None:
+    """Write report.html of masks anew, as after corrections by hand.
+
+    Args:
+        folder: Written by `masks` or `predict`.
+        data: Data set, if the photographs are no longer where they were.
+    """
+    from ssrseg.report.masks import write_masks_report
+
+    photos = None
+    if data is not None:
+        from ssrseg.data.open import open_images
+
+        photos = open_images(data)
+    echo(f"Report: {write_masks_report(folder, photos=photos)}")
 
 
 @command(EVERYDAY)
@@ -327,7 +350,8 @@ class ExportOptions:
     """What only some formats take."""
 
     tolerance: float | None = None
-    """yolo, labelme: pixels that a polygon may be from the border of its region. Default: 1."""
+    """yolo, labelme: pixels that a polygon may be from the border of its region. Default: 0, and
+    for labelme 1."""
     url_prefix: str | None = None
     """labelstudio: what stands before the path of a photograph. Default: local files."""
 

@@ -41,12 +41,12 @@ def write_cvat(masks: Iterable[Mask], output: Output, classes: tuple[str, ...]) 
         file.write("</annotations>\n")
 
 
-def check_cvat(place: str) -> None:
+def check_cvat(mask: Mask) -> None:
     """Raise DataError for a name that XML cannot hold."""
-    if _NO_XML.search(place):
+    if _NO_XML.search(mask.place):
         raise DataError(
-            f"{quoted(place)} has a control character or a damaged letter in its name, which XML"
-            " cannot hold. Rename the photograph, and make its mask anew."
+            f"{quoted(mask.place)} has a control character or a damaged letter in its name, which"
+            " XML cannot hold. Rename the photograph, and make its mask anew."
         )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from ssrseg.export.areas import write_areas
 from ssrseg.export.coco import write_coco
@@ -11,7 +11,7 @@ from ssrseg.export.cvat import check_cvat, write_cvat
 from ssrseg.export.labelme import write_labelme
 from ssrseg.export.labelstudio import write_labelstudio
 from ssrseg.export.source import Mask
-from ssrseg.export.voc import write_voc
+from ssrseg.export.voc import check_voc, write_voc
 from ssrseg.export.yolo import check_yolo, write_yolo
 
 
@@ -22,7 +22,8 @@ class Format:
     Attributes:
         write: Takes masks, output and classes, and the options by name.
         then: What to do with what was written; ``{out}`` and ``{photos}`` are folders.
-        options: Which of ``tolerance`` and ``url_prefix`` it takes.
+        options: Which of ``tolerance`` and ``url_prefix`` it takes, and their defaults; None = the
+            folder of the photographs decides.
         photos: Whether the photographs must be there.
         by_score: Whether images to look at first come first; else they are in order of their names.
         check: Raises DataError for a mask that cannot be written in this format.
@@ -30,14 +31,14 @@ class Format:
 
     write: Callable[..., None]
     then: str
-    options: frozenset[str] = frozenset()
+    options: Mapping[str, float | None] = field(default_factory=dict)
     photos: bool = True
     by_score: bool = False
     check: Callable[[Mask], None] = lambda _: None
 
 
 FORMATS = {
-    "voc": Format(write_voc, "It opens with `ssrseg train --data {out}`, too."),
+    "voc": Format(write_voc, "--data {out} opens it here, too.", check=check_voc),
     "coco": Format(
         write_coco,
         "{out}/annotations/instances_default.json; its images are in {out}/images/default.",
@@ -45,26 +46,27 @@ FORMATS = {
     "yolo": Format(
         write_yolo,
         "yolo segment train data={out}/data.yaml; train and val are the same images: divide them.",
-        options=frozenset({"tolerance"}),
-        check=lambda mask: check_yolo(mask.name),
+        options={"tolerance": 0.0},
+        check=check_yolo,
     ),
     "labelstudio": Format(
         write_labelstudio,
         "Paste {out}/labels.xml as the project's labelling interface, then import {out}/tasks.json."
         " Photographs are served from {photos}: docs/export.md says how.",
-        options=frozenset({"url_prefix"}),
+        options={"url_prefix": None},
         by_score=True,
     ),
     "cvat": Format(
         write_cvat,
         "Paste {out}/labels.json as the task's labels (Raw), upload the photographs below {photos},"
         ' then Upload annotations, "CVAT 1.1": {out}/annotations.xml.',
-        check=lambda mask: check_cvat(mask.place),
+        check=check_cvat,
     ),
     "labelme": Format(
         write_labelme,
-        "labelme {photos} --output {out} --labels {out}/labels.txt",
-        options=frozenset({"tolerance"}),
+        "labelme {photos} --output {out} --labels {out}/labels.txt. Where photographs lie in"
+        " subfolders, export with --out {photos} and leave out --output.",
+        options={"tolerance": 1.0},
     ),
     "csv": Format(write_areas, "Any spreadsheet opens it.", photos=False),
 }

@@ -22,7 +22,7 @@ found by programs that cut off decimals and by those that round."""
 SPECK = 10
 """Pixels: smaller regions and holes are left out, but for the largest region of a class."""
 
-Points = Int[np.ndarray, "points 2"]
+Points = Int[np.ndarray, "_ 2"]
 
 
 @dataclass
@@ -46,7 +46,7 @@ def outlines(
     *,
     tolerance: float = 0.0,
     speck: int = SPECK,
-) -> list[Float[np.ndarray, "points 2"]]:
+) -> list[Float[np.ndarray, "_ 2"]]:
     """A polygon for each part of a region, largest first; parts touch at corners, too.
 
     Args:

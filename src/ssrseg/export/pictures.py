@@ -96,7 +96,7 @@ def _overlay(
     if size != photo.size:
         photo = photo.resize(size, Image.Resampling.LANCZOS)
         ids = np.asarray(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST))
-    return Image.fromarray(ids_overlay(np.asarray(photo), ids))
+    return Image.fromarray(ids_overlay(np.asarray(photo), ids, strength=0.6))
 
 
 def _legend(names: Sequence[str], ids: tuple[int, ...], width: int) -> Image.Image:

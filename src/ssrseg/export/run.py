@@ -22,9 +22,6 @@ from ssrseg.export.source import Mask, MasksToExport, find_masks_to_export, read
 from ssrseg.failures import Failure
 from ssrseg.interruption import Stop, until_stopped
 
-TOLERANCE = 1.0
-"""Pixels that a polygon may be from the border of its region, unless another number is given."""
-
 
 @dataclass(frozen=True)
 class ExportResult:
@@ -74,7 +71,7 @@ def export_masks(
         overlays: Also write overlays/NAME.jpg, the masks over their photographs.
         sheet: Also write contact sheets, the images with the lowest score first.
         tolerance: For ``yolo`` and ``labelme``: how far in pixels a polygon may be from the border
-            of its region; 0 = it is exact; None = 1.
+            of its region; 0 = it is exact; by default 0 for ``yolo`` and 1 for ``labelme``.
         url_prefix: For ``labelstudio``: what stands before the path of a photograph; by default
             local files, whose document root is the folder that the photographs' folder lies in.
 
@@ -92,9 +89,8 @@ def export_masks(
     needed = pictured or (form is not None and form.photos)
     source = find_masks_to_export(user_path(masks, "masks"), folder, photos=needed)
     target = _target(source, out, to)
-    if form is not None and "url_prefix" in form.options:
-        prefix = f"{LOCAL}{quote(source.photos.name, errors='surrogateescape')}/"
-        options.setdefault("url_prefix", prefix)
+    if "url_prefix" in options and url_prefix is None:
+        options["url_prefix"] = LOCAL + quote(f"{source.photos.name}/", errors="surrogateescape")
     if to == "csv" and target.suffix.lower() == ".csv":
         target, options["file"] = target.parent, target.name
     with (
@@ -180,9 +176,9 @@ def _format(to: str | None, pictured: bool) -> Format | None:
 def _options(
     form: Format | None, to: str | None, tolerance: float | None, url_prefix: str | None
 ) -> dict[str, Any]:
-    """What a format is told, and defaults; ConfigError for what it does not take."""
+    """What a format is told; ConfigError for what it does not take."""
     given = {"tolerance": tolerance, "url_prefix": url_prefix}
-    takes = form.options if form else frozenset()
+    takes = form.options if form else {}
     for name, value in given.items():
         if value is not None and name not in takes:
             users = ", ".join(key for key, each in FORMATS.items() if name in each.options)
@@ -190,8 +186,7 @@ def _options(
             raise ConfigError(f"{option} is an option of {users}, not of {to}. Leave it out.")
     if tolerance is not None and not 0 <= tolerance <= 100:
         raise ConfigError(f"tolerance = {tolerance} (--tolerance), but 0 .. 100 pixels are meant.")
-    defaults: dict[str, Any] = {"tolerance": TOLERANCE} if "tolerance" in takes else {}
-    return defaults | {name: value for name, value in given.items() if value is not None}
+    return {name: given[name] if given[name] is not None else takes[name] for name in takes}
 
 
 def _target(source: MasksToExport, out: str | Path | None, to: str | None) -> Path:

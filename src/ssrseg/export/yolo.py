@@ -31,12 +31,12 @@ def write_yolo(
     output.write("data.yaml", yaml.safe_dump(table, allow_unicode=True, sort_keys=False))
 
 
-def check_yolo(name: str) -> None:
+def check_yolo(mask: Mask) -> None:
     """Raise DataError for a name whose labels YOLO's programs would look for elsewhere."""
-    if "images" in posixpath.dirname(name).split("/"):
+    if "images" in posixpath.dirname(mask.name).split("/"):
         raise DataError(
-            f"{name} is in a folder called images, and YOLO's programs look for labels by putting"
-            " labels in the place of the last folder of that name. Rename the folder."
+            f"{mask.name} is in a folder called images, and YOLO's programs look for labels by"
+            " putting labels in the place of the last folder of that name. Rename the folder."
         )
 
 
