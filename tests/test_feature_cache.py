@@ -41,7 +41,7 @@ from ssrseg.interruption import Interrupted
 from ssrseg.losses import seg_loss
 from ssrseg.model import SSR
 from ssrseg.networks.clip import ClipFeatures
-from ssrseg.pseudo_masks import rectify_photo
+from ssrseg.photo_masks import rectify_photo
 from ssrseg.trained_parts import new_decoder
 from ssrseg.training import train
 
