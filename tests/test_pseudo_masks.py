@@ -53,9 +53,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     original = module.write_mask
 
-    def noting(path: Path, ids: Tensor, made_for: str) -> None:
+    def noting(path: Path, ids: Tensor, made_for: str, note: str) -> None:
         names.append(path.stem)
-        original(path, ids, made_for)
+        original(path, ids, made_for, note)
 
     monkeypatch.setattr(module, "write_mask", noting)
     return names
@@ -117,10 +117,10 @@ def test_stopped_and_started_again(
     made.clear()
     write = module.write_mask
 
-    def killed(path: Path, ids: Tensor, made_for: str) -> None:
+    def killed(path: Path, ids: Tensor, made_for: str, note: str) -> None:
         if len(made) == 2:
             raise KeyboardInterrupt
-        write(path, ids, made_for)
+        write(path, ids, made_for, note)
 
     monkeypatch.setattr(module, "write_mask", killed)
     with pytest.raises(KeyboardInterrupt):
