@@ -333,7 +333,7 @@ def test_label_studio(tmp_path: Path, address: str) -> None:
 def test_label_studios_export_for_coco_without_its_images(tmp_path: Path) -> None:
     """Names have what Label Studio put before them, and the images are the user's own."""
     images(tmp_path, "photos/a.jpg", "photos/b.jpg")
-    table = {
+    table: dict[str, Any] = {
         "images": [{"id": 0, "file_name": "images/1a2b3c4d-a.jpg", "width": 9, "height": 9},
                    {"id": 1, "file_name": "..\\..\\media\\upload\\1\\1a2b3c4d-b.jpg"}],
         "categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}],
@@ -344,6 +344,10 @@ def test_label_studios_export_for_coco_without_its_images(tmp_path: Path) -> Non
     assert shown(tmp_path) == {"photos/a.jpg": ["dog"]}
     (tmp_path / "result.json").write_text(json.dumps(table))
     assert 'has an empty part, "." or ".." in it' in refused(tmp_path)
+    table["images"][1]["file_name"] = "/data/upload/1/1a2b3c4d-b.jpg"
+    table["annotations"].append({"id": 1, "image_id": 1, "category_id": 0})
+    (tmp_path / "result.json").write_text(json.dumps(table))
+    assert shown(tmp_path) == {"photos/a.jpg": ["dog"], "photos/b.jpg": ["cat"]}
 
 
 def test_names_as_label_studio_keeps_them(tmp_path: Path) -> None:
