@@ -21,7 +21,7 @@ from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.demo.run import FIRST_SCENE
 from ssrseg.demo.scenes import write_dataset
 from ssrseg.model import SSR
-from ssrseg.pseudo_masks import rectify_photo
+from ssrseg.photo_masks import rectify_photo
 
 
 def main() -> None:

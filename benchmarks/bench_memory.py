@@ -29,27 +29,26 @@ def resident() -> float:
 
 def run_masks(folder: Path, photos: str, images: int) -> None:
     """Masks of all photographs; prints resident memory twenty times, and its peak."""
-    from ssrseg import pseudo_masks as module
+    from ssrseg import mask_folder as module
     from ssrseg.config import load_config
     from ssrseg.data.open import open_labelled
+    from ssrseg.pseudo_masks import make_masks
 
     data = open_labelled(folder / photos)
     config = load_config(
         overrides=(f"backbones.clip={folder / 'clip'}", f"backbones.dino={folder / 'dino'}")
     )
-    write, done, seen = module.write_class_ids, 0, []
+    write, done, seen = module.write_mask, 0, []
 
-    def noting(path: Path, ids: torch.Tensor) -> None:
+    def noting(path: Path, ids: torch.Tensor, made_for: str, note: str) -> None:
         nonlocal done
-        write(path, ids)
+        write(path, ids, made_for, note)
         done += 1
         if done % max(1, images // 20) == 0:
             seen.append(resident() / GB)
 
-    module.write_class_ids = noting
-    module.make_masks(
-        replace(data, samples=data.samples[:images]), folder / f"masks-{photos}", config
-    )
+    module.write_mask = noting
+    make_masks(replace(data, samples=data.samples[:images]), folder / f"masks-{photos}", config)
     print(*seen, peak())
 
 

@@ -24,7 +24,7 @@ from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import BackboneError, CheckpointError, ConfigError, DataError, LabelsError
-from ssrseg.pseudo_masks import rectify_photo
+from ssrseg.photo_masks import rectify_photo
 from ssrseg.results import SegmentedImage
 from ssrseg.training import train
 
@@ -299,7 +299,7 @@ def test_models_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def closed(*_: object, **__: object) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr("ssrseg.loading.hf_hub_download", closed)
+    monkeypatch.setattr("ssrseg.checkpoint.hf_hub_download", closed)
     with pytest.raises(CheckpointError, match=r"somebody/cats is neither a folder here"):
         SSR.from_pretrained("somebody/cats")
 

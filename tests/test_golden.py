@@ -44,7 +44,7 @@ def run_script(script: Path, *arguments: object) -> None:
 
 
 def run_masks(data: Path, out: Path, clip: Path, preset: str) -> None:
-    arguments = ["masks", "--preset", preset, "--save-cams", "--device", "cpu"]
+    arguments = ["masks", "--preset", preset, "--device", "cpu"]
     arguments += ["--data", str(data), "--out", str(out), "--clip", str(clip)]
     assert exit_code(*arguments) == 0
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,18 @@ from ssrseg.errors import DataError, OutputError
 from ssrseg.manifest import Manifest
 
 CLASSES = ("cat", "dog", "red car")
-HEAD = "name,labels,absent,mask,photo,made_by"
+HEAD = "name,labels,absent,mask,image,photo,made_by,score,reasons"
 
 
-def sample(name: str, *labels: int) -> Sample:
-    return Sample(name, Path(f"{name}.jpg"), labels, None)
+def sample(name: str, *labels: int, photos: Path = Path("/photos")) -> Sample:
+    return Sample(name, photos / f"{name}.jpg", labels, None)
 
 
 def test_labels_without_a_pixel(tmp_path: Path) -> None:
-    a, b, c = sample("a", 0, 1), sample("b", 0, 1, 2), sample("c")
+    a, b, c = (
+        sample(name, *labels, photos=tmp_path.parent / "photos")
+        for name, labels in (("a", (0, 1)), ("b", (0, 1, 2)), ("c", ()))
+    )
     dog = torch.tensor([[0, 2, 255]], dtype=torch.uint8)
     manifest = Manifest(tmp_path / "manifest.csv", CLASSES)
     manifest.add(a, dog, "a" * 16, "ssrseg")
@@ -27,9 +31,9 @@ def test_labels_without_a_pixel(tmp_path: Path) -> None:
     lines = (tmp_path / "manifest.csv").read_text().splitlines()
     assert lines == [
         HEAD,
-        "a,cat;dog,cat,masks/a.png,aaaaaaaaaaaaaaaa,ssrseg",
-        "b,cat;dog;red car,cat;red car,masks/b.png,bbbbbbbbbbbbbbbb,person",
-        "c,,,masks/c.png,cccccccccccccccc,ssrseg",
+        "a,cat;dog,cat,masks/a.png,../photos/a.jpg,aaaaaaaaaaaaaaaa,ssrseg,,",
+        "b,cat;dog;red car,cat;red car,masks/b.png,../photos/b.jpg,bbbbbbbbbbbbbbbb,person,,",
+        "c,,,masks/c.png,../photos/c.jpg,cccccccccccccccc,ssrseg,,",
     ]
     again = Manifest(tmp_path / "manifest.csv", CLASSES)
     assert again.absent([a, b, c, sample("d")]) == {"a": ("cat",), "b": ("cat", "red car")}
@@ -39,15 +43,42 @@ def test_labels_without_a_pixel(tmp_path: Path) -> None:
     )  # the later line counts
     assert Manifest(tmp_path / "manifest.csv", CLASSES).absent([a, c]) == {}
     lines = (tmp_path / "manifest.csv").read_text().splitlines()
-    assert lines[1] == "a,cat;dog,,masks/a.png,aaaaaaaaaaaaaaaa,ssrseg" and len(lines) == 4
+    assert (
+        lines[1] == "a,cat;dog,,masks/a.png,../photos/a.jpg,aaaaaaaaaaaaaaaa,ssrseg,,"
+        and len(lines) == 4
+    )
 
 
 def test_a_spreadsheet_may_have_saved_it(tmp_path: Path) -> None:
     path = tmp_path / "manifest.csv"
-    text = f"\ufeff{HEAD},checked\r\na,cat,cat,masks/a.png,aaaaaaaaaaaaaaaa,ssrseg,yes,\r\n"
+    row = "a,cat,cat,masks/a.png,../a.jpg,aaaaaaaaaaaaaaaa,ssrseg,,"
+    text = f"\ufeff{HEAD},checked\r\n{row},yes,\r\n"
     path.write_text(text, encoding="utf-8", newline="")
     assert Manifest(path, CLASSES).absent([sample("a", 0)]) == {"a": ("cat",)}
-    assert path.read_text() == f"{HEAD}\na,cat,cat,masks/a.png,aaaaaaaaaaaaaaaa,ssrseg\n"
+    assert path.read_text() == f"{HEAD}\n{row}\n"
+
+
+def test_a_table_of_version_0_1(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.csv"
+    old = "name,labels,absent,mask,photo,made_by"
+    path.write_text(f"{old}\na,cat,cat,masks/a.png,aaaaaaaaaaaaaaaa,person\n")
+    assert Manifest(path, CLASSES).photo("a") == "a" * 16
+    assert path.read_text() == f"{HEAD}\na,cat,cat,masks/a.png,,aaaaaaaaaaaaaaaa,person,,\n"
+
+
+def test_the_photograph_is_found_from_the_folder(tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "deep" / "out"
+    photos.mkdir()
+    out.mkdir(parents=True)
+    (photos / "a.jpg").touch()
+    (tmp_path / "link").symlink_to(out, target_is_directory=True)
+    for folder in (out, tmp_path / "link", tmp_path / "photos"):
+        manifest = Manifest(folder / "manifest.csv", CLASSES)
+        way = tmp_path / "link" / ".." / ".." / "photos"  # to deep/.., as the system goes
+        manifest.add(sample("a", photos=way), torch.zeros(2, 2).byte(), "a" * 16, "ssrseg")
+        (row,) = csv.DictReader(manifest.path.read_text().splitlines())
+        assert not row["image"].startswith("/")
+        assert (folder / row["image"]).samefile(photos / "a.jpg")
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def run_train(tree: Path, out: Path, config: Config) -> None:
 
 
 def run_masks(tree: Path, out: Path, config: Config) -> None:
-    make_masks(open_labelled(tree), out, config, save_cams=True)
+    make_masks(open_labelled(tree), out, config)
 
 
 @pytest.mark.parametrize("verb", [run_train, run_masks])

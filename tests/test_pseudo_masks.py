@@ -22,9 +22,11 @@ from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import BackboneError, CheckpointError, ConfigError, DataError
-from ssrseg.mask_folder import open_masks
+from ssrseg.made_with import MadeWith
+from ssrseg.mask_folder import Making, open_masks
 from ssrseg.model import SSR
-from ssrseg.pseudo_masks import make_masks, pseudo_mask_miou, rectify_photo
+from ssrseg.photo_masks import pseudo_mask_miou, rectify_photo
+from ssrseg.pseudo_masks import make_masks
 from ssrseg.training import train
 
 NO_CACHE = SuperpixelCache(None, n_segments=20, compactness=10.0)
@@ -51,9 +53,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     original = module.write_mask
 
-    def noting(path: Path, ids: Tensor, made_for: str) -> None:
+    def noting(path: Path, ids: Tensor, made_for: str, note: str) -> None:
         names.append(path.stem)
-        original(path, ids, made_for)
+        original(path, ids, made_for, note)
 
     monkeypatch.setattr(module, "write_mask", noting)
     return names
@@ -64,7 +66,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 def test_files(folder: LabelledImages, tmp_path: Path, config: Config) -> None:
-    result = make_masks(folder, tmp_path, config, save_cams=True)
+    result = make_masks(folder, tmp_path, config)
     assert (result.out, result.written, result.skipped) == (tmp_path, 4, 0)
     with (tmp_path / "manifest.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -84,8 +86,8 @@ def test_files(folder: LabelledImages, tmp_path: Path, config: Config) -> None:
             assert cams["classes"].tolist() == names
             grid = (-(-photo.shape[0] // 16), -(-photo.shape[1] // 16))
             assert cams["cam"].shape == cams["refined_cam"].shape == (len(names), *grid)
+            assert (cams["cam"].dtype, cams["refined_cam"].dtype) == (np.float16, np.float32)
             for maps in (cams["cam"], cams["refined_cam"]):
-                assert maps.dtype == np.float32
                 assert maps.min(initial=1) >= 0
                 assert maps.max(initial=0) <= 1
             if names:
@@ -98,7 +100,7 @@ def test_an_image_without_any_class_is_background(
 ) -> None:
     bare = [sample for sample in folder.samples if not sample.labels]
     assert bare
-    make_masks(replace(folder, samples=tuple(bare)), tmp_path, config, save_cams=True)
+    make_masks(replace(folder, samples=tuple(bare)), tmp_path, config)
     assert not read_class_ids(tmp_path / "masks" / f"{bare[0].name}.png").any()
     with np.load(tmp_path / "cams" / f"{bare[0].name}.npz") as cams:
         assert cams["classes"].dtype.kind == "U"  # names, even if there are none
@@ -111,26 +113,26 @@ def test_stopped_and_started_again(
     made: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    make_masks(folder, tmp_path / "straight", config, save_cams=True)
+    make_masks(folder, tmp_path / "straight", config)
     made.clear()
     write = module.write_mask
 
-    def killed(path: Path, ids: Tensor, made_for: str) -> None:
+    def killed(path: Path, ids: Tensor, made_for: str, note: str) -> None:
         if len(made) == 2:
             raise KeyboardInterrupt
-        write(path, ids, made_for)
+        write(path, ids, made_for, note)
 
     monkeypatch.setattr(module, "write_mask", killed)
     with pytest.raises(KeyboardInterrupt):
-        make_masks(folder, tmp_path / "halves", config, save_cams=True)
+        make_masks(folder, tmp_path / "halves", config)
     monkeypatch.setattr(module, "write_mask", write)
-    result = make_masks(folder, tmp_path / "halves", config, save_cams=True)
+    result = make_masks(folder, tmp_path / "halves", config)
     assert (result.written, result.skipped) == (2, 2)
     names = [sample.name for sample in folder.samples]
     assert made == names
     assert contents(tmp_path / "straight") == contents(tmp_path / "halves")
     made.clear()
-    assert make_masks(folder, tmp_path / "halves", config, save_cams=True).written == 0
+    assert make_masks(folder, tmp_path / "halves", config).written == 0
     assert made == []
 
 
@@ -163,12 +165,12 @@ def test_what_is_missing_or_changed_is_made_again(
     made.clear()
     assert make_masks(replace(folder, samples=samples), tmp_path, config).skipped == 4
     cams = tmp_path / "cams" / f"{third}.npz"
-    for damage in (lambda: None, lambda: cams.write_bytes(cams.read_bytes()[:300])):
+    for damage in (cams.unlink, lambda: cams.write_bytes(cams.read_bytes()[:300])):
         damage()  # its mask is there, its CAM is not, or not whole
-        make_masks(replace(folder, samples=samples[2:3]), tmp_path, config, save_cams=True)
+        make_masks(replace(folder, samples=samples[2:3]), tmp_path, config)
         assert made == [third]
         made.clear()
-    make_masks(replace(folder, samples=samples[2:3]), tmp_path, config, save_cams=True)
+    make_masks(replace(folder, samples=samples[2:3]), tmp_path, config)
     assert made == []
 
 
@@ -220,7 +222,7 @@ def test_a_mask_corrected_by_hand_is_kept(
     with (out / "manifest.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["made_by"], row["absent"]) == ("person", "cat")  # a dog was painted
-    make_masks(data, out, config, save_cams=True)
+    make_masks(data, out, config)
     assert path.read_bytes() == corrected and (out / "cams" / "photo_0.npz").is_file()
     assert make_masks(data, out, config, overwrite=True).written == 1
     assert path.read_bytes() != corrected
@@ -317,7 +319,7 @@ def test_encoders_at_another_place_are_the_same(tmp_path: Path, config: Config) 
     speed = replace(elsewhere, data=replace(config.data, workers=1), optim=optim)
     assert make_masks(data, out, speed).skipped == 1
     tiny_clip(tmp_path / "moved", seed=3)
-    with pytest.raises(ConfigError, match="encoders or another model"):
+    with pytest.raises(ConfigError, match=r"another clip \(digest \"2bac2c9d8b10cb1b\" there"):
         make_masks(data, out, elsewhere)
 
 
@@ -385,17 +387,16 @@ def test_other_settings_are_refused(folder: LabelledImages, tmp_path: Path, conf
     make_masks(replace(folder, samples=folder.samples[:1]), tmp_path, config)
     before = contents(tmp_path)
     other = replace(config, sgc=replace(config.sgc, high=0.7))
-    with pytest.raises(ConfigError, match=r"made with other settings, .*another folder \(--out\)"):
+    with pytest.raises(ConfigError, match=r"\(sgc\.high = 0\.4 there, 0\.7 now\)\. .*--out"):
         make_masks(folder, tmp_path, other)
     with pytest.raises(ConfigError, match=rf"such as {folder.samples[0].name}\.png, which this"):
         make_masks(replace(folder, samples=folder.samples[1:]), tmp_path, other, overwrite=True)
     assert contents(tmp_path) == before
     assert make_masks(folder, tmp_path, other, overwrite=True).written == 4
+    making = Making("model", MadeWith(("cat",), {}), "")
     with (
         pytest.raises(ConfigError, match="holds masks made from labels"),
-        open_masks(
-            tmp_path, (), ("cat",), "", "", made_from="model", overwrite=False, strict=False
-        ),
+        open_masks(tmp_path, (), making, overwrite=False, strict=False),
     ):
         pass
 
@@ -442,8 +443,8 @@ def test_with_a_trained_cmpa(clip_dir: Path, dino_dir: Path, tmp_path: Path) -> 
         clip_dir, dino_dir, "optim.cmpa_iterations=30", "optim.iterations=1", "optim.cmpa_lr=0.05"
     )
     train(voc, tmp_path / "run", config)
-    make_masks(voc, tmp_path / "trained", config, model=tmp_path / "run", save_cams=True)
-    make_masks(voc, tmp_path / "free", config, save_cams=True)
+    make_masks(voc, tmp_path / "trained", config, model=tmp_path / "run")
+    make_masks(voc, tmp_path / "free", config)
     name = voc.samples[0].name
     with (
         np.load(tmp_path / "trained" / "cams" / f"{name}.npz") as trained,
@@ -462,8 +463,8 @@ def test_with_the_decoder_of_a_weclip_run(clip_dir: Path, dino_dir: Path, tmp_pa
     settings = ("optim.iterations=1", "affinity.rfm_layers=-3")
     config = tiny_config(clip_dir, dino_dir, *settings, preset="weclip")
     train(voc, tmp_path / "run", config)
-    make_masks(voc, tmp_path / "refined", config, model=tmp_path / "run", save_cams=True)
-    make_masks(voc, tmp_path / "free", config, save_cams=True)
+    make_masks(voc, tmp_path / "refined", config, model=tmp_path / "run")
+    make_masks(voc, tmp_path / "free", config)
     name = voc.samples[0].name
     with (
         np.load(tmp_path / "refined" / "cams" / f"{name}.npz") as refined,

@@ -11,6 +11,7 @@ One photograph, training-free::
 A folder, from labels to a trained model::
 
     ssrseg.make_masks("photos", "masks")
+    ssrseg.export_masks("masks", to="coco")
     config = ssrseg.load_config("ssr", overrides=["optim.iterations=2000"])
     ssrseg.train("photos", "run", config)
     ssrseg.SSR.from_pretrained("run").segment("new.jpg").mask
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Config": "ssrseg.config",
     "Evaluation": "ssrseg.evaluation",
+    "ExportResult": "ssrseg.export.run",
     "LabelledImages": "ssrseg.data.sample",
     "MasksResult": "ssrseg.pseudo_masks",
     "PredictResult": "ssrseg.prediction",
@@ -40,6 +42,7 @@ _HOMES = {
     "TrainResult": "ssrseg.training",
     "evaluate": "ssrseg.evaluation",
     "examine": "ssrseg.doctor",
+    "export_masks": "ssrseg.export.run",
     "load_config": "ssrseg.config",
     "make_masks": "ssrseg.pseudo_masks",
     "open_images": "ssrseg.data.open",
@@ -67,6 +70,8 @@ if TYPE_CHECKING:
     from ssrseg.errors import SSRError as SSRError
     from ssrseg.evaluation import Evaluation as Evaluation
     from ssrseg.evaluation import evaluate as evaluate
+    from ssrseg.export.run import ExportResult as ExportResult
+    from ssrseg.export.run import export_masks as export_masks
     from ssrseg.model import SSR as SSR
     from ssrseg.model import Rectification as Rectification
     from ssrseg.paper.cam_seeds import score_seeds as score_seeds

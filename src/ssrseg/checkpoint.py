@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from huggingface_hub import hf_hub_download, model_info, try_to_load_from_cache
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass as checked_dataclass
 from safetensors import SafetensorError, safe_open
@@ -27,6 +28,7 @@ from ssrseg.data.files import atomic_write, content_digest, user_path
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import CheckpointError, SSRError, counted, did_you_mean
 from ssrseg.networks.frozen import all_finite, weights_digest
+from ssrseg.networks.vocabulary import changed_background, changed_prompts
 
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "checkpoint.safetensors"
@@ -214,6 +216,25 @@ def _model_file(path: str | Path) -> Path:
     )
 
 
+def model_file(source: str | Path, **hub: Any) -> Path:
+    """A path on this disk, or the file fetched from the hub."""
+    path = model_path(source)
+    if path.exists() or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
+        return path
+    name, cache = str(source), {key: hub[key] for key in ("cache_dir", "revision") if key in hub}
+    try:
+        if not isinstance(try_to_load_from_cache(name, MODEL_FILE, **cache), str):
+            # one quick question first: nobody waits for retries behind a closed door
+            model_info(name, revision=hub.get("revision"), token=hub.get("token"), timeout=10)
+        return Path(hf_hub_download(name, MODEL_FILE, **hub))
+    except Exception as error:
+        raise CheckpointError(
+            f"{source} is neither a folder here (seen from {Path.cwd()}) nor could it be fetched"
+            f" from the hub ({type(error).__name__}). Give a run folder, a folder written by"
+            " save_pretrained, or a hub id such as name/model."
+        ) from error
+
+
 def model_digest(path: str | Path) -> str:
     """A name for the weights of a run folder or checkpoint, wherever it lies.
 
@@ -272,8 +293,8 @@ def data_digest(data: LabelledImages, *, truth: bool = False) -> str:
         DataError: If a file cannot be read.
     """
     with ThreadPoolExecutor(_READERS) as pool:
-        images = pool.map(_content, [sample.image for sample in data.samples])
-        masks = pool.map(_content, [sample.truth if truth else None for sample in data.samples])
+        images = pool.map(known_digest, [sample.image for sample in data.samples])
+        masks = pool.map(known_digest, [sample.truth if truth else None for sample in data.samples])
         rows = [
             f"{sample.name} {sample.labels} {image} {mask}"
             for sample, image, mask in zip(
@@ -284,7 +305,8 @@ def data_digest(data: LabelledImages, *, truth: bool = False) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-def _content(path: Path | None) -> str:
+def known_digest(path: Path | None) -> str:
+    """``content_digest`` of a file, read once as long as it does not change; empty for None."""
     if path is None:
         return ""
     try:
@@ -343,6 +365,15 @@ def check_same_encoders(
             )
 
 
+def changed_texts(
+    classes: tuple[str, ...], earlier: tuple[str, ...], now: tuple[str, ...]
+) -> list[str]:
+    """What differs between the texts of two vocabularies of the same classes, in words."""
+    count = len(classes)
+    prompts = changed_prompts(classes, earlier[:count], now[:count])
+    return [*prompts, *changed_background(earlier[count:], now[count:])]
+
+
 def check_same_run(earlier: Checkpoint, now: Checkpoint, path: Path) -> None:
     """Raise CheckpointError unless a run may go on from a checkpoint: the same in all but speed.
 
@@ -359,8 +390,7 @@ def check_same_run(earlier: Checkpoint, now: Checkpoint, path: Path) -> None:
     ]
     if earlier.supervision != now.supervision:
         differing.append(f"supervision = {earlier.supervision} there, {now.supervision} now")
-    if earlier.texts != now.texts:
-        differing.append("other prompts")
+    differing += changed_texts(earlier.classes, earlier.texts, now.texts)
     if now.data and earlier.data != now.data:
         differing.append("other images, labels or true masks")
     if differing:

@@ -82,7 +82,7 @@ _SHOWN = 10  # faults in one message
 PRESETS = Path(__file__).with_name("presets")
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-SPEED_KEYS = frozenset({"data.workers", "data.patches", "optim.save_every"})
+SPEED_KEYS = frozenset({"data.workers", "data.patches", "optim.save_every", "optim.features_gb"})
 """Settings that say how fast and not what: a run goes on under other values. No checkpoint holds
 them but ``data.patches``, on which the last digits depend."""
 
@@ -289,8 +289,9 @@ class OptimConfig:
     """CMPA first, then the decoder on its masks; or both in every iteration (paper) [0013]."""
     cmpa_iterations: CountOrZero = 500
     """Iterations of L_proto alone, before the decoder's, when staged."""
-    iterations: CountOrZero = 30000
-    """Iterations with L_seg [paper: 30,000 VOC, 80,000 COCO]."""
+    iterations: CountOrZero | None = None
+    """Iterations with L_seg [paper: 30,000 VOC, 80,000 COCO]; null = from the number of images:
+    at least 500, and the paper's for VOC and COCO [0037]."""
     batch: Annotated[Count, Field(le=4096)] = 16
     """Crops per iteration."""
     micro_batch: Count | None = None
@@ -313,8 +314,17 @@ class OptimConfig:
     """Weight of the affinity loss beside L_seg [WeCLIP: 0.1]; 0 = off [0033]."""
     affinity_radius: Annotated[CountOrZero, Field(le=64)] = 8
     """Rows and columns between two patches that it compares, at most [WeCLIP]."""
-    save_every: Count = 1000
-    """Iterations between checkpoints."""
+    features: Literal["auto", "cached", "online"] = "auto"
+    """CLIP's features and pseudo masks for the decoder: kept on disk, some views of each image, or
+    made anew for every crop (paper). auto = cached on a CPU, if every image is seen often and the
+    disk allows it [0038]."""
+    features_gb: NotNegative = 10.0
+    """Disk that cached features may take, in GB."""
+    views: Annotated[tuple[Zoom, ...], Field(min_length=1, max_length=16)] = (1.0, 0.7)
+    """Sizes of an image whose features are cached, the second, fourth ... of its mirror image if
+    data.flip. The pseudo mask is made at the first."""
+    save_every: Count | None = None
+    """Iterations between checkpoints; null = a tenth of ``iterations``, at most 1,000."""
     seed: CountOrZero = 0
     """Seed of everything random."""
 
@@ -370,6 +380,11 @@ def uses_decoder(config: Config) -> bool:
     affinity = config.affinity
     attention = affinity.kind == "attention" and affinity.power > 0 and affinity.clip_weight > 0
     return attention and affinity.rfm_after is not None
+
+
+def uses_dino(config: Config) -> bool:
+    """Whether DINO's attention has a weight."""
+    return config.affinity.kind == "attention" and config.affinity.dino_weight > 0
 
 
 def deciding_settings(config: Config, ignored: Iterable[str] = ()) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ssrseg.data.files import write_text, writing
 EXIT_CODE = 3
 """Of a command that finished, though some files failed."""
 
-_FILE = "failures.csv"
+FILE = "failures.csv"
 _SHOWN = 10
 
 
@@ -37,7 +37,7 @@ def write_failures(folder: Path, failures: Sequence[Failure]) -> None:
     Raises:
         OutputError: If it cannot be written.
     """
-    path = folder / _FILE
+    path = folder / FILE
     if not failures:
         with writing(path):
             path.unlink(missing_ok=True)
@@ -52,7 +52,7 @@ def describe_failures(folder: Path, failures: Sequence[Failure]) -> list[str]:
     if not failures:
         return []
     plural = "file" if len(failures) == 1 else "files"
-    lines = [f"{len(failures)} {plural} could not be used (all in {folder / _FILE}):"]
+    lines = [f"{len(failures)} {plural} could not be used (all in {folder / FILE}):"]
     lines += [f"  {each.reason}" for each in failures[:_SHOWN]]
     if failures[_SHOWN:]:
         lines.append(f"  ... and {len(failures) - _SHOWN} more.")

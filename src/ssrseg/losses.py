@@ -179,7 +179,10 @@ def proto_loss(
 
 
 def seg_loss(
-    model: SSR, features: ClipFeatures, pseudo_mask: UInt8[Tensor, "batch height width"]
+    model: SSR,
+    features: ClipFeatures,
+    pseudo_mask: UInt8[Tensor, "batch height width"],
+    inside: Bool[Tensor, "batch patches"] | None = None,
 ) -> Float[Tensor, ""]:
     """L_seg of a batch of crops, and WeCLIP's affinity loss beside it if the settings ask for it.
 
@@ -187,13 +190,14 @@ def seg_loss(
         model: With a decoder, which gets the gradient.
         features: CLIP's of the crops.
         pseudo_mask: Class ids (or true masks under full supervision); 255 does not count.
+        inside: False = padding of cached windows, which the decoder does not see.
     """
     assert model.decoder is not None
     optim = model.config.optim
     with training_mode(model.decoder):
         # F (batch, patches, width) -> logits on the grid -> logits at the masks' size
         fused = model.decoder.fusion(features.tokens)
-        logits = model.decoder.segment(fused, features.grid)
+        logits = model.decoder.segment(fused, features.grid, inside)
         size = (pseudo_mask.shape[1], pseudo_mask.shape[2])
         at_size = functional.interpolate(logits, size, mode="bilinear", align_corners=False)
         loss = segmentation_loss(at_size, pseudo_mask)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -14,16 +16,23 @@ from ssrseg.data.csv_lines import csv_line, csv_rows
 from ssrseg.data.files import write_text, writing
 from ssrseg.data.sample import Sample
 from ssrseg.errors import DataError
+from ssrseg.review import Review
 
-COLUMNS = ("name", "labels", "absent", "mask", "photo", "made_by")
+COLUMNS = (
+    "name", "labels", "absent", "mask", "image", "photo", "made_by", "score", "reasons",
+)  # fmt: skip
 FILE = "manifest.csv"
+
+_LATER = {"image", "score", "reasons"}
+"""Columns that version 0.1 did not write: a table without them is read."""
 
 
 class Manifest:
     """The table of a folder of masks, appended line by line; the later line of a name counts.
 
-    ``absent`` names the labels without a pixel: images to look at first; ``photo`` is the digest of
-    the photograph's content, and ``made_by`` is ``ssrseg``, or ``person`` for a corrected mask.
+    ``absent`` names the labels without a pixel; ``image`` is the photograph's path from the folder
+    of the table, ``photo`` the digest of its content, and ``made_by`` is ``ssrseg``, or ``person``
+    for a corrected mask. ``score`` and ``reasons`` are those of its review, empty for a person's.
     Columns of the user's own are not kept.
 
     Raises:
@@ -48,17 +57,17 @@ class Manifest:
             head, *rows = csv_rows(text) or [list(COLUMNS)]  # an empty file says nothing
         except DataError as error:
             raise self._foreign(str(error)) from error
-        if not set(COLUMNS) <= set(head):
+        if not set(COLUMNS) - _LATER <= set(head):
             raise self._foreign(f'it begins with "{",".join(head)[:80]}"')
         for row in rows:
             found = dict(zip(head, row, strict=False))
             # a line cut short by a kill is written again
-            if set(COLUMNS) <= found.keys() and found["mask"] == mask_path(found["name"]):
+            if len(row) >= len(head) and found["mask"] == mask_path(found["name"]):
                 if any("\udc80" <= char <= "\udcff" for char in found["name"]):
                     self._refuse_other_encoding(found["name"])
                 if not re.fullmatch("[0-9a-f]{16}", found["photo"]):  # such as 1.2E+15
                     found["photo"] = ""
-                self._rows[found["name"]] = {column: found[column] for column in COLUMNS}
+                self._rows[found["name"]] = {column: found.get(column, "") for column in COLUMNS}
 
     def _refuse_other_encoding(self, name: str) -> None:
         """Tell a name that is not UTF-8 from one that a spreadsheet has written in its own way."""
@@ -81,19 +90,31 @@ class Manifest:
         write_text(self.path, "".join(map(csv_line, rows)))
 
     def add(
-        self, sample: Sample, ids: UInt8[Tensor, "height width"], photo: str, made_by: str
+        self,
+        sample: Sample,
+        ids: UInt8[Tensor, "height width"],
+        photo: str,
+        made_by: str,
+        review: Review | None = None,
     ) -> None:
         """Append the line of a mask that has been written; labels i have id i + 1 in it."""
         pixels = torch.bincount(ids.flatten(), minlength=256)
         absent = self._names(index for index in sample.labels if not pixels[index + 1])
         labels, mask = self._names(sample.labels), mask_path(sample.name)
-        values = (sample.name, labels, absent, mask, photo, made_by)
+        image = _path_from(self.path.parent, sample.image)
+        score = "" if review is None else f"{review.score:.3f}"
+        reasons = "" if review is None else ";".join(review.reasons)
+        values = (sample.name, labels, absent, mask, image, photo, made_by, score, reasons)
         row = dict(zip(COLUMNS, values, strict=True))
         if self._rows.get(sample.name) != row:
             self._rows[sample.name] = row
             line = csv_line(values).encode("utf-8", "surrogateescape")
             with writing(self.path), self.path.open("ab") as file:
                 file.write(line)
+
+    def forget(self, name: str) -> None:
+        """Leave out the line of a mask that is gone, when the table is next written."""
+        self._rows.pop(name, None)
 
     def photo(self, name: str) -> str | None:
         """Digest of the photograph that a mask was made for, if that is known."""
@@ -106,6 +127,18 @@ class Manifest:
 
     def _names(self, labels: Iterable[int]) -> str:
         return ";".join(self.classes[index] for index in labels)
+
+
+def _path_from(folder: Path, file: Path) -> str:
+    """A file's path as seen from a folder, with ``/``; absolute on another Windows drive.
+
+    ``..`` leaves the folder where it really lies, so links on the way are followed; the file itself
+    keeps its name.
+    """
+    there = os.path.join(os.path.realpath(file.parent), file.name)
+    with suppress(ValueError):
+        there = os.path.relpath(there, os.path.realpath(folder))
+    return Path(there).as_posix()
 
 
 def mask_path(name: str) -> str:

@@ -2,34 +2,72 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ssrseg.checkpoint import STATE_FILE
-from ssrseg.console import track
+from ssrseg.console import note, track
 from ssrseg.data.class_ids import read_class_ids
 from ssrseg.data.files import content_digest, only_writer, write_text, writing
 from ssrseg.data.images import image_size
 from ssrseg.data.notices import note_once, say_again
 from ssrseg.data.sample import Sample
-from ssrseg.data.stamped_mask import MaskState, digest_of, mask_state, write_mask
-from ssrseg.errors import ConfigError, DataError, OutputError, SSRError
+from ssrseg.data.stamped_mask import (
+    MaskState,
+    has_confidence,
+    mask_note,
+    mask_state,
+    write_confidence,
+    write_mask,
+)
+from ssrseg.errors import ConfigError, DataError, OutputError, SSRError, counted
 from ssrseg.failures import Failure, write_failures
 from ssrseg.interruption import Stop
+from ssrseg.made_with import Change, MadeWith, change, is_ours, read_made_with
 from ssrseg.manifest import FILE as MANIFEST
 from ssrseg.manifest import Manifest, mask_path
-
-HasRest = Callable[[Sample, str], bool]
+from ssrseg.report.masks import write_masks_report
+from ssrseg.review import Review, review_order, write_doubts
 
 MADE_FROM = {"labels": "config.yaml", "model": "settings.txt"}
 """File of the settings that masks were made with: from labels, or predicted by a model."""
 
 
-_IDENTITY = "# made with: "  # the last line of that file
+@dataclass(frozen=True)
+class Making:
+    """How the masks of a folder are made.
+
+    Attributes:
+        made_from: A key of ``MADE_FROM``.
+        made_with: All that decides a mask beside the photograph and its labels.
+        settings: Text of the settings, for people.
+        has_rest: Told a sample and the digest of its photograph: True if what else is written of it
+            is there.
+        places: Told the name of a sample: where what is written of it lies.
+    """
+
+    made_from: str
+    made_with: MadeWith
+    settings: str
+    has_rest: Callable[[Sample, str], bool] = lambda _, __: True
+    places: Callable[[str], Sequence[str]] = lambda name: [mask_path(name)]
+    confidence: bool = False
+    """Whether a confidence is wanted beside each mask."""
+
+
+def confidence_path(name: str) -> str:
+    """Where the confidence of a mask lies in its folder."""
+    return f"confidence/{name}.png"
+
+
+_SHOWN = 8  # differences in one message
+_UNKNOWN = Change(("nothing that can be read says which",), refused=True, spares_others=False)
 
 
 class MaskFolder:
@@ -41,46 +79,71 @@ class MaskFolder:
         done: Masks that were there already, those of a person included.
         written: Masks that were made now.
         renewed: How many of these replace a mask of another photograph or of other labels.
+        reviews: What is to be said of the masks of ours, by name.
         failures: What could not be used.
     """
 
-    def __init__(self, out: Path, classes: tuple[str, ...], identity: str, *, strict: bool) -> None:
-        self.out, self.classes, self.identity, self.strict = out, classes, identity, strict
+    def __init__(self, out: Path, making: Making, *, strict: bool) -> None:
+        self.out, self.making, self.strict = out, making, strict
         self.todo: list[Sample] = []
         self.corrected: dict[str, None] = {}
         self.done = self.written = self.renewed = 0
         self._stale: set[str] = set()
+        self._wrong: dict[str, Path] = {}  # masks that are there and no longer wanted
+        self.reviews: dict[str, Review] = {}
         self.failures: list[Failure] = []
-        self.manifest = Manifest(out / MANIFEST, classes)
+        self.manifest = Manifest(out / MANIFEST, making.made_with.classes)
 
-    def look(self, samples: Sequence[Sample], has_rest: HasRest, *, overwrite: bool) -> None:
+    def look(self, samples: Sequence[Sample], *, overwrite: bool) -> None:
         """Sort samples into those to do, those done, and those that a person has corrected."""
         there = (self.out / "masks").is_dir() and not overwrite
-        taken = {mask_path(sample.name) for sample in samples}
+        places, has_rest = self.making.places, self._has_rest
+        taken = {place for sample in samples for place in places(sample.name)}
         title = "Masks that are there"
         for sample in track(samples, title, len(samples)) if there else samples:
             path = self.out / mask_path(sample.name)
             try:
-                if not _is_there(path, sample, taken) or overwrite:
+                _refuse_taken(places(sample.name), sample, taken)
+                if not _is_there(path, sample) or overwrite:
+                    self._wrong |= {sample.name: path} if overwrite else {}
                     self.todo.append(sample)
                     continue
                 photo = content_digest(sample.image)
-                made_for = self._made_for(sample, photo)
-                state, ids = mask_state(path, made_for)
+                state, ids = mask_state(path, self.making.made_with.mask_of(sample, photo))
                 if state is MaskState.CORRECTED:
                     self._keep(sample, path, photo)
                     self.done += 1
-                    if has_rest(sample, made_for):
+                    if has_rest(sample, photo):
                         continue
-                elif state is MaskState.DONE and ids is not None and has_rest(sample, made_for):
-                    self.manifest.add(sample, ids, photo, "ssrseg")
+                elif state is MaskState.DONE and ids is not None and has_rest(sample, photo):
+                    self._list(sample, ids, photo, Review.from_text(mask_note(path)))
                     self.done += 1
                     continue
                 elif state is MaskState.STALE:
                     self._stale.add(sample.name)
+                    self._wrong[sample.name] = path
                 self.todo.append(sample)
             except SSRError as error:
+                if _is_ours(path):
+                    self._wrong[sample.name] = path
                 self.fail(sample, error)
+
+    def _has_rest(self, sample: Sample, photo: str) -> bool:
+        """Whether all is there that is wanted beside the mask."""
+        if self.making.confidence:
+            path = self.out / confidence_path(sample.name)
+            if not has_confidence(path, self.making.made_with.mask_of(sample, photo)):
+                return False
+        return self.making.has_rest(sample, photo)
+
+    def remove_wrong(self) -> None:
+        """Remove masks that were made with something else, before others lie beside them."""
+        for name, path in self._wrong.items():
+            with writing(path):
+                path.unlink(missing_ok=True)
+            self.manifest.forget(name)
+        self.manifest.write()
+        self._stale.clear()
 
     def _keep(self, sample: Sample, path: Path, photo: str) -> None:
         """Keep what a person has made, if it is of this photograph."""
@@ -101,22 +164,48 @@ class MaskFolder:
         self.manifest.add(sample, ids, photo, "person")
         self.corrected[sample.name] = None
 
-    def _made_for(self, sample: Sample, photo: str) -> str:
-        labels = "\n".join(self.classes[index] for index in sample.labels)
-        return digest_of(self.identity, labels, photo)
+    def _list(
+        self,
+        sample: Sample,
+        ids: UInt8[Tensor, "height width"],
+        photo: str,
+        review: Review | None,
+    ) -> None:
+        """Write the line of a mask of ours, and keep its review."""
+        self.manifest.add(sample, ids, photo, "ssrseg", review)
+        if review is not None:
+            self.reviews[sample.name] = review
 
-    def write(self, sample: Sample, ids: UInt8[Tensor, "height width"], photo: str) -> str:
-        """Write a mask, unless it is a person's, then its line; returns what it was made for.
+    def write(
+        self,
+        sample: Sample,
+        ids: UInt8[Tensor, "height width"],
+        photo: str,
+        review: Review,
+        confidence: Float[Tensor, "height width"] | None,
+    ) -> None:
+        """Write a mask, unless it is a person's, then its line.
 
-        ``photo`` is the digest of the photograph from before it was read.
+        Args:
+            photo: Digest of the photograph from before it was read.
+            confidence: Written too; None = one of an earlier mask is removed.
         """
-        made_for = self._made_for(sample, photo)
+        made_for = self.making.made_with.mask_of(sample, photo)
+        path = self.out / confidence_path(sample.name)
+        if confidence is not None:
+            write_confidence(path, confidence, made_for)
+        else:
+            with writing(path):
+                path.unlink(missing_ok=True)
         if sample.name not in self.corrected:
-            write_mask(self.out / mask_path(sample.name), ids, made_for)
-            self.manifest.add(sample, ids, photo, "ssrseg")
+            write_mask(self.out / mask_path(sample.name), ids, made_for, review.to_text())
+            self._list(sample, ids, photo, review)
             self.written += 1
             self.renewed += sample.name in self._stale
-        return made_for
+
+    def reviewed(self) -> dict[str, Review]:
+        """The reviews, the first to look at first."""
+        return review_order(self.reviews)
 
     def stop_if_asked(self, stop: Stop) -> None:
         """Raise Interrupted between two images if somebody wants the work to end."""
@@ -141,58 +230,89 @@ class MaskFolder:
 def open_masks(
     out: Path,
     samples: tuple[Sample, ...],
-    classes: tuple[str, ...],
-    settings: str,
-    identity: str,
+    making: Making,
     *,
-    made_from: str,
     overwrite: bool,
     strict: bool,
-    has_rest: HasRest | None = None,
+    report: bool = True,
 ) -> Iterator[MaskFolder]:
     """Lock a folder, see what is done, and leave manifest.csv and failures.csv whole at the end.
+
+    Masks that settings have made wrong are removed before the first new one is written, so that a
+    folder never holds a mixture; those that a person has corrected stay. A block that comes to its
+    end also leaves a report.
 
     Args:
         out: Made if it is not there.
         samples: Images that are to have a mask.
-        settings: Text of the settings, for people.
-        identity: Digest of all that decides a mask beside the photograph and its labels.
-        made_from: A key of ``MADE_FROM``.
+        making: How they are made.
         overwrite: Make all masks anew, also those that a person has corrected.
         strict: Stop at the first file that cannot be used.
-        has_rest: Told a sample and what its mask was made for: True if what else is written of it
-            is there; None = nothing else is.
+        report: Write report.html.
 
     Raises:
         ConfigError: If the folder holds something else, or masks made with other settings.
         OutputError: If another process writes there, or the disk takes nothing.
     """
-    _refuse_other(out, made_from)
+    start = time.monotonic()
+    _refuse_other(out, making.made_from)
     say_again()
     with only_writer(out):
-        _refuse_other(out, made_from)
-        file = out / MADE_FROM[made_from]
-        _refuse_mixture(out, samples, file, identity, overwrite=overwrite)
-        write_text(file, f"{settings}{_IDENTITY}{identity}\n")
-        write_text(out / "classes.txt", "".join(f"{name}\n" for name in classes))
-        folder = MaskFolder(out, classes, identity, strict=strict)
+        _refuse_other(out, making.made_from)
+        changed = _refuse_mixture(out, samples, making, overwrite=overwrite)
+        folder = MaskFolder(out, making, strict=strict)
         try:
-            folder.look(samples, has_rest or (lambda _, __: True), overwrite=overwrite)
+            folder.look(samples, overwrite=overwrite)
+            if changed:
+                folder.remove_wrong()
+            classes = making.made_with.classes
+            write_text(out / "classes.txt", "".join(f"{name}\n" for name in classes))
+            write_text(
+                settings_file(out, making.made_from), making.settings + making.made_with.line()
+            )
             yield folder
         finally:
             folder.manifest.write()
+            write_doubts(out, folder.reviews)
             write_failures(out, folder.failures)
+        if report:
+            spent = time.monotonic() - start
+            made = f"{counted(folder.written, 'mask', 'masks')} made in {spent:.0f} s"
+            write_masks_report(out, call=f"{made}, {folder.done:,} were there already")
 
 
-def _is_there(path: Path, sample: Sample, taken: Collection[str]) -> bool:
-    """DataError if the mask cannot have its place: ``taken`` are those of all masks."""
-    folders = [str(each) for each in PurePosixPath(mask_path(sample.name)).parents]
+def settings_file(out: Path, made_from: str) -> Path:
+    """Where the settings stand that masks were made with."""
+    return out / MADE_FROM[made_from]
+
+
+def made_with(out: Path, made_from: str) -> MadeWith | None:
+    """What the masks of a folder were made with; None if that is not known."""
     try:
-        if any(folder in taken for folder in folders) or path.is_dir():
-            raise DataError(
-                f"The mask of {sample.image} has no place at {path}, where something else is or is"
-                " going to be. Rename the image, or move away what is there."
-            )
+        return read_made_with(settings_file(out, made_from).read_text("utf-8", "surrogateescape"))
+    except OSError:
+        return None
+
+
+def _refuse_taken(places: Sequence[str], sample: Sample, taken: Collection[str]) -> None:
+    """Raise DataError if a file of a sample would lie below one of another: ``taken`` are all."""
+    for place in places:
+        if any(str(folder) in taken for folder in PurePosixPath(place).parents):
+            raise _no_place(place, sample)
+
+
+def _no_place(place: str | Path, sample: Sample) -> DataError:
+    return DataError(
+        f"The mask of {sample.image} has no place at {place}, where something else is or is going"
+        " to be. Rename the image, or move away what is there."
+    )
+
+
+def _is_there(path: Path, sample: Sample) -> bool:
+    """DataError if the mask cannot have its place."""
+    try:
+        if path.is_dir():
+            raise _no_place(path, sample)
         if path.exists() and path.samefile(sample.image):
             raise DataError(
                 f"{sample.image} lies where its own mask would be written. Choose another folder"
@@ -206,6 +326,14 @@ def _is_there(path: Path, sample: Sample, taken: Collection[str]) -> bool:
         ) from error
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether a mask is one of ours, whatever it was made for."""
+    try:
+        return mask_state(path, "")[0] is MaskState.STALE
+    except (DataError, OSError):
+        return False
+
+
 def _refuse_other(out: Path, made_from: str) -> None:
     """Raise ConfigError for the folder of a training run, or of masks made in the other way."""
     holds = "a training run" if (out / STATE_FILE).is_file() else ""
@@ -217,33 +345,43 @@ def _refuse_other(out: Path, made_from: str) -> None:
 
 
 def _refuse_mixture(
-    out: Path, samples: tuple[Sample, ...], file: Path, identity: str, *, overwrite: bool
-) -> None:
-    """Raise ConfigError if masks of other settings would lie beside the new ones."""
-    if not file.is_file():
-        return
+    out: Path, samples: tuple[Sample, ...], making: Making, *, overwrite: bool
+) -> bool:
+    """Raise ConfigError if masks of other settings would lie beside the new ones.
+
+    Returns:
+        Whether masks that do not fit have to be removed first.
+    """
+    file = settings_file(out, making.made_from)
     there = {path for path in (out / "masks").rglob("*.png") if not path.name.startswith(".")}
+    if not file.is_file():
+        return bool(there)
     try:
-        earlier = file.read_text(encoding="utf-8", errors="surrogateescape")
+        text = file.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror or error}).") from error
-    if _IDENTITY not in earlier and not there:
+    if not there and not is_ours(text):
         raise ConfigError(
             f"{file} was not written by ssrseg, and the settings of these masks would replace it."
             " Choose another folder (--out)."
         )
-    if earlier.endswith(f"{_IDENTITY}{identity}\n"):
-        return
-    if overwrite:
-        there -= {out / mask_path(sample.name) for sample in samples}
-    if there:
-        raise ConfigError(
-            f"{out} holds masks made with other settings, classes, prompts, encoders or another"
-            f" model (see {file})"
-            + (f", such as {min(there).name}, which this call would leave" if overwrite else "")
-            + ". Use the same ones to go on, or another folder (--out) to begin anew"
-            + ("." if overwrite else ", or --overwrite to replace all of them.")
+    earlier = read_made_with(text)
+    found = _UNKNOWN if earlier is None else change(earlier, making.made_with)
+    if found == Change() or not there:
+        return False
+    others = there - {out / mask_path(sample.name) for sample in samples}
+    left = others and not found.spares_others
+    if (found.refused and not overwrite) or left:
+        what = "; ".join(found.differences[:_SHOWN])
+        what += (
+            f"; and {len(found.differences) - _SHOWN} more" if found.differences[_SHOWN:] else ""
         )
-    for sample in samples if overwrite else ():  # an interrupted call must not leave a mixture
-        with writing(mask := out / mask_path(sample.name)):
-            mask.unlink(missing_ok=True)
+        raise ConfigError(
+            f"{out} holds masks made with other settings ({what})"
+            + (f", such as {min(others).name}, which this call would leave" if left else "")
+            + ". Use the same ones to go on, or another folder (--out) to begin anew"
+            + ("." if left else ", or --overwrite to replace all of them.")
+        )
+    for line in () if overwrite else found.notes:
+        note(f"{line}.")
+    return True

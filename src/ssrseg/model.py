@@ -36,8 +36,8 @@ from ssrseg.method.affinity import balance, fuse_attention
 from ssrseg.method.cam import allowed_words, gradcam, min_max, patch_cam, word_probability
 from ssrseg.method.cmpa import Alignment
 from ssrseg.method.crf import dense_crf
+from ssrseg.method.evidence import class_evidence, pixel_confidence
 from ssrseg.method.gradcam_closed_form import BlockTrace, gradcam_closed_form
-from ssrseg.method.par import pixel_adaptive_refinement
 from ssrseg.method.peers import (
     box_patches,
     centre_prior,
@@ -46,7 +46,7 @@ from ssrseg.method.peers import (
     decoder_gate,
     feature_affinity,
 )
-from ssrseg.method.pseudo_mask import class_ids, class_scores, crf_scores
+from ssrseg.method.pseudo_mask import class_ids
 from ssrseg.method.sgc import colour_regions, corrected_cam, slic_labels, target_patches
 from ssrseg.networks import clip as clip_network
 from ssrseg.networks import dino as dino_network
@@ -55,7 +55,9 @@ from ssrseg.networks.clip import ClipFeatures, FrozenCLIP
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.dino import FrozenDINO
 from ssrseg.networks.vocabulary import Vocabulary, refuse_lone_texts
+from ssrseg.pixel_scores import mask_scores, sharpen_scores
 from ssrseg.results import RectifiedImage, SegmentedImage
+from ssrseg.review import Review, review_prediction
 
 CLIP_PIXELS = (clip_network.PIXEL_MEAN, clip_network.PIXEL_STD)
 IMAGENET_PIXELS = (dino_network.PIXEL_MEAN, dino_network.PIXEL_STD)
@@ -103,6 +105,21 @@ class Rectification:
     refined_cam: Float[Tensor, "batch slots grid_h grid_w"]
     scores: Float[Tensor, "batch channels height width"]
     pseudo_mask: UInt8[Tensor, "batch height width"]
+
+
+@dataclass(frozen=True)
+class PhotoSegments:
+    """What the decoder finds in one photograph, at its own size, on the CPU.
+
+    Attributes:
+        pseudo_mask: Class ids.
+        confidence: Probability of the chosen class, in [0, 1].
+        review: By the decoder's probabilities, before a DenseCRF.
+    """
+
+    pseudo_mask: UInt8[Tensor, "height width"]
+    confidence: Float[Tensor, "height width"]
+    review: Review
 
 
 class SSR(nn.Module, Loadable):
@@ -219,12 +236,15 @@ class SSR(nn.Module, Loadable):
             n_superpixels=batch.n_superpixels,
         )
 
-    def encode(self, image: Float[Tensor, "batch 3 height width"]) -> ClipFeatures:
+    def encode(
+        self, image: Float[Tensor, "batch 3 height width"], *, attention: bool = True
+    ) -> ClipFeatures:
         """CLIP's blocks 1 .. L-1, with the attention that the affinity will need.
 
-        The patch features V come out of the last block, in ``initial_cam``.
+        The patch features V come out of the last block, in ``initial_cam``. The decoder needs no
+        ``attention``.
         """
-        return self.clip.encode(self._clip_input(image), self.clip_layers)
+        return self.clip.encode(self._clip_input(image), self.clip_layers if attention else ())
 
     def _clip_input(
         self, image: Float[Tensor, "batch 3 height width"]
@@ -285,6 +305,12 @@ class SSR(nn.Module, Loadable):
             clip_cam = None if clip_cam is None else clip_cam * inside
         attention = self.clip.attention(features, trace)
         return InitialCam(features, trace.patch_features, attention, clip_cam, cam)
+
+    @torch.no_grad()
+    def class_evidence(self, initial: InitialCam) -> Float[Tensor, "batch classes"]:
+        """How much an image looks like each class to frozen CLIP, in [0, 1]; no label is used."""
+        scale = self.config.cam.scale or self.clip.logit_scale
+        return class_evidence(initial.patch_features, self.text_features, scale, self.n_classes)
 
     def _cmpa_cam(
         self,
@@ -432,7 +458,6 @@ class SSR(nn.Module, Loadable):
         power = 0 if affinity is None else self.config.affinity.power
         return corrected_cam(affinity, cam, target, power=power, axis=self.config.sgc.axis)
 
-    @torch.no_grad()
     def mask_scores(
         self,
         refined_cam: Float[Tensor, "batch slots grid_h grid_w"],
@@ -440,11 +465,8 @@ class SSR(nn.Module, Loadable):
         photo: Float[Tensor, "batch 3 height width"],
     ) -> Float[Tensor, "batch channels height width"]:
         """Background and class scores at the size of ``photo``, sharpened along its edges."""
-        size = (photo.shape[2], photo.shape[3])
-        scores = class_scores(refined_cam, size, alpha=self.config.pseudo.alpha)
-        return self.sharpen_scores(scores, present, photo)
+        return mask_scores(refined_cam, present, photo, self.config.pseudo)
 
-    @torch.no_grad()
     def sharpen_scores(
         self,
         scores: Float[Tensor, "batch channels height width"],
@@ -452,13 +474,7 @@ class SSR(nn.Module, Loadable):
         photo: Float[Tensor, "batch 3 height width"],
     ) -> Float[Tensor, "batch channels height width"]:
         """PAR or DenseCRF, as the settings say."""
-        settings = self.config.pseudo
-        if settings.refine == "par" and settings.par_iterations:
-            rounds, dilations = settings.par_iterations, settings.par_dilations
-            return pixel_adaptive_refinement(photo, scores, iterations=rounds, dilations=dilations)
-        if settings.refine == "crf":
-            return crf_scores(scores, photo, present, settings.crf)
-        return scores
+        return sharpen_scores(scores, present, photo, self.config.pseudo)
 
     def pseudo_mask(
         self,
@@ -497,7 +513,7 @@ class SSR(nn.Module, Loadable):
             image = to_unit(resize(photo, (sides[0], sides[1]), bicubic=False)).to(self.device)
             batch = torch.stack([image, image.flip(-1)]) if test.flip else image[None]
             # tokens -> logits on the grid, mirrored back
-            features = self.clip.encode(self._clip_input(batch))
+            features = self.encode(batch, attention=False)
             logits = self.decoder(features.tokens, features.grid)  # (1 or 2, C + 1, grid)
             if test.flip:
                 logits = (logits[:1] + logits[1:].flip(-1)) / 2
@@ -506,7 +522,7 @@ class SSR(nn.Module, Loadable):
 
     def segment_photo(
         self, photo: UInt8[Tensor, "height width 3"], *, crf: bool | None = None
-    ) -> tuple[UInt8[Tensor, "height width"], Float[Tensor, "height width"]]:
+    ) -> PhotoSegments:
         """Class ids and the probability of the chosen class, on the CPU.
 
         A photograph larger than ``data.max_side`` is segmented at that size and enlarged again.
@@ -516,7 +532,7 @@ class SSR(nn.Module, Loadable):
         """
         test = self.config.test
         small = limit_side(photo, max(self.config.data.max_side, test.long_side))
-        probabilities = self.probabilities(small)
+        decoded = probabilities = self.probabilities(small)
         if test.crf if crf is None else crf:
             probabilities = dense_crf(
                 small, probabilities.cpu(), *test.crf_parameters, iterations=test.crf_iterations
@@ -527,7 +543,9 @@ class SSR(nn.Module, Loadable):
                 " infinite: weights of CLIP are damaged, or too large. Copy it again."
             )
         confidence, ids = probabilities.max(0)
-        return _enlarge(ids.to(torch.uint8), photo), _enlarge(confidence, photo)
+        ids = ids.to(torch.uint8).to(decoded.device)
+        review = review_prediction(decoded, ids)
+        return PhotoSegments(_enlarge(ids, photo), _enlarge(confidence, photo), review)
 
     # ---- public calls: photographs in, numpy arrays out
 
@@ -583,12 +601,11 @@ class SSR(nn.Module, Loadable):
         target = torch.ones_like(cam, dtype=torch.uint8)
         if found.target is not None:
             target = found.target[0].view_as(cam).byte()
-        best, total = found.scores[0].amax(0), found.scores[0].sum(0)
         return RectifiedImage(
             photo.numpy(),
             self.classes,
             _enlarge(found.pseudo_mask[0], photo).numpy(),
-            _enlarge(best / total.clamp(min=1e-12), photo).numpy(),
+            _enlarge(pixel_confidence(found.scores[0]), photo).numpy(),
             tuple(names),
             {name: _enlarge(cam[slot], photo).numpy() for slot, name in enumerate(names)},
             {name: _enlarge(target[slot], photo).bool().numpy() for slot, name in enumerate(names)},
@@ -615,8 +632,9 @@ class SSR(nn.Module, Loadable):
     def _segment(self, image: Any, crf: bool | None) -> SegmentedImage:
         with _fp32_with_gradients(self.device):
             photo = self._photo(image)
-            ids, confidence = self.segment_photo(photo, crf=crf)
-        return SegmentedImage(photo.numpy(), self.classes, ids.numpy(), confidence.numpy())
+            found = self.segment_photo(photo, crf=crf)
+        ids, confidence = found.pseudo_mask.numpy(), found.confidence.numpy()
+        return SegmentedImage(photo.numpy(), self.classes, ids, confidence)
 
     def _photo(self, image: Any) -> UInt8[Tensor, "height width 3"]:
         photo = as_photo(image, self.config.data.range)

@@ -1,59 +1,31 @@
-"""Pseudo masks for labelled images: training-free, or with a trained CMPA."""
+"""Pseudo masks for labelled images, in two stages: CAMs by the encoders, and masks from them.
+
+The CAMs are kept, so that masks under other settings ``pseudo.*`` are made in seconds: this module
+imports neither the model nor the library of the encoders before a CAM is missing.
+"""
 
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
-from torch.nn import functional
-
-from ssrseg.checkpoint import model_digest
-from ssrseg.config import Config, config_of, deciding_settings
+from ssrseg.cam_source import CamSource, Unusable
+from ssrseg.checkpoint import model_file
+from ssrseg.config import Config, config_of
 from ssrseg.console import steps
-from ssrseg.data.class_ids import read_truth
-from ssrseg.data.files import atomic_write, sweep, user_path
-from ssrseg.data.images import read_image
+from ssrseg.data.files import user_path
 from ssrseg.data.open import labelled_images
-from ssrseg.data.photos import Photo, PhotoBatch, UnreadablePhoto, join_photos, read_photos
-from ssrseg.data.sample import LabelledImages, Sample
-from ssrseg.data.stamped_mask import digest_of
-from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.data.transforms import limit_side
+from ssrseg.data.sample import LabelledImages
 from ssrseg.device import pick_device
-from ssrseg.errors import BackboneError
 from ssrseg.failures import Failure
 from ssrseg.interruption import until_stopped
-from ssrseg.loading import model_file
-from ssrseg.mask_folder import open_masks
-from ssrseg.method.cam import min_max
-from ssrseg.method.metrics import confusion_matrix, scores, undecided_pixels
-from ssrseg.model import SSR, Rectification
-
-
-@dataclass(frozen=True)
-class PhotoMask:
-    """What ``rectify_photo`` finds in one photograph.
-
-    Attributes:
-        labels: Class indices, in the order of the maps.
-        cam: Initial CAMs in [0, 1], one per class.
-        refined_cam: Corrected CAMs, min-max normalised.
-        pseudo_mask: Class ids at the photograph's own size.
-        rectification: Everything in between, of the whole batch.
-    """
-
-    labels: tuple[int, ...]
-    cam: Float[Tensor, "slots grid_h grid_w"]
-    refined_cam: Float[Tensor, "slots grid_h grid_w"]
-    pseudo_mask: UInt8[Tensor, "height width"]
-    rectification: Rectification
+from ssrseg.kept_cams import cams_path
+from ssrseg.manifest import mask_path
+from ssrseg.mask_folder import Making, confidence_path, open_masks
+from ssrseg.method.evidence import pixel_confidence
+from ssrseg.pixel_scores import enlarged, enlarged_ids, mask_of_cam
+from ssrseg.review import Review, review_mask
 
 
 @dataclass(frozen=True)
@@ -61,13 +33,16 @@ class MasksResult:
     """Where the masks are.
 
     Attributes:
-        out: Folder with masks/, manifest.csv and, if asked for, cams/.
+        out: Folder with masks/, cams/ and manifest.csv.
         skipped: Masks that were there already, those that a person has corrected included.
         renewed: Masks of an earlier call, made anew because their photograph or labels changed.
+        from_kept_cams: How many of those written were made from the CAMs of an earlier call.
         corrected: Names of the masks that a person has corrected; they were left as they are.
         seconds: Time of this call, loading included.
         absent: Names of the classes that an image is labelled with and its mask lacks, by image;
             only images that lack some.
+        reviews: Score, reasons and doubtful labels of every mask that no person has corrected, by
+            image, in the order in which to look at them.
         failures: Images that could not be used.
     """
 
@@ -75,42 +50,12 @@ class MasksResult:
     written: int
     skipped: int
     renewed: int
+    from_kept_cams: int
     corrected: tuple[str, ...]
     seconds: float
     absent: dict[str, tuple[str, ...]]
+    reviews: dict[str, Review]
     failures: tuple[Failure, ...]
-
-
-def rectify_photo(
-    model: SSR,
-    photo: UInt8[Tensor, "height width 3"],
-    labels: tuple[int, ...],
-    superpixels: SuperpixelCache,
-) -> PhotoMask:
-    """CAMs and pseudo mask of one photograph with the classes in it."""
-    small = limit_side(photo, model.config.data.max_side)
-    ids = superpixels(small) if model.wants_superpixels else None
-    whole = Photo(0, photo, small, ids)
-    return photo_masks(model, join_photos([whole], [labels], model.patch_size, model.device))[0]
-
-
-def photo_masks(model: SSR, batch: PhotoBatch) -> list[PhotoMask]:
-    """CAMs and pseudo masks of photographs of one size; BackboneError if they are not finite."""
-    way = model.rectify_batch(batch)
-    if not torch.isfinite(way.refined_cam).all():
-        raise BackboneError(
-            f"{model.config.backbones.clip} or {model.config.backbones.dino} gives CAMs that are"
-            " nan or infinite: its weights are damaged, or too large. Copy it again, or choose"
-            " another one."
-        )
-    ids, cam, refined = (each.cpu() for each in (way.pseudo_mask, way.initial.cam, way.refined_cam))
-    found = []
-    for row, slots in enumerate(batch.present.tolist()):
-        labels = tuple(index for index in slots if index >= 0)
-        size, n = batch.originals[row].shape[:2], len(labels)
-        enlarged = functional.interpolate(ids[row][None, None], size, mode="nearest")[0, 0]
-        found.append(PhotoMask(labels, cam[row, :n], min_max(refined[row, :n]), enlarged, way))
-    return found
 
 
 def make_masks(
@@ -119,144 +64,94 @@ def make_masks(
     config: Config | str = "ssr",
     *,
     model: str | Path | None = None,
-    save_cams: bool = False,
+    confidence: bool = False,
     cache: str | Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
     strict: bool = False,
+    report: bool = True,
 ) -> MasksResult:
     """Write a pseudo mask for every labelled image; skip those an earlier call has written.
 
-    A mask is made again if its photograph or labels have changed or it is damaged; one that a
-    person has corrected is kept. An image that cannot be used is left out and listed.
+    A mask is made again if its photograph, labels or their prompts have changed or it is damaged;
+    one that a person has corrected is kept. Other settings ``pseudo.*`` make all masks again from
+    the kept CAMs, without an encoder. An image that cannot be used is left out and listed.
 
     Args:
         data: Images with their labels, or their folder. No mask of theirs is opened.
         config: Settings, or the name of a preset.
-        out: Gets ``masks/NAME.png`` (indexed, 255 = ignore), classes.txt (line 1 = id 1),
-            manifest.csv, config.yaml and, if something fails, failures.csv.
+        out: Gets ``masks/NAME.png`` (indexed, 255 = ignore), ``cams/NAME.npz`` (``classes``,
+            ``cam``, ``refined_cam`` in [0, 1] on the patch grid, ``made_for``), classes.txt (line 1
+            = id 1), manifest.csv, config.yaml, report.html and, if something fails, failures.csv.
         model: Run folder, checkpoint or hub id whose CMPA heads, or decoder for RFM, are used;
             None = training-free.
-        save_cams: Also write ``cams/NAME.npz`` with ``classes``, ``cam``, ``refined_cam`` and
-            ``made_for``, the digest in the stamp of its mask.
+        confidence: Also write ``confidence/NAME.png``, the share of the best score among all scores
+            of each pixel (grey, 255 = 1).
         cache: Folder of superpixels, to be shared between runs; by default inside ``out``.
         device: ``auto``, ``cpu`` or ``cuda``.
-        overwrite: Make all masks anew, also those that a person has corrected.
+        overwrite: Make all CAMs and masks anew, also masks that a person has corrected.
         strict: Stop at the first image that cannot be used.
+        report: Write report.html, a page to look at all of it.
 
     Raises:
-        ConfigError: If ``out`` holds masks made with other settings.
+        ConfigError: If ``out`` holds masks made with other settings than ``pseudo.*``.
         CheckpointError: If the model is of other classes or the settings use nothing of it.
         DataError: In strict mode, if an image cannot be read; masks already written stay.
         OutputError: If another process writes into ``out``, or the disk takes nothing.
     """
     start, out, device = time.monotonic(), user_path(out, "masks"), pick_device(device)
     data, config = labelled_images(data), config_of(config)
-    run = None if model is None else model_file(model)
-    ssr = SSR.for_data(config, data, run, device=device)
-    sgc = config.sgc
-    folder = user_path(cache, "superpixels") if cache is not None else out / "superpixels"
-    superpixels = SuperpixelCache(folder, n_segments=sgc.n_segments, compactness=sgc.compactness)
+    source = CamSource(
+        data,
+        out,
+        config,
+        None if model is None else model_file(model),
+        superpixels=out / "superpixels" if cache is None else user_path(cache, "superpixels"),
+        device=device,
+        anew=overwrite,
+    )
+    making = Making(
+        "labels",
+        source.made_with,
+        config.to_yaml(),
+        has_rest=source.has,
+        places=lambda name: (mask_path(name), cams_path(name), confidence_path(name)),
+        confidence=confidence,
+    )
+    from_kept_cams = 0
     with (
         open_masks(
-            out,
-            data.samples,
-            data.classes,
-            _settings(config, ssr, run),
-            _identity(config, ssr, run),
-            made_from="labels",
-            overwrite=overwrite,
-            strict=strict,
-            has_rest=partial(_has_cams, out) if save_cams else None,
+            out, data.samples, making, overwrite=overwrite, strict=strict, report=report
         ) as masks,
         until_stopped() as stop,
         steps("Pseudo masks", len(data), done=len(data) - len(masks.todo)) as progress,
     ):
-        todo = masks.todo
-        sweep(folder)
-        wanted = superpixels if ssr.wants_superpixels else None
-        for batch in read_photos(todo, config.data, ssr.patch_size, wanted, ssr.device):
-            if isinstance(batch, UnreadablePhoto):
-                masks.fail(todo[batch.index], batch.error)
-                progress.advance(todo[batch.index].name)
-                continue
-            made = zip(batch.index, batch.digests, photo_masks(ssr, batch), strict=True)
-            for index, photo, found in made:
-                sample = todo[index]
-                made_for = masks.write(sample, found.pseudo_mask, photo)
-                if save_cams:
-                    _write_cams(_cams(out, sample), found, data.classes, made_for)
-                progress.advance(sample.name)
-            del made, found  # and the batch's tokens with it, before the next ones are made
+        for each in source.of(masks.todo):
+            if isinstance(each, Unusable):
+                masks.fail(each.sample, each.error)
+            else:
+                sample, cams = each.sample, each.cams
+                ids, scores = mask_of_cam(
+                    cams.refined_cam, sample.labels, each.photo, config.pseudo
+                )
+                pair = cams.cam, cams.refined_cam
+                review = review_mask(scores, ids, pair, sample.labels, cams.evidence, data.classes)
+                sure = enlarged(pixel_confidence(scores), each.size) if confidence else None
+                whole = enlarged_ids(ids.cpu(), each.size)
+                masks.write(sample, whole, each.digest, review, sure)
+                from_kept_cams += each.kept
+            progress.advance(each.sample.name)
             masks.stop_if_asked(stop)
-        absent = masks.manifest.absent(data.samples)
+        absent, reviews = masks.manifest.absent(data.samples), masks.reviewed()
     return MasksResult(
         out,
         masks.written,
         masks.done,
         masks.renewed,
+        from_kept_cams,
         tuple(masks.corrected),
         time.monotonic() - start,
         absent,
+        reviews,
         tuple(masks.failures),
     )
-
-
-def pseudo_mask_miou(model: SSR, data: LabelledImages, superpixels: SuperpixelCache) -> float:
-    """MIoU of the pseudo masks of images whose true masks are known, for monitoring."""
-    n_classes = len(data.classes) + 1
-    matrix = torch.zeros(n_classes, n_classes, dtype=torch.long)
-    undecided = torch.zeros(n_classes, dtype=torch.long)
-    for sample in data.samples:
-        if sample.truth is not None:
-            photo = read_image(sample.image, model.config.data.range)
-            ids = rectify_photo(model, photo, sample.labels, superpixels).pseudo_mask
-            size = (photo.shape[0], photo.shape[1])
-            truth = read_truth(sample.truth, size, len(data.classes), sample.labels)
-            decided = ids != 255
-            matrix += confusion_matrix(ids[decided], truth[decided], n_classes)
-            undecided += undecided_pixels(ids, truth, n_classes)
-    return scores(matrix, undecided).miou
-
-
-def _cams(out: Path, sample: Sample) -> Path:
-    return out / "cams" / f"{sample.name}.npz"
-
-
-def _write_cams(path: Path, found: PhotoMask, classes: tuple[str, ...], made_for: str) -> None:
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(
-            file,
-            classes=np.array([classes[index] for index in found.labels], dtype=str),
-            cam=found.cam.numpy(),
-            refined_cam=found.refined_cam.numpy(),
-            made_for=made_for,
-        )
-
-
-def _has_cams(out: Path, sample: Sample, made_for: str) -> bool:
-    with (
-        suppress(Exception),  # whatever numpy makes of a damaged file: it is made again
-        _cams(out, sample).open("rb") as file,
-        np.load(file) as found,
-    ):
-        return str(found["made_for"]) == made_for and "refined_cam" in found
-    return False
-
-
-def _settings(config: Config, model: SSR, run: Path | None) -> str:
-    """Settings, classes, texts and weights, for people and for ``--config``."""
-    facts: dict[str, object] = {
-        "classes": "; ".join(model.vocabulary.classes),
-        "texts": model.vocabulary.texts,
-        **model.encoders,
-    }
-    facts |= {} if run is None else {"model": model_digest(run)}
-    return config.to_yaml() + "".join(f"# {name}: {value}\n" for name, value in facts.items())
-
-
-def _identity(config: Config, model: SSR, run: Path | None) -> str:
-    """A name for all that decides a mask beside the image and its labels, and nothing else."""
-    settings = deciding_settings(config, ("decoder", "optim", "test"))
-    weights = model.encoders, "" if run is None else model_digest(run)
-    return digest_of(repr((settings, model.vocabulary.classes, model.vocabulary.texts, weights)))

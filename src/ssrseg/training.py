@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterator, Sequence
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float, UInt8
@@ -37,11 +40,20 @@ from ssrseg.data.images import read_image
 from ssrseg.data.notices import say_again
 from ssrseg.data.open import labelled_images
 from ssrseg.data.photos import all_faults, usable_photos
-from ssrseg.data.sample import LabelledImages
+from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.data.windows import WindowBatch, WindowDraws
 from ssrseg.device import pick_device
-from ssrseg.errors import CheckpointError, ConfigError, DataError, DivergenceError
+from ssrseg.errors import CheckpointError, ConfigError, DataError, DivergenceError, counted
+from ssrseg.estimate import PhotoRates, in_words, train_cost, try_crops, try_photos
 from ssrseg.failures import Failure, describe_failures, write_failures
+from ssrseg.feature_cache import (
+    choose_features,
+    feature_files,
+    make_features,
+    photo_sizes,
+    window_features,
+)
 from ssrseg.foreground import ForegroundFeatures, collect_foreground
 from ssrseg.interruption import Interrupted, Stop, until_stopped
 from ssrseg.losses import crop_pairs, draw_pairs, proto_loss, seg_loss
@@ -49,12 +61,15 @@ from ssrseg.method.cmpa import image_prototypes
 from ssrseg.method.objective import ssr_loss
 from ssrseg.model import SSR, InitialCam
 from ssrseg.networks.vocabulary import build_vocabulary, refuse_lone_texts
-from ssrseg.pseudo_masks import pseudo_mask_miou, rectify_photo
+from ssrseg.photo_masks import pseudo_mask_miou, rectify_photo
+from ssrseg.report.run import TrainedImage, write_run_report
 from ssrseg.safe_yaml import dump_yaml
+from ssrseg.schedule import Schedule, Supervision, plan, resolved
 from ssrseg.trained_parts import first_seed, new_alignment, new_decoder
 from ssrseg.training_log import Log
 
-Supervision = Literal["labels", "full"]
+SHOWN = 6
+"""Training photographs in report.html: the time of so many masks and predictions."""
 
 MACHINE_FILE = "machine.yaml"
 """What no setting says and results depend on all the same, an entry for each session."""
@@ -82,35 +97,6 @@ class TrainResult:
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """Iterations in which each loss is active, and those that need crops."""
-
-    align: range
-    segment: range
-    crops: range
-
-    @property
-    def total(self) -> int:
-        """Iterations in all."""
-        return max(self.align.stop, self.segment.stop)
-
-
-def plan(config: Config, supervision: Supervision) -> Schedule:
-    """Staged: L_proto, then L_seg. Joint: both in every iteration, as Eq. 12 has it."""
-    optim = config.optim
-    aligned = supervision == "labels" and config.cam.mode == "cmpa"
-    if not aligned:
-        align, segment = range(0), range(optim.iterations)
-    elif optim.schedule == "joint":
-        align = segment = range(optim.iterations)
-    else:
-        align = range(optim.cmpa_iterations)
-        segment = range(optim.cmpa_iterations, optim.cmpa_iterations + optim.iterations)
-    needs_crops = aligned and config.cmpa.map_order == "project_then_pool"
-    return Schedule(align, segment, range(0 if needs_crops else segment.start, segment.stop))
-
-
-@dataclass(frozen=True)
 class _Run:
     """What stays the same through a run."""
 
@@ -121,6 +107,7 @@ class _Run:
     superpixels: SuperpixelCache
     schedule: Schedule
     texts: tuple[str, ...]
+    features: Path
     digest: str = ""
 
     def checkpoint(
@@ -137,6 +124,11 @@ class _Run:
             self.supervision,
             encoders,
         )
+
+    @property
+    def keeps_features(self) -> bool:
+        """Whether the decoder learns from cached features, in ``features``."""
+        return self.config.optim.features == "cached"
 
     def foreground_file(self, iteration: int) -> Path:
         """Where the features of the last refresh before ``iteration`` are kept."""
@@ -233,14 +225,16 @@ def train(
     Args:
         data: Training images with their labels, or their folder. No mask of theirs is opened,
             unless ``supervision`` is ``full``.
-        out: Run folder: config.yaml, machine.yaml, log.csv, checkpoint.safetensors and, at the
-            end, model.safetensors.
+        out: Run folder: config.yaml, machine.yaml, log.csv, checkpoint.safetensors,
+            report.html and, at the end, model.safetensors.
         config: Settings, or the name of a preset.
         supervision: ``labels``, or ``full``: the same decoder on true masks, the control of
             Table 6.
         monitor: Images with true masks; at every checkpoint the pseudo masks of these are scored
             and logged. Nothing is learned or chosen from it.
-        cache: Folder of superpixels, to be shared between runs; by default inside ``out``.
+        cache: Folder of superpixels and cached features, to be shared between runs; nothing in it
+            is ever removed. By default they are inside ``out``, and the features are removed when
+            the run is finished.
         device: ``auto``, ``cpu`` or ``cuda``.
         stop_after: Stop, resumable, when so many iterations of the whole run are finished.
         strict: Refuse to train without images that cannot be used.
@@ -256,9 +250,11 @@ def train(
         Interrupted: After Ctrl-C, SIGTERM or SIGHUP, when the iteration is finished and saved.
         OutputError: If the disk is full, or another process writes into ``out``.
     """
-    out, device = model_path(user_path(out, "a run")), pick_device(device)
+    start, out = time.monotonic(), model_path(user_path(out, "a run"))
+    device = pick_device(device)
     say_again()
-    data, config = labelled_images(data), config_of(config)
+    data, given = labelled_images(data), config_of(config)
+    config = resolved(given, len(data))
     _check_arguments(supervision, stop_after)
     superpixels = SuperpixelCache(
         cache or out / "superpixels",
@@ -272,11 +268,12 @@ def train(
         refuse_lone_texts(vocabulary, {each.name: each.labels for each in data.samples})
     sweep(Path(cache or out))
     with only_writer(out), torch.random.fork_rng():
+        schedule, features = plan(config, supervision), Path(cache or out) / "features"
         run = _Run(
-            data, out, config, supervision, superpixels, plan(config, supervision), vocabulary.texts
+            data, out, config, supervision, superpixels, schedule, vocabulary.texts, features
         )
         total = run.schedule.total
-        earlier = _earlier_run(run)  # first, as what follows takes time
+        run, earlier = _earlier_run(run, given)  # first, as what follows takes time
         model = SSR.from_config(
             config,
             data.classes,
@@ -285,17 +282,19 @@ def train(
             device=device,
         )
         run, monitor, failures = _with_usable_images(run, model, monitor, strict=strict)
+        run = _with_features(run, model)
         if earlier is not None:
             check_same_run(earlier, run.checkpoint({}, 0, model.encoders), out / STATE_FILE)
-        if supervision == "labels":
-            _try_one(run, model)
+        photos = _try_one(run, model) if supervision == "labels" else None
         state = _start(run, earlier, model)
         first = 0 if earlier is None else earlier.iteration
         del earlier  # a second copy of all that is trained
         end = total if stop_after is None else min(stop_after, total)
-        write_text(out / "config.yaml", config.to_yaml())
+        write_text(out / "config.yaml", run.config.to_yaml())
         if first < end:
             _record_machine(run, state.model, first)
+            if photos is not None:
+                _say_cost(run, state.model, photos, first)
         with until_stopped() as stop:
             last = _loop(run, state, first, end, monitor, stop)
             finished = max(first, end) == total
@@ -303,15 +302,82 @@ def train(
                 tensors = state.model.trained_tensors()
                 made = run.checkpoint(tensors, total, state.model.encoders)
                 save_checkpoint(out / MODEL_FILE, made)
+                if run.keeps_features and cache is None:
+                    shutil.rmtree(run.features, ignore_errors=True)
+        _report(run, state.model, max(first, end) - first, time.monotonic() - start, finished)
     return TrainResult(out, max(first, end), total, finished, last, tuple(failures))
 
 
-def _try_one(run: _Run, model: SSR) -> None:
-    """BackboneError, before anything is learned, if the encoders give no usable CAM."""
+def _with_features(run: _Run, model: SSR) -> _Run:
+    """The run with ``optim.features`` decided, which is said unless the settings decide it."""
+    optim = run.config.optim
+    if optim.features == "online":
+        return run
+    choice = choose_features(run.config, model, run.data, run.supervision, run.features)
+    note(f"Features of the decoder: {choice.features}, {choice.why}")
+    optim = replace(optim, features=choice.features)
+    return replace(run, config=replace(run.config, optim=optim))
+
+
+def _report(run: _Run, model: SSR, done: int, seconds: float, finished: bool) -> None:
+    """Write report.html, with a few photographs if the model is finished."""
+    schedule = run.schedule
+    kind = "image-level labels" if run.supervision == "labels" else "true masks (the control)"
+    stages = f"CMPA {len(schedule.align):,}, decoder {len(schedule.segment):,}"
+    facts = (
+        ("learned from", kind),
+        ("iterations", f"{schedule.total:,} ({stages})"),
+        ("last call", f"{counted(done, 'iteration', 'iterations')} in {seconds / 60:.1f} minutes"),
+    )
+    shown = [_seen(run, model, sample) for sample in _varied(run.data)] if finished else []
+    write_run_report(run.out, run.data, run.config, shown, facts)
+
+
+def _varied(data: LabelledImages) -> list[Sample]:
+    """A few samples that show many classes: in their order, those with a new one first."""
+    known: set[int] = set()
+    new = []
+    for sample in data.samples:
+        if not known.issuperset(sample.labels):
+            known.update(sample.labels)
+            new.append(sample)
+    rest = [sample for sample in data.samples if sample.labels and sample not in new[:SHOWN]]
+    return (new + rest)[:SHOWN]
+
+
+def _seen(run: _Run, model: SSR, sample: Sample) -> TrainedImage:
+    """A photograph as the model sees it: rectified with its labels, and segmented without."""
+    photo = read_image(sample.image, run.config.data.range)
+    maps, masks = {}, {}
+    if run.supervision == "labels":
+        found = rectify_photo(model, photo, sample.labels, run.superpixels)
+        maps = {"CAM": found.cam.numpy(), "refined CAM": found.refined_cam.numpy()}
+        masks = {"pseudo mask": found.pseudo_mask.numpy()}
+    masks["prediction"] = model.segment_photo(photo).pseudo_mask.cpu().numpy()
+    return TrainedImage(sample.name, photo.numpy(), sample.labels, maps, masks)
+
+
+def _try_one(run: _Run, model: SSR) -> PhotoRates | None:
+    """BackboneError, before anything is learned, if the encoders give no usable CAM.
+
+    How long that took is the half of an estimate; None if no image has a label.
+    """
     sample = next((each for each in run.data.samples if each.labels), None)
-    if sample is not None:
-        photo = read_image(sample.image, run.config.data.range)
-        rectify_photo(model, photo, sample.labels, run.superpixels)
+    return None if sample is None else try_photos(model, [sample], len(run.data))
+
+
+def _say_cost(run: _Run, model: SSR, photos: PhotoRates, first: int) -> None:
+    """A line on what the iterations from ``first`` on will take."""
+    some = next(each for each in run.data.samples if each.labels)
+    crops = try_crops(model, run.data, [some])
+    sizes = photo_sizes(run.data, run.config)
+    cost = train_cost(photos, crops, model, run.data, sizes, run.schedule, first=first)
+    optim, images = run.config.optim, counted(len(run.data), "image", "images")
+    left = "what is left takes " if first else ""
+    note(
+        f"{optim.iterations:,} iterations of {optim.batch} crops for {images}:"
+        f" {left}{in_words(cost)}."
+    )
 
 
 def _with_usable_images(
@@ -379,17 +445,12 @@ def _loop(
     with Log(run.out / "log.csv", first, partial(_diverged, run, first)) as log:
         if monitor is not None and _is_whole(run, first) and math.isnan(log.last["pseudo_miou"]):
             _score(run, state, log, monitor, stop, first)  # where it was interrupted
-        for iteration, progress in _counted(schedule, first, end):
+        prepare = partial(_keep_features, run, state, log, stop, first)
+        for iteration, progress in _counted(schedule, first, end, prepare):
             # prototypes P_I of the whole training set, every cmpa.update_every iterations
             if iteration in schedule.align and iteration % run.config.cmpa.update_every == 0:
-                log.flush()  # first, as minutes on diverged weights would be for nothing
-                try:
-                    with stop.at_once():
-                        _refresh_prototypes(run, state, iteration)
-                except Interrupted:
-                    if iteration > first:
-                        _save(run, state, iteration)
-                    raise _stopped(run, stop, iteration) from None
+                with _between(run, state, log, stop, first, iteration):
+                    _refresh_prototypes(run, state, iteration)
             _set_learning_rates(state.optimizer, optim, schedule, iteration)
             crops = next(batches) if iteration in schedule.crops else None
             # for dropout; after the batch, as a loader that starts draws from the same generator
@@ -420,11 +481,38 @@ def _loop(
     return log.last
 
 
+def _keep_features(
+    run: _Run, state: _State, log: Log, stop: Stop, first: int, iteration: int
+) -> None:
+    """Make the cached features that are missing, if the decoder is to learn from such."""
+    if run.keeps_features:
+        with _between(run, state, log, stop, first, iteration):
+            if iteration > first:
+                _save(run, state, iteration)  # as it takes long, and the disk may be too small
+            make_features(
+                state.without_rfm, run.data, run.supervision, run.features, run.superpixels
+            )
+
+
+@contextmanager
+def _between(
+    run: _Run, state: _State, log: Log, stop: Stop, first: int, iteration: int
+) -> Iterator[None]:
+    """Minutes of work before an iteration: a signal ends it at once, what is learned is saved."""
+    log.flush()  # first, as minutes on diverged weights would be for nothing
+    try:
+        with stop.at_once():
+            yield
+    except Interrupted:
+        if iteration > first:
+            _save(run, state, iteration)
+        raise _stopped(run, stop, iteration) from None
+
+
 def _is_whole(run: _Run, finished: int) -> bool:
     """Whether a checkpoint, and with it a score of the monitor, belongs to so many iterations."""
-    return finished > 0 and (
-        finished % run.config.optim.save_every == 0 or finished == run.schedule.total
-    )
+    every = run.config.optim.save_every or 1
+    return finished > 0 and (finished % every == 0 or finished == run.schedule.total)
 
 
 def _score(
@@ -472,7 +560,7 @@ def _diverged(
     ]
     names = [run.data.samples[row].name for row in rows]
     more = f" and {len(names) - 8:,} more" if names[8:] else ""
-    every = run.config.optim.save_every
+    every = run.config.optim.save_every or 1
     kept = max(first, (iteration - 1) // every * every)
     saved = f"{run.out / STATE_FILE} holds iteration {kept}" if kept else "Nothing was saved yet"
     stages = {"cmpa_lr": run.schedule.align, "decoder_lr": run.schedule.segment}
@@ -496,7 +584,7 @@ def _shown_loss(log: Log, schedule: Schedule, iteration: int) -> str:
 
 
 def _backward(
-    run: _Run, state: _State, model: SSR, crops: CropBatch | None, iteration: int
+    run: _Run, state: _State, model: SSR, crops: CropBatch | WindowBatch | None, iteration: int
 ) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """Gradients of L_SSR, added up over micro-batches; the means of its two terms, the images."""
     mean_proto = mean_seg = torch.zeros((), device=model.device)
@@ -512,7 +600,7 @@ def _backward(
 
 
 def _terms(
-    run: _Run, state: _State, model: SSR, crops: CropBatch | None, iteration: int
+    run: _Run, state: _State, model: SSR, crops: CropBatch | WindowBatch | None, iteration: int
 ) -> Iterator[tuple[Tensor, Tensor, tuple[int, ...], int]]:
     """L_proto and L_seg of each micro-batch (0 where not active), its images, and how many."""
     optim, align = run.config.optim, iteration in run.schedule.align
@@ -525,15 +613,23 @@ def _terms(
         yield proto, torch.zeros_like(proto), pairs.rows, 1
     if crops is None:
         return
-    parts = list(crops.split(optim.micro_batch or optim.batch))
+    parts: list[CropBatch | WindowBatch] = [*crops.split(optim.micro_batch or optim.batch)]
     segment = iteration in run.schedule.segment
     for part in parts:
-        if run.supervision == "full":
+        if isinstance(part, WindowBatch):
+            terms = _window_terms(model, part.to(model.device))
+        elif run.supervision == "full":
             terms = _full_terms(model, part.to(model.device))
         else:
             prototypes = state.prototypes if from_crops else None
             terms = _crop_terms(model, part.to(model.device), prototypes, segment)
         yield *terms, part.rows, len(parts)
+
+
+def _window_terms(model: SSR, windows: WindowBatch) -> tuple[Tensor, Tensor]:
+    """No L_proto, and L_seg on cached features with their masks."""
+    seg = seg_loss(model, window_features(windows), windows.mask, windows.inside)
+    return torch.zeros_like(seg), seg
 
 
 def _full_terms(model: SSR, crops: CropBatch) -> tuple[Tensor, Tensor]:
@@ -720,10 +816,13 @@ def _log_row(
     }
 
 
-def _counted(schedule: Schedule, first: int, end: int) -> Iterator[tuple[int, Steps]]:
+def _counted(
+    schedule: Schedule, first: int, end: int, prepare: Callable[[int], None]
+) -> Iterator[tuple[int, Steps]]:
     """Iterations with a bar for each stage: those of CMPA alone are many times faster.
 
-    Both count the iterations of the whole run, as the log and ``stop_after`` do.
+    Both count the iterations of the whole run, as the log and ``stop_after`` do. What
+    ``prepare`` does before the decoder's first iteration is not counted in its time.
     """
     segment_start = schedule.segment.start if schedule.segment else schedule.total
     for name, stage in (
@@ -731,25 +830,42 @@ def _counted(schedule: Schedule, first: int, end: int) -> Iterator[tuple[int, St
         ("Training", range(max(first, segment_start), end)),
     ):
         if stage:
+            if name == "Training":
+                prepare(stage.start)
             with steps(name, stage.stop, done=stage.start) as progress:
                 for iteration in stage:
                     yield iteration, progress
 
 
-def _batches(run: _Run, model: SSR, first: int, end: int) -> Iterator[CropBatch]:
-    """Crops of the iterations that need some, from the first one still to do."""
-    draws = CropDraws(
-        run.data,
-        run.config.data,
-        run.superpixels if run.supervision == "labels" else None,
-        run.config.optim.seed,
-        min_side=model.patch_size,
-    )
-    size, offset = run.config.optim.batch, run.schedule.crops.start
-    first = max(first, offset)
-    if end > first:
-        pin = model.device.type == "cuda"
-        yield from draws.loader((first - offset) * size, (end - offset) * size, size, pin=pin)
+def _batches(run: _Run, model: SSR, first: int, end: int) -> Iterator[CropBatch | WindowBatch]:
+    """Crops of the iterations that need some, from the first one still to do; then windows."""
+    optim, crops, segment = run.config.optim, run.schedule.crops, run.schedule.segment
+    size, pin = optim.batch, model.device.type == "cuda"
+    first, change = max(first, crops.start), segment.start if run.keeps_features else end
+    if first < min(change, end):
+        draws = CropDraws(
+            run.data,
+            run.config.data,
+            run.superpixels if run.supervision == "labels" else None,
+            optim.seed,
+            min_side=model.patch_size,
+        )
+        start, stop = ((each - crops.start) * size for each in (first, min(change, end)))
+        yield from draws.loader(start, stop, size, pin=pin)
+    first = max(first, change)
+    if first < end:
+        # the heads are those of the cached features by now
+        files = feature_files(model, run.data, run.supervision, run.features)
+        windows = WindowDraws(
+            list(files.values()),
+            max(1, run.config.data.crop // model.patch_size),
+            model.patch_size,
+            flip=run.config.data.flip,
+            seed=optim.seed,
+            workers=run.config.data.workers,
+        )
+        start, stop = ((each - segment.start) * size for each in (first, end))
+        yield from windows.loader(start, stop, size, pin=pin)
 
 
 def _drop_old_foreground(run: _Run, iteration: int) -> None:
@@ -773,7 +889,11 @@ def _refuse_settings_of_others(path: Path) -> None:
         )
 
 
-def _earlier_run(run: _Run) -> Checkpoint | None:
+def _earlier_run(run: _Run, given: Config) -> tuple[_Run, Checkpoint | None]:
+    """A checkpoint of the same run, and the run with what was decided when it began.
+
+    ``given`` are the settings as they were asked for.
+    """
     path = run.out / STATE_FILE
     if not path.is_file():
         if (run.out / "manifest.csv").is_file():
@@ -782,12 +902,23 @@ def _earlier_run(run: _Run) -> Checkpoint | None:
                 " (--out)."
             )
         _refuse_settings_of_others(run.out / "config.yaml")
-        return None
+        return run, None
     earlier = load_checkpoint(path)
+    if run.config.optim.features == "auto":
+        optim = replace(run.config.optim, features=earlier.config.optim.features)
+        run = replace(run, config=replace(run.config, optim=optim))
+    begun, now = earlier.config.optim.iterations, run.config.optim.iterations
+    if given.optim.iterations is None and begun != now:
+        raise CheckpointError(
+            f"{run.out} holds a run of {begun:,} iterations, but {len(run.data)} images ask for"
+            f" {now:,}: images came or went since, or the number was given. Use the same images"
+            f" and settings (--set optim.iterations={begun}) to go on with it, or another folder"
+            " (--out) to begin anew."
+        )
     check_same_run(earlier, run.checkpoint({}, 0, {}), path)
     if earlier.iteration > run.schedule.total:
         raise CheckpointError(
             f"{path} says that {earlier.iteration:,} iterations are finished, of"
             f" {run.schedule.total:,}: it is damaged. Begin anew in another folder (--out)."
         )
-    return earlier
+    return run, earlier

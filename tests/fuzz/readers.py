@@ -34,6 +34,8 @@ from ssrseg.data.open import open_labelled
 from ssrseg.data.stamped_mask import mask_state, write_mask
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import SSRError
+from ssrseg.kept_cams import KeptCams, read_cams, write_cams
+from ssrseg.made_with import MadeWith, change, read_made_with
 from ssrseg.manifest import Manifest
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.dino import FrozenDINO
@@ -90,6 +92,8 @@ def readers(folder: Path) -> dict[str, Callable[[], Reader]]:
         "stamped mask": partial(_mask, read=lambda path: mask_state(path, "it")),
         "checkpoint": _checkpoint,
         "kept tensors": _kept,
+        "kept CAMs": _kept_cams,
+        "made with": _made_with,
         "log.csv": _log,
         "manifest.csv": _manifest,
         "CSV": _csv,
@@ -417,6 +421,31 @@ def _checkpoint(root: Path) -> Reader:
     save_checkpoint(path, Checkpoint(tensors, Config(), ("cat", "dog"), ("a cat", "a dog")))
     seed = path.read_bytes()
     return Reader(partial(safetensors_like, seed=seed), path, lambda: load_checkpoint(path))
+
+
+def _kept_cams(root: Path) -> Reader:
+    path, maps = root / "a.npz", torch.rand(2, 3, 4)
+    write_cams(path, KeptCams(("cat", "dog"), maps, maps), "it")
+    seeds = [path.read_bytes()]
+    with np.load(path) as found:
+        arrays = dict(found)
+    for other in (np.array([{}, 1], object), maps.numpy()[:1], np.float32("nan")):
+        file = io.BytesIO()
+        np.savez(file, **{**arrays, "refined_cam": other})
+        seeds.append(file.getvalue())
+    return Reader(partial(bytes_like, seeds=seeds), path, lambda: read_cams(path, "it"))
+
+
+def _made_with(root: Path) -> Reader:
+    path = root / "config.yaml"
+    own = MadeWith(("cat",), {"pseudo.alpha": 1.0}, ("a cat",), ("a tree",), {"clip": "ab"}, "cd")
+
+    def read() -> None:
+        found = read_made_with(path.read_text("utf-8", "surrogateescape"))
+        if found is not None:
+            change(found, own), change(own, found)
+
+    return Reader(_text(f"pseudo:\n  alpha: 1.0\n{own.line()}"), path, read)
 
 
 def _kept(root: Path) -> Reader:

@@ -33,7 +33,7 @@ from ssrseg.paper.cam_comparison import (
     prior_config,
 )
 from ssrseg.paper.image_choice import ShownImage
-from ssrseg.pseudo_masks import rectify_photo
+from ssrseg.photo_masks import rectify_photo
 
 NO_CACHE = SuperpixelCache(None, n_segments=20, compactness=10.0)
 CLASSES = ("cat", "dog", "red car")

@@ -22,7 +22,7 @@ from ssrseg.model import SSR
 from ssrseg.networks.decoder import Decoder
 from ssrseg.paper import cam_seeds as seeds
 from ssrseg.paper.cam_seeds import ALPHAS, REFINED_ALPHAS, exponents, score_seeds
-from ssrseg.pseudo_masks import rectify_photo
+from ssrseg.photo_masks import rectify_photo
 
 
 def test_against_a_slow_loop(tmp_path: Path, clip_dir: Path, dino_dir: Path) -> None:

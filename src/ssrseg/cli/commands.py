@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -50,49 +49,66 @@ def demo(*, out: Path = Path("demo-run"), seeds: Count = 1, device: Device = "au
     echo(f"Report: {report.page}")
 
 
+@command(EVERYDAY)
+def check(
+    data: DataFolder,
+    *,
+    split: Split = None,
+    method: Method = Method(),
+    encoders: Encoders = Encoders(),
+    write: Path | None = None,
+    device: Device = "auto",
+) -> int:
+    """Look at labelled images first: what to mend, and what the work will take here.
+
+    Args:
+        write: Also write the labels as a clean labels.csv, with a classes.yaml to edit beside it.
+    """
+    config = load_settings(method, encoders)
+    images = open_data(data, split)
+    whole = images if split is None else open_data(data, None)
+    from ssrseg.cli.check_report import print_check
+    from ssrseg.device import pick_device
+
+    code = print_check(images, config, pick_device(device), whole=whole)
+    return code
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """What happens to files that are in the way, or faulty."""
+    """What is written beside the masks, and what becomes of files in the way, or faulty."""
 
+    confidence: bool = False
+    """Also write confidence/NAME.png: how sure each pixel is, grey, 255 = 1."""
     overwrite: bool = False
-    """Make masks anew that are there already, also those corrected by hand."""
+    """Make everything anew that is there already, also masks corrected by hand."""
     strict: bool = False
     """Stop at the first image that cannot be used. Default: go on, and list it."""
+    report: Annotated[bool, Parameter(negative_bool="no-")] = True
+    """Write report.html, a page to look at all masks, the worst first."""
 
 
 @command(EVERYDAY)
-def masks(*, setup: ModelSetup, out: Path, files: Files = Files(), save_cams: bool = False) -> int:
+def masks(*, setup: ModelSetup, out: Path, files: Files = Files()) -> int:
     """Make pseudo masks of images from their labels.
 
     Args:
-        out: Gets masks/, classes.txt, manifest.csv; run again to resume.
-        save_cams: Also write cams/NAME.npz.
+        out: Gets masks/, cams/, classes.txt, manifest.csv, report.html; run again to resume, or
+            with other settings pseudo.* for other masks from the same CAMs.
     """
     config = setup.settings()
     images = _open(setup)
     from ssrseg.pseudo_masks import make_masks
+    from ssrseg.review import describe_reviews
 
     model, cache, device = setup.model, setup.cache, setup.device
-    result = make_masks(
-        images,
-        out,
-        config,
-        model=model,
-        save_cams=save_cams,
-        cache=cache,
-        device=device,
-        **vars(files),
-    )
+    result = make_masks(images, out, config, model=model, cache=cache, device=device, **vars(files))
     code = _echo_written(result)
-    if result.absent:
-        first = (f"{name} ({', '.join(words)})" for name, words in result.absent.items())
-        more = ", ..." if len(result.absent) > 5 else ""
-        echo(
-            f"{counted(len(result.absent), 'mask shows', 'masks show')} nothing of a class that"
-            f" their image is labelled with, of {len(images)}: {', '.join(islice(first, 5))}{more}"
-            f" (column absent of {result.out / 'manifest.csv'})."
-        )
+    if result.from_kept_cams:
+        echo(f"{counted(result.from_kept_cams, 'mask', 'masks')} of these from kept CAMs.")
+    for line in describe_reviews(result.out, result.reviews):
+        echo(line)
     return code
 
 
@@ -141,6 +157,7 @@ def train(
     if result.finished:
         file = result.run / "model.safetensors"
         echo(f"Finished: {file}. Next: ssrseg predict --model {out} ...")
+        echo(f"Look at it: {result.run / 'report.html'}")
     else:
         echo(
             f"Stopped after {result.iteration} iterations of {result.total}, as --stop-after asks;"
@@ -174,6 +191,8 @@ def _echo_written(result: MasksResult | PredictResult) -> int:
         echo(f"{masks} corrected by hand and left alone: {first}.")
     for line in describe_failures(result.out, result.failures):
         echo(line)
+    if (page := result.out / "report.html").is_file():
+        echo(f"Look at them: {page}")
     return EXIT_CODE if result.failures else 0
 
 
@@ -230,13 +249,14 @@ def predict(
     """Segment images with a trained model; no labels needed.
 
     Args:
-        out: Gets masks/, classes.txt, manifest.csv; run again to resume.
+        out: Gets masks/, classes.txt, manifest.csv, report.html; run again to resume.
         crf: Refine with a DenseCRF. Default: as the model's settings say.
         value_range: Black and white of photographs of more than 8 bits, such as 0 4095. Default:
             as the model's settings say, else by the file.
     """
     chosen = images.open()
     from ssrseg.prediction import predict
+    from ssrseg.review import describe_reviews
 
     model, clip = trained.model, trained.clip
     result = predict(
@@ -249,7 +269,23 @@ def predict(
         device=device,
         **vars(files),
     )
-    return _echo_written(result)
+    code = _echo_written(result)
+    for line in describe_reviews(result.out, result.reviews):
+        echo(line)
+    return code
+
+
+@command(EVERYDAY)
+def report(folder: Path, /, *, images: Path | None = None) -> None:
+    """Write report.html of masks anew, as after corrections by hand.
+
+    Args:
+        folder: Written by `masks` or `predict`.
+        images: Folder of the photographs, if they are not where manifest.csv says.
+    """
+    from ssrseg.report.masks import write_masks_report
+
+    echo(f"Report: {write_masks_report(folder, images=images)}")
 
 
 @command(EVERYDAY)
@@ -290,6 +326,72 @@ def evaluate(
         )
     if json is not None:
         save_evaluation(result, json)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Masks to look at."""
+
+    overlays: bool = False
+    """Also write overlays/NAME.jpg, each mask over its photograph."""
+    sheet: bool = False
+    """Also write contact sheets; images with the lowest score come first."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What only some formats take."""
+
+    tolerance: float | None = None
+    """yolo, labelme: pixels that a polygon may be from the border of its region. Default: 0, and
+    for labelme 1."""
+    url_prefix: str | None = None
+    """labelstudio: what stands before the path of a photograph. Default: local files."""
+
+
+@command(EVERYDAY)
+def export(
+    masks: Path,
+    *,
+    to: Literal["voc", "coco", "yolo", "labelstudio", "cvat", "labelme", "csv"] | None = None,
+    out: Path | None = None,
+    images: Path | None = None,
+    pictures: Pictures = Pictures(),
+    options: ExportOptions = ExportOptions(),
+) -> int:
+    """Write masks for another program: a label tool, a trainer, a spreadsheet.
+
+    Args:
+        masks: Folder written by `masks` or `predict`; or masks and classes.txt of your own.
+        to: Format. Without it, pictures only.
+        out: Folder (csv: or file). Default: export/FORMAT beside the masks.
+        images: Folder of the photographs, if they are not where manifest.csv says.
+    """
+    from ssrseg.export.run import export_masks
+    from ssrseg.failures import EXIT_CODE
+
+    result = export_masks(masks, to, out, images=images, **vars(pictures), **vars(options))
+    echo(
+        f"{counted(result.written, 'mask', 'masks')} written to {result.out}. {result.then}".strip()
+    )
+    if result.turned:
+        note(
+            f"{counted(result.turned, 'photograph was', 'photographs were')} saved upright: some"
+            " programs do not honour the orientation in their EXIF data."
+        )
+    if result.changed:
+        first = ", ".join(result.changed[:5]) + (", ..." if result.changed[5:] else "")
+        note(
+            f"{counted(len(result.changed), 'photograph has', 'photographs have')} changed since"
+            f" the mask was made: {first}."
+        )
+    if result.failures:
+        echo(f"{counted(len(result.failures), 'image is', 'images are')} left out:")
+        for failure in result.failures:
+            echo(f"  {failure.name}: {failure.reason}")
+    return EXIT_CODE if result.failures else 0
 
 
 def percent(share: float | None) -> str:

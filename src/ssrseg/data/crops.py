@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -80,7 +81,55 @@ def refuse_without_masks(data: LabelledImages) -> None:
         )
 
 
-class CropDraws:
+Batch = TypeVar("Batch")
+
+
+class Draws(ABC, Generic[Batch]):
+    """Draw number ``draw`` of a shuffled, endless pass over ``count`` images."""
+
+    def __init__(self, count: int, seed: int, workers: int) -> None:
+        self.count, self.seed, self.workers = count, seed, workers
+
+    def row(self, draw: int) -> int:
+        """Place in the training set of the image that a draw shows."""
+        epoch, position = divmod(draw, self.count)
+        return int(_shuffled(self.count, derive_seed(self.seed, epoch, 0))[position])
+
+    def generator(self, draw: int) -> torch.Generator:
+        """Of what is random in a draw."""
+        return torch.Generator().manual_seed(derive_seed(self.seed, draw, 1))
+
+    def loader(self, start: int, stop: int, batch: int, *, pin: bool = False) -> Iterator[Batch]:
+        """Batches of draws ``start`` .. ``stop`` - 1, in order, loaded ahead by worker processes.
+
+        ``pin`` puts them where copies to a GPU need not be waited for.
+        """
+        draws: Any = range(start, stop)  # typed for a Dataset, but any sequence will do
+        for each in DataLoader(
+            draws,
+            batch,
+            collate_fn=self._batch,
+            num_workers=self.workers,
+            pin_memory=pin,
+            worker_init_fn=leave_to_parent,
+        ):
+            if isinstance(each, SSRError):
+                raise each
+            yield each
+
+    def _batch(self, draws: list[int]) -> Batch | SSRError:
+        """Draws as a batch, or a fault: raised in a worker it would come back as a traceback."""
+        try:
+            return self.join(draws)
+        except SSRError as error:
+            return error
+
+    @abstractmethod
+    def join(self, draws: list[int]) -> Batch:
+        """Draws as a batch."""
+
+
+class CropDraws(Draws[CropBatch]):
     """Crop number ``draw`` of a shuffled, endless pass over the images.
 
     With superpixels, or with masks if ``superpixels`` is None; DataError if an image has none.
@@ -95,15 +144,11 @@ class CropDraws:
         seed: int,
         min_side: int = 1,
     ) -> None:
-        self.data, self.settings, self.superpixels, self.seed = data, settings, superpixels, seed
+        super().__init__(len(data), seed, settings.workers)
+        self.data, self.settings, self.superpixels = data, settings, superpixels
         self.min_side = min_side
         if superpixels is None:
             refuse_without_masks(data)
-
-    def row(self, draw: int) -> int:
-        """Place in the training set of the image that a draw shows."""
-        epoch, position = divmod(draw, len(self.data))
-        return int(_shuffled(len(self.data), derive_seed(self.seed, epoch, 0))[position])
 
     def __getitem__(self, draw: int) -> tuple[Crop, tuple[int, ...]]:
         """Crop and image-level labels."""
@@ -130,37 +175,13 @@ class CropDraws:
             scale=self.settings.scale,
             flip=self.settings.flip,
             fill=fill,
-            generator=torch.Generator().manual_seed(derive_seed(self.seed, draw, 1)),
+            generator=self.generator(draw),
         )
         return crop, sample.labels
 
-    def loader(
-        self, start: int, stop: int, batch: int, *, pin: bool = False
-    ) -> Iterator[CropBatch]:
-        """Batches of draws ``start`` .. ``stop`` - 1, in order, loaded ahead by worker processes.
-
-        ``pin`` puts them where copies to a GPU need not be waited for.
-        """
-        draws: Any = range(start, stop)  # typed for a Dataset, but any sequence will do
-        workers = self.settings.workers
-        for each in DataLoader(
-            draws,
-            batch,
-            collate_fn=self._batch,
-            num_workers=workers,
-            pin_memory=pin,
-            worker_init_fn=leave_to_parent,
-        ):
-            if isinstance(each, SSRError):
-                raise each
-            yield each
-
-    def _batch(self, draws: list[int]) -> CropBatch | SSRError:
-        """Draws as a batch, or a fault: raised in a worker it would come back as a traceback."""
-        try:
-            crops, labels = zip(*(self[draw] for draw in draws), strict=True)
-        except SSRError as error:
-            return error
+    def join(self, draws: list[int]) -> CropBatch:
+        """Draws as a batch."""
+        crops, labels = zip(*(self[draw] for draw in draws), strict=True)
         image, ids, valid = (
             torch.stack([getattr(crop, part) for crop in crops])
             for part in ("image", "ids", "valid")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 
@@ -69,11 +69,19 @@ class Decoder(nn.Module):
         return dropped
 
     def segment(
-        self, fused: Float[Tensor, "batch patches width"], grid: tuple[int, int]
+        self,
+        fused: Float[Tensor, "batch patches width"],
+        grid: tuple[int, int],
+        inside: Bool[Tensor, "batch patches"] | None = None,
     ) -> Float[Tensor, "batch classes grid_h grid_w"]:
-        """Logits on the patch grid from what ``fusion`` hands out."""
+        """Logits on the patch grid from what ``fusion`` hands out.
+
+        Args:
+            inside: False = padding, which no patch attends to; None = there is none.
+        """
+        outside = None if inside is None else ~inside
         for layer in self.layers:
-            fused = layer(fused)
+            fused = layer(fused, src_key_padding_mask=outside)
         logits: Tensor = self.classify(fused)
         return logits.mT.unflatten(-1, grid)
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import model_info, try_to_load_from_cache
+from huggingface_hub import model_info, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from torch import nn
-from transformers.utils import logging
 
 from ssrseg.errors import BackboneError, counted
 from ssrseg.safe_json import JsonError, read_json
@@ -116,9 +116,7 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
         BackboneError: If the directory is missing or holds another model, or the hub is out of
             reach.
     """
-    if str(source).startswith(PACKAGED):
-        source = str(files("ssrseg") / str(source).removeprefix(PACKAGED))
-    source = os.path.expanduser(str(source))
+    source = _unpacked(source)
     folder, encoder = Path(source), _encoder(role)
     # a hub id has one slash
     looks_local = os.path.exists(folder) or source.startswith((".", "/")) or source.count("/") > 1
@@ -163,6 +161,60 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
             f" {kind.__name__} missing or of another shape (such as {names}). {cure}"
         )
     return model
+
+
+def _unpacked(source: str | Path) -> str:
+    """A source with the places that ``ssrseg:`` and ``~`` stand for."""
+    if str(source).startswith(PACKAGED):
+        source = str(files("ssrseg") / str(source).removeprefix(PACKAGED))
+    return os.path.expanduser(str(source))
+
+
+def files_digest(source: str | Path) -> str:
+    """A name for the files of an encoder, told without loading it; empty if they are not here.
+
+    Equal files are equal encoders. Different ones may be, too: the same weights can be stored in
+    many ways, which ``weights_digest`` sees through.
+
+    Args:
+        source: As for ``load_pretrained``; a hub id is looked up among what its client has kept.
+    """
+    folder = Path(_unpacked(source))
+    try:
+        if not folder.is_dir():
+            kept = try_to_load_from_cache(str(source), "config.json")
+            folder = Path(kept).parent if isinstance(kept, str) else folder
+        names = {path.name for path in folder.iterdir() if path.is_file()}
+        suffix = ".safetensors" if any(name.endswith(".safetensors") for name in names) else ".bin"
+        read = sorted(name for name in names if name.endswith((".json", ".txt", suffix)))
+        found = hashlib.sha256()
+        for name in read:
+            with (folder / name).open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").digest()
+            found.update(b"%d:%s" % (len(name), os.fsencode(name)) + content)
+        return found.hexdigest()[:16] if "config.json" in names else ""
+    except (OSError, ValueError):  # such as a text that is no hub id
+        return ""
+
+
+def folder_on_disk(source: str) -> Path | None:
+    """The folder that ``load_pretrained`` reads without the network; None = it would fetch.
+
+    Args:
+        source: As for ``load_pretrained``.
+    """
+    if source.startswith(PACKAGED):
+        return Path(str(files("ssrseg") / source.removeprefix(PACKAGED)))
+    folder = Path(os.path.expanduser(source))
+    if os.path.isdir(folder):
+        return folder
+    try:
+        folder = Path(snapshot_download(source, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+    weights = ("model.safetensors", "pytorch_model.bin")
+    whole = (folder / "config.json").is_file() and any((folder / w).is_file() for w in weights)
+    return folder if whole else None
 
 
 def _reach_hub(kind: Any, hub_id: str, role: str, example: str) -> None:
@@ -223,6 +275,8 @@ def quiet() -> Iterator[None]:
     One at a time: verbosity belongs to the process, and of two threads the second would keep what
     the first has set.
     """
+    from transformers.utils import logging  # whoever opens no encoder does without the library
+
     with _QUIET:
         verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity_error()

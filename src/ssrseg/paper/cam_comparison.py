@@ -26,7 +26,7 @@ from ssrseg.method.metrics import (
 )
 from ssrseg.model import SSR
 from ssrseg.paper.image_choice import ShownImage
-from ssrseg.pseudo_masks import rectify_photo
+from ssrseg.photo_masks import rectify_photo
 
 CLIP_CAM, CMPA_CAM = "CLIP CAM", "CMPA CAM"
 UNMASKED = "CLIP CAM, CLIP affinity"

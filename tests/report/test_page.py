@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from ssrseg.errors import OutputError
-from ssrseg.paper.page import (
+from ssrseg.report.page import (
     INK,
     SERIES,
     Bar,

@@ -1,4 +1,4 @@
-"""Tables, charts and pictures as one HTML file that needs nothing else, or as plain text."""
+"""Tables, charts, pictures and galleries as an HTML file, or as plain text."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from PIL import Image
 
 from ssrseg.console import printable_lines, table_text
 from ssrseg.data.files import atomic_write
+from ssrseg.report.gallery import Gallery
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,6 +138,7 @@ class Section:
         charts: Curves or bars.
         terms: Words and what they mean.
         tables: Figures.
+        gallery: Images with layers; one section of a page may have one.
         folded: Closed until the heading is clicked.
     """
 
@@ -147,6 +149,7 @@ class Section:
     charts: tuple[Chart | BarChart, ...] = ()
     terms: tuple[tuple[str, str], ...] = ()
     tables: tuple[ReportTable, ...] = ()
+    gallery: Gallery | None = None
     folded: bool = False
 
 
@@ -161,7 +164,7 @@ class Report:
 
 
 def write_page(report: Report, path: Path) -> None:
-    """Write the report as one HTML file that loads nothing from outside.
+    """Write the report as one HTML file that loads nothing from outside its folder.
 
     The same report gives the same bytes.
 
@@ -170,7 +173,7 @@ def write_page(report: Report, path: Path) -> None:
         path: The file; its folder is made.
     """
     environment = Environment(
-        loader=PackageLoader("ssrseg", "paper"),
+        loader=PackageLoader("ssrseg", "report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,205 @@
+"""A folder of masks, and the photographs that they are of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ssrseg.data.class_ids import check_class_ids, find_masks, read_class_ids
+from ssrseg.data.classes import read_classes_txt
+from ssrseg.data.csv_lines import rows_by_name
+from ssrseg.data.files import content_digest, user_path
+from ssrseg.data.find_images import images_like
+from ssrseg.data.images import image_size
+from ssrseg.data.stamped_mask import MaskState, mask_state
+from ssrseg.errors import DataError
+from ssrseg.failures import FILE as FAILURES
+from ssrseg.failures import Failure
+from ssrseg.manifest import FILE as MANIFEST
+
+_MOVED = "If the photographs have moved, name their folder (--images)."
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask that is to be exported, not opened yet.
+
+    Attributes:
+        name: Path below the folder of masks without suffix, ``/`` between folders.
+        photo: Absolute path of the photograph; None if nothing says it.
+        score: Expected quality in [0, 1], if the manifest says it.
+        digest: Of the photograph that the mask was made for, if the manifest says it.
+    """
+
+    name: str
+    mask: Path
+    photo: Path | None
+    score: float | None = None
+    digest: str = ""
+
+    @property
+    def file(self) -> str:
+        """The name with the photograph's suffix, for copies of it."""
+        return self.name + (self.photo.suffix if self.photo else "")
+
+
+@dataclass(frozen=True)
+class MasksToExport:
+    """What is in a folder of masks.
+
+    Attributes:
+        root: Where classes.txt lies.
+        masks: Where the masks lie.
+        classes: Class index i has id i + 1 in the masks.
+        files: By name.
+        photos: The folder of the photographs, below which their paths are given.
+        failures: What cannot be exported, by the folder's own list.
+    """
+
+    root: Path
+    masks: Path
+    classes: tuple[str, ...]
+    files: tuple[MaskFile, ...]
+    photos: Path
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask, read and checked.
+
+    Attributes:
+        file: Name with the photograph's suffix, ``/`` between folders, for copies of it.
+        place: The photograph's path below the folder of all photographs.
+        photo: None where it is not needed and not known.
+        ids: 0 background, 1 + class index, 255 undecided; at the size of the upright photograph.
+        score: Expected quality in [0, 1], if known.
+        by_hand: Not as ssrseg wrote it: corrected or made by a person, or by another program.
+        photo_changed: The photograph's content is not what the mask was made for.
+    """
+
+    name: str
+    file: str
+    place: str
+    photo: Path | None
+    ids: UInt8[np.ndarray, "height width"]
+    score: float | None
+    by_hand: bool
+    photo_changed: bool = False
+
+
+def find_masks_to_export(folder: Path, images: Path | None, *, photos: bool) -> MasksToExport:
+    """Look up masks, classes and photographs; nothing but small tables is opened.
+
+    Args:
+        folder: Written by ``masks`` or ``predict``, or with masks and classes.txt of one's own.
+        images: Where the photographs are, if not where the manifest says.
+        photos: Whether they are needed.
+
+    Raises:
+        DataError: If there are no masks, or photographs are needed and none is known.
+        LabelsError: If classes.txt is faulty.
+    """
+    folder = user_path(folder, "masks")
+    masks = folder / "masks" if (folder / "masks").is_dir() else folder
+    if not masks.is_dir():
+        raise DataError(f"{folder}: there is no such folder of masks.")
+    root = folder if (folder / "classes.txt").is_file() else Path(os.path.abspath(masks)).parent
+    if not (root / "classes.txt").is_file():
+        raise DataError(
+            f"{folder} has no classes.txt, which names the ids in its masks: one name a line, the"
+            " n-th has id n. Give a folder that `masks` or `predict` has written, or write it."
+        )
+    found = find_masks(masks)
+    rows = rows_by_name(root / MANIFEST)
+    failed = rows_by_name(root / FAILURES)
+    failures = tuple(
+        Failure(name, Path(row.get("image", "")), row.get("reason", ""))
+        for name, row in failed.items()
+    )
+    names = sorted(found.keys() - failed.keys())
+    if not names:
+        raise DataError(f"{masks} holds no mask that could be exported. Finish the run first.")
+    where = images_like(names, images, skip=masks) if images is not None else _listed(rows, root)
+    if photos and not where.keys() & set(names):
+        raise DataError(
+            f"Nothing says which photographs the masks in {masks} are of"
+            + (f": none in {images} is called like them." if images is not None else ".")
+            + " Name the folder of the photographs (--images); they are called like the masks."
+        )
+    files = tuple(
+        MaskFile(
+            name,
+            found[name],
+            where.get(name),
+            _score(rows.get(name, {}).get("score", "")),
+            rows.get(name, {}).get("photo", ""),
+        )
+        for name in names
+    )
+    classes = read_classes_txt(root / "classes.txt").names
+    return MasksToExport(root, masks, classes, files, _common_folder(files), failures)
+
+
+def read_mask(each: MaskFile, source: MasksToExport, *, photo: bool) -> Mask:
+    """Open a mask, and hold it against its photograph if that is needed.
+
+    Raises:
+        DataError: If one of the two is not readable or missing, or they do not fit each other.
+    """
+    ids = read_class_ids(each.mask, len(source.classes))
+    check_class_ids(each.mask, ids, len(source.classes))
+    by_hand = mask_state(each.mask, "")[0] is MaskState.CORRECTED
+    changed = False
+    if photo:
+        if each.photo is None:
+            raise DataError(f"Nothing says which photograph {each.mask} is of. {_MOVED}")
+        if not each.photo.exists():
+            raise DataError(f"{each.photo}, of which {each.mask} is, does not exist. {_MOVED}")
+        size = image_size(each.photo)
+        if tuple(ids.shape) != size:
+            raise DataError(
+                f"{each.mask} is {ids.shape[1]} x {ids.shape[0]} pixels, its photograph"
+                f" {each.photo} {size[1]} x {size[0]} (upright). Make the mask anew, or name the"
+                " folder of the photographs that it was made from (--images)."
+            )
+        changed = bool(each.digest) and content_digest(each.photo) != each.digest
+    place = each.file
+    if each.photo is not None:
+        place = Path(os.path.relpath(each.photo, source.photos)).as_posix()
+    return Mask(each.name, each.file, place, each.photo, ids.numpy(), each.score, by_hand, changed)
+
+
+def _listed(rows: dict[str, dict[str, str]], root: Path) -> dict[str, Path]:
+    """Photographs by name, where the manifest says that they are."""
+    here = os.path.realpath(root)
+    images = {name: row.get("image", "") for name, row in rows.items()}
+    return {
+        name: Path(os.path.normpath(os.path.join(here, image)))
+        for name, image in images.items()
+        if image and "\0" not in image
+    }
+
+
+def _common_folder(files: Iterable[MaskFile]) -> Path:
+    """The folder below which all photographs are called like their masks, or else one of all."""
+    roots = set()
+    for each in files:
+        if each.photo is not None:
+            path, tail = each.photo.as_posix(), f"/{each.file}"
+            whole = path.endswith(tail)
+            roots.add(path.removesuffix(tail) or "/" if whole else each.photo.parent.as_posix())
+    return Path(os.path.commonpath(roots)) if roots else Path()
+
+
+def _score(text: str) -> float | None:
+    try:
+        score = float(text)
+    except ValueError:
+        return None
+    return score if 0 <= score <= 1 else None
