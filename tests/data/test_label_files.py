@@ -65,7 +65,7 @@ TABLES = {
     "_classes.csv": "filename, cat, dog\na.jpg, 1, 1\nb.jpg, 0, 1\nc.jpg, 0, 0\n",
     "words.csv": "image;cat;dog\na.jpg;yes;Yes\nb.jpg;no;YES\nc.jpg;no;no\n",
     "excel-words.csv": "image;cat;dog\na.jpg;TRUE;TRUE\nb.jpg;FALSE;TRUE\nc.jpg;FALSE;FALSE\n",
-    "crosses.csv": "image;cat;dog\na.jpg;x;X\nb.jpg;;x\nc.jpg;;\n",
+    "crosses.csv": "image;cat;dog\nc.jpg;;\na.jpg;x;X\nb.jpg;;x\n",
     "floats.csv": "image,cat,dog,width\na.jpg,1.0,1.0,640\nb.jpg,0.0,1.0,640\nc.jpg,0.0,0.0,640\n",
     "german.csv": "Dateiname;Tags;Bearbeiter\na.jpg;cat,dog;me\nb.jpg;dog;me\nc.jpg;none;you\n",
     "index.csv": ",image,cat,dog\n0,a.jpg,1,1\n1,b.jpg,0,1\n2,c.jpg,0,0\n",
