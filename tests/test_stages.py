@@ -230,7 +230,7 @@ def test_stopped_half_way(
     monkeypatch: pytest.MonkeyPatch,
     kept: int,
 ) -> None:
-    other, out = with_pseudo(config, alpha=3.0)
+    other = with_pseudo(config, alpha=3.0)
     before = masks(out)
     made.clear()
     write = mask_folder.write_mask
@@ -258,7 +258,7 @@ def test_stopped_half_way(
 def test_stopped_while_the_old_masks_are_removed(
     folder: LabelledImages, config: Config, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other, out = with_pseudo(config, alpha=3.0)
+    other = with_pseudo(config, alpha=3.0)
     whole = files(out)
     unlink = Path.unlink
 

@@ -45,9 +45,15 @@ from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.windows import WindowBatch, WindowDraws
 from ssrseg.device import pick_device
 from ssrseg.errors import CheckpointError, ConfigError, DataError, DivergenceError, counted
-from ssrseg.estimate import PhotoRates, in_words, some_sizes, train_cost, try_crops, try_photos
+from ssrseg.estimate import PhotoRates, in_words, train_cost, try_crops, try_photos
 from ssrseg.failures import Failure, describe_failures, write_failures
-from ssrseg.feature_cache import choose_features, feature_files, make_features, window_features
+from ssrseg.feature_cache import (
+    choose_features,
+    feature_files,
+    make_features,
+    photo_sizes,
+    window_features,
+)
 from ssrseg.foreground import ForegroundFeatures, collect_foreground
 from ssrseg.interruption import Interrupted, Stop, until_stopped
 from ssrseg.losses import crop_pairs, draw_pairs, proto_loss, seg_loss
@@ -363,15 +369,14 @@ def _try_one(run: _Run, model: SSR) -> PhotoRates | None:
 def _say_cost(run: _Run, model: SSR, photos: PhotoRates, first: int) -> None:
     """A line on what the iterations from ``first`` on will take."""
     some = next(each for each in run.data.samples if each.labels)
-    rows = int(run.data.labels.sum())
-    crops = try_crops(model, replace(run.data, samples=(some,)), rows=rows)
-    sizes, schedule = some_sizes(run.data), run.schedule
-    cost = train_cost(photos, crops, model, run.data, sizes, schedule, first=first)
-    optim = run.config.optim
-    left = "more " if first else ""
+    crops = try_crops(model, run.data, [some])
+    sizes = photo_sizes(run.data, run.config)
+    cost = train_cost(photos, crops, model, run.data, sizes, run.schedule, first=first)
+    optim, images = run.config.optim, counted(len(run.data), "image", "images")
+    left = "what is left takes " if first else ""
     note(
-        f"{optim.iterations:,} iterations of {optim.batch} crops for"
-        f" {counted(len(run.data), 'image', 'images')}: {left}{in_words(cost)}."
+        f"{optim.iterations:,} iterations of {optim.batch} crops for {images}:"
+        f" {left}{in_words(cost)}."
     )
 
 

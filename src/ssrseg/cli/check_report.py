@@ -44,7 +44,7 @@ def print_check(data: LabelledImages, config: Config, device: str, *, whole: Lab
         sizes = [each.size for each in found.usable]
         usable = LabelledImages(data.root, data.classes, samples, data.prompts, data.notices)
         try:
-            costs = estimate(usable, sizes, encoders.config, device=device)
+            costs = estimate(usable, sizes, encoders.config, Path.cwd(), device=device)
             results += _room(costs, device)
         except SSRError as error:
             results.append(CheckResult("encoders", "nothing can be computed", str(error)))

@@ -276,21 +276,16 @@ def predict(
 
 
 @command(EVERYDAY)
-def report(folder: Path, /, *, data: Path | None = None) -> None:
+def report(folder: Path, /, *, images: Path | None = None) -> None:
     """Write report.html of masks anew, as after corrections by hand.
 
     Args:
         folder: Written by `masks` or `predict`.
-        data: Data set, if the photographs are no longer where they were.
+        images: Folder of the photographs, if they are not where manifest.csv says.
     """
     from ssrseg.report.masks import write_masks_report
 
-    photos = None
-    if data is not None:
-        from ssrseg.data.open import open_images
-
-        photos = open_images(data)
-    echo(f"Report: {write_masks_report(folder, photos=photos)}")
+    echo(f"Report: {write_masks_report(folder, images=images)}")
 
 
 @command(EVERYDAY)

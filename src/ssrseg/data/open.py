@@ -84,7 +84,8 @@ def _open(root: Path, split: str | None) -> LabelledImages:
         rows = LabelFiles("a table", {None: own}).read(root, listed)
         return _open_rows(root, split, rows, listed, passed_over(root, own.name))
     if coco.is_coco(root):
-        return _open_coco(root, split, listed, coco.instances_files(root))
+        others = passed_over(root, "annotations")
+        return _open_coco(root, split, listed, coco.instances_files(root), others)
     if _is_labelled_voc(root):
         return _open_voc(root, split, listed or ClassList(VOC_CLASSES, source="VOC's class list"))
     if root.name in _INNER and _is_labelled(root.parent):
@@ -160,7 +161,8 @@ def _open_voc(root: Path, split: str | None, listed: ClassList) -> LabelledImage
     chosen = _choose(root, split, images, "JPEGImages")
     present, more = read_annotations(root / "Annotations", chosen, listed)
     labels = dict(zip(chosen, present, strict=True))
-    return _labelled(root, listed.names, images, labels, chosen, listed, notices + more)
+    notices += more + passed_over(root, "Annotations")
+    return _labelled(root, listed.names, images, labels, chosen, listed, notices)
 
 
 def _labelled(
@@ -221,7 +223,11 @@ def _truths(
 
 
 def _open_coco(
-    root: Path, split: str | None, listed: ClassList | None, files: Mapping[str, Path]
+    root: Path,
+    split: str | None,
+    listed: ClassList | None,
+    files: Mapping[str, Path],
+    others: tuple[str, ...] = (),
 ) -> LabelledImages:
     """Samples named like their images, which need not lie in COCO's own folders."""
     whole, notices = coco.whole_data(root, files)
@@ -271,7 +277,7 @@ def _open_coco(
     samples = (Sample(name, root / images[name], labels[name], truths.get(name)) for name in chosen)
     said = dict.fromkeys(notice for table in tables.values() for notice in table.notices)
     notices = () if split in files else notices
-    notices = (*notices, *said, *_without_instance(tables, files), *more)
+    notices = (*others, *notices, *said, *_without_instance(tables, files), *more)
     own = listed or ClassList(classes)
     return LabelledImages(root, classes, tuple(samples), own.prompts, notices, own.background)
 

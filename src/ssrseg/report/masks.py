@@ -17,14 +17,18 @@ import numpy as np
 
 from ssrseg.console import track
 from ssrseg.data.class_ids import read_class_ids
-from ssrseg.data.csv_lines import csv_rows
+from ssrseg.data.classes import read_classes_txt
+from ssrseg.data.csv_lines import rows_by_name
 from ssrseg.data.files import user_path
+from ssrseg.data.find_images import images_like
 from ssrseg.data.images import read_image
 from ssrseg.data.levels import Range
+from ssrseg.data.naming import name_fault
 from ssrseg.data.stamped_mask import MaskState, mask_state
-from ssrseg.data.text import split_lines
 from ssrseg.errors import DataError, SSRError, counted
+from ssrseg.kept_cams import cams_path, read_cams
 from ssrseg.manifest import FILE as MANIFEST
+from ssrseg.manifest import mask_path
 from ssrseg.overlay import mask_palette
 from ssrseg.report.gallery import Card, Gallery, Layer, Pictures
 from ssrseg.report.page import Report, ReportTable, Section, TableRow, write_page
@@ -73,15 +77,13 @@ class _Look:
         return self.by_person, score, -len(self.row.reasons), self.row.name
 
 
-def write_masks_report(
-    out: str | Path, *, photos: Mapping[str, Path] | None = None, call: str = ""
-) -> Path:
+def write_masks_report(out: str | Path, *, images: Path | None = None, call: str = "") -> Path:
     """Write report.html into a folder of masks, and many pictures into report/ beside it.
 
     Args:
         out: Folder of ``make_masks`` or ``predict``; nothing but its files and the photographs is
             read.
-        photos: Photographs by name, where they are no longer where manifest.csv says.
+        images: Folder of the photographs, if they are not where manifest.csv says.
         call: What the call that made the masks has to say of itself.
 
     Returns:
@@ -92,7 +94,7 @@ def write_masks_report(
         OutputError: If the page cannot be written.
     """
     out = user_path(out, "masks")
-    classes, rows = _read_folder(out, photos or {})
+    classes, rows = _read_folder(out, images)
     from_labels = (out / "config.yaml").is_file()
     config = read_config(out / "config.yaml")
     failures = read_failures(out)
@@ -125,39 +127,32 @@ def write_masks_report(
     return out / PAGE
 
 
-def _read_folder(out: Path, photos: Mapping[str, Path]) -> tuple[tuple[str, ...], list[_Row]]:
+def _read_folder(out: Path, images: Path | None) -> tuple[tuple[str, ...], list[_Row]]:
     """Classes, and the masks that are there."""
-    try:
-        names = (out / "classes.txt").read_text("utf-8", errors="surrogateescape")
-        text = (out / MANIFEST).read_bytes().decode("utf-8-sig", "surrogateescape")
-    except OSError as error:
+    if not (out / MANIFEST).is_file():
         raise DataError(
-            f"{out} is no folder of masks: {error.filename} cannot be read"
-            f" ({error.strerror or error}). Name one that masks or predict has written."
-        ) from error
-    classes = tuple(split_lines(names))
+            f"{out} is no folder of masks: it has no {MANIFEST}. Name one that masks or predict has"
+            " written."
+        )
+    classes = read_classes_txt(out / "classes.txt").names
     index = {name: place for place, name in enumerate(classes)}
-    lines = csv_rows(text)
-    rows = {}
-    for line in lines[1:]:
-        cells = dict(zip(lines[0], line, strict=False))
-        mask = out / cells.get("mask", "")
-        if not {"name", "mask"} <= cells.keys() or not mask.is_file():
+    lines = rows_by_name(out / MANIFEST)
+    found = {} if images is None else images_like(lines, images, skip=out / "masks")
+    rows = []
+    for name, cells in lines.items():
+        mask, where = out / mask_path(name), cells.get("image", "")
+        if name_fault(name) or not mask.is_file():
             continue
-        name, where = cells["name"], cells.get("image", "")
         labels = [index[label] for label in _words(cells, "labels") if label in index]
         reasons = [word.replace("_", " ") for word in _words(cells, "reasons")]
         if not reasons and _words(cells, "absent"):
             reasons = [_ABSENT]
-        rows[name] = _Row(
-            name,
-            mask,
-            photos.get(name) or (out / where if where else None),
-            tuple(sorted(labels)),
-            tuple(dict.fromkeys(reasons)),
-            _number(cells.get("score", "")),
+        photo = found.get(name) or (out / where if where and "\0" not in where else None)
+        score = _number(cells.get("score", ""))
+        rows.append(
+            _Row(name, mask, photo, tuple(sorted(labels)), tuple(dict.fromkeys(reasons)), score)
         )
-    return classes, list(rows.values())
+    return classes, rows
 
 
 def _words(cells: Mapping[str, str], column: str) -> list[str]:
@@ -222,19 +217,14 @@ class _Cards:
 
     def _maps(self, row: _Row) -> Iterator[Layer]:
         """CAM and refined CAM of each class of an image, if they were kept."""
-        maps: list[tuple[str, int, np.ndarray]] = []
-        with (
-            suppress(Exception),  # whatever numpy makes of a damaged file: the card has no maps
-            (self.out / "cams" / f"{row.name}.npz").open("rb") as file,
-            np.load(file) as found,
-        ):
-            classes = [self.classes.index(name) for name in found["classes"].tolist()]
-            for kind, key in (("CAM", "cam"), ("refined CAM", "refined_cam")):
-                of_kind = found[key].astype(np.float32)
-                maps += [(kind, *each) for each in zip(classes, of_kind, strict=True)]
-        for kind, of, values in maps:
-            source = self.pictures.keep(map_png(values), "png")
-            yield Layer(self.layers.index(kind), source, of)
+        kept = read_cams(self.out / cams_path(row.name))
+        if kept is None:
+            return
+        for kind, maps in (("CAM", kept.cam), ("refined CAM", kept.refined_cam)):
+            for name, values in zip(kept.classes, maps.float().numpy(), strict=True):
+                if name in self.classes:
+                    source = self.pictures.keep(map_png(values), "png")
+                    yield Layer(self.layers.index(kind), source, self.classes.index(name))
 
 
 def _read_mask(path: Path) -> tuple[np.ndarray | None, bool]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ssrseg.console import printable
-from ssrseg.data.classes import class_key
+from ssrseg.data.classes import NO_CLASS, class_key
 from ssrseg.data.label_files.addresses import is_address, paths_of
 from ssrseg.data.label_files.cells import Separator, as_text, is_number, listed, truth
 from ssrseg.data.label_files.rows import LabelRows, Row
@@ -65,15 +65,20 @@ def plain(head: str) -> str:
     return re.sub(r"[\W_]+", "", head.casefold())
 
 
-def has_image(heads: Sequence[str]) -> bool:
-    """True if a heading is one of those of image files."""
-    return any(plain(head) in _IMAGE for head in heads)
+def has_image(heads: Sequence[str], first: Sequence[Any] = ()) -> bool:
+    """True if a heading is one of those of image files, or an image stands in the first line."""
+    return any(plain(head) in _IMAGE for head in heads) or any(map(is_image, first))
+
+
+def is_image(cell: Any) -> bool:
+    """True if a cell ends like the name of an image file."""
+    return as_text(cell).strip().lower().endswith(SUFFIXES)
 
 
 def may_be_labels(heads: Sequence[str], first: Sequence[Any]) -> bool:
     """True if a table looks like labels, by its headings and its first line."""
     names = [plain(head) for head in heads]
-    if not has_image(heads) or {"mask", "madeby"} <= set(names):  # a manifest of ours
+    if not has_image(heads, first) or {"mask", "madeby"} <= set(names):  # a manifest of ours
         return False
     words = any(name in _LABELS or _family(name) in _LABELS for name in names)
     pairs = zip(names, first, strict=False)
@@ -148,15 +153,17 @@ def find_columns(heads: Sequence[str], lines: Sequence[Line], known: Collection[
 
 
 def _image_column(names: Sequence[str], values: Any) -> int:
-    """The first of the likely headings below which files stand, or of those that are there."""
+    """The likeliest heading below which files stand, or of all; or the only column of files."""
     found = [names.index(name) for name in _IMAGE if name in names]
-    if not found:
-        raise LabelsError('has no column of images. Call it "image".')
     for number in found:
-        first = next(iter(values(number)), "")
-        if as_text(first).strip().lower().endswith(SUFFIXES):
+        if is_image(next(iter(values(number)), "")):
             return number
-    return found[0]
+    if found:
+        return found[0]
+    files = [n for n in range(len(names)) if values(n) and all(map(is_image, values(n)))]
+    if len(files) != 1:
+        raise LabelsError('has no column that is plainly that of the images. Call it "image".')
+    return files[0]
 
 
 def _class_columns(
@@ -306,5 +313,7 @@ def _rows_of_marks(
             f"{printable(source.name)}: {counted(empty, 'image shows', 'images show')} none of the"
             " classes, by a row without a mark."
         )
-    classes = tuple(heads[number].strip() for number in named)
+    classes = tuple(heads[number].strip() for number in named if heads[number] != NO_CLASS)
+    shown = ", ".join(map(quoted, classes[:10])) + (", ..." if classes[10:] else "")
+    notices.append(f"{printable(source.name)}: the columns of yes and no are classes: {shown}.")
     return LabelRows(source, tuple(rows), tuple(wrong), classes, notices=tuple(notices))
