@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from ssrseg.checkpoint import STATE_FILE
 from ssrseg.console import track
 from ssrseg.data.class_ids import read_class_ids
 from ssrseg.data.classes import read_classes_txt
@@ -130,9 +131,13 @@ def write_masks_report(out: str | Path, *, images: Path | None = None, call: str
 def _read_folder(out: Path, images: Path | None) -> tuple[tuple[str, ...], list[_Row]]:
     """Classes, and the masks that are there."""
     if not (out / MANIFEST).is_file():
+        run = (out / STATE_FILE).is_file()
         raise DataError(
-            f"{out} is no folder of masks: it has no {MANIFEST}. Name one that masks or predict has"
-            " written."
+            f"{out} holds a training run, whose report `ssrseg train` writes when it ends. The same"
+            " command writes it anew."
+            if run
+            else f"{out} is no folder of masks: it has no {MANIFEST}. Name one that masks or"
+            " predict has written."
         )
     classes = read_classes_txt(out / "classes.txt").names
     index = {name: place for place, name in enumerate(classes)}
