@@ -36,11 +36,12 @@ SETTINGS = (
 
 @dataclass
 class Job:
-    """One command that is killed, and what came of it."""
+    """One command that is killed, and what came of it; ``first`` is run in its folder before."""
 
     name: str
     words: list[str]
     share: float
+    first: list[str] = field(default_factory=list)
     kills: int = 0
     stops: int = 0
     starts: int = 0
@@ -104,8 +105,18 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
+def prepare(job: Job, out: Path) -> None:
+    """Make the folder that a job begins with."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if job.first:
+        assert run(Job(job.name, job.first, 0), out, None) == 0, (
+            out.parent / "log.txt"
+        ).read_text()
+
+
 def rounds(job: Job, kills: int, folder: Path, draw: random.Random) -> Iterator[None]:
     """Kill a job so often, each time until it has once come to its end; a step per kill."""
+    prepare(job, folder / "straight" / "out")
     start = time.monotonic()
     assert run(job, folder / "straight" / "out", None) == 0, (
         folder / "straight/log.txt"
@@ -119,7 +130,7 @@ def rounds(job: Job, kills: int, folder: Path, draw: random.Random) -> Iterator[
     while job.kills + job.stops < kills:
         tries += 1
         out = folder / f"try-{tries}" / "out"
-        out.parent.mkdir()
+        prepare(job, out)
         for _ in range(40):
             job.starts += 1
             late = draw.random()
@@ -159,7 +170,9 @@ def jobs(folder: Path) -> list[Job]:
     return [
         Job("train", train, 0.4),
         Job("train, 2 loaders", loaders, 0.06),
-        Job("masks", masks, 0.27),
+        Job("train, cached features", [*train, "--set", "optim.features=cached"], 0.1),
+        Job("masks", masks, 0.17),
+        Job("masks, other alpha", [*masks, "--set", "pseudo.alpha=3.0"], 0.1, first=masks),
         Job("predict", predict, 0.27),
     ]
 

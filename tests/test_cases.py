@@ -112,8 +112,9 @@ def test_scores(name: str, shared: Path, tmp_path: Path, capfd: pytest.CaptureFi
 
 READ_RIGHT = {  # labels of a.jpg and b.jpg; None = refused
     "bom": "dog", "case": "Dog|Dog", "crlf": "dog|cat;dog", "filename-label": "dog",
-    "inner-space": "traffic light|traffic light|traffic_light", "quoted-list": None,
-    "semicolon": "cat;dog|cat", "tabs": "dog", "third-col": None, "nan": None, "onehot": None,
+    "inner-space": "traffic light|traffic light|traffic_light", "quoted-list": "cat;dog",
+    "semicolon": "cat;dog|cat", "tabs": "dog", "third-col": "dog", "nan": None,
+    "onehot": "cat|cat;dog",
     "onehot-labels": None, "u2028": None, "nfd-class-list": "café",
     "upper-ext-listed-lower": "dog", "folder-per-class": "dog",
 }  # fmt: skip

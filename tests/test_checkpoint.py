@@ -356,6 +356,16 @@ def test_what_decides_no_result_is_not_in_the_file(example: Checkpoint, tmp_path
     check_same_run(example, replace(changed, tensors={}), tmp_path)
 
 
+def test_prompts_that_differ_are_named(example: Checkpoint) -> None:
+    now = replace(example, texts=("a red car, a toy.", "a height.", "a sea."))
+    with pytest.raises(CheckpointError) as caught:
+        check_same_run(example, now, Path("run/checkpoint.safetensors"))
+    assert (
+        'run holds a run with other settings (prompt of "Größe" = "a size." there, "a height." now;'
+        ' background texts: "a sky." left out, "a sea." new).'
+    ) in str(caught.value)
+
+
 def test_digests_of_encoders_are_compared_by_name() -> None:
     there = {"clip": "aa", "clip_text": "bb", "dino": "cc"}
     backbones = Config().backbones

@@ -30,7 +30,8 @@ from ssrseg.cli import app
 from ssrseg.config import describe, known_keys, preset_names
 
 VERBS = (
-    *("demo", "masks", "train", "predict", "report", "evaluate", "export", "doctor", "config"),
+    *("demo", "check", "masks", "train", "predict", "report", "evaluate", "export"),
+    *("doctor", "config"),
     *("prepare", "archive"),
     *("table", "ablate", "seeds", "figure"),
 )
@@ -624,7 +625,7 @@ def test_a_full_disk_is_said_in_one_paragraph(
     monkeypatch.setattr("ssrseg.data.files.os.fsync", full)
     out = photos.parent / "out"
     message = terminal.refused("masks", "--data", photos, "--out", out, *encoders)
-    assert str(out / "config.yaml") in message
+    assert str(out / "manifest.csv") in message
     assert "No space left on device" in message
 
 
@@ -728,8 +729,10 @@ def test_masks_with_cams_are_scored(
     assert re.search(r"mIoU \d+\.\d", shown)
     message = terminal.refused("evaluate", "--masks", out, "--data", voc)
     assert "1 of 4" in message
-    message = terminal.refused(*command, "--set", "pseudo.alpha=2")
-    assert str(out / "config.yaml") in message
+    message = terminal.refused(*command, "--set", "sgc.high=0.7")
+    assert "(sgc.high = 0.4 there, 0.7 now)" in message
+    shown = terminal.fine(*command, "--set", "pseudo.alpha=2")
+    assert "3 masks of these from kept CAMs." in shown
 
 
 def test_train_stops_goes_on_predicts_and_is_scored(
@@ -758,7 +761,7 @@ def test_train_stops_goes_on_predicts_and_is_scored(
     again = tmp_path / "again"
     shown = terminal.fine("masks", "--data", voc, "--out", again, "--model", run, *encoders)
     assert shown.startswith("4 masks written")
-    assert f"# model: {model_digest(run)}" in (again / "config.yaml").read_text()
+    assert f'"model": "{model_digest(run)}"' in (again / "config.yaml").read_text()
 
 
 def test_paths_may_hold_what_yaml_takes_for_syntax(

@@ -12,6 +12,7 @@ from ssrseg.cli import app
 from ssrseg.config import load_config
 from ssrseg.data.classes import VOC_CLASSES
 from ssrseg.data.coco import IMAGE_FOLDERS
+from ssrseg.data.open import open_labelled
 from ssrseg.prepare import coco as prepare_coco
 from ssrseg.prepare import voc as prepare_voc
 from ssrseg.prepare.archives import COCO_ANNOTATIONS, COCO_IMAGES, SBD, VOC_TRAINVAL
@@ -54,6 +55,25 @@ def test_numbers_are_those_of_the_code() -> None:
         for each in app["prepare"].assemble_argument_collection(parse_docstring=True)
     }
     assert f"VOC {voc:.1f} GB" in str(options["--download"].parameter.help)
+
+
+def test_label_files_on_the_page_are_read(tmp_path: Path) -> None:
+    """Each example by itself, under the name before it."""
+    examples = re.findall(r"^`([\w.-]+)`\n\n```\n(.*?)^```$", TEXT, flags=re.MULTILINE | re.DOTALL)
+    assert len(examples) == 8
+    for name, text in examples:
+        root = tmp_path / name.replace(".", "-")
+        (root / "images").mkdir(parents=True)
+        (root / "labels").mkdir()
+        for image in ("a", "b"):
+            (root / f"images/{image}.jpg").touch()
+        (root / "labels/a.txt").write_text("0 .5 .5 .1 .1\n1 .5 .5 .2 .2\n")
+        (root / "labels/b.txt").touch()
+        (root / name).write_text(text)
+        data = open_labelled(root)
+        shown = {sample.name: sample.labels for sample in data.samples}
+        assert data.classes == ("cat", "dog")
+        assert shown in ({"a": (0, 1), "b": ()}, {"a": (0, 1)}), name
 
 
 def test_vocs_classes_are_printed_in_their_order() -> None:

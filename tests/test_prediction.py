@@ -89,12 +89,14 @@ def test_scales_and_mirror_are_averaged(model: SSR, tree: Path) -> None:
 
 def test_prediction(model: SSR, tree: Path) -> None:
     photo = read_image(tree / "JPEGImages" / "2007_000001.jpg")
-    ids, confidence = model.segment_photo(photo, crf=False)
+    found = model.segment_photo(photo, crf=False)
+    ids, confidence = found.pseudo_mask, found.confidence
     probabilities = model.probabilities(photo)
     assert torch.equal(ids.long(), probabilities.argmax(0))
     assert torch.allclose(confidence, probabilities.amax(0), atol=1e-6)
     assert len(ids.unique()) > 1
-    refined, sure = model.segment_photo(photo, crf=True)
+    found = model.segment_photo(photo, crf=True)
+    refined, sure = found.pseudo_mask, found.confidence
     assert refined.shape == photo.shape[:2]
     assert (sure - confidence).abs().max() > 1e-3
 
@@ -102,7 +104,7 @@ def test_prediction(model: SSR, tree: Path) -> None:
 def test_it_has_learned_something(model: SSR, tree: Path) -> None:
     sample = open_labelled(tree).samples[0]
     truth = read_class_ids(sample.truth)
-    found, _ = model.segment_photo(read_image(sample.image), crf=False)
+    found = model.segment_photo(read_image(sample.image), crf=False).pseudo_mask
     assert (found == truth)[truth != 255].float().mean() > 0.6
 
 
@@ -110,7 +112,8 @@ def test_a_large_photograph_is_segmented_small_and_enlarged(model: SSR) -> None:
     config = model.config
     small = model.with_config(replace(config, data=replace(config.data, max_side=64)))
     photo = torch.randint(0, 256, (101, 200, 3), dtype=torch.uint8)
-    ids, confidence = small.segment_photo(photo, crf=False)
+    found = small.segment_photo(photo, crf=False)
+    ids, confidence = found.pseudo_mask, found.confidence
     assert ids.shape == confidence.shape == (101, 200)
     assert 0 < confidence.min() <= confidence.max() <= 1
 
@@ -202,11 +205,11 @@ def test_started_again(
 ) -> None:
     original, written = module.write_mask, []
 
-    def counting(path: Path, ids: object, made_for: str) -> None:
+    def counting(path: Path, ids: object, made_for: str, note: str) -> None:
         if len(written) == 1 and not path.parent.joinpath("go").exists():
             raise KeyboardInterrupt
         written.append(path.name)
-        original(path, ids, made_for)
+        original(path, ids, made_for, note)
 
     monkeypatch.setattr(module, "write_mask", counting)
     with pytest.raises(KeyboardInterrupt):
@@ -304,12 +307,16 @@ def test_other_settings_at_test_time(run: Path, model: SSR, tree: Path, tmp_path
     other = with_test(model, scales=(0.5,), flip=False)
     predict(tree / "JPEGImages", tmp_path, run, test=other.config.test)
     photo = tree / "JPEGImages" / "2007_000000.jpg"
-    expected, _ = other.segment_photo(read_image(photo))
+    expected = other.segment_photo(read_image(photo)).pseudo_mask
     assert read_class_ids(tmp_path / "masks" / "2007_000000.png").equal(expected)
-    assert not model.segment_photo(read_image(photo))[0].equal(expected)
+    assert not model.segment_photo(read_image(photo)).pseudo_mask.equal(expected)
     extra = tmp_path / "masks" / "2007_000001.png"
     extra.unlink()
-    with pytest.raises(ConfigError, match="made with other settings"):
+    with pytest.raises(
+        ConfigError,
+        match=r"made with other settings \(test\.scales = \[0\.5\] there, \[1\.0\] now;"
+        r" test\.flip = false there, true now\)",
+    ):
         predict(tree / "JPEGImages", tmp_path, run)
 
 
@@ -353,7 +360,7 @@ def test_black_and_white_of_photographs_of_twelve_bits(
         predict(photo, tmp_path / "out", run, value_range=(0.0, 2040.0))
     out = tmp_path / "out" / "masks"
     assert read_class_ids(out / "a.png").equal(read_class_ids(out / "b.png"))
-    with pytest.raises(ConfigError, match="made with other settings"):
+    with pytest.raises(ConfigError, match=r"data\.range = \[0\.0, 2040\.0\] there, null now"):
         predict(tmp_path / "a.png", tmp_path / "out", run)
     with pytest.raises(ConfigError, match="range"):
         predict(tmp_path / "a.png", tmp_path / "other", run, value_range=(9.0, 9.0))

@@ -22,7 +22,8 @@ from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import BackboneError, CheckpointError, ConfigError, DataError
-from ssrseg.mask_folder import open_masks
+from ssrseg.made_with import MadeWith
+from ssrseg.mask_folder import Making, open_masks
 from ssrseg.model import SSR
 from ssrseg.photo_masks import pseudo_mask_miou, rectify_photo
 from ssrseg.pseudo_masks import make_masks
@@ -52,9 +53,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     original = module.write_mask
 
-    def noting(path: Path, ids: Tensor, made_for: str) -> None:
+    def noting(path: Path, ids: Tensor, made_for: str, note: str) -> None:
         names.append(path.stem)
-        original(path, ids, made_for)
+        original(path, ids, made_for, note)
 
     monkeypatch.setattr(module, "write_mask", noting)
     return names
@@ -116,10 +117,10 @@ def test_stopped_and_started_again(
     made.clear()
     write = module.write_mask
 
-    def killed(path: Path, ids: Tensor, made_for: str) -> None:
+    def killed(path: Path, ids: Tensor, made_for: str, note: str) -> None:
         if len(made) == 2:
             raise KeyboardInterrupt
-        write(path, ids, made_for)
+        write(path, ids, made_for, note)
 
     monkeypatch.setattr(module, "write_mask", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -392,11 +393,10 @@ def test_other_settings_are_refused(folder: LabelledImages, tmp_path: Path, conf
         make_masks(replace(folder, samples=folder.samples[1:]), tmp_path, other, overwrite=True)
     assert contents(tmp_path) == before
     assert make_masks(folder, tmp_path, other, overwrite=True).written == 4
+    making = Making("model", MadeWith(("cat",), {}), "")
     with (
         pytest.raises(ConfigError, match="holds masks made from labels"),
-        open_masks(
-            tmp_path, (), ("cat",), "", "", made_from="model", overwrite=False, strict=False
-        ),
+        open_masks(tmp_path, (), making, overwrite=False, strict=False),
     ):
         pass
 

@@ -94,6 +94,8 @@ OTHER: dict[str, tuple[str, ...]] = {
     "optim.seg_weight": ("10.0", "optim.schedule=joint"),
     "optim.affinity_weight": ("0.5",),
     "optim.affinity_radius": ("0", "optim.affinity_weight=0.5"),
+    "optim.features": ("cached",),
+    "optim.views": ("[1.0]", "optim.features=cached"),
     "optim.seed": ("1",),
 }
 ELSEWHERE = {
@@ -101,6 +103,7 @@ ELSEWHERE = {
     "data.patches",
     "backbones.clip",  # other weights
     "backbones.dino",
+    "optim.features_gb",  # decides optim.features where that is auto: test_feature_cache.py
     "optim.save_every",  # changes no weight: test_train.py
 }
 

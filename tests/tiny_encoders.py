@@ -128,6 +128,7 @@ def tiny_config(clip: Path, dino: Path, *overrides: str, preset: str = "ssr") ->
             "optim.iterations=12",
             "optim.warmup=2",
             "optim.features=online",
+            "optim.save_every=1000",
             "test.long_side=64",
             "test.scales=[1.0]",
             "test.crf=false",

@@ -30,6 +30,9 @@ from ssrseg.mask_folder import made_with
 from ssrseg.networks.frozen import files_digest
 from ssrseg.networks.vocabulary import build_vocabulary
 
+_IN_TRAINING = ("data.crop", "data.scale", "data.flip", "decoder", "optim", "test")
+"""Settings without a part in masks."""
+
 
 @dataclass(frozen=True)
 class PhotoCams:
@@ -92,7 +95,7 @@ class CamSource:
         vocabulary = build_vocabulary(names, config.prompts.set, data.prompts, data.background)
         wanted = MadeWith(
             names,
-            deciding_settings(config, ("decoder", "optim", "test")),
+            deciding_settings(config, _IN_TRAINING),
             texts=vocabulary.texts[: len(names)],
             background=vocabulary.texts[len(names) :],
             model="" if run is None else model_digest(run),
@@ -136,8 +139,11 @@ class CamSource:
             SSRError: If an encoder is needed and cannot be loaded.
             OutputError: If the disk takes nothing.
         """
-        kept = [] if self._anew else [each for each in samples if self._path(each).is_file()]
-        missing = [sample for sample in samples if sample not in kept]
+        kept: list[Sample] = []
+        missing: list[Sample] = []
+        for sample in samples:
+            there = not self._anew and self._path(sample).is_file()
+            (kept if there else missing).append(sample)
         for batch in read_photos(kept, self._config.data, 1, None, torch.device(self._device)):
             if isinstance(batch, UnreadablePhoto):
                 yield Unusable(kept[batch.index], batch.error)
@@ -167,11 +173,17 @@ class CamSource:
                 yield Unusable(samples[batch.index], batch.error)
                 continue
             # the batch's tokens are let go before anything is made from its CAMs
-            found = [(each.cam, each.refined_cam) for each in photo_masks(model, batch)]
-            for row, (cam, refined_cam) in enumerate(found):
+            names = self.made_with.classes
+            found = [
+                # the numbers of half precision that are kept, so that nothing depends on the file
+                (each.cam.half().float(), each.refined_cam, each.evidence.half().tolist())
+                for each in photo_masks(model, batch)
+            ]
+            for row, (cam, refined_cam, evidence) in enumerate(found):
                 sample = samples[batch.index[row]]
-                classes = tuple(self.made_with.classes[index] for index in sample.labels)
-                cams = KeptCams(classes, cam, refined_cam)
+                classes = tuple(names[index] for index in sample.labels)
+                known = dict(zip(names, evidence, strict=True))
+                cams = KeptCams(classes, cam, refined_cam, known)
                 made_for = self.made_with.cams_of(sample, batch.digests[row])
                 write_cams(self._path(sample), cams, made_for)
                 yield _photo_cams(sample, cams, batch, row, kept=False)

@@ -28,6 +28,7 @@ from ssrseg.data.files import atomic_write, content_digest, user_path
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import CheckpointError, SSRError, counted, did_you_mean
 from ssrseg.networks.frozen import all_finite, weights_digest
+from ssrseg.networks.vocabulary import changed_background, changed_prompts
 
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "checkpoint.safetensors"
@@ -364,6 +365,15 @@ def check_same_encoders(
             )
 
 
+def changed_texts(
+    classes: tuple[str, ...], earlier: tuple[str, ...], now: tuple[str, ...]
+) -> list[str]:
+    """What differs between the texts of two vocabularies of the same classes, in words."""
+    count = len(classes)
+    prompts = changed_prompts(classes, earlier[:count], now[:count])
+    return [*prompts, *changed_background(earlier[count:], now[count:])]
+
+
 def check_same_run(earlier: Checkpoint, now: Checkpoint, path: Path) -> None:
     """Raise CheckpointError unless a run may go on from a checkpoint: the same in all but speed.
 
@@ -380,8 +390,7 @@ def check_same_run(earlier: Checkpoint, now: Checkpoint, path: Path) -> None:
     ]
     if earlier.supervision != now.supervision:
         differing.append(f"supervision = {earlier.supervision} there, {now.supervision} now")
-    if earlier.texts != now.texts:
-        differing.append("other prompts")
+    differing += changed_texts(earlier.classes, earlier.texts, now.texts)
     if now.data and earlier.data != now.data:
         differing.append("other images, labels or true masks")
     if differing:

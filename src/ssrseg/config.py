@@ -289,8 +289,9 @@ class OptimConfig:
     """CMPA first, then the decoder on its masks; or both in every iteration (paper) [0013]."""
     cmpa_iterations: CountOrZero = 500
     """Iterations of L_proto alone, before the decoder's, when staged."""
-    iterations: CountOrZero = 30000
-    """Iterations with L_seg [paper: 30,000 VOC, 80,000 COCO]."""
+    iterations: CountOrZero | None = None
+    """Iterations with L_seg [paper: 30,000 VOC, 80,000 COCO]; null = from the number of images:
+    at least 500, and the paper's for VOC and COCO [0037]."""
     batch: Annotated[Count, Field(le=4096)] = 16
     """Crops per iteration."""
     micro_batch: Count | None = None
@@ -322,8 +323,8 @@ class OptimConfig:
     views: Annotated[tuple[Zoom, ...], Field(min_length=1, max_length=16)] = (1.0, 0.7)
     """Sizes of an image whose features are cached, the second, fourth ... of its mirror image if
     data.flip. The pseudo mask is made at the first."""
-    save_every: Count = 1000
-    """Iterations between checkpoints."""
+    save_every: Count | None = None
+    """Iterations between checkpoints; null = a tenth of ``iterations``, at most 1,000."""
     seed: CountOrZero = 0
     """Seed of everything random."""
 

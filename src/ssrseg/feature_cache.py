@@ -60,7 +60,7 @@ def choose_features(
     """What ``optim.features`` comes to for these images on this machine.
 
     Args:
-        config: Settings; ``optim.iterations`` is known.
+        config: ``schedule.resolved``.
         model: Its CLIP, patch size and device count.
         data: Training images.
         supervision: ``labels`` or ``full``.
@@ -80,6 +80,7 @@ def choose_features(
                 " optim.features=online."
             )
         return Choice("online", f"because {problem[0]}.")
+    assert optim.iterations is not None
     often = optim.iterations * optim.batch / max(1, len(data))
     if optim.features == "auto" and model.device.type != "cpu":
         return Choice("online", "as nobody has measured optim.features=cached on a GPU.")
@@ -166,7 +167,7 @@ def cache_passes(config: Config) -> float:
     blocks but the last.
     """
     first, *others = config.optim.views
-    return 1 + sum((zoom / first) ** 2 for zoom in others)
+    return 1.0 + sum((zoom / first) ** 2 for zoom in others)
 
 
 def photo_sizes(data: LabelledImages, config: Config) -> list[Size]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from torch import Tensor
 from ssrseg.checkpoint import (
     MODEL_FILE,
     Checkpoint,
+    changed_texts,
     check_same_classes,
     check_same_encoders,
     load_checkpoint,
@@ -34,7 +36,9 @@ from ssrseg.method.cmpa import Alignment
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.dino import FrozenDINO
+from ssrseg.networks.frozen import PACKAGED, folder_on_disk
 from ssrseg.networks.vocabulary import Vocabulary, build_vocabulary, refuse_lone_texts
+from ssrseg.safe_json import JsonError, read_json
 from ssrseg.trained_parts import load_alignment, load_decoder
 
 Model = TypeVar("Model", bound="Loadable")
@@ -188,9 +192,12 @@ class Loadable(
                 + ". Leave the model (--model) away for training-free masks, or segment with"
                 " `ssrseg predict`."
             )
-        if checkpoint.texts != model.vocabulary.texts:
+        texts = changed_texts(checkpoint.classes, checkpoint.texts, model.vocabulary.texts)
+        if texts:
+            more = f"; and {len(texts) - 8} more" if texts[8:] else ""
             raise CheckpointError(
-                f"{run} was trained with other prompts than {data.root} asks for. Use the"
+                f"{run} was trained with other prompts than {data.root} asks for"
+                f" ({'; '.join(texts[:8])}{more}). Use the"
                 " classes.yaml and prompts (--prompts) of its training; if they are the same,"
                 " another version of ssrseg left out other background words: train anew."
             )
@@ -413,6 +420,43 @@ def _load_encoders(
     if not with_dino or not uses_dino(config):
         return clip, None
     return clip, FrozenDINO.load(backbones.dino, precision=backbones.precision).to(device)
+
+
+@dataclass(frozen=True)
+class EncodersOnDisk:
+    """What can be loaded without the network.
+
+    Attributes:
+        config: Settings that name the folders of what is there.
+        missing: Hub ids, or paths, of what is not.
+        patch: Side of a patch in pixels; that of CLIP ViT-B/16 if CLIP is missing.
+    """
+
+    config: Config
+    missing: tuple[str, ...]
+    patch: int
+
+
+def encoders_on_disk(config: Config) -> EncodersOnDisk:
+    """Look for the encoders of the settings here; nothing is fetched or loaded."""
+    backbones, affinity = config.backbones, config.affinity
+    wanted = {"clip": backbones.clip}
+    if affinity.kind == "attention" and affinity.dino_weight:
+        wanted["dino"] = backbones.dino
+    folders = {name: folder_on_disk(source) for name, source in wanted.items()}
+    found = {name: folder for name, folder in folders.items() if folder is not None}
+    patch = 16
+    with suppress(JsonError, OSError, KeyError, TypeError):
+        patch = max(1, int(read_json(found["clip"] / "config.json")["vision_config"]["patch_size"]))
+    missing = tuple(wanted[name] for name in wanted if name not in found)
+    # hub ids in the cache by their folder, so that nobody asks the hub for a newer one
+    fetched = (name for name in found if not _is_local(wanted[name]))
+    local: dict[str, Any] = {name: str(found[name]) for name in fetched}
+    return EncodersOnDisk(replace(config, backbones=replace(backbones, **local)), missing, patch)
+
+
+def _is_local(source: str) -> bool:
+    return source.startswith(PACKAGED) or Path(source).expanduser().is_dir()
 
 
 def _with_encoders(config: Config, clip: str | Path | None, dino: str | Path | None) -> Config:

@@ -21,6 +21,7 @@ from ssrseg.console import printable
 from ssrseg.data.sample import Sample
 from ssrseg.data.stamped_mask import digest_of
 from ssrseg.data.text import quoted
+from ssrseg.networks.vocabulary import changed_background, changed_prompts
 from ssrseg.safe_json import JsonError, parse_json
 
 _LINE = "# made with: "
@@ -104,13 +105,11 @@ _CHECKED = TypeAdapter(MadeWith)
 
 
 def read_made_with(text: str) -> MadeWith | None:
-    """What the last line of a file of settings says; None if it says nothing of the kind."""
-    last = text.removesuffix("\n").rpartition("\n")[2]
-    if not last.startswith(_LINE):
-        return None
+    """What a file of settings says; None if it says nothing of the kind."""
+    found = [line for line in text.split("\n") if line.startswith(_LINE)]
     try:
-        return _CHECKED.validate_python(parse_json(last.removeprefix(_LINE)))
-    except (JsonError, ValidationError):
+        return _CHECKED.validate_python(parse_json(found[-1].removeprefix(_LINE)))
+    except (IndexError, JsonError, ValidationError):
         return None
 
 
@@ -140,12 +139,8 @@ def change(earlier: MadeWith, now: MadeWith) -> Change:
     """What is no longer as it was when the masks of a folder were made."""
     count = len(earlier.classes)
     added, kept = now.classes[count:], now.classes[:count]
-    prompts = [
-        f"prompt of {quoted(name)} = {quoted(old)} there, {quoted(new)} now"
-        for name, old, new in zip(kept, earlier.texts, now.texts, strict=False)
-        if old != new
-    ]
-    background = _background(earlier.background, now.background)
+    prompts = changed_prompts(kept, earlier.texts, now.texts)
+    background = changed_background(earlier.background, now.background)
     # a word that means a class that was added is left out of the background
     left_out = bool(added) and set(now.background) < set(earlier.background)
     masks = _pairs(earlier.mask_settings, now.mask_settings)
@@ -211,20 +206,3 @@ def _classes(earlier: tuple[str, ...], now: tuple[str, ...]) -> list[str]:
         for number, (old, new) in pairs
         if old != new
     ]
-
-
-def _background(earlier: tuple[str, ...], now: tuple[str, ...]) -> list[str]:
-    """Background texts that are gone or new, in a clause; empty if none is."""
-    gone = [quoted(text) for text in earlier if text not in now]
-    new = [quoted(text) for text in now if text not in earlier]
-    if not gone and not new:
-        return ["another order of the background texts"] if earlier != now else []
-    parts = [
-        f"{', '.join(_few(gone))} left out" if gone else "",
-        f"{', '.join(_few(new))} new" if new else "",
-    ]
-    return [f"background texts: {', '.join(part for part in parts if part)}"]
-
-
-def _few(words: list[str]) -> list[str]:
-    return [*words[:5], *([f"{len(words) - 5} more"] if words[5:] else [])]

@@ -6,14 +6,14 @@ import math
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float, UInt8
@@ -45,8 +45,15 @@ from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.windows import WindowBatch, WindowDraws
 from ssrseg.device import pick_device
 from ssrseg.errors import CheckpointError, ConfigError, DataError, DivergenceError, counted
+from ssrseg.estimate import PhotoRates, in_words, train_cost, try_crops, try_photos
 from ssrseg.failures import Failure, describe_failures, write_failures
-from ssrseg.feature_cache import choose_features, feature_files, make_features, window_features
+from ssrseg.feature_cache import (
+    choose_features,
+    feature_files,
+    make_features,
+    photo_sizes,
+    window_features,
+)
 from ssrseg.foreground import ForegroundFeatures, collect_foreground
 from ssrseg.interruption import Interrupted, Stop, until_stopped
 from ssrseg.losses import crop_pairs, draw_pairs, proto_loss, seg_loss
@@ -57,10 +64,9 @@ from ssrseg.networks.vocabulary import build_vocabulary, refuse_lone_texts
 from ssrseg.photo_masks import pseudo_mask_miou, rectify_photo
 from ssrseg.report.run import TrainedImage, write_run_report
 from ssrseg.safe_yaml import dump_yaml
+from ssrseg.schedule import Schedule, Supervision, plan, resolved
 from ssrseg.trained_parts import first_seed, new_alignment, new_decoder
 from ssrseg.training_log import Log
-
-Supervision = Literal["labels", "full"]
 
 SHOWN = 6
 """Training photographs in report.html: the time of so many masks and predictions."""
@@ -88,35 +94,6 @@ class TrainResult:
     finished: bool
     last: dict[str, float]
     failures: tuple[Failure, ...]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Iterations in which each loss is active, and those that need crops."""
-
-    align: range
-    segment: range
-    crops: range
-
-    @property
-    def total(self) -> int:
-        """Iterations in all."""
-        return max(self.align.stop, self.segment.stop)
-
-
-def plan(config: Config, supervision: Supervision) -> Schedule:
-    """Staged: L_proto, then L_seg. Joint: both in every iteration, as Eq. 12 has it."""
-    optim = config.optim
-    aligned = supervision == "labels" and config.cam.mode == "cmpa"
-    if not aligned:
-        align, segment = range(0), range(optim.iterations)
-    elif optim.schedule == "joint":
-        align = segment = range(optim.iterations)
-    else:
-        align = range(optim.cmpa_iterations)
-        segment = range(optim.cmpa_iterations, optim.cmpa_iterations + optim.iterations)
-    needs_crops = aligned and config.cmpa.map_order == "project_then_pool"
-    return Schedule(align, segment, range(0 if needs_crops else segment.start, segment.stop))
 
 
 @dataclass(frozen=True)
@@ -276,7 +253,8 @@ def train(
     start, out = time.monotonic(), model_path(user_path(out, "a run"))
     device = pick_device(device)
     say_again()
-    data, config = labelled_images(data), config_of(config)
+    data, given = labelled_images(data), config_of(config)
+    config = resolved(given, len(data))
     _check_arguments(supervision, stop_after)
     superpixels = SuperpixelCache(
         cache or out / "superpixels",
@@ -295,7 +273,7 @@ def train(
             data, out, config, supervision, superpixels, schedule, vocabulary.texts, features
         )
         total = run.schedule.total
-        run, earlier = _earlier_run(run)  # first, as what follows takes time
+        run, earlier = _earlier_run(run, given)  # first, as what follows takes time
         model = SSR.from_config(
             config,
             data.classes,
@@ -307,8 +285,7 @@ def train(
         run = _with_features(run, model)
         if earlier is not None:
             check_same_run(earlier, run.checkpoint({}, 0, model.encoders), out / STATE_FILE)
-        if supervision == "labels":
-            _try_one(run, model)
+        photos = _try_one(run, model) if supervision == "labels" else None
         state = _start(run, earlier, model)
         first = 0 if earlier is None else earlier.iteration
         del earlier  # a second copy of all that is trained
@@ -316,6 +293,8 @@ def train(
         write_text(out / "config.yaml", run.config.to_yaml())
         if first < end:
             _record_machine(run, state.model, first)
+            if photos is not None:
+                _say_cost(run, state.model, photos, first)
         with until_stopped() as stop:
             last = _loop(run, state, first, end, monitor, stop)
             finished = max(first, end) == total
@@ -374,16 +353,31 @@ def _seen(run: _Run, model: SSR, sample: Sample) -> TrainedImage:
         found = rectify_photo(model, photo, sample.labels, run.superpixels)
         maps = {"CAM": found.cam.numpy(), "refined CAM": found.refined_cam.numpy()}
         masks = {"pseudo mask": found.pseudo_mask.numpy()}
-    masks["prediction"] = model.segment_photo(photo)[0].cpu().numpy()
+    masks["prediction"] = model.segment_photo(photo).pseudo_mask.cpu().numpy()
     return TrainedImage(sample.name, photo.numpy(), sample.labels, maps, masks)
 
 
-def _try_one(run: _Run, model: SSR) -> None:
-    """BackboneError, before anything is learned, if the encoders give no usable CAM."""
+def _try_one(run: _Run, model: SSR) -> PhotoRates | None:
+    """BackboneError, before anything is learned, if the encoders give no usable CAM.
+
+    How long that took is the half of an estimate; None if no image has a label.
+    """
     sample = next((each for each in run.data.samples if each.labels), None)
-    if sample is not None:
-        photo = read_image(sample.image, run.config.data.range)
-        rectify_photo(model, photo, sample.labels, run.superpixels)
+    return None if sample is None else try_photos(model, [sample], len(run.data))
+
+
+def _say_cost(run: _Run, model: SSR, photos: PhotoRates, first: int) -> None:
+    """A line on what the iterations from ``first`` on will take."""
+    some = next(each for each in run.data.samples if each.labels)
+    crops = try_crops(model, run.data, [some])
+    sizes = photo_sizes(run.data, run.config)
+    cost = train_cost(photos, crops, model, run.data, sizes, run.schedule, first=first)
+    optim, images = run.config.optim, counted(len(run.data), "image", "images")
+    left = "what is left takes " if first else ""
+    note(
+        f"{optim.iterations:,} iterations of {optim.batch} crops for {images}:"
+        f" {left}{in_words(cost)}."
+    )
 
 
 def _with_usable_images(
@@ -451,18 +445,12 @@ def _loop(
     with Log(run.out / "log.csv", first, partial(_diverged, run, first)) as log:
         if monitor is not None and _is_whole(run, first) and math.isnan(log.last["pseudo_miou"]):
             _score(run, state, log, monitor, stop, first)  # where it was interrupted
-        for iteration, progress in _counted(schedule, first, end):
+        prepare = partial(_keep_features, run, state, log, stop, first)
+        for iteration, progress in _counted(schedule, first, end, prepare):
             # prototypes P_I of the whole training set, every cmpa.update_every iterations
             if iteration in schedule.align and iteration % run.config.cmpa.update_every == 0:
                 with _between(run, state, log, stop, first, iteration):
                     _refresh_prototypes(run, state, iteration)
-            if run.keeps_features and iteration == max(first, schedule.segment.start):
-                with _between(run, state, log, stop, first, iteration):
-                    if iteration > first:
-                        _save(run, state, iteration)  # as the disk may be too full
-                    make_features(
-                        state.without_rfm, run.data, run.supervision, run.features, run.superpixels
-                    )
             _set_learning_rates(state.optimizer, optim, schedule, iteration)
             crops = next(batches) if iteration in schedule.crops else None
             # for dropout; after the batch, as a loader that starts draws from the same generator
@@ -493,6 +481,19 @@ def _loop(
     return log.last
 
 
+def _keep_features(
+    run: _Run, state: _State, log: Log, stop: Stop, first: int, iteration: int
+) -> None:
+    """Make the cached features that are missing, if the decoder is to learn from such."""
+    if run.keeps_features:
+        with _between(run, state, log, stop, first, iteration):
+            if iteration > first:
+                _save(run, state, iteration)  # as it takes long, and the disk may be too small
+            make_features(
+                state.without_rfm, run.data, run.supervision, run.features, run.superpixels
+            )
+
+
 @contextmanager
 def _between(
     run: _Run, state: _State, log: Log, stop: Stop, first: int, iteration: int
@@ -510,9 +511,8 @@ def _between(
 
 def _is_whole(run: _Run, finished: int) -> bool:
     """Whether a checkpoint, and with it a score of the monitor, belongs to so many iterations."""
-    return finished > 0 and (
-        finished % run.config.optim.save_every == 0 or finished == run.schedule.total
-    )
+    every = run.config.optim.save_every or 1
+    return finished > 0 and (finished % every == 0 or finished == run.schedule.total)
 
 
 def _score(
@@ -560,7 +560,7 @@ def _diverged(
     ]
     names = [run.data.samples[row].name for row in rows]
     more = f" and {len(names) - 8:,} more" if names[8:] else ""
-    every = run.config.optim.save_every
+    every = run.config.optim.save_every or 1
     kept = max(first, (iteration - 1) // every * every)
     saved = f"{run.out / STATE_FILE} holds iteration {kept}" if kept else "Nothing was saved yet"
     stages = {"cmpa_lr": run.schedule.align, "decoder_lr": run.schedule.segment}
@@ -816,10 +816,13 @@ def _log_row(
     }
 
 
-def _counted(schedule: Schedule, first: int, end: int) -> Iterator[tuple[int, Steps]]:
+def _counted(
+    schedule: Schedule, first: int, end: int, prepare: Callable[[int], None]
+) -> Iterator[tuple[int, Steps]]:
     """Iterations with a bar for each stage: those of CMPA alone are many times faster.
 
-    Both count the iterations of the whole run, as the log and ``stop_after`` do.
+    Both count the iterations of the whole run, as the log and ``stop_after`` do. What
+    ``prepare`` does before the decoder's first iteration is not counted in its time.
     """
     segment_start = schedule.segment.start if schedule.segment else schedule.total
     for name, stage in (
@@ -827,6 +830,8 @@ def _counted(schedule: Schedule, first: int, end: int) -> Iterator[tuple[int, St
         ("Training", range(max(first, segment_start), end)),
     ):
         if stage:
+            if name == "Training":
+                prepare(stage.start)
             with steps(name, stage.stop, done=stage.start) as progress:
                 for iteration in stage:
                     yield iteration, progress
@@ -884,8 +889,11 @@ def _refuse_settings_of_others(path: Path) -> None:
         )
 
 
-def _earlier_run(run: _Run) -> tuple[_Run, Checkpoint | None]:
-    """A checkpoint of the same run, and the run with what was decided when it began."""
+def _earlier_run(run: _Run, given: Config) -> tuple[_Run, Checkpoint | None]:
+    """A checkpoint of the same run, and the run with what was decided when it began.
+
+    ``given`` are the settings as they were asked for.
+    """
     path = run.out / STATE_FILE
     if not path.is_file():
         if (run.out / "manifest.csv").is_file():
@@ -899,6 +907,14 @@ def _earlier_run(run: _Run) -> tuple[_Run, Checkpoint | None]:
     if run.config.optim.features == "auto":
         optim = replace(run.config.optim, features=earlier.config.optim.features)
         run = replace(run, config=replace(run.config, optim=optim))
+    begun, now = earlier.config.optim.iterations, run.config.optim.iterations
+    if given.optim.iterations is None and begun != now:
+        raise CheckpointError(
+            f"{run.out} holds a run of {begun:,} iterations, but {len(run.data)} images ask for"
+            f" {now:,}: images came or went since, or the number was given. Use the same images"
+            f" and settings (--set optim.iterations={begun}) to go on with it, or another folder"
+            " (--out) to begin anew."
+        )
     check_same_run(earlier, run.checkpoint({}, 0, {}), path)
     if earlier.iteration > run.schedule.total:
         raise CheckpointError(

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from ssrseg.data.classes import read_classes_txt, read_classes_yaml
 from ssrseg.data.coco import instances_by_image, read_instances, read_label_table
 from ssrseg.data.coco_masks import semantic_mask
-from ssrseg.data.labels_csv import read_labels_csv
+from ssrseg.data.label_files.check import check_rows
+from ssrseg.data.label_files.table import read_table
 from ssrseg.data.open import open_labelled
 from ssrseg.data.text import is_unprintable
 from ssrseg.data.voc import read_objects
@@ -80,7 +81,10 @@ XML = b'<?xml version="1.0"?><annotation><object><name>dog</name></object></anno
 @few
 @given(content=bytes_like(LABELS))
 def test_labels_csv(folder: Path, content: bytes) -> None:
-    only_our_errors(read_labels_csv, folder / "labels.csv", content)
+    def read(path: Path) -> None:
+        check_rows(read_table(path), path.parent, None)
+
+    only_our_errors(read, folder / "labels.csv", content)
 
 
 @few

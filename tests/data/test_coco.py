@@ -640,24 +640,45 @@ def test_missing_images_of_other_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "name"),
+    ("file", "split", "image"),
     [
-        ("annotations/result.json", "NAME"),
-        ("train/_annotations.coco.json", "train"),
-        ("result.json", "NAME"),
-        ("valid/annotations.json", "valid"),
+        ("annotations/result.json", "result", "images/p.jpg"),
+        ("annotations/train.json", "train", "images/train/p.jpg"),
+        ("train/_annotations.coco.json", "train", "train/p.jpg"),
+        ("result.json", "result", "p.jpg"),
+        ("result.json", "result", "some/where/p.jpg"),
+        ("valid/annotations.json", "valid", "valid/images/p.jpg"),
+        ("valid/annotations.json", "valid", "images/valid/p.jpg"),
     ],
 )
-def test_annotations_of_another_name(tmp_path: Path, file: str, name: str) -> None:
-    root = files(own(tmp_path, {1: "p.jpg"}, [(1, 1)]), "images/p.jpg")
+def test_annotations_of_another_name(tmp_path: Path, file: str, split: str, image: str) -> None:
+    root = files(own(tmp_path, {1: "p.jpg"}, [(1, 1)]), image)
     (root / file).parent.mkdir(exist_ok=True)
     instances_file(root, "train").rename(root / file)
-    assert refused(root) == (
-        f"{root} has {file}, but COCO's instances are read from"
-        " annotations/instances_NAME.json alone (such as instances_train2014.json or"
-        " instances_default.json), whose images lie in NAME or images/NAME. If it is such a file,"
-        f" call it annotations/instances_{name}.json; the images stay where they are."
+    for opened_as in (None, split):
+        assert opened(root, opened_as) == {image: ["cat"]}
+    if not file.startswith("valid") or image.startswith("valid"):  # beside the file
+        (sample,) = open_labelled(root / file).samples
+        assert sample.image == root / image
+
+
+def test_the_group_of_all_categories_is_no_class(tmp_path: Path) -> None:
+    """As Roboflow writes it; one that is annotated is a class."""
+    categories = [
+        {"id": 0, "name": "pets", "supercategory": "none"},
+        {"id": 1, "name": "cat", "supercategory": "pets"},
+        {"id": 2, "name": "dog", "supercategory": "pets"},
+    ]
+    root = files(own(tmp_path, {1: "p.jpg"}, [(1, 2)], categories=categories), "train2014/p.jpg")
+    data = open_labelled(root)
+    assert (data.classes, data.samples[0].labels) == (("cat", "dog"), (1,))
+    assert data.notices == (
+        '"pets" (category 0) is no class: it is the group of others, and nothing is annotated with'
+        " it.",
     )
+    own(root, {1: "p.jpg"}, [(1, 2), (1, 0)], categories=categories)
+    data = open_labelled(root)
+    assert (data.classes, data.samples[0].labels) == (("pets", "cat", "dog"), (0, 2))
 
 
 def test_files_beside_cocos_own(tmp_path: Path) -> None:

@@ -176,10 +176,12 @@ def test_missing_folder(tmp_path):
     )
 
 
-def test_a_file_instead_of_a_folder(tmp_path):
+def test_a_file_that_has_no_labels(tmp_path):
     root = tiny_folder(tmp_path / "mine")
-    assert error_of(root / "labels.csv") == (
-        f"{root}/labels.csv is a file, but a data folder is expected. Give {root}."
+    assert error_of(root / "images/photo_0.jpg") == (
+        f"{root}/images/photo_0.jpg is a file, but a data folder or a file of labels (.csv, .json,"
+        " .jsonl, .ndjson, .tab, .tsv, .txt, .xml, .yaml, .yml) is expected. Give"
+        f" {root}/images."
     )
 
 
@@ -187,9 +189,9 @@ def test_neither_layout(tmp_path):
     for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg", "f.jpg"):
         (tmp_path / name).touch()
     assert error_of(tmp_path) == (
-        f"{tmp_path} is no data folder: neither labels.csv nor the VOC 2012 layout (JPEGImages,"
-        " ImageSets, Annotations) nor COCO's (annotations/instances_NAME.json) is in it."
-        " It holds a.jpg, b.jpg, c.jpg, d.jpg, e.jpg and 1 more."
+        f"{tmp_path} is no data folder: no labels.csv, no other label file that ssrseg knows, no"
+        " layout of VOC 2012 or COCO, and no folder per class is in it. It"
+        " holds a.jpg, b.jpg, c.jpg, d.jpg, e.jpg and 1 more."
         ' Write labels.csv there: the header "image,labels", then a line such as'
         ' "images/a.jpg,cat;dog" for each image.'
     )
@@ -458,7 +460,7 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied", "photos")
 
-    monkeypatch.setattr("ssrseg.data.open.read_labels_csv", refuse)
+    monkeypatch.setattr("ssrseg.data.open.read_classes", refuse)
     assert error_of(root).startswith("photos cannot be read (Permission denied).")
 
 

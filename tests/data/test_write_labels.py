@@ -4,12 +4,71 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssrseg.data.classes import class_fault, class_key, read_classes_yaml, tidy
-from ssrseg.data.write_labels import write_classes_yaml
+from ssrseg.data.naming import name_fault, sample_name
+from ssrseg.data.open import open_labelled
+from ssrseg.data.sample import LabelledImages, Sample
+from ssrseg.data.write_labels import write_classes_yaml, write_labels_csv
+from ssrseg.errors import DataError
 
 TEXT = st.text(min_size=1, max_size=12).filter(lambda text: text == tidy(text) != "")
 PLAIN = TEXT.filter(lambda text: text.isprintable())
 NAMES = PLAIN.filter(lambda name: not class_fault(name))
 PHRASES = PLAIN.filter(lambda text: "," not in text)
+
+
+STEMS = st.text("abc =+-@,;'\"\u00e4\u20ac#%.\ud83d\ude00", min_size=1, max_size=8).filter(
+    lambda stem: not name_fault(stem, in_text=True)
+)
+
+
+@given(
+    paths=st.lists(
+        st.tuples(st.sampled_from(["", "images/", "day 1/"]), STEMS),
+        min_size=1,
+        max_size=5,
+        unique_by=lambda path: path[1].casefold(),
+    ),
+    classes=st.lists(NAMES, min_size=1, max_size=5, unique_by=class_key),
+    data=st.data(),
+)
+def test_labels_csv_is_read_as_it_was_written(tmp_path_factory, paths, classes, data):
+    root = tmp_path_factory.mktemp("data")
+    samples = []
+    for folder, stem in paths:
+        path = f"{folder}{stem}.jpg"
+        (root / folder).mkdir(exist_ok=True)
+        (root / path).touch()
+        labels = tuple(sorted(data.draw(st.sets(st.integers(0, len(classes) - 1)))))
+        samples.append(Sample(sample_name(path), root / path, labels, None))
+    written = LabelledImages(
+        root, tuple(classes), tuple(samples), {classes[0]: "puppy"}, (), ("sky",)
+    )
+    write_labels_csv(written, root / "labels.csv")
+    write_classes_yaml(
+        root / "classes.yaml", classes, prompts=written.prompts, background=written.background
+    )
+    assert open_labelled(root) == written
+
+
+def test_an_image_that_no_label_file_could_name(tmp_path):
+    root = tmp_path / "data"
+    (root / "images").mkdir(parents=True)
+
+    def write(image, name, file=root / "labels.csv"):
+        write_labels_csv(LabelledImages(root, ("dog",), (Sample(name, image, (0,), None),)), file)
+
+    for image, name, message in (
+        (tmp_path / "a.jpg", "a", "has an empty part"),
+        (root / "x\\y.jpg", "x\\y", "a character that is no part of a path"),
+        (root / "x\n.jpg", "x\n", "holds a line break"),
+        (root / "images/a.jpg", "b", 'under its name ("b" below'),
+    ):
+        with pytest.raises(DataError, match="rename the image") as caught:
+            write(image, name)
+        assert message in str(caught.value)
+    assert not (root / "labels.csv").exists()
+    with pytest.raises(DataError, match="Write the file into the folder of the data set"):
+        write(root / "images/a.jpg", "a", tmp_path / "labels.csv")
 
 
 @given(

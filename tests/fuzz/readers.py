@@ -10,6 +10,7 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,9 @@ from ssrseg.data.kept_tensors import kept_tensors
 from ssrseg.data.open import open_labelled
 from ssrseg.data.stamped_mask import mask_state, write_mask
 from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.errors import SSRError
+from ssrseg.kept_cams import KeptCams, read_cams, write_cams
+from ssrseg.made_with import MadeWith, change, read_made_with
 from ssrseg.manifest import Manifest
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.dino import FrozenDINO
@@ -64,6 +68,14 @@ def readers(folder: Path) -> dict[str, Callable[[], Reader]]:
     """Ways to set up each reader in an empty folder of its own."""
     ways: dict[str, Callable[[Path], Reader]] = {
         "labels.csv": _labels_csv,
+        "labels.json": partial(_label_json, table=_MAP),
+        "list of labels": partial(_label_json, table=_LIST),
+        "labels.jsonl": _label_lines,
+        "Label Studio": partial(_label_json, table=_TASKS),
+        "CVAT XML": _cvat,
+        "COCO elsewhere": partial(_label_json, table=_COCO),
+        "YOLO data.yaml": _yolo,
+        "YOLO labels": _yolo_labels,
         "classes.txt": partial(_classes, suffix="txt"),
         "classes.yaml": partial(_classes, suffix="yaml"),
         "split list": _split_list,
@@ -80,6 +92,8 @@ def readers(folder: Path) -> dict[str, Callable[[], Reader]]:
         "stamped mask": partial(_mask, read=lambda path: mask_state(path, "it")),
         "checkpoint": _checkpoint,
         "kept tensors": _kept,
+        "kept CAMs": _kept_cams,
+        "made with": _made_with,
         "log.csv": _log,
         "manifest.csv": _manifest,
         "CSV": _csv,
@@ -124,6 +138,10 @@ _CSV = (
     'image;labels\r\n"images/a.png";"cat;dog"\r\nimages\\b.png;cat\r\n',
     "image,cat,dog\nimages/a.png,1,0\nimages/b.png,0,1\n",
     "image\tlabels\na.png\tcat\n\nb.png\tdog\n",
+    "sep=;\nname;cat;dog;split\na.png;x;;train\nb.png;;x;val\n",
+    'path|tags|w\na|"[""cat"", ""dog""]"|3\nb|{"choices": ["cat"]}|4\n',
+    "image,xmin,class\n/data/upload/1/0a1b2c3d-a.png,1,cat\nhttp://x/a.png,2,dog\n",
+    "\ufeffimage,labels\na.png,cat|dog\nb.png,none\n",
 )
 
 
@@ -132,11 +150,111 @@ def _labels_csv(root: Path) -> Reader:
     return Reader(_text(*_CSV), root / "labels.csv", lambda: open_labelled(root))
 
 
+_MAP = {"a.png": ["cat", "dog"], "b.png": "none", "c.png": {"labels": "cat;dog"}}
+_LIST = [
+    {"file_name": "a.png", "labels": ["cat"], "split": "train"},
+    {"file_name": "b.png", "labels": "cat, dog", "width": 3},
+    {"file_name": "c.png", "labels": {"cat": 1, "dog": 0}},
+]
+_TASKS = [
+    {
+        "id": number,
+        "annotations": [
+            {
+                "was_cancelled": False,
+                "ground_truth": True,
+                "result": [
+                    {"from_name": "x", "type": "choices", "value": {"choices": ["cat", "dog"]}}
+                ],
+            }
+        ],
+        "data": {"image": address},
+    }
+    for number, address in enumerate(
+        ("/data/upload/1/0a1b2c3d-a.png", "http://[x]/b.png?d=y", "/data/local-files/?d=x/c.png")
+    )
+]
+_COCO = {
+    "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "images/b.png"}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1}],
+    "categories": [
+        {"id": 0, "name": "pets", "supercategory": "none"},
+        {"id": 1, "name": "cat", "supercategory": "pets"},
+    ],
+}
+
+
+def _label_json(root: Path, table: Any) -> Reader:
+    _only_images(root)
+    path = root / "own.json"
+    # by its path too, whatever it looks like
+    return Reader(partial(json_like, table=table), path, lambda: _both(root, path))
+
+
+def _both(root: Path, path: Path) -> None:
+    with suppress(SSRError):
+        open_labelled(root)
+    open_labelled(path)
+
+
+def _label_lines(root: Path) -> Reader:
+    _only_images(root)
+    path = root / "metadata.jsonl"
+    make = _text("\n".join(map(json.dumps, _LIST)), '{"image": "a.png", "tags": "cat|dog"}\r\n\n')
+    return Reader(make, path, lambda: _both(root, path))
+
+
+def _cvat(root: Path) -> Reader:
+    _only_images(root)
+    path = root / "annotations.xml"
+    make = _text(
+        "<?xml version='1.0'?><annotations><meta><task><labels><label><name>cat</name></label>"
+        "<label><name>dog</name></label></labels></task></meta><image id='0' name='a.png'>"
+        "<tag label='cat'/></image><image id='1' name='b.png' subset='val'><box label='dog'"
+        " xtl='1'/></image></annotations>",
+    )
+    return Reader(make, path, lambda: _both(root, path))
+
+
+def _yolo(root: Path) -> Reader:
+    _yolo_tree(root)
+    path = root / "data.yaml"
+    make = _text(
+        "path: ../x\ntrain: images\nval: [images]\nnc: 2\nnames:\n  0: cat\n  1: dog\n",
+        "names: ['cat', 'dog']\ntrain: ../images\ntest: list.txt\n",
+    )
+    return Reader(make, path, lambda: _both(root, path))
+
+
+def _yolo_labels(root: Path) -> Reader:
+    _yolo_tree(root)
+    make = _text("0 .5 .5 .1 .1\n1 0 0 1 0 1 1\n", "1\n", "")
+    return Reader(make, root / "labels" / "a.txt", lambda: open_labelled(root))
+
+
+def _yolo_tree(root: Path) -> None:
+    _only_images(root)
+    (root / "labels").mkdir()
+    for name in ("a", "b"):
+        (root / "labels" / f"{name}.txt").write_text("0 .5 .5 .1 .1\n")
+    (root / "data.yaml").write_text("names: [cat, dog]\n")
+    (root / "list.txt").write_text("images/a.png\n")
+
+
+def _only_images(root: Path) -> None:
+    _own_folder(root)
+    (root / "labels.csv").unlink()
+
+
 def _classes(root: Path, suffix: str) -> Reader:
     _own_folder(root)
     seeds = {
         "txt": ("cat\ndog\n", "# names\ncat # small\r\n\r\ndog"),
-        "yaml": ("cat: kitten\ndog: [puppy, hound]\n", "{cat: , dog: a}", "- cat\n- dog\n"),
+        "yaml": (
+            "cat: kitten\ndog: [puppy, hound]\nbackground: [sky, sea]\n",
+            "{cat: , dog: a}",
+            "- cat\n- dog\n",
+        ),
     }
     return Reader(_text(*seeds[suffix]), root / f"classes.{suffix}", lambda: open_labelled(root))
 
@@ -303,6 +421,31 @@ def _checkpoint(root: Path) -> Reader:
     save_checkpoint(path, Checkpoint(tensors, Config(), ("cat", "dog"), ("a cat", "a dog")))
     seed = path.read_bytes()
     return Reader(partial(safetensors_like, seed=seed), path, lambda: load_checkpoint(path))
+
+
+def _kept_cams(root: Path) -> Reader:
+    path, maps = root / "a.npz", torch.rand(2, 3, 4)
+    write_cams(path, KeptCams(("cat", "dog"), maps, maps), "it")
+    seeds = [path.read_bytes()]
+    with np.load(path) as found:
+        arrays = dict(found)
+    for other in (np.array([{}, 1], object), maps.numpy()[:1], np.float32("nan")):
+        file = io.BytesIO()
+        np.savez(file, **{**arrays, "refined_cam": other})
+        seeds.append(file.getvalue())
+    return Reader(partial(bytes_like, seeds=seeds), path, lambda: read_cams(path, "it"))
+
+
+def _made_with(root: Path) -> Reader:
+    path = root / "config.yaml"
+    own = MadeWith(("cat",), {"pseudo.alpha": 1.0}, ("a cat",), ("a tree",), {"clip": "ab"}, "cd")
+
+    def read() -> None:
+        found = read_made_with(path.read_text("utf-8", "surrogateescape"))
+        if found is not None:
+            change(found, own), change(own, found)
+
+    return Reader(_text(f"pseudo:\n  alpha: 1.0\n{own.line()}"), path, read)
 
 
 def _kept(root: Path) -> Reader:

@@ -17,7 +17,7 @@ from transformers.utils import logging
 from ssrseg.errors import BackboneError
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.dino import FrozenDINO
-from ssrseg.networks.frozen import PACKAGED, load_pretrained
+from ssrseg.networks.frozen import PACKAGED, files_digest, load_pretrained
 
 CLIP_CURE = r"Give a hub id such as openai/clip-vit-base-patch16, or a directory"
 DINO_CURE = r"Give a hub id such as facebook/dino-vits16, or a directory"
@@ -301,3 +301,24 @@ def test_a_configuration_that_is_no_table(dino_dir: Path, tmp_path: Path, text: 
 def test_a_name_that_no_folder_can_have(name: str) -> None:
     with pytest.raises(BackboneError, match="there is no such directory"):
         FrozenDINO.load(name)
+
+
+def test_encoders_known_by_their_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip_dir: Path
+) -> None:
+    known = files_digest(clip_dir)
+    assert len(known) == 16
+    copy = Path(shutil.copytree(clip_dir, tmp_path / "copy"))
+    (copy / "README.md").write_text("other words")
+    (copy / "pytorch_model.bin").write_bytes(b"not read where there is a safetensors file")
+    assert files_digest(copy) == known
+    kept = str(copy / "config.json")
+    monkeypatch.setattr("ssrseg.networks.frozen.try_to_load_from_cache", lambda *_: kept)
+    assert files_digest("somebody/clip") == known
+    monkeypatch.undo()
+    config = copy / "config.json"
+    config.write_text(config.read_text().replace("quick_gelu", "gelu") + " ")
+    assert files_digest(copy) != known
+    for nowhere in (tmp_path / "nowhere", "no/such/hub/id", "", tmp_path):
+        assert files_digest(nowhere) == ""
+    assert files_digest("ssrseg:demo/weights/clip")

@@ -7,7 +7,13 @@ import pytest
 
 from ssrseg.data.classes import COCO_CLASSES, VOC_CLASSES
 from ssrseg.errors import ConfigError
-from ssrseg.networks.vocabulary import available, build_vocabulary, check_prompts
+from ssrseg.networks.vocabulary import (
+    available,
+    build_vocabulary,
+    changed_background,
+    changed_prompts,
+    check_prompts,
+)
 
 VOC_PROMPTS = [
     "aeroplane", "bicycle", "bird avian", "boat", "bottle", "bus", "car", "cat", "chair seat",
@@ -216,3 +222,17 @@ def test_background_words_of_the_data_replace_the_sets() -> None:
     assert found.texts == tuple(f"a clean origami {phrase}." for phrase in found.phrases)
     assert (found.dropped, found.dropped_for) == (("palm tree",), ("tree",))
     assert build_vocabulary(("dog",), "voc", None, ()).phrases[1:] == tuple(VOC_BACKGROUNDS)
+
+
+def test_what_has_changed_between_two_vocabularies() -> None:
+    classes = ("cat", "dog")
+    assert changed_prompts(classes, ("a cat.", "a dog."), ("a cat.", "a hound.")) == [
+        'prompt of "dog" = "a dog." there, "a hound." now'
+    ]
+    assert changed_background(("a", "b"), ("a", "b")) == []
+    assert changed_background(("a", "b"), ("b", "c")) == ['background texts: "a" left out, "c" new']
+    assert changed_background(("a", "b"), ("b", "a")) == ["background texts: in another order"]
+    many = tuple("abcdefg")
+    assert changed_background(many, ()) == [
+        'background texts: "a", "b", "c", "d", "e", 2 more left out'
+    ]

@@ -65,8 +65,8 @@ Count = Annotated[int, Parameter(converter=whole, validator=validators.Number(gt
 DataFolder = Annotated[
     Path,
     Parameter(
-        help="VOC 2012 or COCO 2014 folder, or your own with images and labels.csv (columns image,"
-        " labels)."
+        help="VOC 2012 or COCO 2014 folder, or your own with images and labels: labels.csv (columns"
+        " image, labels), an export of a label tool, a folder per class. Or the label file itself."
     ),
 ]
 Split = Annotated[
@@ -111,7 +111,7 @@ class Setup:
     method: Method = Method()
     encoders: Encoders = Encoders()
     cache: Annotated[Path | None, Parameter(group=SPEED)] = None
-    """Folder of superpixels, which several runs may share."""
+    """Folder of superpixels and cached features, which several runs may share."""
     device: Device = "auto"
 
     def settings(self, model: Path | None = None) -> "Config":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -50,11 +49,38 @@ def demo(*, out: Path = Path("demo-run"), seeds: Count = 1, device: Device = "au
     echo(f"Report: {report.page}")
 
 
+@command(EVERYDAY)
+def check(
+    data: DataFolder,
+    *,
+    split: Split = None,
+    method: Method = Method(),
+    encoders: Encoders = Encoders(),
+    write: Path | None = None,
+    device: Device = "auto",
+) -> int:
+    """Look at labelled images first: what to mend, and what the work will take here.
+
+    Args:
+        write: Also write the labels as a clean labels.csv, with a classes.yaml to edit beside it.
+    """
+    config = load_settings(method, encoders)
+    images = open_data(data, split)
+    whole = images if split is None else open_data(data, None)
+    from ssrseg.cli.check_report import print_check
+    from ssrseg.device import pick_device
+
+    code = print_check(images, config, pick_device(device), whole=whole)
+    return code
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """What happens to files that are in the way, or faulty."""
+    """What is written beside the masks, and what becomes of files in the way, or faulty."""
 
+    confidence: bool = False
+    """Also write confidence/NAME.png: how sure each pixel is, grey, 255 = 1."""
     overwrite: bool = False
     """Make everything anew that is there already, also masks corrected by hand."""
     strict: bool = False
@@ -74,20 +100,15 @@ def masks(*, setup: ModelSetup, out: Path, files: Files = Files()) -> int:
     config = setup.settings()
     images = _open(setup)
     from ssrseg.pseudo_masks import make_masks
+    from ssrseg.review import describe_reviews
 
     model, cache, device = setup.model, setup.cache, setup.device
     result = make_masks(images, out, config, model=model, cache=cache, device=device, **vars(files))
     code = _echo_written(result)
     if result.from_kept_cams:
         echo(f"{counted(result.from_kept_cams, 'mask', 'masks')} of these from kept CAMs.")
-    if result.absent:
-        first = (f"{name} ({', '.join(words)})" for name, words in result.absent.items())
-        more = ", ..." if len(result.absent) > 5 else ""
-        echo(
-            f"{counted(len(result.absent), 'mask shows', 'masks show')} nothing of a class that"
-            f" their image is labelled with, of {len(images)}: {', '.join(islice(first, 5))}{more}"
-            f" (column absent of {result.out / 'manifest.csv'})."
-        )
+    for line in describe_reviews(result.out, result.reviews):
+        echo(line)
     return code
 
 
@@ -235,6 +256,7 @@ def predict(
     """
     chosen = images.open()
     from ssrseg.prediction import predict
+    from ssrseg.review import describe_reviews
 
     model, clip = trained.model, trained.clip
     result = predict(
@@ -247,7 +269,10 @@ def predict(
         device=device,
         **vars(files),
     )
-    return _echo_written(result)
+    code = _echo_written(result)
+    for line in describe_reviews(result.out, result.reviews):
+        echo(line)
+    return code
 
 
 @command(EVERYDAY)

@@ -30,7 +30,7 @@ _SPELLED = {
     "motorcycle": "motorbike", "airplane": "aeroplane", "couch": "sofa",
     "potted plant": "pottedplant", "dining table": "diningtable", "tv": "tvmonitor",
 }  # fmt: skip
-_RULE = 3  # of _derive; a table made by another one is made anew
+_RULE = 4  # of _derive; a table made by another one is made anew
 _NO_FILE = "Export the annotations again, or copy the file again if it was cut short."
 
 
@@ -145,6 +145,8 @@ class InstancesFile:
     """Ids and names, in the order of the file."""
     images: list[dict[str, Any]]
     annotations: list[dict[str, Any]]
+    groups: frozenset[str] = frozenset()
+    """Supercategories of the categories."""
 
 
 def read_instances(path: Path) -> InstancesFile:
@@ -189,7 +191,8 @@ def read_instances(path: Path) -> InstancesFile:
             f"{path}: annotation {brief(entry.get('id'))} is of {printable(what)}, which the file"
             " does not list. Remove the annotation, or add what it is of."
         )
-    return InstancesFile(path, names, listed, images, annotations)
+    groups = frozenset(str(entry.get("supercategory")) for entry in categories)
+    return InstancesFile(path, names, listed, images, annotations, groups)
 
 
 def _file_names(path: Path, images: list[dict[str, Any]]) -> dict[int | str, str]:
@@ -240,8 +243,21 @@ def _categories(path: Path, entries: list[dict[str, Any]]) -> tuple[tuple[int, s
 
 
 def _named(found: InstancesFile) -> tuple[list[tuple[int, str]], tuple[str, ...]]:
-    """Categories that are classes: without a background that comes first, as labelme's does."""
-    named, notices = without_background(sorted(found.categories), "category")
+    """Categories that are classes.
+
+    Left out are a background that comes first, as labelme's does, and a group that comes first and
+    has no annotation, as Roboflow's does.
+    """
+    listed = sorted(found.categories)
+    dropped: tuple[str, ...] = ()
+    is_group = listed[1:] and listed[0][0] == 0 and listed[0][1] in found.groups
+    if is_group and not any(entry["category_id"] == 0 for entry in found.annotations):
+        dropped = (
+            f"{quoted(listed.pop(0)[1])} (category 0) is no class: it is the group of others, and"
+            " nothing is annotated with it.",
+        )
+    named, notices = without_background(listed, "category")
+    notices = dropped + notices
     kept = {number for number, _ in named}
     for entry in found.annotations if notices else ():
         if entry["category_id"] not in kept:
@@ -328,10 +344,13 @@ def find_images(root: Path, file: Path, names: Iterable[str]) -> dict[str, str]:
 def image_folders(root: Path, file: Path) -> list[str]:
     """The folders below the root that hold the images of an instances file.
 
-    Those named after it, or if there are none, the common ones.
+    Those named after it or its own folder, or if there are none, the common ones.
     """
     split, year = _split_and_year(file)
     own = [*(folder.replace("2014", year).format(split) for folder in IMAGE_FOLDERS), split]
+    if file.parent not in (root, root / "annotations"):  # as Roboflow has it
+        folder = file.parent.relative_to(root).as_posix()
+        own = [f"{folder}/images", folder, f"images/{folder}"]
     there = [folder for folder in dict.fromkeys(own) if (root / folder).is_dir()]
     return there or ["images", "JPEGImages", ""]
 

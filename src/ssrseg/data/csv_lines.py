@@ -39,7 +39,7 @@ def csv_rows(text: str) -> list[list[str]]:
     """
     reader = csv.reader(io.StringIO(text, newline=""))
     try:
-        return [[_plain(cell) for cell in row] for row in reader if row]
+        return [[plain_cell(cell) for cell in row] for row in reader if row]
     except csv.Error as error:
         raise DataError(f"line {reader.line_num}: {error}") from error
 
@@ -72,5 +72,6 @@ def _guarded(cell: str) -> str:
     return cell if _NUMBER.fullmatch(cell) else _BARE.sub("'", cell)
 
 
-def _plain(cell: str) -> str:
+def plain_cell(cell: str) -> str:
+    """A cell without the apostrophes that ``csv_line`` put before what looks like formulas."""
     return _GUARDED.sub("", cell)

@@ -5,25 +5,36 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from ssrseg.console import printable
 from ssrseg.data import coco
 from ssrseg.data.class_ids import find_masks
-from ssrseg.data.classes import VOC_CLASSES, ClassList, read_classes
+from ssrseg.data.classes import VOC_CLASSES, ClassList, class_key, read_classes
 from ssrseg.data.files import user_path
-from ssrseg.data.labels_csv import read_labels_csv
-from ssrseg.data.naming import Names, match_masks, sample_name
+from ssrseg.data.label_files.check import check_rows
+from ssrseg.data.label_files.class_folders import class_folders, read_class_folders
+from ssrseg.data.label_files.find import (
+    COCO,
+    SUFFIXES,
+    LabelFiles,
+    find_label_files,
+    only_table,
+    passed_over,
+    reader_for,
+)
+from ssrseg.data.label_files.lookup import ImagesOf
+from ssrseg.data.label_files.rows import LabelRows, Row
+from ssrseg.data.naming import IMAGE_FOLDERS, Names, match_masks, sample_name
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.text import fault_report, nearest, quoted, read_lines
 from ssrseg.data.voc import read_annotations
 from ssrseg.data.walk import list_images
 from ssrseg.errors import DataError, LabelsError, counted, did_you_mean
 
+_INNER = ("annotations", "Annotations", *IMAGE_FOLDERS)  # folders of a data set
 _SPLITS = Path("ImageSets", "Segmentation")
 _TRUTHS = ("SegmentationClassAug", "SegmentationClass")  # the later one wins: VOC's own masks
-
-_JSON = ("annotations/*.json", "*/*coco*.json", "*.json", "*/*annotations*.json")
-"""Where other programs write COCO's format; Roboflow, train/_annotations.coco.json."""
 
 CONVERT_ONEHOT = (
     'python -c "import numpy, ssrseg.data.classes as c;'
@@ -36,24 +47,27 @@ CONVERT_ONEHOT = (
 
 
 def open_labelled(root: str | Path, *, split: str | None = None) -> LabelledImages:
-    """Open a folder with ``labels.csv``, or one in the layout of VOC 2012 or COCO.
+    """Open a folder with labels, or a label file, whose images lie in its folder.
 
-    Labels come from ``labels.csv`` where there is one, else from the categories in
-    ``annotations/instances_*.json`` (COCO) or from ``Annotations`` (VOC); never from masks, of
-    which only the file names are looked up, for scoring. Classes come from ``classes.txt`` or
-    ``classes.yaml``, else they are those of VOC or COCO, and elsewhere those that occur in
-    ``labels.csv``. A sample is called like its image below the folder, see ``sample_name``.
+    The formats and the order in which they are looked for are in ``data.label_files.find`` and in
+    docs/datasets.md. Labels never come from masks, of which only the file names are looked up, for
+    scoring. Classes come from ``classes.txt`` or ``classes.yaml``, else they are those of the
+    format, and elsewhere those that occur. A sample is called like its image below the folder, see
+    ``sample_name``.
 
-    A split is a list of image names, ``ImageSets/Segmentation/<split>.txt`` or ``<split>.txt``, and
-    in a COCO tree also the name of an instances file, such as ``train``; None = all images.
+    A split is a part that the labels name, as folders, files or a column do, or a list of image
+    names, ``ImageSets/Segmentation/<split>.txt`` or ``<split>.txt``; None = all images.
 
     Raises:
-        DataError: If the folder has neither layout, or the split does not fit it.
-        LabelsError: If labels or classes are faulty; all faults of a file at once.
+        DataError: If there are no labels, or the split does not fit them.
+        LabelsError: If labels or classes are faulty, all faults of a file at once; or if there are
+            several label files.
     """
     root = user_path(root, "a data set")
     try:
-        _check_folder(root)
+        if root.is_file():
+            return _open_file(root, split)
+        _check_exists(root)
         return _open(root, split)
     except OSError as error:
         raise DataError(
@@ -63,34 +77,109 @@ def open_labelled(root: str | Path, *, split: str | None = None) -> LabelledImag
 
 
 def _open(root: Path, split: str | None) -> LabelledImages:
+    """By the order in ``label_files.find``."""
     listed = read_classes(root)
-    csv_path = root / "labels.csv"
-    if not csv_path.exists() and coco.is_coco(root):
-        return _open_coco(root, split, listed)
+    own = root / "labels.csv"
+    if own.exists():
+        rows = LabelFiles("a table", {None: own}).read(root, listed)
+        return _open_rows(root, split, rows, listed, passed_over(root, own.name))
+    if coco.is_coco(root):
+        others = passed_over(root, "annotations")
+        return _open_coco(root, split, listed, coco.instances_files(root), others)
+    if _is_labelled_voc(root):
+        return _open_voc(root, split, listed or ClassList(VOC_CLASSES, source="VOC's class list"))
+    if root.name in _INNER and _is_labelled(root.parent):
+        raise DataError(f"{_no_data_folder(root)} Did you mean {root.parent}?")
+    files = find_label_files(root)
+    if files is not None:
+        return _open_files(root, split, files, listed)
+    _refuse_neighbours(root)
+    if class_folders(root) is not None:
+        known = frozenset(map(class_key, listed.names)) if listed else frozenset()
+        return _open_rows(root, split, read_class_folders(root, known), listed)
+    _refuse_unlabelled(root)
+
+
+def _open_file(path: Path, split: str | None) -> LabelledImages:
+    """A label file by its path."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(
+            f"{path} is a file, but a data folder or a file of labels"
+            f" ({', '.join(sorted(SUFFIXES))}) is expected. Give {path.parent}."
+        )
+    root = path.parent.parent if path.parent.name == "annotations" else path.parent
+    files = LabelFiles(reader_for(path), {None: path})
+    return _open_files(root, split, files, read_classes(root))
+
+
+def _open_files(
+    root: Path, split: str | None, files: LabelFiles, listed: ClassList | None
+) -> LabelledImages:
+    if files.format == COCO:
+        return _open_coco(
+            root, split, listed, {part or path.stem: path for part, path in files.files.items()}
+        )
+    return _open_rows(root, split, files.read(root, listed), listed)
+
+
+def _open_rows(
+    root: Path,
+    split: str | None,
+    rows: LabelRows,
+    listed: ClassList | None,
+    notices: tuple[str, ...] = (),
+) -> LabelledImages:
+    """Samples of what a format's module has read."""
     if listed is None and _is_voc(root):
         listed = ClassList(VOC_CLASSES, source="VOC's class list")
-    notices = listed.notices if listed else ()
-    if csv_path.exists():
-        found = read_labels_csv(csv_path, classes=listed)
-        classes, notices = found.classes, notices + found.notices
-        images = {sample_name(row.image): root / row.image for row in found.rows}
-        labels = {sample_name(row.image): row.labels for row in found.rows}
-        chosen = _choose(root, split, images, "labels.csv")
+    found = check_rows(rows, root, listed)
+    images = {sample_name(row.image): root / row.image for row in found.rows}
+    labels = {sample_name(row.image): row.labels for row in found.rows}
+    parts: dict[str, list[str]] = {}
+    for row in found.rows:
+        if row.split is not None:
+            parts.setdefault(row.split, []).append(sample_name(row.image))
+    notices += found.notices
+    if split in parts:
+        chosen = parts[split]
     else:
-        assert listed is not None
-        classes = listed.names
-        images, more = _images_by_name(root / "JPEGImages")
-        notices += more
-        chosen = _choose(root, split, images, "JPEGImages")
-        present, more = read_annotations(root / "Annotations", chosen, listed)
-        labels = dict(zip(chosen, present, strict=True))
-        notices += more
+        chosen = _choose(root, split, images, rows.source.name, parts)
+        notices += _splits_notice(parts, split)
+    return _labelled(root, found.classes, images, labels, chosen, listed, notices)
+
+
+def _splits_notice(parts: Mapping[str, list[str]], split: str | None) -> tuple[str, ...]:
+    if not parts or split is not None:
+        return ()
+    shown = ", ".join(f"{printable(part)} {len(names):,}" for part, names in parts.items())
+    return (f"The images of all splits are used: {shown}. --split NAME takes one.",)
+
+
+def _open_voc(root: Path, split: str | None, listed: ClassList) -> LabelledImages:
+    """Samples of a tree in the layout of VOC 2012, with its annotations."""
+    images, notices = _images_by_name(root / "JPEGImages")
+    chosen = _choose(root, split, images, "JPEGImages")
+    present, more = read_annotations(root / "Annotations", chosen, listed)
+    labels = dict(zip(chosen, present, strict=True))
+    notices += more + passed_over(root, "Annotations")
+    return _labelled(root, listed.names, images, labels, chosen, listed, notices)
+
+
+def _labelled(
+    root: Path,
+    classes: tuple[str, ...],
+    images: Mapping[str, Path],
+    labels: Mapping[str, tuple[int, ...]],
+    chosen: list[str],
+    listed: ClassList | None,
+    notices: tuple[str, ...],
+) -> LabelledImages:
+    """The chosen images with their true masks, and what a list of classes says beside the names."""
     truths, more = _truths(root, chosen, lambda: images)
     samples = (Sample(name, images[name], labels[name], truths.get(name)) for name in chosen)
     own = listed or ClassList(classes)
-    return LabelledImages(
-        root, classes, tuple(samples), own.prompts, notices + more, own.background
-    )
+    notices = own.notices + notices + more
+    return LabelledImages(root, classes, tuple(samples), own.prompts, notices, own.background)
 
 
 def labelled_images(data: LabelledImages | str | Path) -> LabelledImages:
@@ -133,22 +222,31 @@ def _truths(
     )
 
 
-def _open_coco(root: Path, split: str | None, listed: ClassList | None) -> LabelledImages:
+def _open_coco(
+    root: Path,
+    split: str | None,
+    listed: ClassList | None,
+    files: Mapping[str, Path],
+    others: tuple[str, ...] = (),
+) -> LabelledImages:
     """Samples named like their images, which need not lie in COCO's own folders."""
-    files = coco.instances_files(root)
     whole, notices = coco.whole_data(root, files)
-    parts = [split] if split in files else whole
+    folder = Path(os.path.commonpath([file.parent for file in files.values()]))
+    parts = [split] if split is not None and split in files else whole
     tables = {part: coco.read_label_table(files[part]) for part in parts}
     classes = next(iter(tables.values())).classes
     if any(table.classes != classes for table in tables.values()):
         raise LabelsError(
-            f"{root}/annotations: the files of {_listing(tables)} list other categories. Open one"
+            f"{folder}: the files of {_listing(tables)} list other categories. Open one"
             " of them (as split), or write the same list into all."
         )
     images: dict[str, str] = {}
     labels: dict[str, tuple[int, ...]] = {}
+    lookup = ImagesOf(root)
     for part, table in tables.items():
         paths = coco.find_images(root, files[part], table.labels)
+        if not table.is_cocos:
+            paths |= _by_end(lookup, table.labels.keys() - paths.keys())
         _check_coco_part(root, files[part], table, paths)
         names = {file: sample_name(path) for file, path in paths.items()}
         coco.check_apart(root, names)
@@ -157,18 +255,18 @@ def _open_coco(root: Path, split: str | None, listed: ClassList | None) -> Label
                 coco.check_apart(root, {images[name]: name, paths[file]: name})
             if labels.setdefault(name, table.labels[file]) != table.labels[file]:
                 raise LabelsError(
-                    f"{root}/annotations: {quoted(file)} is in the files of {_listing(tables)} with"
+                    f"{folder}: {quoted(file)} is in the files of {_listing(tables)} with"
                     " different labels. Keep it in one of them."
                 )
     if not images:
-        raise LabelsError(f"{root}/annotations: no image of {_listing(tables)} has an annotation.")
+        raise LabelsError(f"{folder}: no image of {_listing(tables)} has an annotation.")
     if listed is not None and listed.names != classes:
         raise LabelsError(
             f"{root} has a class list of its own ({len(listed.names)} names), which is not that of"
             f" its annotations ({len(classes)} names, by category id). Remove it; a classes.yaml"
             " with exactly those names in that order may give prompts."
         )
-    chosen = _choose(root, None if split in files else split, images, "the annotations")
+    chosen = _choose(root, None if split in files else split, images, "the annotations", files)
 
     def everyone() -> set[str]:
         others = {part: coco.read_label_table(files[part]) for part in whole if part not in tables}
@@ -179,9 +277,15 @@ def _open_coco(root: Path, split: str | None, listed: ClassList | None) -> Label
     samples = (Sample(name, root / images[name], labels[name], truths.get(name)) for name in chosen)
     said = dict.fromkeys(notice for table in tables.values() for notice in table.notices)
     notices = () if split in files else notices
-    notices = (*notices, *said, *_without_instance(tables, files), *more)
+    notices = (*others, *notices, *said, *_without_instance(tables, files), *more)
     own = listed or ClassList(classes)
     return LabelledImages(root, classes, tuple(samples), own.prompts, notices, own.background)
+
+
+def _by_end(lookup: ImagesOf, names: Iterable[str]) -> dict[str, str]:
+    """Images that lie elsewhere, by the ends of their paths."""
+    found = {name: lookup.find(Row("", name))[0] for name in sorted(names)}
+    return {name: path for name, path in found.items() if path is not None}
 
 
 def _without_instance(
@@ -223,23 +327,25 @@ def _is_voc(root: Path) -> bool:
     return (root / "JPEGImages").is_dir() and (root / "ImageSets").is_dir()
 
 
+def _is_labelled_voc(root: Path) -> bool:
+    return _is_voc(root) and (root / "Annotations").is_dir()
+
+
 def _is_labelled(root: Path) -> bool:
-    voc = _is_voc(root) and (root / "Annotations").is_dir()
-    return voc or (root / "labels.csv").exists() or coco.is_coco(root)
+    return _is_labelled_voc(root) or (root / "labels.csv").exists() or coco.is_coco(root)
 
 
-def _check_folder(root: Path) -> None:
-    """Tell apart: no such folder, a file, a folder of something else, VOC without labels."""
+def _check_exists(root: Path) -> None:
     if not root.exists():
         siblings = os.listdir(root.parent) if root.parent.is_dir() else []
         raise DataError(
             f"data folder {root} does not exist.{did_you_mean(root.name, siblings)} Give a folder"
             " with labels.csv, or one in the VOC 2012 layout."
         )
-    if not root.is_dir():
-        raise DataError(f"{root} is a file, but a data folder is expected. Give {root.parent}.")
-    if _is_labelled(root):
-        return
+
+
+def _refuse_neighbours(root: Path) -> None:
+    """Say what is meant, if it is one folder too high or too deep; or what VOC's layout lacks."""
     if _is_voc(root) and (root / "cls_labels_onehot.npy").exists():
         raise DataError(
             f"{root / 'cls_labels_onehot.npy'} is a pickle, which can run any code when it is"
@@ -254,28 +360,28 @@ def _check_folder(root: Path) -> None:
         )
     places = (root.parent, *sorted(root.iterdir()), root / "VOCdevkit" / "VOC2012")
     near = [folder for folder in places if _is_labelled(folder) or _is_voc(folder)]
-    found = next((file for glob in _JSON for file in sorted(root.glob(glob))), None)
-    if found is not None and not near:
-        name = found.parent.name if found.parent not in (root, root / "annotations") else "NAME"
-        raise DataError(
-            f"{root} has {printable(found.relative_to(root).as_posix())}, but COCO's instances are"
-            " read from annotations/instances_NAME.json alone (such as instances_train2014.json or"
-            " instances_default.json), whose images lie in NAME or images/NAME. If it is such a"
-            f" file, call it annotations/instances_{printable(name)}.json; the images stay where"
-            " they are."
-        )
+    # folders of classes may lie beside labels of something else
+    if near and (near[0] != root.parent or class_folders(root) is None):
+        raise DataError(f"{_no_data_folder(root)} Did you mean {near[0]}?")
+
+
+def _refuse_unlabelled(root: Path) -> NoReturn:
+    """Nothing says what the images of a folder show."""
+    file = only_table(root)
+    if file is not None:  # what is wrong with it is said, with its line
+        LabelFiles(reader_for(file), {None: file}).read(root, None)
+    raise DataError(
+        f'{_no_data_folder(root)} Write labels.csv there: the header "image,labels", then a line'
+        ' such as "images/a.jpg,cat;dog" for each image.'
+    )
+
+
+def _no_data_folder(root: Path) -> str:
     names = sorted(os.listdir(root))
     there = printable(", ".join(names[:5])) + (f" and {len(names) - 5} more" if names[5:] else "")
-    raise DataError(
-        f"{root} is no data folder: neither labels.csv nor the VOC 2012 layout (JPEGImages,"
-        " ImageSets, Annotations) nor COCO's (annotations/instances_NAME.json) is in it."
-        f" It holds {there or 'nothing'}. "
-        + (
-            f"Did you mean {near[0]}?"
-            if near
-            else 'Write labels.csv there: the header "image,labels", then a line such as'
-            ' "images/a.jpg,cat;dog" for each image.'
-        )
+    return (
+        f"{root} is no data folder: no labels.csv, no other label file that ssrseg knows, no layout"
+        f" of VOC 2012 or COCO, and no folder per class is in it. It holds {there or 'nothing'}."
     )
 
 
@@ -294,8 +400,10 @@ def _images_by_name(folder: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
     return images, (f"{folder}: {listed} passed over.",) if str(listed) else ()
 
 
-def _choose(root: Path, split: str | None, images: Iterable[str], where: str) -> list[str]:
-    """Names of the images in the split, in its order."""
+def _choose(
+    root: Path, split: str | None, images: Iterable[str], where: str, parts: Iterable[str] = ()
+) -> list[str]:
+    """Names of the images in a list, in its order; ``parts`` are other splits that there are."""
     known = dict.fromkeys(images)
     if split is None:
         return list(known)
@@ -304,7 +412,7 @@ def _choose(root: Path, split: str | None, images: Iterable[str], where: str) ->
     if path is None:
         lists = (*(root / _SPLITS).glob("*.txt"), *root.glob("*.txt"))
         there = sorted({file.stem for file in lists} - {"classes"})
-        there = [*coco.instances_files(root), *there] if where == "the annotations" else there
+        there = [*parts, *there]
         raise DataError(
             f'split "{split}" is unknown: neither {paths[0]} nor {paths[1]} exists.'
             f"{did_you_mean(split, there)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import unicodedata
 from bisect import bisect
@@ -17,9 +18,11 @@ _NEIGHBOURS = 200  # in alphabetical order; among thousands of file names the se
 
 
 def read_text(path: Path, *, errors: str = "strict") -> str:
-    """Text of a file in UTF-8, with or without a byte order mark; LabelsError if it is none."""
+    """Text of a file in UTF-8, or in UTF-16 with a byte order mark; LabelsError if it is none."""
     try:
-        return path.read_bytes().decode("utf-8-sig", errors)
+        found = path.read_bytes()
+        wide = found.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # Excel's "Unicode"
+        return found.decode("utf-16" if wide else "utf-8-sig", errors)
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise LabelsError(

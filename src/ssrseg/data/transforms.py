@@ -39,11 +39,15 @@ def limit_side(
     image: UInt8[Tensor, "height width 3"], max_side: int
 ) -> UInt8[Tensor, "new_height new_width 3"]:
     """Shrink an image whose longer side exceeds ``max_side``; never enlarge."""
-    height, width = image.shape[:2]
-    factor = max_side / max(height, width)
+    return resize(image, limited_size((image.shape[0], image.shape[1]), max_side))
+
+
+def limited_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """Height and width that ``limit_side`` gives an image."""
+    factor = max_side / max(size)
     if factor >= 1:
-        return image
-    return resize(image, (max(1, round(height * factor)), max(1, round(width * factor))))
+        return size
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 @dataclass(frozen=True)

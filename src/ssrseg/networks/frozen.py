@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import model_info, try_to_load_from_cache
+from huggingface_hub import model_info, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from torch import nn
 
 from ssrseg.errors import BackboneError, counted
@@ -191,9 +192,29 @@ def files_digest(source: str | Path) -> str:
             with (folder / name).open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").digest()
             found.update(b"%d:%s" % (len(name), os.fsencode(name)) + content)
-        return found.hexdigest()[:16] if read else ""
+        return found.hexdigest()[:16] if "config.json" in names else ""
     except (OSError, ValueError):  # such as a text that is no hub id
         return ""
+
+
+def folder_on_disk(source: str) -> Path | None:
+    """The folder that ``load_pretrained`` reads without the network; None = it would fetch.
+
+    Args:
+        source: As for ``load_pretrained``.
+    """
+    if source.startswith(PACKAGED):
+        return Path(str(files("ssrseg") / source.removeprefix(PACKAGED)))
+    folder = Path(os.path.expanduser(source))
+    if os.path.isdir(folder):
+        return folder
+    try:
+        folder = Path(snapshot_download(source, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+    weights = ("model.safetensors", "pytorch_model.bin")
+    whole = (folder / "config.json").is_file() and any((folder / w).is_file() for w in weights)
+    return folder if whole else None
 
 
 def _reach_hub(kind: Any, hub_id: str, role: str, example: str) -> None:

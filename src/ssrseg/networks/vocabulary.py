@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as brief
 
+from ssrseg.console import printable
 from ssrseg.errors import ConfigError, counted, did_you_mean
 from ssrseg.safe_yaml import YamlError, read_yaml
 
@@ -83,6 +84,29 @@ def build_vocabulary(
     phrases = (*phrases, *kept)
     texts = tuple(template.replace("{}", phrase) for phrase in phrases)
     return Vocabulary(classes, texts, tuple(found), tuple(found.values()), phrases)
+
+
+def changed_prompts(
+    classes: Sequence[str], earlier: Sequence[str], now: Sequence[str]
+) -> list[str]:
+    """What was asked for a class and what is asked now, in words, where it differs."""
+    return [
+        f'prompt of "{printable(name)}" = "{printable(old)}" there, "{printable(new)}" now'
+        for name, old, new in zip(classes, earlier, now, strict=False)
+        if old != new
+    ]
+
+
+def changed_background(earlier: Sequence[str], now: Sequence[str]) -> list[str]:
+    """Background texts that are gone or new, as one clause in words; none if none is."""
+    if tuple(earlier) == tuple(now):
+        return []
+    parts = []
+    for these, others, what in ((earlier, now, "left out"), (now, earlier, "new")):
+        words = [f'"{printable(text)}"' for text in these if text not in others]
+        more = [f"{len(words) - 5} more"] if words[5:] else []
+        parts += [f"{', '.join([*words[:5], *more])} {what}"] if words else []
+    return [f"background texts: {', '.join(parts) or 'in another order'}"]
 
 
 def refuse_lone_texts(vocabulary: Vocabulary, labels: Mapping[str, Sequence[int]]) -> None:

@@ -27,7 +27,7 @@ from ssrseg.paper.provenance import (
     scoring_settings,
 )
 from ssrseg.paper.records import read_marker, read_settings
-from ssrseg.training import Supervision
+from ssrseg.schedule import Supervision, resolved
 
 Heads = Literal["trained", "untrained", "temperature", "clip"]
 KEY_FILE = "experiment.json"
@@ -106,8 +106,10 @@ class Workspace:
         return self.cache or self.out / "superpixels"
 
     def settings(self, seed: int, *overrides: str) -> Config:
-        """The workspace's settings with some of an experiment's."""
-        return load_config(base=self.config.to_dict(), overrides=(f"optim.seed={seed}", *overrides))
+        """The workspace's settings with some of an experiment's, resolved for its images."""
+        overrides = (f"optim.seed={seed}", *overrides)
+        config = load_config(base=self.config.to_dict(), overrides=overrides)
+        return config if self.train is None else resolved(config, len(self.train))
 
     def folder_for(self, pattern: str, name: str, seed: int, key: str) -> Path:
         """The folder of that name, or, if something else lies there, one named after the key."""

@@ -26,7 +26,7 @@ from ssrseg.data.files import write_json
 from ssrseg.data.sample import LabelledImages
 from ssrseg.networks.frozen import PACKAGED
 from ssrseg.networks.vocabulary import build_vocabulary
-from ssrseg.training import Supervision
+from ssrseg.schedule import Supervision
 
 Measure = Literal["seeds", "masks", "segmentation"]
 

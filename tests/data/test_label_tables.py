@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssrseg.data.classes import ClassList, class_fault, tidy
-from ssrseg.data.labels_csv import LabelRow, read_labels_csv
+from ssrseg.data.classes import ClassList, class_fault, class_key, tidy
+from ssrseg.data.label_files.check import LabelFile, LabelRow, check_rows
+from ssrseg.data.label_files.table import read_table
 from ssrseg.errors import LabelsError
 
 CLASSES = ("cat", "dog", "red car")
@@ -26,13 +28,18 @@ def write(folder, text, encoding="utf-8"):
     return folder / "labels.csv"
 
 
+def read_labels_csv(path: Path, *, classes: ClassList | None = None) -> LabelFile:
+    known = {class_key(name) for name in classes.names} if classes else ()
+    return check_rows(read_table(path, known), path.parent, classes)
+
+
 def class_list(names, source="the class list"):
     return ClassList(names, source=source) if names else None
 
 
 def read(folder, text, classes=CLASSES):
     found = read_labels_csv(write(folder, text), classes=class_list(classes))
-    return found.classes, [(row.line, row.image, row.labels) for row in found.rows]
+    return found.classes, [(row.image, row.labels) for row in found.rows]
 
 
 def error_of(folder, text, classes=CLASSES, source="the class list"):
@@ -42,7 +49,7 @@ def error_of(folder, text, classes=CLASSES, source="the class list"):
     return str(caught.value).replace(str(path), "F").replace(str(folder), "D")
 
 
-PLAIN = [(2, "images/a.jpg", (0, 1)), (3, "images/b.jpg", ()), (4, "images/c.jpg", (2,))]
+PLAIN = [("images/a.jpg", (0, 1)), ("images/b.jpg", ()), ("images/c.jpg", (2,))]
 
 
 @pytest.mark.parametrize(
@@ -66,20 +73,20 @@ def test_the_same_labels_in_every_accepted_spelling(folder, text):
 def test_rows_are_dataclasses_and_blank_lines_are_skipped(folder):
     path = write(folder, "\n\nimage,labels\n\nimages/b.jpg,dog\n,\n   \nimages/a.jpg,cat\n\n")
     rows = read_labels_csv(path, classes=class_list(CLASSES)).rows
-    assert rows == [LabelRow(5, "images/b.jpg", (1,)), LabelRow(8, "images/a.jpg", (0,))]
+    assert rows == [LabelRow("images/b.jpg", (1,)), LabelRow("images/a.jpg", (0,))]
 
 
 def test_without_a_list_the_classes_are_those_that_occur(folder):
     names, rows = read(folder, "image,labels\na.jpg,zebra;cat\nb.jpg,none\nc.jpg,cat\n", None)
     assert names == ("cat", "zebra")
-    assert [labels for _, _, labels in rows] == [(0, 1), (), (0,)]
+    assert [labels for _, labels in rows] == [(0, 1), (), (0,)]
 
 
 def test_names_with_commas_quotes_and_accents(folder):
     (folder / 'Kühe, "drei".jpg').touch()
     classes = ("Kühe, schwarz", "dog")
     text = 'image,labels\n"Ku\u0308he, ""drei"".jpg","Kühe, schwarz;dog"\n'
-    assert read(folder, text, classes) == (classes, [(2, 'Kühe, "drei".jpg', (0, 1))])
+    assert read(folder, text, classes) == (classes, [('Kühe, "drei".jpg', (0, 1))])
 
 
 def test_unknown_class(folder):
@@ -117,7 +124,8 @@ def test_labels_separated_by_commas(folder):
         'F line 2: "images/a.jpg,cat,dog" has 3 columns instead of 2. Separate labels by ";".'
     )
     for classes in (CLASSES, None):
-        assert error_of(folder, 'image,labels\nimages/a.jpg,"cat,dog"\n', classes) == (
+        text = 'image,labels\nimages/a.jpg,"cat,dog"\nimages/b.jpg,cat;dog\n'
+        assert error_of(folder, text, classes) == (
             'F line 2: the label "cat,dog" contains ",". Separate labels by ";".'
         )
 
@@ -144,8 +152,8 @@ def test_missing_image(folder):
     assert error_of(folder, "image,labels\nimages/d.jpg,cat\n") == (
         'F line 2: image "images/d.jpg" does not exist in D. Did you mean "c.jpg"?'
     )
-    assert error_of(folder, "image,labels\nimages/a,cat\n") == (
-        'F line 2: image "images/a" does not exist in D.'
+    assert error_of(folder, "image,labels\nimages/d,cat\n") == (
+        'F line 2: image "images/d" does not exist in D.'
     )
     assert error_of(folder, "image,labels\nphotos/a.jpg,cat\n") == (
         'F line 2: image "photos/a.jpg" does not exist in D.'
@@ -182,8 +190,8 @@ def test_header_missing_or_wrong(folder):
         " above it."
     )
     assert error_of(folder, "\nwhere,what\nimages/a.jpg,cat\n") == (
-        'F line 2 should be the header "image,labels" but reads "where,what". Replace it by'
-        " the header."
+        'F line 2 has no column of labels ("what" may be anything). Call that of the labels'
+        ' "labels", or write a column of 0 and 1 for each class.'
     )
 
 
@@ -245,9 +253,6 @@ def test_files_that_are_no_utf8_text(folder):
         f"{path} is not text in UTF-8 (byte 20 is 0xfc). Save it again with the encoding UTF-8;"
         ' Excel calls it "CSV UTF-8".'
     )
-    write(folder, "image,labels\na.jpg,cat\n", "utf-16")
-    with pytest.raises(LabelsError, match=r"not text in UTF-8 \(byte 0 is 0xff\)"):
-        read_labels_csv(path)
     with pytest.raises(LabelsError, match=r"nowhere\.csv cannot be read \(No such file"):
         read_labels_csv(
             folder / "nowhere.csv",
@@ -319,9 +324,9 @@ def test_ordinary_variations_are_read(folder, text):
         ("image,labels\na.jpg,True\n", 2, "yes and no"),
         ("image,labels\na.jpg,background;dog\n", 2, "Remove it"),
         ("image,labels\na.jpg,_background_;dog\n", 2, "Remove it"),
-        ("image,labels\na.jpg,\"['cat', 'dog']\"\n", 2, 'labels as "cat;dog"'),
-        ("image,labels\na.jpg,['cat']\n", 2, "brackets or quotation marks"),
-        ('image,labels\na.jpg,"[""cat"",""dog""]"\n', 2, "brackets or quotation marks"),
+        ('image,labels\na.jpg,"[cat, dog]"\n', 2, "brackets or quotation marks"),
+        ('image,labels\na.jpg,"[\'cat]"\n', 2, "brackets or quotation marks"),
+        ("image,labels\na.jpg,[]\n", 2, "has no label"),
         ("image,labels\na.jpg,dog\u2028cat\n", 2, r'"dog\u2028cat"'),
         ("image,labels\na.jpg,dog\x1b[31m\n", 2, r'"dog\x1b[31m"'),
         ("image,labels\na.jpg,do\x00g\n", 2, r'"do\x00g"'),
@@ -333,11 +338,14 @@ def test_ordinary_variations_are_read(folder, text):
         ("image,labels\n" + "a/" * 3000 + "b.jpg,dog\n", 2, "does not exist"),
         ("image,labels\n" + "a" * 200_000 + ",dog\n", 2, "field larger than"),
         ("image,labels\na.jpg," + "x" * 100_000 + "\n", 2, "has 100000 letters"),
-        ("image,labels,split\na.jpg,dog,train\n", 1, "Remove the columns behind"),
-        ("image,cat,dog\na.jpg,1,0\n", 1, "a column of 0 and 1 for each class"),
-        ("filename;cat;dog\na.jpg;1;0\n", 1, "a column of 0 and 1 for each class"),
+        ("image,cat,dog\na.jpg,small,big\n", 1, 'labels ("cat", "dog" may be anything)'),
+        ("image,cat,dog\na.jpg,1,2\nb.jpg,0,1\n", 2, 'the column "dog" has "2", but 0 or 1'),
+        ("image,cat,dog\na.jpg,1,\nb.jpg,0,1\n", 2, 'the column "dog" has nothing, but 0 or 1'),
+        ("image,tags,species\na.jpg,1,\nb.jpg,0,1\n", 2, "Write it in words"),
+        ("image,tags,class\na.jpg,big,dog\n", 1, 'may be the labels: "tags" and "class"'),
+        ("image,split\na.jpg,train\n", 1, "has no column of labels. Call"),
         ("image\tlabels\na.jpg\tdog\tcat\n", 2, 'Separate labels by ";"'),
-        ("file name,object\na.jpg,dog\n", 1, "Replace it by the header"),
+        ("where,object\nx,dog\n", 1, "Replace it by the header"),
     ],
 )
 def test_what_is_no_class_is_refused_in_a_sentence_that_names_line_and_cure(

@@ -1,0 +1,136 @@
+"""Which image on disk a row of a label file means."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection
+from itertools import takewhile
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from ssrseg.data.find_images import ImageFinder
+from ssrseg.data.label_files.rows import Row
+from ssrseg.data.naming import IMAGE_FOLDERS, name_fault
+from ssrseg.data.text import nearest, quoted
+from ssrseg.data.walk import SUFFIXES, list_images
+from ssrseg.errors import DataError
+
+
+def images_below(root: Path) -> list[str]:
+    """Paths of the images below a folder, sorted; without those in results of ours."""
+    try:
+        files = list_images(root).images
+    except DataError:  # none
+        return []
+    results: dict[Path, bool] = {root: False}
+
+    def is_result(folder: Path) -> bool:
+        if folder not in results:
+            holds = all((folder / each).is_file() for each in ("manifest.csv", "classes.txt"))
+            results[folder] = holds or is_result(folder.parent)
+        return results[folder]
+
+    return [file.relative_to(root).as_posix() for file in files if not is_result(file.parent)]
+
+
+class ImagesOf:
+    """The images below a folder that rows name by their paths, or by the ends of them."""
+
+    def __init__(self, root: Path) -> None:
+        """Nothing is listed yet."""
+        self._root = root
+        self._finder = ImageFinder(root)
+        self._by_end: dict[str, list[str]] | None = None
+        self.by_end = 0  # how many were found so
+
+    def find(self, row: Row, faults: Collection[object] = ()) -> tuple[str | None, str]:
+        """The path below the root as it is on disk, and what is wrong if there is none.
+
+        ``faults`` came before: after many, no near name is searched for.
+        """
+        problems = []
+        for image in row.also or (row.image,):
+            found, wrong = self._find(image, row, faults)
+            if found is not None:
+                return found, ""
+            problems.append(wrong)
+        return None, next((each for each in problems if each.startswith("may")), problems[0])
+
+    def _find(self, written: str, row: Row, faults: Collection[object]) -> tuple[str | None, str]:
+        image = PurePosixPath(PureWindowsPath(written).as_posix())
+        if row.loose:
+            image = PurePosixPath(*(part for part in image.parts if part not in ("/", "..", ".")))
+        fault = name_fault(image.as_posix() if image.name else "", in_text=True)
+        if not row.loose and (PureWindowsPath(written).anchor or ".." in image.parts):
+            return None, f"is not below {self._root}. Write paths relative to that folder."
+        if fault:
+            return None, f"cannot be: the path {fault}. Write it anew."
+        found = self._at(image, row.folder)
+        if found is not None:
+            return found, ""
+        if "\\" in written and self._at(PurePosixPath(written), row.folder):
+            return None, (
+                'has "\\" in its name on disk, which separates folders here. Rename the file.'
+            )
+        ends = self._ending(image, loose=row.loose)
+        if len(ends) == 1:
+            self.by_end += 1
+            return ends[0], ""
+        if ends:
+            return None, (
+                f"may be {quoted(ends[0])} or {quoted(ends[1])}. Write the path below {self._root}."
+            )
+        folder = PurePosixPath(row.folder, image.parent)
+        near = nearest(image.name, self._finder.names(folder.as_posix()), faults)
+        return None, f"does not exist in {self._root}.{near}"
+
+    def _at(self, image: PurePosixPath, folder: str) -> str | None:
+        """At that path, also below the folders that images usually lie in."""
+        for base in dict.fromkeys((folder, "")):
+            for inner in ("", *IMAGE_FOLDERS):
+                found = self._finder.find(PurePosixPath(base, inner, image).as_posix())
+                if found is not None and not (
+                    image.suffix.lower() not in SUFFIXES and (self._root / found).is_dir()
+                ):
+                    return found
+        return None
+
+    def _ending(self, image: PurePosixPath, *, loose: bool) -> list[str]:
+        """Images anywhere below the root whose paths end alike; the suffix may be left out."""
+        if self._by_end is None:
+            self._by_end = defaultdict(list)
+            for path in images_below(self._root):
+                name = path.rpartition("/")[2]
+                for key in dict.fromkeys((_alike(name), _alike(_stem(path)), _as_uploaded(name))):
+                    self._by_end[key].append(path)
+        key = _as_uploaded(image.name) if loose else _alike(image.name)
+        found = self._by_end.get(key, [])
+        folders = [_alike(part) for part in image.parent.parts]
+        common = {path: _common_end(folders, path) for path in found}
+        if not loose:
+            return [path for path in found if common[path] == min(len(folders), path.count("/"))]
+        return [path for path in found if common[path] == max(common.values())]
+
+
+def _common_end(folders: list[str], path: str) -> int:
+    """How many folders before the name are the same."""
+    there = [_alike(part) for part in path.split("/")[:-1]]
+    pairs = zip(reversed(folders), reversed(there), strict=False)
+    return len([*takewhile(lambda pair: pair[0] == pair[1], pairs)])
+
+
+def _as_uploaded(name: str) -> str:
+    """A name as Label Studio keeps it: no blanks, and few signs."""
+    return "\0" + re.sub(r"[^-\w.]", "", _alike(name).strip().replace(" ", "_"))
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(path.rpartition("/")[2])[0]
+
+
+def _alike(name: str) -> str:
+    """The same for names that differ in the form of accents or the case of the suffix alone."""
+    stem, suffix = os.path.splitext(unicodedata.normalize("NFC", name))
+    return stem + (suffix.lower() if suffix.lower() in SUFFIXES else suffix)
