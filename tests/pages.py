@@ -80,12 +80,13 @@ def masks_folder(root: Path, names: tuple[str, ...], **cells: dict[str, str]) ->
         ids = torch.zeros(SIZE, dtype=torch.uint8)
         ids[: 6 * (index % 10 + 1)] = index % 3 + 1
         write_mask(out / "masks" / f"{name}.png", ids, "0" * 16)
+        label = CLASSES[index % 3]
         maps = torch.linspace(0, 1, 20).reshape(1, 4, 5)
         write_cams(
-            out / "cams" / f"{name}.npz", KeptCams((CLASSES[index % 3],), maps, maps), "0" * 16
+            out / "cams" / f"{name}.npz", KeptCams((label,), maps, maps, {label: 0.5}), "0" * 16
         )
         row = dict.fromkeys(COLUMNS, "") | {
-            "name": name, "labels": CLASSES[index % 3], "mask": f"masks/{name}.png",
+            "name": name, "labels": label, "mask": f"masks/{name}.png",
             "image": f"../photos/{name}.jpg", "made_by": "ssrseg",
         }  # fmt: skip
         row |= {column: values[name] for column, values in cells.items() if name in values}

@@ -8,10 +8,12 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+import torch
 from pages import BROWSER, CLASSES, Page, dumped, in_browser, masks_folder, pictures
 from PIL import Image
 
 from ssrseg.config import load_config
+from ssrseg.data.stamped_mask import write_confidence
 from ssrseg.errors import DataError
 from ssrseg.overlay import mask_palette
 from ssrseg.report import gallery
@@ -27,7 +29,7 @@ def names_on(page: Path) -> list[str]:
 def test_the_worst_come_first_and_a_persons_last(tmp_path: Path) -> None:
     names = ("a", "b", "c", "d")
     score = {"a": "0.900", "b": "0.200", "c": "0.500", "d": "0.100"}
-    reasons = {"b": "covers_all;edge_off"}
+    reasons = {"b": "hardly looks like cat;covers almost everything"}
     out = masks_folder(tmp_path, names, score=score, reasons=reasons)
     with Image.open(out / "masks" / "d.png") as image:  # corrected: no stamp, other pixels
         ids = np.array(image)
@@ -40,7 +42,9 @@ def test_the_worst_come_first_and_a_persons_last(tmp_path: Path) -> None:
     assert page.text("h4") + page.text("a") == ["b", "c", "a", "d"]
     assert [each["href"] for each in page.named("a")] == [f"masks/{name}.png" for name in "bcad"]
     assert "score 0.20" in page.source and "corrected by hand" in page.source
-    assert re.findall('class="why">([^<]*)', page.source) == ["covers all; edge off"]
+    assert re.findall('class="why">([^<]*)', page.source) == [
+        "hardly looks like cat; covers almost everything"
+    ]
     # absent labels are a reason where there is no better one
     out = masks_folder(tmp_path / "old", ("a", "b"), absent={"b": "sheep"})
     assert names_on(write_masks_report(out)) == ["b", "a"]
@@ -191,7 +195,9 @@ def test_keys_filters_and_sliders(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(gallery, "EMBEDDED", 8)
     monkeypatch.setattr(gallery, "FIRST", 4)
     names = tuple(f"n{number}" for number in range(9))
-    out = masks_folder(tmp_path, names, reasons={"n4": "edge_off"})
+    out = masks_folder(
+        tmp_path, names, reasons={"n4": "hardly looks like sheep", "n5": "hardly looks like <dog>"}
+    )
     page = write_masks_report(out)
     found = in_browser(
         page,
@@ -235,8 +241,8 @@ def test_keys_filters_and_sliders(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
     assert found["faults"] == []
     assert found["value"] == [
-        "n4 n0 n1 n2", "9 images", "n4 n0 n1 n2 n3 n5 n6 n7", "n2 n5 n8", "3 of 9 images", "n4",
-        "n7", "1", "2.5", "2.5", "name", "n0", "n1 3 of 9", "n8 9 of 9", True, False, "0.375",
+        "n4 n5 n0 n1", "9 images", "n4 n5 n0 n1 n2 n3 n6 n7", "n5 n2 n8", "3 of 9 images", "n4",
+        "n7", "1", "2.5", "2.5", "name", "n5", "n0 3 of 9", "n8 9 of 9", True, False, "0.375",
     ]  # fmt: skip
 
 
@@ -254,3 +260,17 @@ def test_nothing_comes_from_outside_the_folder(
     assert all(each.startswith(("data:,", "masks/", start)) for each in places)
     (policy,) = (str(each["content"]) for each in page.named("meta") if "http-equiv" in each)
     assert policy.startswith("default-src 'none'; img-src data: 'self' file:; style-src")
+
+
+def test_a_confidence_is_a_layer_behind_the_mask(tmp_path: Path) -> None:
+    out = masks_folder(tmp_path, ("a", "b"))
+    values = torch.linspace(0, 1, 80).expand(60, 80)
+    write_confidence(out / "confidence" / "a.png", values, "0" * 16)
+    page = Page(write_masks_report(out))
+    assert [each["class"] for each in page.named("img")][:5] == ["l0", "l1", "l2", "l3", "l4"]
+    assert len(page.named("img")) == 9  # b has none
+    confidence = pictures(page.source)[4]
+    assert confidence.shape == (48, 64, 4)
+    assert (np.diff(confidence[..., :3].astype(int).sum(-1), axis=1) >= 0).all()
+    (slider, *_) = (each for each in page.named("input") if each.get("class") == "slider")
+    assert (slider["max"], slider["value"]) == ("4", "3")  # the mask is shown at first
