@@ -31,7 +31,7 @@ from ssrseg.failures import Failure, write_failures
 from ssrseg.interruption import Stop
 from ssrseg.made_with import Change, MadeWith, change, is_ours, read_made_with
 from ssrseg.manifest import FILE as MANIFEST
-from ssrseg.manifest import Manifest, mask_path
+from ssrseg.manifest import Manifest, confidence_path, mask_path
 from ssrseg.report.masks import write_masks_report
 from ssrseg.review import Review, review_order, write_doubts
 
@@ -59,11 +59,6 @@ class Making:
     places: Callable[[str], Sequence[str]] = lambda name: [mask_path(name)]
     confidence: bool = False
     """Whether a confidence is wanted beside each mask."""
-
-
-def confidence_path(name: str) -> str:
-    """Where the confidence of a mask lies in its folder."""
-    return f"confidence/{name}.png"
 
 
 _SHOWN = 8  # differences in one message
