@@ -251,6 +251,7 @@ def test_json_lines(tmp_path: Path, name: str) -> None:
         ("t.json", '{"d.jpg": ["cat"]}', 'D/t.json "d.jpg": image "d.jpg" does not exist in D'),
         ("t.json", '{"a.jpg": [3]}', 'D/t.json "a.jpg": "3" is a number or a sign'),
         ("t.json", '{"a.jpg": [["cat"]]}', "brackets or quotation marks"),
+        ("t.json", '{"a.jpg": ' + '{"label": ' * 400 + '"cat"' + "}" * 401, "letters. Write a"),
         ("t.json", '[{"image": "a.jpg", "labels": ["cat"]}, 7]', "entry 2: no object with an"),
         ("t.json", '[{"image": "a.jpg", "labels": "cat"}, {"image": "b.jpg"}]', "entry 2: "),
         ("t.jsonl", '{"image": "a.jpg", "label": "cat"}\n{"image": ', "t.jsonl line 2: no JSON"),
