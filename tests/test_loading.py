@@ -16,8 +16,11 @@ from tiny_encoders import tiny_config
 from ssrseg import SSR
 from ssrseg.checkpoint import load_checkpoint, save_checkpoint
 from ssrseg.config import load_config
+from ssrseg.data.classes import check_background
 from ssrseg.data.open import open_labelled
-from ssrseg.errors import CheckpointError, ConfigError
+from ssrseg.errors import CheckpointError, ConfigError, LabelsError, SSRError
+from ssrseg.networks.vocabulary import build_vocabulary
+from ssrseg.pseudo_masks import make_masks
 from ssrseg.training import train
 
 CLASSES = ("cat", "dog", "red car")
@@ -252,3 +255,42 @@ def test_settings_that_the_weights_do_not_fit_allocate_nothing(
     with pytest.raises(CheckpointError, match=said):
         SSR.from_pretrained(tmp_path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # KiB
+
+
+def test_background_words_of_the_data_are_asked(
+    clip_dir: Path, dino_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """They replace the set's, and a run or masks made with others are refused."""
+    voc = tiny_voc(tmp_path / "voc", n=4, classes=("cat", "dog"))
+    (voc / "classes.txt").unlink(missing_ok=True)
+    config = tiny_config(
+        clip_dir, dino_dir, "optim.cmpa_iterations=1", "optim.iterations=1", "optim.warmup=1"
+    )
+    (voc / "classes.yaml").write_text("cat:\ndog: puppy\nbackground: [moor, old dog, bog]\n")
+    data = open_labelled(voc)
+    assert data.background == ("moor", "old dog", "bog")
+    model = SSR.for_data(config, data)
+    template = build_vocabulary(("x",), config.prompts.set).texts[0].replace("x", "{}")
+    asked = ("cat", "puppy", "moor", "bog")
+    assert model.vocabulary.texts == tuple(template.replace("{}", word) for word in asked)
+    assert 'left out because they mean a class: "old dog" (class "dog").' in notes(capfd)
+    run = train(data, tmp_path / "run", config).run
+    assert make_masks(data, tmp_path / "masks", config).written == 4
+    assert make_masks(data, tmp_path / "masks", config).written == 0
+    assert template.replace("{}", "moor") in (tmp_path / "masks/config.yaml").read_text()
+    (voc / "classes.yaml").write_text("cat:\ndog: puppy\nbackground: [moor, fen]\n")
+    other = open_labelled(voc)
+    with pytest.raises(SSRError, match="other settings, classes, prompts"):
+        make_masks(other, tmp_path / "masks", config)
+    with pytest.raises(SSRError, match="trained with other prompts"):
+        SSR.for_data(config, other, run)
+    with pytest.raises(SSRError, match="other prompts"):
+        train(other, tmp_path / "run", config)
+
+
+def test_background_words_that_are_no_list(clip_dir: Path, dino_dir: Path) -> None:
+    for wrong in ("grass", {"grass": "sky"}, [""], [3], None):
+        with pytest.raises(LabelsError, match="but a list of words for what is no class"):
+            check_background(wrong)
+    with pytest.raises(LabelsError, match="background = 'grass', but a list"):
+        SSR.from_config(tiny_config(clip_dir, dino_dir), ("dog",), background="grass")

@@ -25,6 +25,7 @@ from rich.text import Text
 Item = TypeVar("Item")
 
 _work: ContextVar[str] = ContextVar("work", default="")
+_unseen: ContextVar[bool] = ContextVar("unseen", default=False)
 
 # controls (terminal escapes among them), line and paragraph separators, marks that turn the
 # direction of what follows, marks without width, halves of surrogate pairs (names not in UTF-8)
@@ -68,6 +69,16 @@ def named(work: str) -> Iterator[None]:
         _work.reset(token)
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Show no progress in the block, of work that is tried out."""
+    token = _unseen.set(True)
+    try:
+        yield
+    finally:
+        _unseen.reset(token)
+
+
 class Steps:
     """Counts finished steps: a live bar in a terminal, a line now and then in a log file."""
 
@@ -83,19 +94,20 @@ class Steps:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
             console=console,
-            disable=not console.is_terminal,  # it counts all the same
+            disable=_unseen.get() or not console.is_terminal,  # it counts all the same
         )
         title = f"{_work.get()}: {title}" if _work.get() else title
         self.bar.add_task(printable(title), total=total, completed=done, note="")
         (self._task,) = self.bar.tasks
-        self._first, self._every, self._told = done, every, 0.0
+        self._first, self._told = done, 0.0
+        self._every = float("inf") if _unseen.get() else every
 
     def advance(self, note: str = "") -> None:
         """One step is done; ``note`` is shown behind the time, such as the loss."""
         task, note = self._task, printable(note)
         self.bar.update(task.id, advance=1, note=note)
         spent = task.elapsed or 0.0
-        last = task.completed >= (task.total or 0)
+        last = task.completed >= (task.total or 0) and self._every < float("inf")
         if not self.bar.disable or not (last or spent - self._told >= self._every):
             return
         self._told = spent

@@ -5,13 +5,14 @@ The model of the cost, in seconds:
 * ``masks``: every photograph is read (in proportion to its pixels), shrunk to ``data.max_side``,
   cut into superpixels (its pixels then), rectified (its patches) and its mask written (its pixels).
 * ``train``: all photographs are read once. Foreground features are pooled from each (its patches),
-  once, or at every refresh where they depend on the heads. Then come the steps of CMPA, and for
-  each crop of the decoder's iterations: loading, its pseudo mask, the decoder's two passes; for
-  each iteration a step of the optimiser. Superpixels are cut once for each photograph.
+  once, or at every refresh where they depend on the heads. Then come the steps of CMPA. Where the
+  decoder learns from cached features, each photograph is rectified once, and CLIP sees its other
+  views. For each crop of the decoder's iterations: loading, unless it is cached its pseudo mask,
+  and the decoder's two passes; for each iteration a step of the optimiser.
 
-With ``data.workers`` what is loaded costs only what the workers do not do meanwhile. The rates are
-measured, each on the second of two tries, as the first one warms up. Memory is what the process
-held, with the part that grows with patches or crops scaled to the largest image and the batch.
+With ``data.workers`` what is loaded costs only what the workers do not do meanwhile. Each rate is
+measured on the last of two tries or more, as the first one warms up. Memory is what the process
+held, and the part that grows with patches or crops is scaled to the largest image and the batch.
 """
 
 from __future__ import annotations
@@ -31,14 +32,24 @@ import torch
 from torch import Tensor
 
 from ssrseg.config import Config
+from ssrseg.console import without_bars
 from ssrseg.data.crops import CropBatch, CropDraws
 from ssrseg.data.files import content_digest
-from ssrseg.data.images import image_size, read_image
+from ssrseg.data.images import read_image
 from ssrseg.data.photos import MOST_PHOTOS, PATCHES, Photo, join_photos
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.stamped_mask import write_mask
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import limit_side, limited_size
+from ssrseg.data.windows import WindowBatch, WindowDraws
+from ssrseg.feature_cache import (
+    cache_bytes,
+    cache_passes,
+    choose_features,
+    feature_files,
+    make_features,
+    window_features,
+)
 from ssrseg.foreground import ForegroundFeatures
 from ssrseg.losses import crop_pairs, draw_pairs, proto_loss, seg_loss
 from ssrseg.model import SSR
@@ -48,11 +59,7 @@ from ssrseg.trained_parts import new_alignment, new_decoder
 
 Size = tuple[int, int]
 
-TRIED = 2
-"""Images that are tried out."""
-
 _CROPS = 4  # at once, at most
-_LOOKED_AT = 30  # images whose size is looked up where all of them are not known
 _CAM_BYTES = 4  # two maps in half precision
 
 
@@ -64,7 +71,7 @@ class Cost:
         seconds: Wall clock.
         memory: Largest resident memory of the process in bytes; 0 where the system does not say.
         gpu_memory: Largest memory of tensors on the GPU in bytes; 0 without one.
-        disk: Bytes that stay in the output folder.
+        disk: Bytes in the output folder, cached features included, which go at the end.
     """
 
     seconds: float
@@ -80,7 +87,7 @@ class Estimates:
     Attributes:
         masks, train: The costs; loading the encoders is in both.
         tried: Images that were tried out.
-        settings: With the numbers that follow the number of images.
+        settings: With what follows from the number of images and the machine.
     """
 
     masks: Cost
@@ -107,7 +114,8 @@ class PhotoRates:
         read: Seconds a pixel of the file: digest, decoding, shrinking.
         superpixels: Seconds a pixel of the shrunk photograph.
         rectify: Seconds a patch, in batches as ``masks`` makes them.
-        gather: Seconds a patch to pool foreground features.
+        encode: Seconds a patch of CLIP's blocks but the last.
+        gather: Seconds a patch of these and the CAM, to pool foreground features.
         write: Seconds a pixel of the file.
         mask: Bytes a pixel of the file.
         patches: Patches that were seen at once when memory was measured.
@@ -116,6 +124,7 @@ class PhotoRates:
     read: float
     superpixels: float
     rectify: float
+    encode: float
     gather: float
     write: float
     mask: float
@@ -128,8 +137,8 @@ class CropRates:
     """What an iteration of training costs.
 
     Attributes:
-        load: Seconds a crop, its superpixels being there.
-        prepare: Seconds a crop to encode it and make its pseudo mask.
+        load: Seconds a crop, what is cached being there.
+        prepare: Seconds a crop to encode it and make its pseudo mask; 0 where these are cached.
         learn: Seconds a crop through the decoder and back.
         step: Seconds of the optimiser.
         align: Seconds of an iteration of CMPA on pooled pairs.
@@ -149,7 +158,7 @@ class CropRates:
 
 
 def estimate(
-    data: LabelledImages, sizes: Sequence[Size], config: Config, *, device: str = "cpu"
+    data: LabelledImages, sizes: Sequence[Size], config: Config, out: Path, *, device: str = "cpu"
 ) -> Estimates:
     """Load the encoders, try two of the images, and say what all of them will cost.
 
@@ -157,6 +166,7 @@ def estimate(
         data: Images that can be used, at least one.
         sizes: Height and width of each.
         config: Settings of masks and training; encoders that are on this disk.
+        out: Where results are going to lie, whose disk has to hold them.
         device: ``cpu`` or ``cuda``.
 
     Raises:
@@ -165,11 +175,13 @@ def estimate(
     config, start = resolved(config, len(data)), time.perf_counter()
     model = SSR.for_data(config, data, device=device)
     loading = time.perf_counter() - start
+    features = choose_features(config, model, data, "labels", out).features
+    config = replace(config, optim=replace(config.optim, features=features))
+    model = model.with_config(config)
     tried = typical(data.samples, sizes)
-    rows = int(data.labels.sum())
     photos = try_photos(model, tried, len(data))
-    masks = masks_cost(photos, model, sizes, slots=rows / len(data))
-    crops = try_crops(model, replace(data, samples=tried), rows=rows)
+    masks = masks_cost(photos, model, sizes, slots=int(data.labels.sum()) / len(data))
+    crops = try_crops(model, data, tried)
     train = train_cost(photos, crops, model, data, sizes, plan(config, "labels"))
     masks, train = (replace(each, seconds=each.seconds + loading) for each in (masks, train))
     return Estimates(masks, train, tried, config)
@@ -191,9 +203,10 @@ def try_photos(model: SSR, samples: Sequence[Sample], images: int) -> PhotoRates
         None, n_segments=config.sgc.n_segments, compactness=config.sgc.compactness
     )
     most = config.data.patches or PATCHES["cuda" if device.type == "cuda" else "cpu"]
-    seconds = dict.fromkeys(("read", "superpixels", "rectify", "gather", "write"), 0.0)
+    parts = ("read", "superpixels", "rectify", "write", "encode", "gather")
+    seconds = dict.fromkeys(parts, 0.0)
     pixels = small_pixels = patches = written = at_once = 0
-    with tempfile.TemporaryDirectory() as folder, _peak(device) as peak:
+    with tempfile.TemporaryDirectory() as folder, _peak(device) as peak, torch.no_grad():
         for number, sample in enumerate((samples[0], *samples)):
             clock = _Clock(device)
             content_digest(sample.image)
@@ -206,38 +219,39 @@ def try_photos(model: SSR, samples: Sequence[Sample], images: int) -> PhotoRates
             copies = max(1, min(MOST_PHOTOS, most // here, images))
             whole = [Photo(0, photo, small, ids)] * copies
             batch = join_photos(whole, [sample.labels] * copies, model.patch_size, device)
-            with torch.no_grad():
-                found = photo_masks(model, batch)
+            mask = photo_masks(model, batch)[0].pseudo_mask
             clock.lap("rectify")
             file = Path(folder, f"{number}.png")
-            write_mask(file, found[0].pseudo_mask, "")
+            write_mask(file, mask, "")
             clock.lap("write")
-            del found
-            with torch.no_grad():
-                model.initial_cam(model.encode(batch.image), batch.present, with_clip=True)
+            found = model.encode(batch.image)
+            clock.lap("encode")
+            model.initial_cam(found, batch.present, with_clip=True)
             clock.lap("gather")
+            del found
             at_once = max(at_once, here * copies)
             if number:  # the first one has warmed up
                 for part, spent in clock.laps.items():
-                    share = copies if part in ("rectify", "gather") else 1
-                    seconds[part] += spent / share
+                    once = part in ("read", "superpixels", "write")
+                    seconds[part] += spent if once else spent / copies
                 pixels += photo.shape[0] * photo.shape[1]
                 small_pixels += small.shape[0] * small.shape[1]
                 patches += here
                 written += file.stat().st_size
     return PhotoRates(
-        seconds["read"] / pixels,
-        seconds["superpixels"] / small_pixels,
-        seconds["rectify"] / patches,
-        seconds["gather"] / patches,
-        seconds["write"] / pixels,
-        written / pixels,
-        at_once,
-        peak[0],
+        read=seconds["read"] / pixels,
+        superpixels=seconds["superpixels"] / small_pixels,
+        rectify=seconds["rectify"] / patches,
+        encode=seconds["encode"] / patches,
+        gather=(seconds["encode"] + seconds["gather"]) / patches,
+        write=seconds["write"] / pixels,
+        mask=written / pixels,
+        patches=at_once,
+        memory=peak[0],
     )
 
 
-def masks_cost(rates: PhotoRates, model: SSR, sizes: Sequence[Size], *, slots: float = 1.0) -> Cost:
+def masks_cost(rates: PhotoRates, model: SSR, sizes: Sequence[Size], *, slots: float) -> Cost:
     """What ``masks`` takes for photographs of these sizes.
 
     Args:
@@ -249,54 +263,53 @@ def masks_cost(rates: PhotoRates, model: SSR, sizes: Sequence[Size], *, slots: f
     pixels, small_pixels = _area(sizes), _area(small)
     patches = [_patches(size, patch) for size in small]
     loading = pixels * rates.read + small_pixels * rates.superpixels
-    seconds = _with_workers(
-        loading, sum(patches) * rates.rectify + pixels * rates.write, config.data.workers
-    )
+    computing = sum(patches) * rates.rectify + pixels * rates.write
     disk = pixels * rates.mask + _CAM_BYTES * slots * sum(patches)
     disk += _superpixel_bytes(model, small)
     growth = max(1.0, max(patches, default=0) / rates.patches)
-    return Cost(seconds, *_grown(rates.memory, growth), round(disk))
+    peak = rates.memory
+    memory = peak.before + growth * (peak.most - peak.before)
+    gpu = peak.gpu_before + growth * (peak.gpu_most - peak.gpu_before)
+    return Cost(
+        _with_workers(loading, computing, config.data.workers),
+        max(round(memory), _most_so_far()) if peak.most else 0,
+        round(gpu),
+        round(disk),
+    )
 
 
-def try_crops(model: SSR, samples: LabelledImages, *, rows: int) -> CropRates:
+def try_crops(model: SSR, data: LabelledImages, tried: Sequence[Sample]) -> CropRates:
     """Train a new decoder, and new heads, for a few steps on crops of a few images.
 
     Nothing of the model is changed, nor the random numbers of the caller.
 
     Args:
-        model: As for training; its own heads and decoder are left alone.
-        samples: One or two typical images.
-        rows: Pairs (image, class) in the training set.
+        model: As for training, ``optim.features`` decided; its heads and decoder are left alone.
+        data: Training images.
+        tried: One or two typical ones, with a label.
 
     Raises:
         SSRError: If an image cannot be used.
     """
     config, device = model.config, model.device
-    aligned = config.cam.mode == "cmpa"
     most = min(_CROPS, config.optim.micro_batch or config.optim.batch)
-    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
+    some = replace(data, samples=tuple(tried))
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(), without_bars():
         torch.manual_seed(0)
-        superpixels = SuperpixelCache(
-            folder, n_segments=config.sgc.n_segments, compactness=config.sgc.compactness
-        )
-        draws = CropDraws(samples, config.data, superpixels, 0, min_side=model.patch_size)
-        text = model.text_features
-        mean = torch.randn(max(config.cmpa.out, 2), text.shape[1])
-        alignment = new_alignment(config.cmpa, text, mean) if aligned else None
-        decoder = new_decoder(config.decoder, model.clip, model.n_classes)
-        own = replace(config, affinity=replace(config.affinity, rfm_after=None))
-        model = model.with_config(own, alignment=alignment, decoder=decoder)
-        trained = [
-            *decoder.parameters(),
-            *([] if alignment is None else alignment.parameters()),
-        ]
+        model = _untrained(model)
+        assert model.decoder is not None
+        trained = list(model.decoder.parameters())
+        trained += [] if model.alignment is None else list(model.alignment.parameters())
         optimizer = torch.optim.AdamW(trained, lr=0.0, fused=True)
-        align = _try_pairs(model, optimizer, rows) if aligned else 0.0
-        next(draws.loader(0, len(samples), len(samples)))  # superpixels
+        align = 0.0
+        if model.alignment is not None and not config.cmpa.aligns_patches:
+            align = _try_pairs(model, optimizer, int(data.labels.sum()))
+        draws = _draws(model, some, Path(folder))
         peaks = []
-        for crops in (1, most):
+        for crops in (1, 1, most):
             clock = _Clock(device)
-            batch = next(draws.loader(0, crops, crops)).to(device)
+            batches: Iterator[CropBatch | WindowBatch] = draws.loader(0, crops, crops)
+            batch = next(batches).to(device)
             clock.lap("load")
             optimizer.zero_grad(set_to_none=True)
             with _peak(device) as peak:
@@ -306,47 +319,80 @@ def try_crops(model: SSR, samples: LabelledImages, *, rows: int) -> CropRates:
             peaks.append(peak[0])
         laps = clock.laps
     return CropRates(
-        laps["load"] / most,
-        laps["prepare"] / most,
-        laps["learn"] / most,
-        laps["step"],
-        align,
-        sum(each.numel() * each.element_size() for each in trained),
-        peaks[0],
-        peaks[1],
-        most,
+        load=laps["load"] / most,
+        prepare=laps["prepare"] / most,
+        learn=laps["learn"] / most,
+        step=laps["step"],
+        align=align,
+        weights=sum(each.numel() * each.element_size() for each in trained),
+        one=peaks[1],
+        several=peaks[2],
+        crops=most,
     )
 
 
-def _try_batch(model: SSR, crops: CropBatch, clock: _Clock) -> None:
+def _untrained(model: SSR) -> SSR:
+    """The same encoders with a decoder, and heads if the settings have them."""
+    config, text = model.config, model.text_features
+    config = replace(config, affinity=replace(config.affinity, rfm_after=None))
+    alignment = None
+    if config.cam.mode == "cmpa":
+        mean = torch.randn(max(config.cmpa.out, 2), text.shape[1])
+        alignment = new_alignment(config.cmpa, text, mean)
+    decoder = new_decoder(config.decoder, model.clip, model.n_classes)
+    return model.with_config(config, alignment=alignment, decoder=decoder)
+
+
+def _draws(model: SSR, some: LabelledImages, folder: Path) -> CropDraws | WindowDraws:
+    """Crops, or windows of features that are cached now, with superpixels that are there."""
+    config, patch = model.config, model.patch_size
+    superpixels = SuperpixelCache(
+        folder, n_segments=config.sgc.n_segments, compactness=config.sgc.compactness
+    )
+    if config.optim.features == "cached":
+        make_features(model, some, "labels", folder, superpixels)
+        files = list(feature_files(model, some, "labels", folder).values())
+        side = max(1, config.data.crop // patch)
+        return WindowDraws(files, side, patch, flip=config.data.flip, seed=0, workers=0)
+    own = replace(config.data, workers=0)
+    draws = CropDraws(some, own, superpixels, 0, min_side=patch)
+    for draw in range(len(some)):
+        draws[draw]
+    return draws
+
+
+def _try_batch(model: SSR, batch: CropBatch | WindowBatch, clock: _Clock) -> None:
     """Both losses of a batch and their gradients, as training has them."""
-    loss: Tensor = torch.zeros((), device=model.device)
-    literal = model.alignment is not None and model.config.cmpa.aligns_patches
-    features = model.encode(crops.image)
-    initial = model.initial_cam(features, crops.present, crops.valid, with_clip=literal)
-    if literal and (pairs := crop_pairs(model, initial, crops)) is not None:
-        prototypes = torch.randn(model.n_classes, model.config.cmpa.out, device=model.device)
-        loss = loss + proto_loss(model, pairs, prototypes)
-    with torch.no_grad():
-        mask = model(
-            crops.image,
-            crops.present,
-            superpixels=crops.ids,
-            valid=crops.valid,
-            n_superpixels=crops.n_ids,
-            initial=initial,
-        ).pseudo_mask
-    clock.lap("prepare")
-    (loss + seg_loss(model, features, mask)).backward()
+    if isinstance(batch, WindowBatch):
+        clock.lap("prepare")
+        loss = seg_loss(model, window_features(batch), batch.mask, batch.inside)
+    else:
+        literal = model.alignment is not None and model.config.cmpa.aligns_patches
+        features = model.encode(batch.image)
+        initial = model.initial_cam(features, batch.present, batch.valid, with_clip=literal)
+        aligning: Tensor = torch.zeros((), device=model.device)
+        if literal and (pairs := crop_pairs(model, initial, batch)) is not None:
+            out = torch.randn(model.n_classes, model.config.cmpa.out, device=model.device)
+            aligning = proto_loss(model, pairs, out)
+        with torch.no_grad():
+            mask = model(
+                batch.image,
+                batch.present,
+                superpixels=batch.ids,
+                valid=batch.valid,
+                n_superpixels=batch.n_ids,
+                initial=initial,
+            ).pseudo_mask
+        clock.lap("prepare")
+        loss = aligning + seg_loss(model, features, mask)
+    loss.backward()
     clock.lap("learn")
 
 
-def _try_pairs(model: SSR, optimizer: torch.optim.Optimizer, rows: int) -> float:
+def _try_pairs(model: SSR, optimizer: torch.optim.Optimizer, pairs: int) -> float:
     """Seconds of a step of CMPA on as many random pairs as there are, ``optim.pairs`` at most."""
     config, dim = model.config, model.text_features.shape[1]
-    if config.cmpa.aligns_patches:
-        return 0.0
-    count = max(2, min(rows, config.optim.pairs))
+    count = max(2, min(pairs, config.optim.pairs))
     index = torch.arange(count)
     found = ForegroundFeatures(
         torch.randn(count, dim), index, index % model.n_classes,
@@ -377,67 +423,65 @@ def train_cost(
 
     Args:
         photos, crops: What was measured with this model.
+        model: ``optim.features`` is decided in its settings.
         data: Training images.
-        sizes: Height and width of some of them, or of all.
+        sizes: Height and width of each.
         schedule: Of the run.
         first: Iterations that are finished.
     """
-    config, share = model.config, len(data) / max(1, len(sizes))
+    config, workers = model.config, model.config.data.workers
     small = [limited_size(size, config.data.max_side) for size in sizes]
-    pixels, small_pixels = share * _area(sizes), share * _area(small)
-    patches = share * sum(_patches(size, model.patch_size) for size in small)
-    read, workers = pixels * photos.read, config.data.workers
-    seconds = read / min(8, os.cpu_count() or 1)  # every file once, by threads
+    patches = sum(_patches(size, model.patch_size) for size in small)
+    read = _area(sizes) * photos.read
+    # every file once, by threads
+    seconds = read / min(8, os.cpu_count() or 1)
+    # CMPA
     align = range(max(first, schedule.align.start), schedule.align.stop)
-    refreshes = _refreshes(config, align)
-    seconds += refreshes * _with_workers(read, patches * photos.gather, workers)
-    seconds += len(align) * crops.align
-    batches = len(range(max(first, schedule.crops.start), schedule.crops.stop))
-    drawn = batches * config.optim.batch
+    again = _with_workers(read, patches * photos.gather, workers)
+    seconds += _refreshes(config, align) * again + len(align) * crops.align
+    # the decoder
+    cutting = _area(small) * photos.superpixels if model.wants_superpixels else 0.0
+    iterations = len(range(max(first, schedule.crops.start), schedule.crops.stop))
+    drawn = iterations * config.optim.batch
+    disk = _superpixel_bytes(model, small) + 4 * crops.weights  # two moments, and the final model
     loading = drawn * crops.load
-    if not first:
-        loading += small_pixels * photos.superpixels * min(1.0, drawn / max(1, len(data)))
-    computing = drawn * (crops.prepare + crops.learn) + batches * crops.step
+    if config.optim.features == "cached":
+        disk += cache_bytes(config, model, sizes)
+        if iterations and first <= schedule.segment.start:
+            views = photos.rectify + (cache_passes(config) - 1) * photos.encode
+            seconds += _with_workers(read + cutting, patches * views, workers)
+    elif not first:
+        loading += cutting * min(1.0, drawn / max(1, len(data)))
+    computing = drawn * (crops.prepare + crops.learn) + iterations * crops.step
     seconds += _with_workers(loading, computing, workers)
-    # checkpoint with two moments, model; features of the pairs
-    rows = int(data.labels.sum()) + 2 * len(data)
-    features = 4 * model.text_features.shape[1] * rows if len(schedule.align) else 0
-    disk = 4 * crops.weights + features
-    disk += round(share * _superpixel_bytes(model, small))
+    features = 0  # one row for each pair, two for each image
+    if len(schedule.align):
+        features = 4 * model.text_features.shape[1] * (int(data.labels.sum()) + 2 * len(data))
     at_once = config.optim.micro_batch or config.optim.batch
-    memory, gpu = (
-        _extrapolated(one, several, crops.crops, at_once)
-        for one, several in (
-            (crops.one.most, crops.several.most),
-            (crops.one.gpu_most, crops.several.gpu_most),
-        )
+    one, several = crops.one, crops.several
+    memory = _extrapolated(one.most, several.most, crops.crops, at_once) + features
+    return Cost(
+        seconds,
+        max(memory, _most_so_far()) if several.most else 0,
+        _extrapolated(one.gpu_most, several.gpu_most, crops.crops, at_once),
+        disk + features,
     )
-    memory = max(memory + features, _most_so_far()) if memory else 0
-    return Cost(seconds, memory, gpu, disk)
 
 
 def _refreshes(config: Config, align: range) -> int:
     """Passes over the training set for foreground features."""
-    if not align:
-        return 0
-    every = config.cmpa.update_every
-    again = config.cmpa.aligns_patches or config.cmpa.cam_source == "cmpa"
-    return len([each for each in align if each % every == 0]) if again else int(align.start == 0)
+    if config.cmpa.aligns_patches or config.cmpa.cam_source == "cmpa":
+        return sum(each % config.cmpa.update_every == 0 for each in align)
+    return int(len(align) > 0 and align.start == 0)
 
 
 def typical(samples: Sequence[Sample], sizes: Sequence[Size]) -> tuple[Sample, ...]:
-    """Two images to try: a third and two thirds up the list by size, with a label if there is."""
+    """Two images to try: a third and two thirds up the list by size, of those with a label."""
     ranked = sorted(
         zip(samples, sizes, strict=True), key=lambda each: (each[1][0] * each[1][1], each[0].name)
     )
     usable = [sample for sample, _ in ranked if sample.labels] or [each for each, _ in ranked]
-    return tuple(dict.fromkeys(usable[len(usable) * part // (TRIED + 1)] for part in (1, 2)))
-
-
-def some_sizes(data: LabelledImages) -> list[Size]:
-    """Height and width of some images from all over the data set."""
-    step = -(-len(data) // _LOOKED_AT)
-    return [image_size(sample.image) for sample in data.samples[::step]]
+    return tuple(dict.fromkeys(usable[len(usable) * third // 3] for third in (1, 2)))
 
 
 def in_words(cost: Cost) -> str:
@@ -457,10 +501,12 @@ def duration(seconds: float) -> str:
     minutes = _rounded(seconds / 60)
     if minutes < 90:
         return f"{minutes:.0f} min"
+    if seconds < 10 * 3600:
+        hours, tens = divmod(10 * round(seconds / 600), 60)
+        return f"{hours} h {tens} min" if tens else f"{hours} h"
     if seconds < 36 * 3600:
-        hours, minutes = divmod(10 * round(seconds / 600), 60)
-        return f"{hours:.0f} h" + (f" {minutes:.0f} min" if minutes and hours < 10 else "")
-    return f"{_rounded(seconds / 86400):.1f} days"
+        return f"{seconds / 3600:.0f} h"
+    return f"{_rounded(seconds / 86400):.2g} days"
 
 
 def amount(count: int) -> str:
@@ -474,9 +520,7 @@ def amount(count: int) -> str:
 
 def _rounded(value: float) -> float:
     """To two digits."""
-    if value <= 0:
-        return 0.0
-    return round(value, 1 - math.floor(math.log10(value)))
+    return 0.0 if value <= 0 else round(value, 1 - math.floor(math.log10(value)))
 
 
 def _with_workers(loading: float, computing: float, workers: int) -> float:
@@ -493,13 +537,6 @@ def _patches(size: Size, patch: int) -> int:
 
 def _superpixel_bytes(model: SSR, small: Sequence[Size]) -> int:
     return 2 * _area(small) + 128 * len(small) if model.wants_superpixels else 0
-
-
-def _grown(peak: Peak, growth: float) -> tuple[int, int]:
-    """Memory and GPU memory where what was added to what was there is ``growth`` times as much."""
-    memory = peak.before + growth * (peak.most - peak.before)
-    gpu = peak.gpu_before + growth * (peak.gpu_most - peak.gpu_before)
-    return max(round(memory), _most_so_far()) if peak.most else 0, round(gpu)
 
 
 def _extrapolated(one: int, several: int, crops: int, at_once: int) -> int:
@@ -532,13 +569,13 @@ class _Clock:
 def _peak(device: torch.device) -> Iterator[list[Peak]]:
     """Watch memory; the list holds the result behind the block."""
     found: list[Peak] = []
-    before = most = resident()
+    before = most = _resident()
     done = threading.Event()
 
     def watch() -> None:
         nonlocal most
         while not done.wait(0.002):
-            most = max(most, resident())
+            most = max(most, _resident())
 
     cuda = device.type == "cuda"
     gpu_before = torch.cuda.memory_allocated(device) if cuda else 0
@@ -552,10 +589,10 @@ def _peak(device: torch.device) -> Iterator[list[Peak]]:
         done.set()
         watcher.join()
         gpu = torch.cuda.max_memory_allocated(device) if cuda else 0
-        found.append(Peak(before, max(most, resident()), gpu_before, gpu))
+        found.append(Peak(before, max(most, _resident()), gpu_before, gpu))
 
 
-def resident() -> int:
+def _resident() -> int:
     """Memory of this process in bytes now, or the most so far where only that is known; or 0."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,17 +36,24 @@ from ssrseg.config import Config, OptimConfig, config_of, load_config
 from ssrseg.console import Steps, note, steps
 from ssrseg.data.crops import CropBatch, CropDraws, derive_seed, refuse_without_masks
 from ssrseg.data.files import only_writer, sweep, user_path, write_text, writing
+from ssrseg.data.images import read_image
 from ssrseg.data.notices import say_again
 from ssrseg.data.open import labelled_images
 from ssrseg.data.photos import all_faults, usable_photos
-from ssrseg.data.sample import LabelledImages
+from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.windows import WindowBatch, WindowDraws
 from ssrseg.device import pick_device
 from ssrseg.errors import CheckpointError, ConfigError, DataError, DivergenceError, counted
-from ssrseg.estimate import PhotoRates, in_words, some_sizes, train_cost, try_crops, try_photos
+from ssrseg.estimate import PhotoRates, in_words, train_cost, try_crops, try_photos
 from ssrseg.failures import Failure, describe_failures, write_failures
-from ssrseg.feature_cache import choose_features, feature_files, make_features, window_features
+from ssrseg.feature_cache import (
+    choose_features,
+    feature_files,
+    make_features,
+    photo_sizes,
+    window_features,
+)
 from ssrseg.foreground import ForegroundFeatures, collect_foreground
 from ssrseg.interruption import Interrupted, Stop, until_stopped
 from ssrseg.losses import crop_pairs, draw_pairs, proto_loss, seg_loss
@@ -53,11 +61,15 @@ from ssrseg.method.cmpa import image_prototypes
 from ssrseg.method.objective import ssr_loss
 from ssrseg.model import SSR, InitialCam
 from ssrseg.networks.vocabulary import build_vocabulary, refuse_lone_texts
-from ssrseg.photo_masks import pseudo_mask_miou
+from ssrseg.photo_masks import pseudo_mask_miou, rectify_photo
+from ssrseg.report.run import TrainedImage, write_run_report
 from ssrseg.safe_yaml import dump_yaml
 from ssrseg.schedule import Schedule, Supervision, plan, resolved
 from ssrseg.trained_parts import first_seed, new_alignment, new_decoder
 from ssrseg.training_log import Log
+
+SHOWN = 6
+"""Training photographs in report.html: the time of so many masks and predictions."""
 
 MACHINE_FILE = "machine.yaml"
 """What no setting says and results depend on all the same, an entry for each session."""
@@ -213,8 +225,8 @@ def train(
     Args:
         data: Training images with their labels, or their folder. No mask of theirs is opened,
             unless ``supervision`` is ``full``.
-        out: Run folder: config.yaml, machine.yaml, log.csv, checkpoint.safetensors and, at the
-            end, model.safetensors.
+        out: Run folder: config.yaml, machine.yaml, log.csv, checkpoint.safetensors,
+            report.html and, at the end, model.safetensors.
         config: Settings, or the name of a preset.
         supervision: ``labels``, or ``full``: the same decoder on true masks, the control of
             Table 6.
@@ -238,7 +250,8 @@ def train(
         Interrupted: After Ctrl-C, SIGTERM or SIGHUP, when the iteration is finished and saved.
         OutputError: If the disk is full, or another process writes into ``out``.
     """
-    out, device = model_path(user_path(out, "a run")), pick_device(device)
+    start, out = time.monotonic(), model_path(user_path(out, "a run"))
+    device = pick_device(device)
     say_again()
     data, given = labelled_images(data), config_of(config)
     config = resolved(given, len(data))
@@ -291,6 +304,7 @@ def train(
                 save_checkpoint(out / MODEL_FILE, made)
                 if run.keeps_features and cache is None:
                     shutil.rmtree(run.features, ignore_errors=True)
+        _report(run, state.model, max(first, end) - first, time.monotonic() - start, finished)
     return TrainResult(out, max(first, end), total, finished, last, tuple(failures))
 
 
@@ -305,6 +319,44 @@ def _with_features(run: _Run, model: SSR) -> _Run:
     return replace(run, config=replace(run.config, optim=optim))
 
 
+def _report(run: _Run, model: SSR, done: int, seconds: float, finished: bool) -> None:
+    """Write report.html, with a few photographs if the model is finished."""
+    schedule = run.schedule
+    kind = "image-level labels" if run.supervision == "labels" else "true masks (the control)"
+    stages = f"CMPA {len(schedule.align):,}, decoder {len(schedule.segment):,}"
+    facts = (
+        ("learned from", kind),
+        ("iterations", f"{schedule.total:,} ({stages})"),
+        ("last call", f"{counted(done, 'iteration', 'iterations')} in {seconds / 60:.1f} minutes"),
+    )
+    shown = [_seen(run, model, sample) for sample in _varied(run.data)] if finished else []
+    write_run_report(run.out, run.data, run.config, shown, facts)
+
+
+def _varied(data: LabelledImages) -> list[Sample]:
+    """A few samples that show many classes: in their order, those with a new one first."""
+    known: set[int] = set()
+    new = []
+    for sample in data.samples:
+        if not known.issuperset(sample.labels):
+            known.update(sample.labels)
+            new.append(sample)
+    rest = [sample for sample in data.samples if sample.labels and sample not in new[:SHOWN]]
+    return (new + rest)[:SHOWN]
+
+
+def _seen(run: _Run, model: SSR, sample: Sample) -> TrainedImage:
+    """A photograph as the model sees it: rectified with its labels, and segmented without."""
+    photo = read_image(sample.image, run.config.data.range)
+    maps, masks = {}, {}
+    if run.supervision == "labels":
+        found = rectify_photo(model, photo, sample.labels, run.superpixels)
+        maps = {"CAM": found.cam.numpy(), "refined CAM": found.refined_cam.numpy()}
+        masks = {"pseudo mask": found.pseudo_mask.numpy()}
+    masks["prediction"] = model.segment_photo(photo).pseudo_mask.cpu().numpy()
+    return TrainedImage(sample.name, photo.numpy(), sample.labels, maps, masks)
+
+
 def _try_one(run: _Run, model: SSR) -> PhotoRates | None:
     """BackboneError, before anything is learned, if the encoders give no usable CAM.
 
@@ -317,15 +369,14 @@ def _try_one(run: _Run, model: SSR) -> PhotoRates | None:
 def _say_cost(run: _Run, model: SSR, photos: PhotoRates, first: int) -> None:
     """A line on what the iterations from ``first`` on will take."""
     some = next(each for each in run.data.samples if each.labels)
-    rows = int(run.data.labels.sum())
-    crops = try_crops(model, replace(run.data, samples=(some,)), rows=rows)
-    sizes, schedule = some_sizes(run.data), run.schedule
-    cost = train_cost(photos, crops, model, run.data, sizes, schedule, first=first)
-    optim = run.config.optim
-    left = "more " if first else ""
+    crops = try_crops(model, run.data, [some])
+    sizes = photo_sizes(run.data, run.config)
+    cost = train_cost(photos, crops, model, run.data, sizes, run.schedule, first=first)
+    optim, images = run.config.optim, counted(len(run.data), "image", "images")
+    left = "what is left takes " if first else ""
     note(
-        f"{optim.iterations:,} iterations of {optim.batch} crops for"
-        f" {counted(len(run.data), 'image', 'images')}: {left}{in_words(cost)}."
+        f"{optim.iterations:,} iterations of {optim.batch} crops for {images}:"
+        f" {left}{in_words(cost)}."
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from make_tiny import tiny_voc
 
 from ssrseg.data.open import open_labelled
 from ssrseg.errors import DataError, LabelsError
@@ -64,8 +65,9 @@ TABLES = {
     "_classes.csv": "filename, cat, dog\na.jpg, 1, 1\nb.jpg, 0, 1\nc.jpg, 0, 0\n",
     "words.csv": "image;cat;dog\na.jpg;yes;Yes\nb.jpg;no;YES\nc.jpg;no;no\n",
     "excel-words.csv": "image;cat;dog\na.jpg;TRUE;TRUE\nb.jpg;FALSE;TRUE\nc.jpg;FALSE;FALSE\n",
-    "crosses.csv": "image;cat;dog\na.jpg;x;X\nb.jpg;;x\nc.jpg;;\n",
+    "crosses.csv": "image;cat;dog\nc.jpg;;\na.jpg;x;X\nb.jpg;;x\n",
     "floats.csv": "image,cat,dog,width\na.jpg,1.0,1.0,640\nb.jpg,0.0,1.0,640\nc.jpg,0.0,0.0,640\n",
+    "german.csv": "Dateiname;Tags;Bearbeiter\na.jpg;cat,dog;me\nb.jpg;dog;me\nc.jpg;none;you\n",
     "index.csv": ",image,cat,dog\n0,a.jpg,1,1\n1,b.jpg,0,1\n2,c.jpg,0,0\n",
 }  # fmt: skip
 
@@ -94,6 +96,7 @@ def test_columns_of_marks_keep_their_order(tmp_path: Path) -> None:
     assert data.classes == ("dog", "cat")
     said = notices(tmp_path)
     assert "Class ids follow the order in t.csv: dog = 1, cat = 2." in said
+    assert 't.csv: the columns of yes and no are classes: "dog", "cat".' in said
     assert "t.csv: 1 image shows none of the classes, by a row without a mark." in said
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     assert open_labelled(tmp_path).classes == ("cat", "dog")
@@ -106,6 +109,17 @@ def test_roboflows_unlabeled_column_marks_no_class(tmp_path: Path) -> None:
     images(tmp_path).joinpath("_classes.csv").write_text(text)
     assert shown(tmp_path) == {"a.jpg": ["cat", "dog"], "b.jpg": ["dog"]}
     assert '1 image left out, which "Unlabeled" marks.' in notices(tmp_path)
+
+
+def test_a_column_for_none(tmp_path: Path) -> None:
+    text = "image,cat,dog,none\na.jpg,1,1,0\nb.jpg,0,1,0\nc.jpg,0,0,1\n"
+    images(tmp_path).joinpath("t.csv").write_text(text)
+    assert shown(tmp_path) == EXPECTED
+    assert open_labelled(tmp_path).classes == ("cat", "dog")
+    (tmp_path / "t.csv").write_text(text.replace("0,1,0", "0,1,1"))
+    assert refused(tmp_path) == (
+        'D/t.csv line 3: "none" stands beside other labels (dog;none). Remove one or the other.'
+    )
 
 
 def test_a_split_column(tmp_path: Path) -> None:
@@ -160,16 +174,25 @@ def test_labels_csv_wins_and_others_are_named(tmp_path: Path) -> None:
     images(tmp_path).joinpath("labels.csv").write_text(TABLES["labels.csv"])
     (tmp_path / "more.json").write_text('{"a.jpg": ["bird"]}')
     assert shown(tmp_path) == EXPECTED
-    assert "more.json has labels, too (JSON), and is passed over for labels.csv" in (
-        notices(tmp_path)
-    )
+    said = "more.json has labels, too (JSON), and is passed over for labels.csv; --data"
+    assert said in notices(tmp_path)
+    shutil.rmtree(tmp_path)
+    voc = tiny_voc(tmp_path)
+    (voc / "tags.csv").write_text("image,tags\n2007_000001.jpg,cow\n")
+    assert "tags.csv has labels, too (a table), and is passed over for Annotations" in notices(voc)
+    assert shown(voc / "tags.csv") == {"JPEGImages/2007_000001.jpg": ["cow"]}
 
 
 def test_a_table_that_is_not_understood_is_named_with_line_and_cure(tmp_path: Path) -> None:
     images(tmp_path).joinpath("pflanzen.csv").write_text("Foto;Art\na.jpg;Distel\n")
     assert refused(tmp_path) == (
-        'D/pflanzen.csv line 1 should be the header "image,labels" but reads "Foto;Art". Replace'
-        " it by the header."
+        'D/pflanzen.csv line 1 has no column of labels ("Art" may be anything). Call that of the'
+        ' labels "labels", or write a column of 0 and 1 for each class.'
+    )
+    (tmp_path / "pflanzen.csv").write_text("Ort;Art\nGarten;Distel\n")
+    assert refused(tmp_path) == (
+        'D/pflanzen.csv line 1 should be the header "image,labels" but reads "Ort;Art". Replace it'
+        " by the header."
     )
 
 
@@ -289,7 +312,7 @@ def task(image: str, *labels: Any, number: int = 1, **more: Any) -> dict[str, An
         "https://studio.example/data/local-files/?d=photos%2F{}",
         "s3://bucket/day%201/{}",
         "https://example.org/images/{}?Expires=1",
-        "/home/me/photos/{}",
+        "/srv/me/photos/{}",
         "C:\\photos\\{}",
         "{}",
     ],
@@ -305,6 +328,26 @@ def test_label_studio(tmp_path: Path, address: str) -> None:
     (tmp_path / "project-1-at-2024.json").write_text(json.dumps(tasks))
     assert shown(tmp_path) == {f"photos/{name}": words for name, words in EXPECTED.items()}
     assert "1 of 4 tasks left out, without a label" in notices(tmp_path)
+
+
+def test_label_studios_export_for_coco_without_its_images(tmp_path: Path) -> None:
+    """Names have what Label Studio put before them, and the images are the user's own."""
+    images(tmp_path, "photos/a.jpg", "photos/b.jpg")
+    table: dict[str, Any] = {
+        "images": [{"id": 0, "file_name": "images/1a2b3c4d-a.jpg", "width": 9, "height": 9},
+                   {"id": 1, "file_name": "..\\..\\media\\upload\\1\\1a2b3c4d-b.jpg"}],
+        "categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}],
+        "annotations": [{"id": 0, "image_id": 0, "category_id": 1, "bbox": [1, 1, 2, 2]}],
+        "info": {"contributor": "Label Studio"},
+    }  # fmt: skip
+    (tmp_path / "result.json").write_text(json.dumps(table | {"images": table["images"][:1]}))
+    assert shown(tmp_path) == {"photos/a.jpg": ["dog"]}
+    (tmp_path / "result.json").write_text(json.dumps(table))
+    assert 'has an empty part, "." or ".." in it' in refused(tmp_path)
+    table["images"][1]["file_name"] = "/data/upload/1/1a2b3c4d-b.jpg"
+    table["annotations"].append({"id": 1, "image_id": 1, "category_id": 0})
+    (tmp_path / "result.json").write_text(json.dumps(table))
+    assert shown(tmp_path) == {"photos/a.jpg": ["dog"], "photos/b.jpg": ["cat"]}
 
 
 def test_names_as_label_studio_keeps_them(tmp_path: Path) -> None:
@@ -465,9 +508,9 @@ IN_YOLO = {
         "names: [cat, dog]\ntrain: images/train\nval: images/val\n",
         "names:\n  0: cat\n  1: dog\nnc: 2\ntrain: images/train\nval: images/val\n",
         "path: ../datasets/pets\ntrain: images/train\nval: images/val\ntest:\nnames: [cat, dog]\n",
-        "path: /home/me/pets\ntrain: [images/train]\nval: images/val\nnames: [cat, dog]\n",
+        "path: /srv/me/pets\ntrain: [images/train]\nval: images/val\nnames: [cat, dog]\n",
         "train: ../images/train\nval: ../images/val\nnames: ['cat', 'dog']\nroboflow: {v: 1}\n",
-        "train: /home/me/pets/images/train/\nval: ./images/val\nnames: [cat, dog]\n",
+        "train: /srv/me/pets/images/train/\nval: ./images/val\nnames: [cat, dog]\n",
         "names: [cat, dog]\n",
     ],
 )
@@ -514,6 +557,15 @@ def test_label_studios_export_for_yolo(tmp_path: Path) -> None:
     assert shown(tmp_path, "val") == {"images/val/c.jpg": []}
 
 
+def test_labelimgs_files_beside_the_images(tmp_path: Path) -> None:
+    images(tmp_path)
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    assert "is no data folder" in refused(tmp_path)
+    for name, text in (("a", "0 .5 .5 .1 .1\n1 .5 .5 .1 .1\n"), ("b", "1 .5 .5 .1 .1"), ("c", "")):
+        (tmp_path / f"{name}.txt").write_text(text)
+    assert shown(tmp_path) == EXPECTED
+
+
 @pytest.mark.parametrize(
     ("labels", "yaml", "message"),
     [
@@ -553,6 +605,15 @@ def test_a_folder_per_class(tmp_path: Path) -> None:
     assert "one folder per class; labels are the names of the folders." in notices(tmp_path)
     names = [sample.name for sample in open_labelled(tmp_path).samples]
     assert names == ["cat,dog/d", "cat/a", "dog/b", "none/c"]
+
+
+def test_results_among_the_folders_are_no_class(tmp_path: Path) -> None:
+    images(tmp_path, "cat/a.jpg", "dog/b.jpg", "out/overlays/a.png", "out/masks/a.png")
+    for name in ("manifest.csv", "classes.txt"):
+        (tmp_path / "out" / name).touch()
+    assert shown(tmp_path) == {"cat/a.jpg": ["cat"], "dog/b.jpg": ["dog"]}
+    (tmp_path / "t.csv").write_text("image,labels\na,cat\nb,dog\n")
+    assert shown(tmp_path) == {"cat/a.jpg": ["cat"], "dog/b.jpg": ["dog"]}
 
 
 def test_folders_of_splits(tmp_path: Path) -> None:

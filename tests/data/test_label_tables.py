@@ -190,8 +190,8 @@ def test_header_missing_or_wrong(folder):
         " above it."
     )
     assert error_of(folder, "\nwhere,what\nimages/a.jpg,cat\n") == (
-        'F line 2 should be the header "image,labels" but reads "where,what". Replace it by'
-        " the header."
+        'F line 2 has no column of labels ("what" may be anything). Call that of the labels'
+        ' "labels", or write a column of 0 and 1 for each class.'
     )
 
 

@@ -25,7 +25,7 @@ from ssrseg.paper.drawing import (
     save_figure,
 )
 from ssrseg.paper.embedding import import_tsne
-from ssrseg.paper.page import Picture, PictureRow
+from ssrseg.report.page import Picture, PictureRow
 
 
 def picture(value: int, caption: str = "", shape: tuple[int, int] = (6, 8)) -> Picture:

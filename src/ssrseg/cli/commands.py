@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -67,23 +66,32 @@ def check(
     """
     config = load_settings(method, encoders)
     images = open_data(data, split)
-    whole = images if split is None else open_data(data, None)
-    from ssrseg.cli.check_report import print_check
+    from ssrseg.cli.check_report import print_check, refuse_to_replace, write_clean
+    from ssrseg.data.open import open_labelled
     from ssrseg.device import pick_device
 
-    code = print_check(images, config, pick_device(device), whole=whole)
+    if write is not None:
+        refuse_to_replace(write)
+    whole = images if split in (None, "all") else open_labelled(data)
+    code = print_check(images, data, config, pick_device(device), whole=whole)
+    if write is not None:
+        write_clean(images, config, write)
     return code
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """What happens to files that are in the way, or faulty."""
+    """What is written beside the masks, and what becomes of files in the way, or faulty."""
 
+    confidence: bool = False
+    """Also write confidence/NAME.png: how sure each pixel is, grey, 255 = 1."""
     overwrite: bool = False
     """Make everything anew that is there already, also masks corrected by hand."""
     strict: bool = False
     """Stop at the first image that cannot be used. Default: go on, and list it."""
+    report: Annotated[bool, Parameter(negative_bool="no-")] = True
+    """Write report.html, a page to look at all masks, the worst first."""
 
 
 @command(EVERYDAY)
@@ -91,26 +99,21 @@ def masks(*, setup: ModelSetup, out: Path, files: Files = Files()) -> int:
     """Make pseudo masks of images from their labels.
 
     Args:
-        out: Gets masks/, cams/, classes.txt, manifest.csv; run again to resume, or with other
-            settings pseudo.* for other masks from the same CAMs.
+        out: Gets masks/, cams/, classes.txt, manifest.csv, report.html; run again to resume, or
+            with other settings pseudo.* for other masks from the same CAMs.
     """
     config = setup.settings()
     images = _open(setup)
     from ssrseg.pseudo_masks import make_masks
+    from ssrseg.review import describe_reviews
 
     model, cache, device = setup.model, setup.cache, setup.device
     result = make_masks(images, out, config, model=model, cache=cache, device=device, **vars(files))
     code = _echo_written(result)
     if result.from_kept_cams:
         echo(f"{counted(result.from_kept_cams, 'mask', 'masks')} of these from kept CAMs.")
-    if result.absent:
-        first = (f"{name} ({', '.join(words)})" for name, words in result.absent.items())
-        more = ", ..." if len(result.absent) > 5 else ""
-        echo(
-            f"{counted(len(result.absent), 'mask shows', 'masks show')} nothing of a class that"
-            f" their image is labelled with, of {len(images)}: {', '.join(islice(first, 5))}{more}"
-            f" (column absent of {result.out / 'manifest.csv'})."
-        )
+    for line in describe_reviews(result.out, result.reviews):
+        echo(line)
     return code
 
 
@@ -159,6 +162,7 @@ def train(
     if result.finished:
         file = result.run / "model.safetensors"
         echo(f"Finished: {file}. Next: ssrseg predict --model {out} ...")
+        echo(f"Look at it: {result.run / 'report.html'}")
     else:
         echo(
             f"Stopped after {result.iteration} iterations of {result.total}, as --stop-after asks;"
@@ -192,6 +196,8 @@ def _echo_written(result: MasksResult | PredictResult) -> int:
         echo(f"{masks} corrected by hand and left alone: {first}.")
     for line in describe_failures(result.out, result.failures):
         echo(line)
+    if (page := result.out / "report.html").is_file():
+        echo(f"Look at them: {page}")
     return EXIT_CODE if result.failures else 0
 
 
@@ -248,13 +254,14 @@ def predict(
     """Segment images with a trained model; no labels needed.
 
     Args:
-        out: Gets masks/, classes.txt, manifest.csv; run again to resume.
+        out: Gets masks/, classes.txt, manifest.csv, report.html; run again to resume.
         crf: Refine with a DenseCRF. Default: as the model's settings say.
         value_range: Black and white of photographs of more than 8 bits, such as 0 4095. Default:
             as the model's settings say, else by the file.
     """
     chosen = images.open()
     from ssrseg.prediction import predict
+    from ssrseg.review import describe_reviews
 
     model, clip = trained.model, trained.clip
     result = predict(
@@ -267,7 +274,23 @@ def predict(
         device=device,
         **vars(files),
     )
-    return _echo_written(result)
+    code = _echo_written(result)
+    for line in describe_reviews(result.out, result.reviews):
+        echo(line)
+    return code
+
+
+@command(EVERYDAY)
+def report(folder: Path, /, *, images: Path | None = None) -> None:
+    """Write report.html of masks anew, as after corrections by hand.
+
+    Args:
+        folder: Written by `masks` or `predict`.
+        images: Folder of the photographs, if they are not where manifest.csv says.
+    """
+    from ssrseg.report.masks import write_masks_report
+
+    echo(f"Report: {write_masks_report(folder, images=images)}")
 
 
 @command(EVERYDAY)

@@ -12,6 +12,7 @@ from ssrseg.data import coco
 from ssrseg.data.class_ids import find_masks
 from ssrseg.data.classes import VOC_CLASSES, ClassList, class_key, read_classes
 from ssrseg.data.files import user_path
+from ssrseg.data.label_files.addresses import paths_of
 from ssrseg.data.label_files.check import check_rows
 from ssrseg.data.label_files.class_folders import class_folders, read_class_folders
 from ssrseg.data.label_files.find import (
@@ -84,7 +85,8 @@ def _open(root: Path, split: str | None) -> LabelledImages:
         rows = LabelFiles("a table", {None: own}).read(root, listed)
         return _open_rows(root, split, rows, listed, passed_over(root, own.name))
     if coco.is_coco(root):
-        return _open_coco(root, split, listed, coco.instances_files(root))
+        others = passed_over(root, "annotations")
+        return _open_coco(root, split, listed, coco.instances_files(root), others)
     if _is_labelled_voc(root):
         return _open_voc(root, split, listed or ClassList(VOC_CLASSES, source="VOC's class list"))
     if root.name in _INNER and _is_labelled(root.parent):
@@ -97,6 +99,23 @@ def _open(root: Path, split: str | None) -> LabelledImages:
         known = frozenset(map(class_key, listed.names)) if listed else frozenset()
         return _open_rows(root, split, read_class_folders(root, known), listed)
     _refuse_unlabelled(root)
+
+
+def labels_source(path: Path) -> str:
+    """Where ``open_labelled`` takes the labels from, in words: ``labels.csv``, ``COCO's JSON``."""
+    if path.is_file():
+        return f"{path.name}, {reader_for(path)}"
+    if (path / "labels.csv").exists():
+        return "labels.csv"
+    if coco.is_coco(path):
+        return COCO
+    if _is_labelled_voc(path):
+        return "VOC's Annotations"
+    files = find_label_files(path)
+    if files is None:
+        return "one folder per class"
+    names = (file.relative_to(path).as_posix() for file in files.files.values())
+    return f"{', '.join(names)}, {files.format}"
 
 
 def _open_file(path: Path, split: str | None) -> LabelledImages:
@@ -160,7 +179,8 @@ def _open_voc(root: Path, split: str | None, listed: ClassList) -> LabelledImage
     chosen = _choose(root, split, images, "JPEGImages")
     present, more = read_annotations(root / "Annotations", chosen, listed)
     labels = dict(zip(chosen, present, strict=True))
-    return _labelled(root, listed.names, images, labels, chosen, listed, notices + more)
+    notices += more + passed_over(root, "Annotations")
+    return _labelled(root, listed.names, images, labels, chosen, listed, notices)
 
 
 def _labelled(
@@ -221,7 +241,11 @@ def _truths(
 
 
 def _open_coco(
-    root: Path, split: str | None, listed: ClassList | None, files: Mapping[str, Path]
+    root: Path,
+    split: str | None,
+    listed: ClassList | None,
+    files: Mapping[str, Path],
+    others: tuple[str, ...] = (),
 ) -> LabelledImages:
     """Samples named like their images, which need not lie in COCO's own folders."""
     whole, notices = coco.whole_data(root, files)
@@ -271,14 +295,14 @@ def _open_coco(
     samples = (Sample(name, root / images[name], labels[name], truths.get(name)) for name in chosen)
     said = dict.fromkeys(notice for table in tables.values() for notice in table.notices)
     notices = () if split in files else notices
-    notices = (*notices, *said, *_without_instance(tables, files), *more)
+    notices = (*others, *notices, *said, *_without_instance(tables, files), *more)
     own = listed or ClassList(classes)
     return LabelledImages(root, classes, tuple(samples), own.prompts, notices, own.background)
 
 
 def _by_end(lookup: ImagesOf, names: Iterable[str]) -> dict[str, str]:
     """Images that lie elsewhere, by the ends of their paths."""
-    found = {name: lookup.find(Row("", name))[0] for name in sorted(names)}
+    found = {name: lookup.find(Row("", name, also=paths_of(name)))[0] for name in sorted(names)}
     return {name: path for name, path in found.items() if path is not None}
 
 

@@ -23,11 +23,13 @@ from ssrseg.demo.rows import GROUPS, MAIN_ROWS, PAPERS_WEIGHTS, SHORT
 from ssrseg.method.pseudo_mask import IGNORE
 from ssrseg.model import SSR
 from ssrseg.overlay import heat_overlay, ids_overlay, mask_palette, target_overlay, upsample
-from ssrseg.paper.page import (
+from ssrseg.paper.published import PAPER
+from ssrseg.paper.results import spread, summary
+from ssrseg.paper.rows import CMPA_CAM, MASKS, READOUTS
+from ssrseg.photo_masks import PhotoMask, rectify_photo
+from ssrseg.report.page import (
     Bar,
     BarChart,
-    Chart,
-    Curve,
     Picture,
     PictureRow,
     Report,
@@ -37,11 +39,7 @@ from ssrseg.paper.page import (
     plain_text,
     write_page,
 )
-from ssrseg.paper.published import PAPER
-from ssrseg.paper.results import spread, summary
-from ssrseg.paper.rows import CMPA_CAM, MASKS, READOUTS
-from ssrseg.photo_masks import PhotoMask, rectify_photo
-from ssrseg.training_log import FIELDS, readable_rows
+from ssrseg.report.run import training_charts
 
 SCENES_SHOWN, SCENES_FOLDED = 3, 5
 PICTURE_SIDE = 512
@@ -121,7 +119,7 @@ def write_report(
         Section("Figures", tables=(_main_table(figures),)),
         Section("Controls: what each gain has to be held against", folded=True, tables=(controls,)),
         Section("The paper's ablations in small", folded=True, tables=_small_tables(figures)),
-        Section("Training", folded=True, charts=(_curves(folder / "ssr" / "log.csv"),)),
+        Section("Training", folded=True, charts=training_charts(folder / "ssr" / "log.csv")[:1]),
         Section(
             "Do it again",
             "ssrseg demo --seeds 3 repeats all of this on three sets of scenes. The folder beside"
@@ -291,16 +289,3 @@ def _step_pictures(
         heat("refined CAM (SGC)", found.refined_cam[0]),
         *(Picture(what, ids_overlay(large, nearest(ids))) for what, ids in masks.items()),
     )
-
-
-def _curves(log: Path) -> Chart:
-    rows = [
-        dict(zip(FIELDS, map(float, row.split(",")), strict=True))
-        for row in readable_rows(log, 10**9)
-    ]
-    curves = []
-    for name, field in (("L_proto", "proto"), ("L_seg", "seg")):
-        active = [row for row in rows if row[field]]
-        x, y = (tuple(row[each] for row in active) for each in ("iteration", field))
-        curves.append(Curve(name, x, y))
-    return Chart("Loss: CMPA first, then the decoder", "iteration", "loss", tuple(curves))

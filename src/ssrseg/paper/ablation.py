@@ -10,7 +10,6 @@ from itertools import product
 from ssrseg.config import BY_CONTENT, Config, known_keys, load_config
 from ssrseg.errors import ConfigError, did_you_mean
 from ssrseg.paper.experiments import Experiment, Result, Task, Training, Workspace, tasks
-from ssrseg.paper.page import ReportTable, TableRow
 from ssrseg.paper.provenance import Measure, head_settings, run_settings
 from ssrseg.paper.results import (
     CONFUSION_NOTE,
@@ -20,6 +19,7 @@ from ssrseg.paper.results import (
     missing_note,
 )
 from ssrseg.paper.rows import PLAIN, SSR_TRAINING
+from ssrseg.report.page import ReportTable, TableRow
 
 _TITLES = {
     "seeds": "Ablation: CAM seeds, no pixel refinement, at the exponent that scores best",

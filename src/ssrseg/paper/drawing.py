@@ -30,8 +30,8 @@ from ssrseg.overlay import (
 from ssrseg.paper.cam_comparison import CLIP_CAM, CMPA_CAM, OURS, PRIOR, UNMASKED, CamComparison
 from ssrseg.paper.embedding import CLIP, CMPA, UNTRAINED, Plane
 from ssrseg.paper.method_comparison import IMAGE, TRUTH, MethodComparison
-from ssrseg.paper.page import Colour, Picture, PictureRow
 from ssrseg.paper.separation import Separation
+from ssrseg.report.page import Colour, Picture, PictureRow
 
 try:
     import matplotlib

@@ -229,7 +229,10 @@ def _score_masks(workspace: Workspace, task: Task) -> None:
     else:
         out = workspace.out / "predictions" / f"masks-{task.key}"
         cache, device = workspace.superpixels, workspace.device
-        make_masks(data, out, task.config, model=task.run, cache=cache, device=device, strict=True)
+        make_masks(
+            data, out, task.config, model=task.run, cache=cache, device=device, strict=True,
+            report=False,
+        )  # fmt: skip
     found = evaluate(out, data)
     extra = {"seconds": time.monotonic() - start, "predictions": workspace.relative(out)}
     if task.experiment.measure == "masks":
@@ -253,6 +256,7 @@ def _segment(workspace: Workspace, task: Task, data: LabelledImages) -> Path:
         test=config.test,
         device=workspace.device,
         strict=True,
+        report=False,
     )
     return out
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ssrseg.paper.experiments import Result
-from ssrseg.paper.page import ReportTable, TableRow
 from ssrseg.paper.published import PAPER, PaperRow
 from ssrseg.paper.results import (
     CONFUSION_NOTE,
@@ -27,6 +26,7 @@ from ssrseg.paper.rows import (
     READOUTS,
     TABLES,
 )
+from ssrseg.report.page import ReportTable, TableRow
 
 OTHER_DATA = (
     "The paper's figures: VOC 2012 or COCO 2014, CLIP ViT-B/16 and DINO ViT-S/16, both pretrained."

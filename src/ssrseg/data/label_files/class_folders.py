@@ -17,11 +17,11 @@ from pathlib import Path
 
 from ssrseg.data.classes import class_key
 from ssrseg.data.files import content_digest
+from ssrseg.data.label_files.lookup import images_below
 from ssrseg.data.label_files.rows import SPLITS, LabelRows, Row
 from ssrseg.data.naming import IMAGE_FOLDERS
 from ssrseg.data.text import quoted
-from ssrseg.data.walk import list_images
-from ssrseg.errors import DataError, LabelsError, counted
+from ssrseg.errors import LabelsError, counted
 
 _NO_CLASSES = frozenset({
     *map(str.casefold, IMAGE_FOLDERS), "imgs", "img", "photos", "pictures", "labels", "masks",
@@ -36,11 +36,7 @@ def class_folders(root: Path) -> dict[str, tuple[str | None, tuple[str, ...]]] |
     None if they do not: some lie beside the folders, there is a single one, or they are called as
     folders of all images are.
     """
-    try:
-        files = list_images(root).images
-    except DataError:  # no image
-        return None
-    paths = [file.relative_to(root).as_posix() for file in files]
+    paths = images_below(root)
     folders = {path: path.split("/")[:-1] for path in paths}
     for names in IMAGE_FOLDERS:
         if all(parts[:1] == [names] for parts in folders.values()):

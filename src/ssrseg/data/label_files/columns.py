@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ssrseg.console import printable
-from ssrseg.data.classes import class_key
+from ssrseg.data.classes import NO_CLASS, class_key
 from ssrseg.data.label_files.addresses import is_address, paths_of
 from ssrseg.data.label_files.cells import Separator, as_text, is_number, listed, truth
 from ssrseg.data.label_files.rows import LabelRows, Row
@@ -30,7 +30,7 @@ _LABELS = frozenset({
 })  # fmt: skip
 _SPLIT = ("split", "subset", "set", "partition", "datasplit")
 _BOX = frozenset({"xmin", "ymin", "xmax", "ymax", "x1", "y1", "x2", "y2", "bbox", "boundingbox"})
-_NO_CLASS_EVER = frozenset({
+_OTHER = frozenset({
     "", "id", "index", "imageid", "width", "height", "imagewidth", "imageheight", "area", "size",
     "annotator", "annotationid", "leadtime", "createdat", "updatedat", "completedby", "fold",
     "difficult", "truncated", "occluded", "iscrowd", "isvalid", "istrain", "istest", "score",
@@ -65,20 +65,27 @@ def plain(head: str) -> str:
     return re.sub(r"[\W_]+", "", head.casefold())
 
 
-def has_image(heads: Sequence[str]) -> bool:
-    """True if a heading is one of those of image files."""
-    return any(plain(head) in _IMAGE for head in heads)
+def has_image(heads: Sequence[str], first: Sequence[Any] = ()) -> bool:
+    """True if a heading is one of those of image files, or an image stands in the first line."""
+    return any(plain(head) in _IMAGE for head in heads) or any(map(is_image, first))
 
 
-def may_be_labels(heads: Sequence[str], first: Sequence[Any]) -> bool:
-    """True if a table looks like labels, by its headings and its first line."""
+def is_image(cell: Any) -> bool:
+    """True if a cell ends like the name of an image file."""
+    return as_text(cell).strip().lower().endswith(SUFFIXES)
+
+
+def may_be_labels(heads: Sequence[str], first: Sequence[Sequence[Any]]) -> bool:
+    """True if a table looks like labels, by its headings and its first lines."""
     names = [plain(head) for head in heads]
-    if not has_image(heads) or {"mask", "madeby"} <= set(names):  # a manifest of ours
+    if not has_image(heads, first[0] if first else ()) or {"mask", "madeby"} <= set(
+        names
+    ):  # a manifest of ours
         return False
-    words = any(name in _LABELS or _family(name) in _LABELS for name in names)
-    pairs = zip(names, first, strict=False)
-    marks = [name for name, cell in pairs if _may_be_class(name) and truth(cell) is not None]
-    return words or bool(marks) or set(names) >= _LABEL_STUDIO
+    words = any(map(is_labels, heads))
+    pairs = (pair for cells in first for pair in zip(names, cells, strict=False))
+    marks = any(_may_be_class(name) and truth(cell) is not None for name, cell in pairs)
+    return words or marks or set(names) >= _LABEL_STUDIO
 
 
 def is_labels(head: str) -> bool:
@@ -88,10 +95,10 @@ def is_labels(head: str) -> bool:
 
 def _may_be_class(name: str) -> bool:
     return (
-        name not in _NO_CLASS_EVER
+        name not in _OTHER
         and name not in _IMAGE
         and name not in _SPLIT
-        and not (name.startswith("unnamed"))
+        and not name.startswith("unnamed")  # pandas' index
     )
 
 
@@ -148,15 +155,17 @@ def find_columns(heads: Sequence[str], lines: Sequence[Line], known: Collection[
 
 
 def _image_column(names: Sequence[str], values: Any) -> int:
-    """The first of the likely headings below which files stand, or of those that are there."""
+    """The likeliest heading below which files stand, or of all; or the only column of files."""
     found = [names.index(name) for name in _IMAGE if name in names]
-    if not found:
-        raise LabelsError('has no column of images. Call it "image".')
     for number in found:
-        first = next(iter(values(number)), "")
-        if as_text(first).strip().lower().endswith(SUFFIXES):
+        if is_image(next(iter(values(number)), "")):
             return number
-    return found[0]
+    if found:
+        return found[0]
+    files = [n for n in range(len(names)) if values(n) and all(map(is_image, values(n)))]
+    if len(files) != 1:
+        raise LabelsError('has no column that is plainly that of the images. Call it "image".')
+    return files[0]
 
 
 def _class_columns(
@@ -306,5 +315,7 @@ def _rows_of_marks(
             f"{printable(source.name)}: {counted(empty, 'image shows', 'images show')} none of the"
             " classes, by a row without a mark."
         )
-    classes = tuple(heads[number].strip() for number in named)
+    classes = tuple(heads[number].strip() for number in named if heads[number] != NO_CLASS)
+    shown = ", ".join(map(quoted, classes[:10])) + (", ..." if classes[10:] else "")
+    notices.append(f"{printable(source.name)}: the columns of yes and no are classes: {shown}.")
     return LabelRows(source, tuple(rows), tuple(wrong), classes, notices=tuple(notices))

@@ -18,6 +18,23 @@ from ssrseg.data.walk import SUFFIXES, list_images
 from ssrseg.errors import DataError
 
 
+def images_below(root: Path) -> list[str]:
+    """Paths of the images below a folder, sorted; without those in results of ours."""
+    try:
+        files = list_images(root).images
+    except DataError:  # none
+        return []
+    results: dict[Path, bool] = {root: False}
+
+    def is_result(folder: Path) -> bool:
+        if folder not in results:
+            holds = all((folder / each).is_file() for each in ("manifest.csv", "classes.txt"))
+            results[folder] = holds or is_result(folder.parent)
+        return results[folder]
+
+    return [file.relative_to(root).as_posix() for file in files if not is_result(file.parent)]
+
+
 class ImagesOf:
     """The images below a folder that rows name by their paths, or by the ends of them."""
 
@@ -26,7 +43,7 @@ class ImagesOf:
         self._root = root
         self._finder = ImageFinder(root)
         self._by_end: dict[str, list[str]] | None = None
-        self.by_end = 0  # how many were found so
+        self.by_end = 0  # how many were found so, addresses aside
 
     def find(self, row: Row, faults: Collection[object] = ()) -> tuple[str | None, str]:
         """The path below the root as it is on disk, and what is wrong if there is none.
@@ -59,7 +76,7 @@ class ImagesOf:
             )
         ends = self._ending(image, loose=row.loose)
         if len(ends) == 1:
-            self.by_end += 1
+            self.by_end += not row.loose
             return ends[0], ""
         if ends:
             return None, (
@@ -84,12 +101,7 @@ class ImagesOf:
         """Images anywhere below the root whose paths end alike; the suffix may be left out."""
         if self._by_end is None:
             self._by_end = defaultdict(list)
-            try:
-                listed = list_images(self._root).images
-            except DataError:  # none
-                listed = []
-            for file in listed:
-                path = file.relative_to(self._root).as_posix()
+            for path in images_below(self._root):
                 name = path.rpartition("/")[2]
                 for key in dict.fromkeys((_alike(name), _alike(_stem(path)), _as_uploaded(name))):
                     self._by_end[key].append(path)

@@ -21,13 +21,13 @@ from ssrseg.data.csv_lines import plain_cell
 from ssrseg.data.label_files.columns import (
     Line,
     has_image,
+    is_image,
     is_labels,
     may_be_labels,
     rows_of_table,
 )
 from ssrseg.data.label_files.rows import LabelRows
 from ssrseg.data.text import read_text, split_lines
-from ssrseg.data.walk import SUFFIXES
 from ssrseg.errors import LabelsError
 
 _PADDING = " \t\n,;|"  # Excel pads short rows with delimiters up to the longest row
@@ -61,13 +61,14 @@ def read_table(path: Path, known: Collection[str] = ()) -> LabelRows:
         cure = 'Write the header "image,labels" and one line per image.'
         raise LabelsError(f"{path} is empty. {cure}")
     heads = _heads(lines[head], delimiter)
-    if not has_image(heads) or not heads[1:]:
+    below, faults = _below(lines, head, heads, delimiter)
+    first = below[0].cells if below else ()
+    if not heads[1:] or any(map(is_image, heads)) or not has_image(heads, first):
         shown = f'should be the header "image,labels" but reads "{_shown(lines[head])}"'
         cure = "Replace it by the header."
-        if any(suffix in lines[head].casefold() for suffix in SUFFIXES):
+        if any(map(is_image, heads)):
             cure = "Add the header above it."
         raise LabelsError(f"{path} line {head + 1} {shown}. {cure}")
-    below, faults = _below(lines, head, heads, delimiter)
     try:
         return rows_of_table(path, heads, below, known=known, faults=faults)
     except LabelsError as error:
@@ -82,7 +83,7 @@ def is_table(path: Path, text: str) -> bool:
         return False
     heads = _heads(lines[head], delimiter)
     below, _ = _below(lines[: head + 20], head, heads, delimiter)
-    return bool(heads[1:]) and may_be_labels(heads, below[0].cells if below else ())
+    return bool(heads[1:]) and may_be_labels(heads, [line.cells for line in below])
 
 
 def _head(lines: Sequence[str]) -> tuple[int | None, str]:

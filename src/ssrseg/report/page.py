@@ -1,10 +1,11 @@
-"""Tables, charts and pictures as one HTML file that needs nothing else, or as plain text."""
+"""Tables, charts, pictures and galleries as an HTML file, or as plain text."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import io
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 
 from ssrseg.console import printable_lines, table_text
 from ssrseg.data.files import atomic_write
+from ssrseg.report.gallery import Gallery
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,6 +139,7 @@ class Section:
         charts: Curves or bars.
         terms: Words and what they mean.
         tables: Figures.
+        gallery: Images with layers; one section of a page may have one.
         folded: Closed until the heading is clicked.
     """
 
@@ -147,6 +150,7 @@ class Section:
     charts: tuple[Chart | BarChart, ...] = ()
     terms: tuple[tuple[str, str], ...] = ()
     tables: tuple[ReportTable, ...] = ()
+    gallery: Gallery | None = None
     folded: bool = False
 
 
@@ -161,7 +165,7 @@ class Report:
 
 
 def write_page(report: Report, path: Path) -> None:
-    """Write the report as one HTML file that loads nothing from outside.
+    """Write the report as one HTML file that loads nothing from outside its folder.
 
     The same report gives the same bytes.
 
@@ -170,14 +174,16 @@ def write_page(report: Report, path: Path) -> None:
         path: The file; its folder is made.
     """
     environment = Environment(
-        loader=PackageLoader("ssrseg", "paper"),
+        loader=PackageLoader("ssrseg", "report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"data_uri": data_uri, "sha256": _sha256, "svg": svg}
+    environment.filters |= {
+        "data_uri": data_uri, "script_json": _script_json, "sha256": _sha256, "svg": svg,
+    }  # fmt: skip
     html = environment.get_template("page.html.jinja").render(report=report)
     with atomic_write(path) as temporary:
         temporary.write_text(printable_lines(html), encoding="utf-8", newline="\n")
@@ -284,3 +290,9 @@ def svg(chart: Chart | BarChart) -> Markup:
 def _sha256(text: str) -> str:
     """What a content security policy calls a script by."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def _script_json(value: object) -> Markup:
+    """JSON inside a script element, which no text in it can end."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return Markup(text.replace("</", "<\\/").replace("<!", "<\\u0021"))
