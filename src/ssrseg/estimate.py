@@ -501,9 +501,11 @@ def duration(seconds: float) -> str:
     minutes = _rounded(seconds / 60)
     if minutes < 90:
         return f"{minutes:.0f} min"
+    if seconds < 10 * 3600:
+        hours, tens = divmod(10 * round(seconds / 600), 60)
+        return f"{hours} h {tens} min" if tens else f"{hours} h"
     if seconds < 36 * 3600:
-        hours, minutes = divmod(10 * round(seconds / 600), 60)
-        return f"{hours:.0f} h" + (f" {minutes:.0f} min" if minutes and hours < 10 else "")
+        return f"{seconds / 3600:.0f} h"
     return f"{_rounded(seconds / 86400):.2g} days"
 
 

@@ -376,7 +376,21 @@ def _refuse_mixture(
             + (f", such as {min(others).name}, which this call would leave" if left else "")
             + ". Use the same ones to go on, or another folder (--out) to begin anew"
             + ("." if left else ", or --overwrite to replace all of them.")
+            + (_keep_ids(out) if earlier is not None and _moved(earlier, making) else "")
         )
     for line in () if overwrite else found.notes:
         note(f"{line}.")
     return True
+
+
+def _moved(earlier: MadeWith, making: Making) -> bool:
+    """Whether all classes are still there, and some have another id."""
+    before, now = earlier.classes, making.made_with.classes
+    return set(before) <= set(now) and now[: len(before)] != before
+
+
+def _keep_ids(out: Path) -> str:
+    return (
+        f" Classes keep their ids if {out / 'classes.txt'} is copied beside the labels and new ones"
+        " are added at its end."
+    )

@@ -12,6 +12,7 @@ from ssrseg.data import coco
 from ssrseg.data.class_ids import find_masks
 from ssrseg.data.classes import VOC_CLASSES, ClassList, class_key, read_classes
 from ssrseg.data.files import user_path
+from ssrseg.data.label_files.addresses import paths_of
 from ssrseg.data.label_files.check import check_rows
 from ssrseg.data.label_files.class_folders import class_folders, read_class_folders
 from ssrseg.data.label_files.find import (
@@ -98,6 +99,23 @@ def _open(root: Path, split: str | None) -> LabelledImages:
         known = frozenset(map(class_key, listed.names)) if listed else frozenset()
         return _open_rows(root, split, read_class_folders(root, known), listed)
     _refuse_unlabelled(root)
+
+
+def labels_source(path: Path) -> str:
+    """Where ``open_labelled`` takes the labels from, in words: ``labels.csv``, ``COCO's JSON``."""
+    if path.is_file():
+        return f"{path.name}, {reader_for(path)}"
+    if (path / "labels.csv").exists():
+        return "labels.csv"
+    if coco.is_coco(path):
+        return COCO
+    if _is_labelled_voc(path):
+        return "VOC's Annotations"
+    files = find_label_files(path)
+    if files is None:
+        return "one folder per class"
+    names = (file.relative_to(path).as_posix() for file in files.files.values())
+    return f"{', '.join(names)}, {files.format}"
 
 
 def _open_file(path: Path, split: str | None) -> LabelledImages:
@@ -284,7 +302,7 @@ def _open_coco(
 
 def _by_end(lookup: ImagesOf, names: Iterable[str]) -> dict[str, str]:
     """Images that lie elsewhere, by the ends of their paths."""
-    found = {name: lookup.find(Row("", name))[0] for name in sorted(names)}
+    found = {name: lookup.find(Row("", name, also=paths_of(name)))[0] for name in sorted(names)}
     return {name: path for name, path in found.items() if path is not None}
 
 
