@@ -36,6 +36,7 @@ from ssrseg.config import Config, OptimConfig, config_of, load_config
 from ssrseg.console import Steps, note, steps
 from ssrseg.data.crops import CropBatch, CropDraws, derive_seed, refuse_without_masks
 from ssrseg.data.files import only_writer, sweep, user_path, write_text, writing
+from ssrseg.data.images import read_image
 from ssrseg.data.notices import say_again
 from ssrseg.data.open import labelled_images
 from ssrseg.data.photos import all_faults, usable_photos
