@@ -5,7 +5,7 @@ BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 SITE    = $(VENV)/.site-ready
 
-.PHONY: setup demo test check fuzz kills bench docs clean
+.PHONY: setup demo test check readers fuzz kills bench docs clean
 
 setup: $(READY)
 
@@ -28,6 +28,16 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# exports read back by the programs that they are for; 0.6 GB of packages beside .venv
+READERS = .venv-readers
+readers: $(READY) $(READERS)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/readers
+
+$(READERS)/.ready: tests/readers/requirements.txt
+	$(PYTHON) -m venv $(READERS)
+	$(READERS)/bin/pip install --quiet --no-deps --requirement $<
+	touch $@
+
 # hostile inputs for every reader; hours. `make fuzz CASES=1000` takes minutes
 CASES ?= 100000
 fuzz: $(READY)
@@ -49,4 +59,4 @@ $(SITE): $(READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo-run site build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis fuzz-failures
+	rm -rf $(VENV) $(READERS) demo-run site build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis fuzz-failures

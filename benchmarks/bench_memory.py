@@ -40,9 +40,9 @@ def run_masks(folder: Path, photos: str, images: int) -> None:
     )
     write, done, seen = module.write_mask, 0, []
 
-    def noting(path: Path, ids: torch.Tensor, made_for: str) -> None:
+    def noting(path: Path, ids: torch.Tensor, made_for: str, note: str) -> None:
         nonlocal done
-        write(path, ids, made_for)
+        write(path, ids, made_for, note)
         done += 1
         if done % max(1, images // 20) == 0:
             seen.append(resident() / GB)

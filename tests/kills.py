@@ -3,7 +3,8 @@ that nobody disturbed: python tests/kills.py --kills 120
 
 Half of the kills hit a moment of the run (SIGKILL after a random time), half a step of its writing:
 just before the n-th file is opened for writing, renamed or removed. A few are Ctrl-C and SIGTERM.
-What is compared is every byte of every file but machine.yaml, which counts the starts.
+What is compared is every byte of every file but machine.yaml, which counts the starts, and
+report.html, which says how long the last one took.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tiny_encoders import tiny_clip, tiny_dino
 
 from ssrseg.cli import main
 
-VOLATILE = ("machine.yaml",)  # an entry for every start of a run
+VOLATILE = ("machine.yaml", "report.html")  # an entry for every start; how long the last took
 SETTINGS = (
     "optim.cmpa_iterations=5", "optim.iterations=5", "optim.batch=2", "optim.pairs=8",
     "optim.warmup=1", "optim.save_every=2", "data.crop=64", "cmpa.out=16", "cmpa.hidden=32",

@@ -89,20 +89,25 @@ def test_scales_and_mirror_are_averaged(model: SSR, tree: Path) -> None:
 
 def test_prediction(model: SSR, tree: Path) -> None:
     photo = read_image(tree / "JPEGImages" / "2007_000001.jpg")
-    ids, confidence = model.segment_photo(photo, crf=False)
+    found = model.segment_photo(photo, crf=False)
+    ids, confidence = found.pseudo_mask, found.confidence
     probabilities = model.probabilities(photo)
     assert torch.equal(ids.long(), probabilities.argmax(0))
     assert torch.allclose(confidence, probabilities.amax(0), atol=1e-6)
     assert len(ids.unique()) > 1
-    refined, sure = model.segment_photo(photo, crf=True)
+    found = model.segment_photo(photo, crf=True)
+    refined, sure = found.pseudo_mask, found.confidence
     assert refined.shape == photo.shape[:2]
-    assert (sure - confidence).abs().max() > 1e-3
+    same = refined == ids
+    assert 0.2 < same.float().mean() < 1
+    assert torch.equal(sure[same], confidence[same])  # the decoder's, not the DenseCRF's
+    assert (sure[~same] <= confidence[~same]).all()
 
 
 def test_it_has_learned_something(model: SSR, tree: Path) -> None:
     sample = open_labelled(tree).samples[0]
     truth = read_class_ids(sample.truth)
-    found, _ = model.segment_photo(read_image(sample.image), crf=False)
+    found = model.segment_photo(read_image(sample.image), crf=False).pseudo_mask
     assert (found == truth)[truth != 255].float().mean() > 0.6
 
 
@@ -110,7 +115,8 @@ def test_a_large_photograph_is_segmented_small_and_enlarged(model: SSR) -> None:
     config = model.config
     small = model.with_config(replace(config, data=replace(config.data, max_side=64)))
     photo = torch.randint(0, 256, (101, 200, 3), dtype=torch.uint8)
-    ids, confidence = small.segment_photo(photo, crf=False)
+    found = small.segment_photo(photo, crf=False)
+    ids, confidence = found.pseudo_mask, found.confidence
     assert ids.shape == confidence.shape == (101, 200)
     assert 0 < confidence.min() <= confidence.max() <= 1
 
@@ -197,16 +203,32 @@ def test_a_model_of_the_hub(
     assert predict(photo, tmp_path, run).skipped == 1  # the same model
 
 
+def test_confidence_and_review_of_predictions(
+    run: Path, model: SSR, tree: Path, tmp_path: Path
+) -> None:
+    result = predict(tree / "JPEGImages", tmp_path, run, crf=True, confidence=True)
+    for image in sorted((tree / "JPEGImages").iterdir()):
+        found = model.segment_photo(read_image(image), crf=True)
+        with Image.open(tmp_path / "confidence" / f"{image.stem}.png") as grey:
+            written = np.asarray(grey) / 255
+        assert np.abs(written - found.confidence.numpy()).max() < 0.51 / 255
+        assert result.reviews[image.stem] == found.review
+    again = predict(tree / "JPEGImages", tmp_path, run, crf=True, confidence=True)
+    assert (again.written, again.reviews) == (0, result.reviews)
+    scores = [review.score for review in result.reviews.values()]
+    assert scores == sorted(scores) and all(0 <= score <= 1 for score in scores)
+
+
 def test_started_again(
     run: Path, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, written = module.write_mask, []
 
-    def counting(path: Path, ids: object, made_for: str) -> None:
+    def counting(path: Path, ids: object, made_for: str, note: str) -> None:
         if len(written) == 1 and not path.parent.joinpath("go").exists():
             raise KeyboardInterrupt
         written.append(path.name)
-        original(path, ids, made_for)
+        original(path, ids, made_for, note)
 
     monkeypatch.setattr(module, "write_mask", counting)
     with pytest.raises(KeyboardInterrupt):
@@ -304,9 +326,9 @@ def test_other_settings_at_test_time(run: Path, model: SSR, tree: Path, tmp_path
     other = with_test(model, scales=(0.5,), flip=False)
     predict(tree / "JPEGImages", tmp_path, run, test=other.config.test)
     photo = tree / "JPEGImages" / "2007_000000.jpg"
-    expected, _ = other.segment_photo(read_image(photo))
+    expected = other.segment_photo(read_image(photo)).pseudo_mask
     assert read_class_ids(tmp_path / "masks" / "2007_000000.png").equal(expected)
-    assert not model.segment_photo(read_image(photo))[0].equal(expected)
+    assert not model.segment_photo(read_image(photo)).pseudo_mask.equal(expected)
     extra = tmp_path / "masks" / "2007_000001.png"
     extra.unlink()
     with pytest.raises(

@@ -173,11 +173,17 @@ class CamSource:
                 yield Unusable(samples[batch.index], batch.error)
                 continue
             # the batch's tokens are let go before anything is made from its CAMs
-            found = [(each.cam, each.refined_cam) for each in photo_masks(model, batch)]
-            for row, (cam, refined_cam) in enumerate(found):
+            names = self.made_with.classes
+            found = [
+                # the numbers of half precision that are kept, so that nothing depends on the file
+                (each.cam.half().float(), each.refined_cam, each.evidence.half().tolist())
+                for each in photo_masks(model, batch)
+            ]
+            for row, (cam, refined_cam, evidence) in enumerate(found):
                 sample = samples[batch.index[row]]
-                classes = tuple(self.made_with.classes[index] for index in sample.labels)
-                cams = KeptCams(classes, cam, refined_cam)
+                classes = tuple(names[index] for index in sample.labels)
+                known = dict(zip(names, evidence, strict=True))
+                cams = KeptCams(classes, cam, refined_cam, known)
                 made_for = self.made_with.cams_of(sample, batch.digests[row])
                 write_cams(self._path(sample), cams, made_for)
                 yield _photo_cams(sample, cams, batch, row, kept=False)

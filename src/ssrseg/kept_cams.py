@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +26,14 @@ class KeptCams:
         classes: Names of the classes, in the order of the maps.
         cam: Initial CAMs.
         refined_cam: Corrected CAMs, min-max normalised.
+        evidence: By class name, how much the photograph looks like each class that the data set had
+            when the CAMs were made (``method.evidence``), in [0, 1].
     """
 
     classes: tuple[str, ...]
     cam: Float[Tensor, "slots grid_h grid_w"]
     refined_cam: Float[Tensor, "slots grid_h grid_w"]
+    evidence: Mapping[str, float]
 
 
 def cams_path(name: str) -> str:
@@ -41,7 +45,7 @@ def write_cams(path: Path, cams: KeptCams, made_for: str) -> None:
     """Write CAMs with the digest of what they were made for, whole or not at all.
 
     The refined CAM is kept in float32, so that a mask made from it has every pixel of one made
-    without the file; the initial CAM, from which nothing is made, in float16.
+    without the file; the initial CAM and the evidence, from which no mask is made, in float16.
 
     Raises:
         OutputError: If the file cannot be written.
@@ -52,6 +56,8 @@ def write_cams(path: Path, cams: KeptCams, made_for: str) -> None:
             classes=np.array(cams.classes, dtype=str),
             cam=cams.cam.numpy().astype(np.float16),
             refined_cam=cams.refined_cam.numpy(),
+            evidence=np.array(list(cams.evidence.values()), dtype=np.float16),
+            evidence_of=np.array(list(cams.evidence), dtype=str),
             made_for=np.array(made_for),
         )
 
@@ -69,11 +75,19 @@ def read_cams(path: Path, made_for: str | None = None) -> KeptCams | None:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
                 if made_for in (None, str(found["made_for"])):
                     classes = tuple(map(str, found["classes"].tolist()))
-                    return _checked(classes, found["cam"], found["refined_cam"])
+                    known = tuple(map(str, found["evidence_of"].tolist()))
+                    maps = (found["cam"], found["refined_cam"])
+                    return _checked(classes, *maps, known, found["evidence"])
     return None
 
 
-def _checked(classes: tuple[str, ...], cam: np.ndarray, refined_cam: np.ndarray) -> KeptCams | None:
+def _checked(
+    classes: tuple[str, ...],
+    cam: np.ndarray,
+    refined_cam: np.ndarray,
+    known: tuple[str, ...],
+    evidence: np.ndarray,
+) -> KeptCams | None:
     """CAMs, if they are as ``write_cams`` writes them."""
     wanted = (len(classes), *cam.shape[1:])
     for maps, kind in ((cam, np.float16), (refined_cam, np.float32)):
@@ -82,6 +96,13 @@ def _checked(classes: tuple[str, ...], cam: np.ndarray, refined_cam: np.ndarray)
             return None
         if not bool(((maps >= 0) & (maps <= 1)).all()):
             return None
+    if evidence.dtype != np.float16 or evidence.shape != (len(known),):
+        return None
+    if not set(classes) <= set(known) or not bool(((evidence >= 0) & (evidence <= 1)).all()):
+        return None
     return KeptCams(
-        classes, torch.from_numpy(cam.astype(np.float32)), torch.from_numpy(refined_cam)
+        classes,
+        torch.from_numpy(cam.astype(np.float32)),
+        torch.from_numpy(refined_cam),
+        dict(zip(known, map(float, evidence), strict=True)),
     )

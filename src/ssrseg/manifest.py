@@ -16,6 +16,7 @@ from ssrseg.data.csv_lines import csv_line, csv_rows
 from ssrseg.data.files import write_text, writing
 from ssrseg.data.sample import Sample
 from ssrseg.errors import DataError
+from ssrseg.review import Review
 
 COLUMNS = (
     "name", "labels", "absent", "mask", "image", "photo", "made_by", "score", "reasons",
@@ -31,7 +32,8 @@ class Manifest:
 
     ``absent`` names the labels without a pixel; ``image`` is the photograph's path from the folder
     of the table, ``photo`` the digest of its content, and ``made_by`` is ``ssrseg``, or ``person``
-    for a corrected mask. Columns of the user's own are not kept.
+    for a corrected mask. ``score`` and ``reasons`` are those of its review, empty for a person's.
+    Columns of the user's own are not kept.
 
     Raises:
         DataError: If the file is no longer as it was written.
@@ -88,14 +90,21 @@ class Manifest:
         write_text(self.path, "".join(map(csv_line, rows)))
 
     def add(
-        self, sample: Sample, ids: UInt8[Tensor, "height width"], photo: str, made_by: str
+        self,
+        sample: Sample,
+        ids: UInt8[Tensor, "height width"],
+        photo: str,
+        made_by: str,
+        review: Review | None = None,
     ) -> None:
         """Append the line of a mask that has been written; labels i have id i + 1 in it."""
         pixels = torch.bincount(ids.flatten(), minlength=256)
         absent = self._names(index for index in sample.labels if not pixels[index + 1])
         labels, mask = self._names(sample.labels), mask_path(sample.name)
         image = _path_from(self.path.parent, sample.image)
-        values = (sample.name, labels, absent, mask, image, photo, made_by, "", "")
+        score = "" if review is None else f"{review.score:.3f}"
+        reasons = "" if review is None else ";".join(review.reasons)
+        values = (sample.name, labels, absent, mask, image, photo, made_by, score, reasons)
         row = dict(zip(COLUMNS, values, strict=True))
         if self._rows.get(sample.name) != row:
             self._rows[sample.name] = row
@@ -135,3 +144,8 @@ def _path_from(folder: Path, file: Path) -> str:
 def mask_path(name: str) -> str:
     """Where the mask of a sample lies in its folder."""
     return f"masks/{name}.png"
+
+
+def confidence_path(name: str) -> str:
+    """Where the confidence of a mask lies in its folder."""
+    return f"confidence/{name}.png"

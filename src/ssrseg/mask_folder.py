@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ssrseg.checkpoint import STATE_FILE
@@ -18,14 +18,22 @@ from ssrseg.data.files import content_digest, only_writer, write_text, writing
 from ssrseg.data.images import image_size
 from ssrseg.data.notices import note_once, say_again
 from ssrseg.data.sample import Sample
-from ssrseg.data.stamped_mask import MaskState, mask_state, write_mask
+from ssrseg.data.stamped_mask import (
+    MaskState,
+    has_confidence,
+    mask_note,
+    mask_state,
+    write_confidence,
+    write_mask,
+)
 from ssrseg.errors import ConfigError, DataError, OutputError, SSRError, counted
 from ssrseg.failures import Failure, write_failures
 from ssrseg.interruption import Stop
 from ssrseg.made_with import Change, MadeWith, change, is_ours, read_made_with
 from ssrseg.manifest import FILE as MANIFEST
-from ssrseg.manifest import Manifest, mask_path
+from ssrseg.manifest import Manifest, confidence_path, mask_path
 from ssrseg.report.masks import write_masks_report
+from ssrseg.review import Review, review_order, write_doubts
 
 MADE_FROM = {"labels": "config.yaml", "model": "settings.txt"}
 """File of the settings that masks were made with: from labels, or predicted by a model."""
@@ -49,6 +57,8 @@ class Making:
     settings: str
     has_rest: Callable[[Sample, str], bool] = lambda _, __: True
     places: Callable[[str], Sequence[str]] = lambda name: [mask_path(name)]
+    confidence: bool = False
+    """Whether a confidence is wanted beside each mask."""
 
 
 _SHOWN = 8  # differences in one message
@@ -64,6 +74,7 @@ class MaskFolder:
         done: Masks that were there already, those of a person included.
         written: Masks that were made now.
         renewed: How many of these replace a mask of another photograph or of other labels.
+        reviews: What is to be said of the masks of ours, by name.
         failures: What could not be used.
     """
 
@@ -74,13 +85,14 @@ class MaskFolder:
         self.done = self.written = self.renewed = 0
         self._stale: set[str] = set()
         self._wrong: dict[str, Path] = {}  # masks that are there and no longer wanted
+        self.reviews: dict[str, Review] = {}
         self.failures: list[Failure] = []
         self.manifest = Manifest(out / MANIFEST, making.made_with.classes)
 
     def look(self, samples: Sequence[Sample], *, overwrite: bool) -> None:
         """Sort samples into those to do, those done, and those that a person has corrected."""
         there = (self.out / "masks").is_dir() and not overwrite
-        places, has_rest = self.making.places, self.making.has_rest
+        places, has_rest = self.making.places, self._has_rest
         taken = {place for sample in samples for place in places(sample.name)}
         title = "Masks that are there"
         for sample in track(samples, title, len(samples)) if there else samples:
@@ -99,7 +111,7 @@ class MaskFolder:
                     if has_rest(sample, photo):
                         continue
                 elif state is MaskState.DONE and ids is not None and has_rest(sample, photo):
-                    self.manifest.add(sample, ids, photo, "ssrseg")
+                    self._list(sample, ids, photo, Review.from_text(mask_note(path)))
                     self.done += 1
                     continue
                 elif state is MaskState.STALE:
@@ -110,6 +122,14 @@ class MaskFolder:
                 if _is_ours(path):
                     self._wrong[sample.name] = path
                 self.fail(sample, error)
+
+    def _has_rest(self, sample: Sample, photo: str) -> bool:
+        """Whether all is there that is wanted beside the mask."""
+        if self.making.confidence:
+            path = self.out / confidence_path(sample.name)
+            if not has_confidence(path, self.making.made_with.mask_of(sample, photo)):
+                return False
+        return self.making.has_rest(sample, photo)
 
     def remove_wrong(self) -> None:
         """Remove masks that were made with something else, before others lie beside them."""
@@ -139,17 +159,48 @@ class MaskFolder:
         self.manifest.add(sample, ids, photo, "person")
         self.corrected[sample.name] = None
 
-    def write(self, sample: Sample, ids: UInt8[Tensor, "height width"], photo: str) -> None:
+    def _list(
+        self,
+        sample: Sample,
+        ids: UInt8[Tensor, "height width"],
+        photo: str,
+        review: Review | None,
+    ) -> None:
+        """Write the line of a mask of ours, and keep its review."""
+        self.manifest.add(sample, ids, photo, "ssrseg", review)
+        if review is not None:
+            self.reviews[sample.name] = review
+
+    def write(
+        self,
+        sample: Sample,
+        ids: UInt8[Tensor, "height width"],
+        photo: str,
+        review: Review,
+        confidence: Float[Tensor, "height width"] | None,
+    ) -> None:
         """Write a mask, unless it is a person's, then its line.
 
-        ``photo`` is the digest of the photograph from before it was read.
+        Args:
+            photo: Digest of the photograph from before it was read.
+            confidence: Written too; None = one of an earlier mask is removed.
         """
+        made_for = self.making.made_with.mask_of(sample, photo)
+        path = self.out / confidence_path(sample.name)
+        if confidence is not None:
+            write_confidence(path, confidence, made_for)
+        else:
+            with writing(path):
+                path.unlink(missing_ok=True)
         if sample.name not in self.corrected:
-            made_for = self.making.made_with.mask_of(sample, photo)
-            write_mask(self.out / mask_path(sample.name), ids, made_for)
-            self.manifest.add(sample, ids, photo, "ssrseg")
+            write_mask(self.out / mask_path(sample.name), ids, made_for, review.to_text())
+            self._list(sample, ids, photo, review)
             self.written += 1
             self.renewed += sample.name in self._stale
+
+    def reviewed(self) -> dict[str, Review]:
+        """The reviews, the first to look at first."""
+        return review_order(self.reviews)
 
     def stop_if_asked(self, stop: Stop) -> None:
         """Raise Interrupted between two images if somebody wants the work to end."""
@@ -217,6 +268,7 @@ def open_masks(
             yield folder
         finally:
             folder.manifest.write()
+            write_doubts(out, folder.reviews)
             write_failures(out, folder.failures)
         if report:
             spent = time.monotonic() - start
@@ -324,7 +376,21 @@ def _refuse_mixture(
             + (f", such as {min(others).name}, which this call would leave" if left else "")
             + ". Use the same ones to go on, or another folder (--out) to begin anew"
             + ("." if left else ", or --overwrite to replace all of them.")
+            + (_keep_ids(out) if earlier is not None and _moved(earlier, making) else "")
         )
     for line in () if overwrite else found.notes:
         note(f"{line}.")
     return True
+
+
+def _moved(earlier: MadeWith, making: Making) -> bool:
+    """Whether all classes are still there, and some have another id."""
+    before, now = earlier.classes, making.made_with.classes
+    return set(before) <= set(now) and now[: len(before)] != before
+
+
+def _keep_ids(out: Path) -> str:
+    return (
+        f" Classes keep their ids if {out / 'classes.txt'} is copied beside the labels and new ones"
+        " are added at its end."
+    )

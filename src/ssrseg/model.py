@@ -36,6 +36,7 @@ from ssrseg.method.affinity import balance, fuse_attention
 from ssrseg.method.cam import allowed_words, gradcam, min_max, patch_cam, word_probability
 from ssrseg.method.cmpa import Alignment
 from ssrseg.method.crf import dense_crf
+from ssrseg.method.evidence import class_evidence, pixel_confidence
 from ssrseg.method.gradcam_closed_form import BlockTrace, gradcam_closed_form
 from ssrseg.method.peers import (
     box_patches,
@@ -56,6 +57,7 @@ from ssrseg.networks.dino import FrozenDINO
 from ssrseg.networks.vocabulary import Vocabulary, refuse_lone_texts
 from ssrseg.pixel_scores import mask_scores, sharpen_scores
 from ssrseg.results import RectifiedImage, SegmentedImage
+from ssrseg.review import Review, review_prediction
 
 CLIP_PIXELS = (clip_network.PIXEL_MEAN, clip_network.PIXEL_STD)
 IMAGENET_PIXELS = (dino_network.PIXEL_MEAN, dino_network.PIXEL_STD)
@@ -103,6 +105,21 @@ class Rectification:
     refined_cam: Float[Tensor, "batch slots grid_h grid_w"]
     scores: Float[Tensor, "batch channels height width"]
     pseudo_mask: UInt8[Tensor, "batch height width"]
+
+
+@dataclass(frozen=True)
+class PhotoSegments:
+    """What the decoder finds in one photograph, at its own size, on the CPU.
+
+    Attributes:
+        pseudo_mask: Class ids.
+        confidence: The decoder's probability of the chosen class, before a DenseCRF, in [0, 1].
+        review: By the decoder's probabilities, before a DenseCRF.
+    """
+
+    pseudo_mask: UInt8[Tensor, "height width"]
+    confidence: Float[Tensor, "height width"]
+    review: Review
 
 
 class SSR(nn.Module, Loadable):
@@ -288,6 +305,12 @@ class SSR(nn.Module, Loadable):
             clip_cam = None if clip_cam is None else clip_cam * inside
         attention = self.clip.attention(features, trace)
         return InitialCam(features, trace.patch_features, attention, clip_cam, cam)
+
+    @torch.no_grad()
+    def class_evidence(self, initial: InitialCam) -> Float[Tensor, "batch classes"]:
+        """How much an image looks like each class to frozen CLIP, in [0, 1]; no label is used."""
+        scale = self.config.cam.scale or self.clip.logit_scale
+        return class_evidence(initial.patch_features, self.text_features, scale, self.n_classes)
 
     def _cmpa_cam(
         self,
@@ -499,7 +522,7 @@ class SSR(nn.Module, Loadable):
 
     def segment_photo(
         self, photo: UInt8[Tensor, "height width 3"], *, crf: bool | None = None
-    ) -> tuple[UInt8[Tensor, "height width"], Float[Tensor, "height width"]]:
+    ) -> PhotoSegments:
         """Class ids and the probability of the chosen class, on the CPU.
 
         A photograph larger than ``data.max_side`` is segmented at that size and enlarged again.
@@ -509,7 +532,7 @@ class SSR(nn.Module, Loadable):
         """
         test = self.config.test
         small = limit_side(photo, max(self.config.data.max_side, test.long_side))
-        probabilities = self.probabilities(small)
+        decoded = probabilities = self.probabilities(small)
         if test.crf if crf is None else crf:
             probabilities = dense_crf(
                 small, probabilities.cpu(), *test.crf_parameters, iterations=test.crf_iterations
@@ -519,8 +542,12 @@ class SSR(nn.Module, Loadable):
                 f"{self.config.backbones.clip} and the decoder give probabilities that are nan or"
                 " infinite: weights of CLIP are damaged, or too large. Copy it again."
             )
-        confidence, ids = probabilities.max(0)
-        return _enlarge(ids.to(torch.uint8), photo), _enlarge(confidence, photo)
+        ids = probabilities.argmax(0).to(decoded.device)
+        # a DenseCRF is sure of everything: the decoder's own probability says more
+        confidence = decoded.gather(0, ids[None])[0]
+        ids = ids.to(torch.uint8)
+        review = review_prediction(decoded, ids)
+        return PhotoSegments(_enlarge(ids, photo), _enlarge(confidence, photo), review)
 
     # ---- public calls: photographs in, numpy arrays out
 
@@ -576,12 +603,11 @@ class SSR(nn.Module, Loadable):
         target = torch.ones_like(cam, dtype=torch.uint8)
         if found.target is not None:
             target = found.target[0].view_as(cam).byte()
-        best, total = found.scores[0].amax(0), found.scores[0].sum(0)
         return RectifiedImage(
             photo.numpy(),
             self.classes,
             _enlarge(found.pseudo_mask[0], photo).numpy(),
-            _enlarge(best / total.clamp(min=1e-12), photo).numpy(),
+            _enlarge(pixel_confidence(found.scores[0]), photo).numpy(),
             tuple(names),
             {name: _enlarge(cam[slot], photo).numpy() for slot, name in enumerate(names)},
             {name: _enlarge(target[slot], photo).bool().numpy() for slot, name in enumerate(names)},
@@ -608,8 +634,9 @@ class SSR(nn.Module, Loadable):
     def _segment(self, image: Any, crf: bool | None) -> SegmentedImage:
         with _fp32_with_gradients(self.device):
             photo = self._photo(image)
-            ids, confidence = self.segment_photo(photo, crf=crf)
-        return SegmentedImage(photo.numpy(), self.classes, ids.numpy(), confidence.numpy())
+            found = self.segment_photo(photo, crf=crf)
+        ids, confidence = found.pseudo_mask.numpy(), found.confidence.numpy()
+        return SegmentedImage(photo.numpy(), self.classes, ids, confidence)
 
     def _photo(self, image: Any) -> UInt8[Tensor, "height width 3"]:
         photo = as_photo(image, self.config.data.range)

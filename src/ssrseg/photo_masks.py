@@ -30,6 +30,7 @@ class PhotoMask:
         cam: Initial CAMs in [0, 1], one per class.
         refined_cam: Corrected CAMs, min-max normalised.
         pseudo_mask: Class ids at the photograph's own size.
+        evidence: Of every class, labelled or not, in [0, 1].
         rectification: Everything in between, of the whole batch.
     """
 
@@ -37,6 +38,7 @@ class PhotoMask:
     cam: Float[Tensor, "slots grid_h grid_w"]
     refined_cam: Float[Tensor, "slots grid_h grid_w"]
     pseudo_mask: UInt8[Tensor, "height width"]
+    evidence: Float[Tensor, " classes"]
     rectification: Rectification
 
 
@@ -58,12 +60,14 @@ def photo_masks(model: SSR, batch: PhotoBatch) -> list[PhotoMask]:
     way = model.rectify_batch(batch)
     refuse_not_finite_cams(model, way)
     ids, cam, refined = (each.cpu() for each in (way.pseudo_mask, way.initial.cam, way.refined_cam))
+    evidence = model.class_evidence(way.initial).cpu()
     found = []
     for row, slots in enumerate(batch.present.tolist()):
         labels = tuple(index for index in slots if index >= 0)
         size, n = batch.originals[row].shape[:2], len(labels)
         enlarged = enlarged_ids(ids[row], (size[0], size[1]))
-        found.append(PhotoMask(labels, cam[row, :n], min_max(refined[row, :n]), enlarged, way))
+        maps = cam[row, :n], min_max(refined[row, :n])
+        found.append(PhotoMask(labels, *maps, enlarged, evidence[row], way))
     return found
 
 

@@ -63,6 +63,12 @@ def mask_of_cam(
     return class_ids(scores, present, min_score=settings.min_score)[0], scores[0]
 
 
+def enlarged(values: Float[Tensor, "_ _"], size: tuple[int, int]) -> Float[Tensor, "height width"]:
+    """A map at another size, bilinear."""
+    enlarged = functional.interpolate(values[None, None], size, mode="bilinear")
+    return enlarged[0, 0]
+
+
 def enlarged_ids(ids: UInt8[Tensor, "_ _"], size: tuple[int, int]) -> UInt8[Tensor, "height width"]:
     """Class ids at another size, each pixel's that of its nearest one."""
     return functional.interpolate(ids[None, None], size, mode="nearest")[0, 0]

@@ -18,8 +18,10 @@ from ssrseg.errors import DataError, SSRError
 from ssrseg.failures import Failure
 from ssrseg.interruption import until_stopped
 from ssrseg.made_with import MadeWith
+from ssrseg.manifest import confidence_path, mask_path
 from ssrseg.mask_folder import Making, open_masks
 from ssrseg.model import SSR
+from ssrseg.review import Review
 
 ImagePaths = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 
@@ -34,6 +36,8 @@ class PredictResult:
         renewed: Masks of an earlier call, made anew because their photograph has changed.
         corrected: Names of the masks that a person has corrected; they were left as they are.
         seconds: Time of this call, loading included.
+        reviews: Score and reasons of every mask that no person has corrected, by image, in the
+            order in which to look at them.
         failures: Images that could not be used.
     """
 
@@ -43,6 +47,7 @@ class PredictResult:
     renewed: int
     corrected: tuple[str, ...]
     seconds: float
+    reviews: dict[str, Review]
     failures: tuple[Failure, ...]
 
 
@@ -55,6 +60,7 @@ def predict(
     crf: bool | None = None,
     test: TestConfig | None = None,
     value_range: tuple[float, float] | None = None,
+    confidence: bool = False,
     device: str = "auto",
     overwrite: bool = False,
     strict: bool = False,
@@ -76,6 +82,8 @@ def predict(
         test: Scales, flip and DenseCRF; None = the run's settings.
         value_range: Black and white of photographs of more than 8 bits, see ``data.range``; None =
             the run's settings.
+        confidence: Also write ``confidence/NAME.png``, the probability of the chosen class (grey,
+            255 = 1).
         device: ``auto``, ``cpu`` or ``cuda``.
         overwrite: Make all masks anew, also those that a person has corrected.
         strict: Stop at the first image that cannot be used.
@@ -100,7 +108,13 @@ def predict(
     made_with = _made_with(ssr, run, crf=wanted)
     settings = {"model": made_with.model, "clip": ssr.clip.digest, **made_with.settings}
     text = "".join(f"{key}: {value}\n" for key, value in settings.items())
-    making = Making("model", made_with, text)
+    making = Making(
+        "model",
+        made_with,
+        text,
+        places=lambda name: (mask_path(name), confidence_path(name)),
+        confidence=confidence,
+    )
     with (
         open_masks(
             out, samples, making, overwrite=overwrite, strict=strict, report=report
@@ -116,9 +130,12 @@ def predict(
             except SSRError as error:
                 masks.fail(sample, error)
             else:
-                masks.write(sample, ssr.segment_photo(photo, crf=wanted)[0], digest)
+                found = ssr.segment_photo(photo, crf=wanted)
+                sure = found.confidence if confidence else None
+                masks.write(sample, found.pseudo_mask, digest, found.review, sure)
             progress.advance(sample.image.name)
             masks.stop_if_asked(stop)
+        reviews = masks.reviewed()
     return PredictResult(
         out,
         masks.written,
@@ -126,6 +143,7 @@ def predict(
         masks.renewed,
         tuple(masks.corrected),
         time.monotonic() - start,
+        reviews,
         tuple(masks.failures),
     )
 

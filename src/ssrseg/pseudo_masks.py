@@ -21,9 +21,11 @@ from ssrseg.device import pick_device
 from ssrseg.failures import Failure
 from ssrseg.interruption import until_stopped
 from ssrseg.kept_cams import cams_path
-from ssrseg.manifest import mask_path
+from ssrseg.manifest import confidence_path, mask_path
 from ssrseg.mask_folder import Making, open_masks
-from ssrseg.pixel_scores import enlarged_ids, mask_of_cam
+from ssrseg.method.evidence import pixel_confidence
+from ssrseg.pixel_scores import enlarged, enlarged_ids, mask_of_cam
+from ssrseg.review import Review, review_mask
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class MasksResult:
         seconds: Time of this call, loading included.
         absent: Names of the classes that an image is labelled with and its mask lacks, by image;
             only images that lack some.
+        reviews: Score, reasons and doubtful labels of every mask that no person has corrected, by
+            image, in the order in which to look at them.
         failures: Images that could not be used.
     """
 
@@ -50,6 +54,7 @@ class MasksResult:
     corrected: tuple[str, ...]
     seconds: float
     absent: dict[str, tuple[str, ...]]
+    reviews: dict[str, Review]
     failures: tuple[Failure, ...]
 
 
@@ -59,6 +64,7 @@ def make_masks(
     config: Config | str = "ssr",
     *,
     model: str | Path | None = None,
+    confidence: bool = False,
     cache: str | Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -79,6 +85,8 @@ def make_masks(
             = id 1), manifest.csv, config.yaml, report.html and, if something fails, failures.csv.
         model: Run folder, checkpoint or hub id whose CMPA heads, or decoder for RFM, are used;
             None = training-free.
+        confidence: Also write ``confidence/NAME.png``, the share of the best score among all scores
+            of each pixel (grey, 255 = 1).
         cache: Folder of superpixels, to be shared between runs; by default inside ``out``.
         device: ``auto``, ``cpu`` or ``cuda``.
         overwrite: Make all CAMs and masks anew, also masks that a person has corrected.
@@ -107,7 +115,8 @@ def make_masks(
         source.made_with,
         config.to_yaml(),
         has_rest=source.has,
-        places=lambda name: (mask_path(name), cams_path(name)),
+        places=lambda name: (mask_path(name), cams_path(name), confidence_path(name)),
+        confidence=confidence,
     )
     from_kept_cams = 0
     with (
@@ -121,14 +130,19 @@ def make_masks(
             if isinstance(each, Unusable):
                 masks.fail(each.sample, each.error)
             else:
-                ids, _ = mask_of_cam(
-                    each.cams.refined_cam, each.sample.labels, each.photo, config.pseudo
+                sample, cams = each.sample, each.cams
+                ids, scores = mask_of_cam(
+                    cams.refined_cam, sample.labels, each.photo, config.pseudo
                 )
-                masks.write(each.sample, enlarged_ids(ids.cpu(), each.size), each.digest)
+                pair = cams.cam, cams.refined_cam
+                review = review_mask(scores, ids, pair, sample.labels, cams.evidence, data.classes)
+                sure = enlarged(pixel_confidence(scores), each.size) if confidence else None
+                whole = enlarged_ids(ids.cpu(), each.size)
+                masks.write(sample, whole, each.digest, review, sure)
                 from_kept_cams += each.kept
             progress.advance(each.sample.name)
             masks.stop_if_asked(stop)
-        absent = masks.manifest.absent(data.samples)
+        absent, reviews = masks.manifest.absent(data.samples), masks.reviewed()
     return MasksResult(
         out,
         masks.written,
@@ -138,5 +152,6 @@ def make_masks(
         tuple(masks.corrected),
         time.monotonic() - start,
         absent,
+        reviews,
         tuple(masks.failures),
     )

@@ -353,7 +353,7 @@ def _seen(run: _Run, model: SSR, sample: Sample) -> TrainedImage:
         found = rectify_photo(model, photo, sample.labels, run.superpixels)
         maps = {"CAM": found.cam.numpy(), "refined CAM": found.refined_cam.numpy()}
         masks = {"pseudo mask": found.pseudo_mask.numpy()}
-    masks["prediction"] = model.segment_photo(photo)[0].cpu().numpy()
+    masks["prediction"] = model.segment_photo(photo).pseudo_mask.cpu().numpy()
     return TrainedImage(sample.name, photo.numpy(), sample.labels, maps, masks)
 
 

@@ -70,7 +70,7 @@ def test_each_row_has_its_own_masks(part: ComparedSet, model: SSR, tmp_path: Pat
             assert found is not None and torch.equal(found, masks[column.name])
         photo = read_image(shown.sample.image)
         ours = column.masks["SSR"]
-        assert ours is not None and torch.equal(ours, model.segment_photo(photo)[0])
+        assert ours is not None and torch.equal(ours, model.segment_photo(photo).pseudo_mask)
         assert torch.equal(column.photo, photo)
         assert shown.sample.truth is not None
         truth = read_class_ids(shown.sample.truth)

@@ -44,7 +44,7 @@ def datumaro_coco(export: Path, photos: Path) -> Found:
 
 
 def datumaro_voc(export: Path, photos: Path) -> Found:
-    return _datumaro(export, "voc_segmentation", {"background": 0})
+    return _datumaro(export, "voc_segmentation", {"background": 0, "ignored": 255})
 
 
 def datumaro_cvat(export: Path, photos: Path) -> Found:

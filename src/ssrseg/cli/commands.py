@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -83,8 +82,10 @@ def check(
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """What happens to files that are in the way, or faulty."""
+    """What is written beside the masks, and what becomes of files in the way, or faulty."""
 
+    confidence: bool = False
+    """Also write confidence/NAME.png: how sure each pixel is, grey, 255 = 1."""
     overwrite: bool = False
     """Make everything anew that is there already, also masks corrected by hand."""
     strict: bool = False
@@ -104,20 +105,15 @@ def masks(*, setup: ModelSetup, out: Path, files: Files = Files()) -> int:
     config = setup.settings()
     images = _open(setup)
     from ssrseg.pseudo_masks import make_masks
+    from ssrseg.review import describe_reviews
 
     model, cache, device = setup.model, setup.cache, setup.device
     result = make_masks(images, out, config, model=model, cache=cache, device=device, **vars(files))
     code = _echo_written(result)
     if result.from_kept_cams:
         echo(f"{counted(result.from_kept_cams, 'mask', 'masks')} of these from kept CAMs.")
-    if result.absent:
-        first = (f"{name} ({', '.join(words)})" for name, words in result.absent.items())
-        more = ", ..." if len(result.absent) > 5 else ""
-        echo(
-            f"{counted(len(result.absent), 'mask shows', 'masks show')} nothing of a class that"
-            f" their image is labelled with, of {len(images)}: {', '.join(islice(first, 5))}{more}"
-            f" (column absent of {result.out / 'manifest.csv'})."
-        )
+    for line in describe_reviews(result.out, result.reviews):
+        echo(line)
     return code
 
 
@@ -265,6 +261,7 @@ def predict(
     """
     chosen = images.open()
     from ssrseg.prediction import predict
+    from ssrseg.review import describe_reviews
 
     model, clip = trained.model, trained.clip
     result = predict(
@@ -277,25 +274,23 @@ def predict(
         device=device,
         **vars(files),
     )
-    return _echo_written(result)
+    code = _echo_written(result)
+    for line in describe_reviews(result.out, result.reviews):
+        echo(line)
+    return code
 
 
 @command(EVERYDAY)
-def report(folder: Path, /, *, data: Path | None = None) -> None:
+def report(folder: Path, /, *, images: Path | None = None) -> None:
     """Write report.html of masks anew, as after corrections by hand.
 
     Args:
         folder: Written by `masks` or `predict`.
-        data: Data set, if the photographs are no longer where they were.
+        images: Folder of the photographs, if they are not where manifest.csv says.
     """
     from ssrseg.report.masks import write_masks_report
 
-    photos = None
-    if data is not None:
-        from ssrseg.data.open import open_images
-
-        photos = open_images(data)
-    echo(f"Report: {write_masks_report(folder, photos=photos)}")
+    echo(f"Report: {write_masks_report(folder, images=images)}")
 
 
 @command(EVERYDAY)

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from ssrseg.errors import DataError
 
@@ -41,6 +42,30 @@ def csv_rows(text: str) -> list[list[str]]:
         return [[plain_cell(cell) for cell in row] for row in reader if row]
     except csv.Error as error:
         raise DataError(f"line {reader.line_num}: {error}") from error
+
+
+def rows_by_name(path: Path) -> dict[str, dict[str, str]]:
+    """The lines of a table by their column ``name``; none if it is not there.
+
+    Raises:
+        DataError: If it is no such table.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+        head, *rows = csv_rows(text) or [["name"]]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error
+    except DataError as error:
+        raise DataError(f"{path} is damaged: {error}. Save it as CSV, or delete it.") from error
+    if "name" not in head:
+        raise DataError(
+            f'{path} has no column "name" (a spreadsheet may have saved it in another form). Save'
+            " it as CSV in UTF-8, or delete it."
+        )
+    tables = (dict(zip(head, row, strict=False)) for row in rows)
+    return {row["name"]: row for row in tables if "name" in row}
 
 
 def _guarded(cell: str) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
-from ssrseg.data.naming import coco_number
-from ssrseg.data.walk import SUFFIXES
+from ssrseg.data.files import user_path
+from ssrseg.data.naming import coco_number, match_masks, sample_name
+from ssrseg.data.walk import SUFFIXES, list_images
+from ssrseg.errors import DataError
 
 _DEEPEST = 100  # folders
 
@@ -84,3 +87,28 @@ class _Listing:
 def _alike(name: str) -> str:
     stem, suffix = os.path.splitext(unicodedata.normalize("NFC", name))
     return stem + suffix.lower()
+
+
+def images_like(names: Iterable[str], images: Path, *, skip: Path) -> dict[str, Path]:
+    """Photographs below a folder, by the name of the mask that is theirs.
+
+    Args:
+        skip: Folder of the masks, which is not looked into.
+
+    Raises:
+        DataError: If two photographs have the same name up to the suffix, or there is none.
+    """
+    images = user_path(images, "photographs")
+    listed = list_images(images, skip=skip).images
+    here = Path(os.path.abspath(images))
+    folder = here if here.is_dir() else here.parent
+    by_name: dict[str, Path] = {}
+    for each in (Path(os.path.abspath(path)) for path in listed):
+        name = sample_name(each.relative_to(folder).as_posix())
+        if by_name.setdefault(name, each) != each:
+            raise DataError(
+                f"{folder} holds both {by_name[name].name} and {each.name}, photographs of the"
+                " same name up to the suffix. Remove one."
+            )
+    found, _ = match_masks(names, by_name, lambda: names)
+    return found

@@ -12,6 +12,7 @@ from ssrseg.data import coco
 from ssrseg.data.class_ids import find_masks
 from ssrseg.data.classes import VOC_CLASSES, ClassList, class_key, read_classes
 from ssrseg.data.files import user_path
+from ssrseg.data.label_files.addresses import paths_of
 from ssrseg.data.label_files.check import check_rows
 from ssrseg.data.label_files.class_folders import class_folders, read_class_folders
 from ssrseg.data.label_files.find import (
@@ -301,7 +302,7 @@ def _open_coco(
 
 def _by_end(lookup: ImagesOf, names: Iterable[str]) -> dict[str, str]:
     """Images that lie elsewhere, by the ends of their paths."""
-    found = {name: lookup.find(Row("", name))[0] for name in sorted(names)}
+    found = {name: lookup.find(Row("", name, also=paths_of(name)))[0] for name in sorted(names)}
     return {name: path for name, path in found.items() if path is not None}
 
 

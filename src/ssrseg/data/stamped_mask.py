@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ssrseg.data.class_ids import class_ids_png
@@ -27,6 +28,7 @@ KEY = "ssrseg"
 """Name of the text chunk."""
 
 
+_NOTE = "ssrseg-note"
 _OURS = b"tEXtssrseg\0"
 _BEGINNING = 120  # bytes in which the stamp begins
 _END = b"IEND\xaeB`\x82"
@@ -52,15 +54,54 @@ def digest_of(*parts: str) -> str:
     return hashlib.sha256(b"".join(b"%d:" % len(text) + text for text in encoded)).hexdigest()[:16]
 
 
-def write_mask(path: Path, ids: UInt8[Tensor, "height width"], made_for: str) -> None:
+def write_mask(
+    path: Path, ids: UInt8[Tensor, "height width"], made_for: str, note: str = ""
+) -> None:
     """Write class ids as an indexed PNG in VOC's colours, stamped, whole or not at all.
+
+    Args:
+        note: Text that ``mask_note`` finds again.
 
     Raises:
         OutputError: If it cannot be written.
     """
-    png = class_ids_png(ids, {KEY: f"{made_for} {_pixels(ids.cpu().numpy())}"})
+    texts = {KEY: f"{made_for} {_pixels(ids.cpu().numpy())}"}
+    png = class_ids_png(ids, texts | ({_NOTE: note} if note else {}))
     with atomic_write(path) as temporary:
         temporary.write_bytes(png)
+
+
+def mask_note(path: Path) -> str:
+    """The note in a mask; empty if there is none, or the file cannot be read."""
+    return _text(path, _NOTE)
+
+
+def write_confidence(path: Path, confidence: Float[Tensor, "height width"], made_for: str) -> None:
+    """Write a confidence in [0, 1] as a grey PNG, 255 = 1, stamped with what it was made for.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    chunks = PngInfo()
+    chunks.add_text(KEY, made_for)
+    grey = Image.fromarray((confidence.clamp(0, 1) * 255).round().byte().cpu().numpy())
+    with atomic_write(path) as temporary:
+        grey.save(temporary, format="PNG", pnginfo=chunks)
+
+
+def has_confidence(path: Path, made_for: str) -> bool:
+    """Whether the confidence that is wanted is there."""
+    return _text(path, KEY) == made_for
+
+
+def _text(path: Path, keyword: str) -> str:
+    """A text chunk before the pixels of a PNG that is whole, else nothing."""
+    try:
+        content = path.read_bytes()
+        with QUIET, Image.open(io.BytesIO(content)) as image:
+            return str(image.info.get(keyword, "")) if content.endswith(_END) else ""
+    except (Image.DecompressionBombError, *UNREADABLE):
+        return ""
 
 
 def mask_state(path: Path, made_for: str) -> tuple[MaskState, UInt8[Tensor, "height width"] | None]:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float16, UInt8
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ssrseg.data.crops import Draws
 from ssrseg.data.files import atomic_write
+from ssrseg.data.kept_tensors import UNREADABLE
 from ssrseg.errors import DataError
 from ssrseg.method.pseudo_mask import IGNORE
 
@@ -51,9 +52,9 @@ def has_views(path: Path, made_for: str) -> bool:
             if facts.get("made_for") != made_for:
                 return False
             tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError):
+        return facts.get("sum") == _sum(tensors)
+    except UNREADABLE:
         return False
-    return facts.get("sum") == _sum(tensors)
 
 
 def _sum(tensors: dict[str, Tensor]) -> str:
@@ -150,7 +151,7 @@ class WindowDraws(Draws[WindowBatch]):
                 top, left = int(down * (grid_h - rows + 1)), int(right * (grid_w - columns + 1))
                 tokens = stored[top : top + rows, left : left + columns]
                 mask = reader.get_tensor("mask")
-        except (OSError, SafetensorError) as error:
+        except UNREADABLE as error:
             raise DataError(
                 f"{path}, cached features, cannot be read any more ({error}). The same command"
                 " makes them anew and goes on."

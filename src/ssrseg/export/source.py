@@ -12,12 +12,11 @@ from jaxtyping import UInt8
 
 from ssrseg.data.class_ids import check_class_ids, find_masks, read_class_ids
 from ssrseg.data.classes import read_classes_txt
-from ssrseg.data.csv_lines import csv_rows
+from ssrseg.data.csv_lines import rows_by_name
 from ssrseg.data.files import content_digest, user_path
+from ssrseg.data.find_images import images_like
 from ssrseg.data.images import image_size
-from ssrseg.data.naming import match_masks, sample_name
 from ssrseg.data.stamped_mask import MaskState, mask_state
-from ssrseg.data.walk import list_images
 from ssrseg.errors import DataError
 from ssrseg.failures import FILE as FAILURES
 from ssrseg.failures import Failure
@@ -117,8 +116,8 @@ def find_masks_to_export(folder: Path, images: Path | None, *, photos: bool) -> 
             " n-th has id n. Give a folder that `masks` or `predict` has written, or write it."
         )
     found = find_masks(masks)
-    rows = _rows(root / MANIFEST)
-    failed = _rows(root / FAILURES)
+    rows = rows_by_name(root / MANIFEST)
+    failed = rows_by_name(root / FAILURES)
     failures = tuple(
         Failure(name, Path(row.get("image", "")), row.get("reason", ""))
         for name, row in failed.items()
@@ -126,7 +125,7 @@ def find_masks_to_export(folder: Path, images: Path | None, *, photos: bool) -> 
     names = sorted(found.keys() - failed.keys())
     if not names:
         raise DataError(f"{masks} holds no mask that could be exported. Finish the run first.")
-    where = _below(images, names, masks) if images is not None else _listed(rows, root)
+    where = images_like(names, images, skip=masks) if images is not None else _listed(rows, root)
     if photos and not where.keys() & set(names):
         raise DataError(
             f"Nothing says which photographs the masks in {masks} are of"
@@ -176,30 +175,6 @@ def read_mask(each: MaskFile, source: MasksToExport, *, photo: bool) -> Mask:
     return Mask(each.name, each.file, place, each.photo, ids.numpy(), each.score, by_hand, changed)
 
 
-def _rows(path: Path) -> dict[str, dict[str, str]]:
-    """The lines of a table by their column ``name``; none if it is not there.
-
-    Raises:
-        DataError: If it is no such table.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
-        head, *rows = csv_rows(text) or [["name"]]
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error
-    except DataError as error:
-        raise DataError(f"{path} is damaged: {error}. Save it as CSV, or delete it.") from error
-    if "name" not in head:
-        raise DataError(
-            f'{path} has no column "name" (a spreadsheet may have saved it in another form). Save'
-            " it as CSV in UTF-8, or delete it and name the folder of the photographs (--images)."
-        )
-    tables = (dict(zip(head, row, strict=False)) for row in rows)
-    return {row["name"]: row for row in tables if "name" in row}
-
-
 def _listed(rows: dict[str, dict[str, str]], root: Path) -> dict[str, Path]:
     """Photographs by name, where the manifest says that they are."""
     here = os.path.realpath(root)
@@ -209,24 +184,6 @@ def _listed(rows: dict[str, dict[str, str]], root: Path) -> dict[str, Path]:
         for name, image in images.items()
         if image and "\0" not in image
     }
-
-
-def _below(images: Path, names: Iterable[str], masks: Path) -> dict[str, Path]:
-    """Photographs below a folder, by the name of the mask that is theirs."""
-    images = user_path(images, "photographs")
-    listed = list_images(images, skip=masks).images
-    here = Path(os.path.abspath(images))
-    folder = here if here.is_dir() else here.parent
-    by_name: dict[str, Path] = {}
-    for each in (Path(os.path.abspath(path)) for path in listed):
-        name = sample_name(each.relative_to(folder).as_posix())
-        if by_name.setdefault(name, each) != each:
-            raise DataError(
-                f"{folder} holds both {by_name[name].name} and {each.name}, photographs of the"
-                " same name up to the suffix. Remove one."
-            )
-    found, _ = match_masks(names, by_name, lambda: names)
-    return found
 
 
 def _common_folder(files: Iterable[MaskFile]) -> Path:

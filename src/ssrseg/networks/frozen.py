@@ -192,7 +192,7 @@ def files_digest(source: str | Path) -> str:
             with (folder / name).open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").digest()
             found.update(b"%d:%s" % (len(name), os.fsencode(name)) + content)
-        return found.hexdigest()[:16] if read else ""
+        return found.hexdigest()[:16] if "config.json" in names else ""
     except (OSError, ValueError):  # such as a text that is no hub id
         return ""
 

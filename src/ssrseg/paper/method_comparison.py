@@ -144,7 +144,7 @@ def _compare(
         return None if file is None else read_truth(file, size, len(classes))
 
     masks = {name: mask(file) for name, file in files.items()}
-    masks[OURS] = where.model.segment_photo(photo)[0]
+    masks[OURS] = where.model.segment_photo(photo).pseudo_mask
     truth, miou = mask(sample.truth), {}
     for name, ids in masks.items():
         if ids is not None and truth is not None:

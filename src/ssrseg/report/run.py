@@ -163,4 +163,4 @@ def _gallery(page: Path, classes: tuple[str, ...], shown: Sequence[TrainedImage]
         also = [int(index) for index in np.flatnonzero(found) if index not in each.labels]
         note = f"also predicted: {', '.join(classes[index] for index in also)}" if also else ""
         cards.append(Card(each.name, size, tuple(layers), each.labels, note=note))
-    return Gallery(kinds, tuple(zip(classes, colours, strict=True)), (), cards)
+    return Gallery(kinds, tuple(zip(classes, colours, strict=True)), (), cards, len(kinds) - 1)

@@ -6,8 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from ssrseg.config import BY_CONTENT, SPEED_KEYS, Config, load_config, preset_names
-from ssrseg.data.csv_lines import csv_rows
+from ssrseg.data.csv_lines import rows_by_name
 from ssrseg.errors import SSRError
+from ssrseg.failures import FILE as FAILURES
 
 Facts = tuple[tuple[str, str], ...]
 
@@ -72,9 +73,9 @@ def model_facts(file: Path) -> Facts:
 
 def read_failures(folder: Path) -> list[tuple[str, str]]:
     """Name and reason of every image that a run could not use."""
-    with suppress(OSError, SSRError):
-        text = (folder / "failures.csv").read_bytes().decode("utf-8", "surrogateescape")
-        return [(row[0], row[2]) for row in csv_rows(text)[1:] if len(row) == 3]
+    with suppress(SSRError):
+        rows = rows_by_name(folder / FAILURES)
+        return [(name, row.get("reason", "")) for name, row in rows.items()]
     return []
 
 
