@@ -422,18 +422,28 @@ def test_an_image_cut_short_is_listed_and_a_mended_one_is_made_up_for(
     assert terminal.fine(*command).startswith("0 masks written")
 
 
-def test_masks_says_which_labels_it_does_not_show(
+def test_masks_says_what_to_look_at_first(
     photos: Path, terminal: Terminal, encoders: tuple[object, ...]
 ) -> None:
     out = photos.parent / "out"
     command = ("masks", "--data", photos, "--out", out, *encoders)
     said = terminal.fine(*command, "--set", "pseudo.min_score=1.0")  # hardly anything is so sure
     with (out / "manifest.csv").open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["absent"]]
-    lacking = [f"{row['name']} ({row['absent'].replace(';', ', ')})" for row in rows]
-    assert lacking
-    assert re.search(rf"^{len(lacking)} masks? shows? nothing of a class .*, of 4: ", said, re.M)
-    assert f": {', '.join(lacking)} (column absent of {out / 'manifest.csv'})" in said
+        rows = sorted(csv.DictReader(file), key=lambda row: (float(row["score"]), row["name"]))
+    assert any(row["absent"] for row in rows)
+    for row in rows:
+        lacking = [f"nothing of {label} found" for label in row["absent"].split(";") if label]
+        assert [each for each in row["reasons"].split(";") if each.startswith("nothing")] == lacking
+    told = [f"  {row['score']}  {row['name']}  {row['reasons'].replace(';', '; ')}" for row in rows]
+    head = "Look first at (lowest score first; all in manifest.csv, columns score and reasons):"
+    assert "\n".join([head, *(line.rstrip() for line in told)]) in said
+    with (out / "labels_to_check.csv").open(encoding="utf-8") as file:
+        doubts = list(csv.DictReader(file))
+    images = len({row["name"] for row in doubts})
+    assert re.search(rf"^Labels to check: {len(doubts)} in {images} image", said, re.M)
+    for row in doubts:
+        labels = next(each["labels"] for each in rows if each["name"] == row["name"]).split(";")
+        assert (row["label"] in labels) == (row["given"] == "yes")
 
 
 @pytest.mark.parametrize(

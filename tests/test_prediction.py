@@ -98,7 +98,10 @@ def test_prediction(model: SSR, tree: Path) -> None:
     found = model.segment_photo(photo, crf=True)
     refined, sure = found.pseudo_mask, found.confidence
     assert refined.shape == photo.shape[:2]
-    assert (sure - confidence).abs().max() > 1e-3
+    same = refined == ids
+    assert 0.2 < same.float().mean() < 1
+    assert torch.equal(sure[same], confidence[same])  # the decoder's, not the DenseCRF's
+    assert (sure[~same] <= confidence[~same]).all()
 
 
 def test_it_has_learned_something(model: SSR, tree: Path) -> None:
@@ -198,6 +201,22 @@ def test_a_model_of_the_hub(
     photo = tree / "JPEGImages" / "2007_000000.jpg"
     predict(photo, tmp_path, "somebody/dogs")
     assert predict(photo, tmp_path, run).skipped == 1  # the same model
+
+
+def test_confidence_and_review_of_predictions(
+    run: Path, model: SSR, tree: Path, tmp_path: Path
+) -> None:
+    result = predict(tree / "JPEGImages", tmp_path, run, crf=True, confidence=True)
+    for image in sorted((tree / "JPEGImages").iterdir()):
+        found = model.segment_photo(read_image(image), crf=True)
+        with Image.open(tmp_path / "confidence" / f"{image.stem}.png") as grey:
+            written = np.asarray(grey) / 255
+        assert np.abs(written - found.confidence.numpy()).max() < 0.51 / 255
+        assert result.reviews[image.stem] == found.review
+    again = predict(tree / "JPEGImages", tmp_path, run, crf=True, confidence=True)
+    assert (again.written, again.reviews) == (0, result.reviews)
+    scores = [review.score for review in result.reviews.values()]
+    assert scores == sorted(scores) and all(0 <= score <= 1 for score in scores)
 
 
 def test_started_again(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssrseg import mask_folder as module
 from ssrseg.config import Config
-from ssrseg.data.class_ids import read_class_ids
+from ssrseg.data.class_ids import read_class_ids, write_class_ids
 from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages, Sample
@@ -148,6 +148,58 @@ def test_what_is_done_is_known_without_the_manifest(
         damage()
         result = make_masks(two, tmp_path, config)
         assert (made, result.skipped, manifest.read_text()) == ([], 2, whole)
+
+
+def test_a_review_of_every_mask(
+    folder: LabelledImages, tmp_path: Path, config: Config, made: list[str]
+) -> None:
+    result = make_masks(folder, tmp_path, config)
+    with (tmp_path / "manifest.csv").open() as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert list(result.reviews) == sorted(rows, key=lambda name: (float(rows[name]["score"]), name))
+    for name, review in result.reviews.items():
+        assert rows[name]["score"] == f"{review.score:.3f}" and 0 <= review.score <= 1
+        assert rows[name]["reasons"] == ";".join(review.reasons)
+    # the same from kept CAMs, and when nothing is made
+    whole = (tmp_path / "manifest.csv").read_text()
+    (tmp_path / "masks" / f"{folder.samples[0].name}.png").unlink()
+    again = make_masks(folder, tmp_path, config)
+    assert (again.from_kept_cams, again.reviews) == (1, result.reviews)
+    assert (tmp_path / "manifest.csv").read_text() == whole
+    # a mask that a person has made is not doubted
+    path = tmp_path / "masks" / f"{folder.samples[1].name}.png"
+    write_class_ids(path, torch.zeros_like(read_class_ids(path)))
+    corrected = make_masks(folder, tmp_path, config)
+    assert set(corrected.reviews) == {each.name for each in folder.samples} - {path.stem}
+    with (tmp_path / "manifest.csv").open() as file:
+        found = {row["name"]: (row["score"], row["reasons"]) for row in csv.DictReader(file)}
+    assert found[path.stem] == ("", "")
+
+
+def test_confidence_beside_the_masks(
+    folder: LabelledImages, tmp_path: Path, config: Config, made: list[str]
+) -> None:
+    make_masks(folder, tmp_path, config)
+    assert not (tmp_path / "confidence").exists()
+    result = make_masks(folder, tmp_path, config, confidence=True)
+    assert (result.written, result.from_kept_cams) == (4, 4)
+    model = SSR.from_config(config, folder.classes)
+    sample = next(each for each in folder.samples if each.labels)
+    path = tmp_path / "confidence" / f"{sample.name}.png"
+    with Image.open(path) as image:
+        assert image.mode == "L"
+        grey = np.asarray(image)
+    expected = model.rectify(sample.image, [folder.classes[i] for i in sample.labels]).confidence
+    assert np.abs(grey / 255 - expected).max() < 0.51 / 255
+    assert grey.min() < 250
+    made.clear()
+    assert make_masks(folder, tmp_path, config, confidence=True).written == 0
+    path.write_bytes(path.read_bytes()[:-20])
+    assert make_masks(folder, tmp_path, config, confidence=True).written == 1
+    # one that would no longer fit its mask goes with it
+    other = replace(config, pseudo=replace(config.pseudo, alpha=4.0))
+    make_masks(folder, tmp_path, other)
+    assert not path.exists()
 
 
 def test_what_is_missing_or_changed_is_made_again(

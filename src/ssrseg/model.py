@@ -113,7 +113,7 @@ class PhotoSegments:
 
     Attributes:
         pseudo_mask: Class ids.
-        confidence: Probability of the chosen class, in [0, 1].
+        confidence: The decoder's probability of the chosen class, before a DenseCRF, in [0, 1].
         review: By the decoder's probabilities, before a DenseCRF.
     """
 
@@ -542,8 +542,10 @@ class SSR(nn.Module, Loadable):
                 f"{self.config.backbones.clip} and the decoder give probabilities that are nan or"
                 " infinite: weights of CLIP are damaged, or too large. Copy it again."
             )
-        confidence, ids = probabilities.max(0)
-        ids = ids.to(torch.uint8).to(decoded.device)
+        ids = probabilities.argmax(0).to(decoded.device)
+        # a DenseCRF is sure of everything: the decoder's own probability says more
+        confidence = decoded.gather(0, ids[None])[0]
+        ids = ids.to(torch.uint8)
         review = review_prediction(decoded, ids)
         return PhotoSegments(_enlarge(ids, photo), _enlarge(confidence, photo), review)
 

@@ -101,6 +101,23 @@ def _open(root: Path, split: str | None) -> LabelledImages:
     _refuse_unlabelled(root)
 
 
+def labels_source(path: Path) -> str:
+    """Where ``open_labelled`` takes the labels from, in words: ``labels.csv``, ``COCO's JSON``."""
+    if path.is_file():
+        return f"{path.name}, {reader_for(path)}"
+    if (path / "labels.csv").exists():
+        return "labels.csv"
+    if coco.is_coco(path):
+        return COCO
+    if _is_labelled_voc(path):
+        return "VOC's Annotations"
+    files = find_label_files(path)
+    if files is None:
+        return "one folder per class"
+    names = (file.relative_to(path).as_posix() for file in files.files.values())
+    return f"{', '.join(names)}, {files.format}"
+
+
 def _open_file(path: Path, split: str | None) -> LabelledImages:
     """A label file by its path."""
     _refuse_packed(path)
