@@ -61,9 +61,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(f"cam {path.stem}")
         cams(path, found, made_for)
 
-    def noting_mask(path: Path, ids: Tensor, made_for: str) -> None:
+    def noting_mask(path: Path, ids: Tensor, made_for: str, note: str) -> None:
         names.append(f"mask {path.stem}")
-        mask(path, ids, made_for)
+        mask(path, ids, made_for, note)
 
     monkeypatch.setattr(cam_source, "write_cams", noting_cams)
     monkeypatch.setattr(mask_folder, "write_mask", noting_mask)
@@ -235,10 +235,10 @@ def test_stopped_half_way(
     made.clear()
     write = mask_folder.write_mask
 
-    def killed(path: Path, ids: Tensor, made_for: str) -> None:
+    def killed(path: Path, ids: Tensor, made_for: str, note: str) -> None:
         if len(made) == kept:
             raise KeyboardInterrupt
-        write(path, ids, made_for)
+        write(path, ids, made_for, note)
 
     with monkeypatch.context() as patched:
         patched.setattr(mask_folder, "write_mask", killed)
