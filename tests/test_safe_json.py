@@ -47,3 +47,16 @@ def test_only_our_own_errors_come_out(text: str | bytes) -> None:
 
 def test_nan_is_let_through_for_who_can_say_where_it_is() -> None:
     assert str(parse_json("[NaN, -Infinity]", nan=True)) == "[nan, -inf]"
+
+
+def test_keys_that_are_there_twice() -> None:
+    text = '{"a": 1, "b": {"c": 1, "c": 2}}'
+    assert parse_json(text) == {"a": 1, "b": {"c": 2}}
+    with pytest.raises(JsonError, match=r'^"c" is there twice$'):
+        parse_json(text, unique=True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_encodings(encoding: str) -> None:
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    assert parse_json((mark + '{"\u00e4": 1}').encode(encoding)) == {"\u00e4": 1}

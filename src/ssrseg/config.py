@@ -318,11 +318,11 @@ class OptimConfig:
     """CLIP's features and pseudo masks for the decoder: kept on disk, some views of each image, or
     made anew for every crop (paper). auto = cached on a CPU, if every image is seen often and the
     disk allows it [0038]."""
-    features_gb: NotNegative = 10.0
+    features_gb: NotNegative = 20.0
     """Disk that cached features may take, in GB."""
-    views: Annotated[tuple[Zoom, ...], Field(min_length=1, max_length=16)] = (1.0, 0.7)
-    """Sizes of an image whose features are cached, the second, fourth ... of its mirror image if
-    data.flip. The pseudo mask is made at the first."""
+    views: Annotated[tuple[Zoom, ...], Field(min_length=1, max_length=16)] = (1.0, 0.75)
+    """Sizes of an image whose features are cached, those of test.scales; the second, fourth ... of
+    its mirror image if data.flip. The pseudo mask is made at the first [0038]."""
     save_every: Count | None = None
     """Iterations between checkpoints; null = a tenth of ``iterations``, at most 1,000."""
     seed: CountOrZero = 0

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from ssrseg.config import Config
 from ssrseg.console import CheckResult, printable, track
-from ssrseg.data import coco
 from ssrseg.data.describe import class_counts, doubtful_names
 from ssrseg.data.images import check_size, read_image
 from ssrseg.data.sample import LabelledImages, Sample
@@ -57,7 +56,6 @@ class DataCheck:
     """Everything that was found in a data set.
 
     Attributes:
-        layout: What kind of labels were read, such as ``labels.csv``.
         counts: Images that show each class.
         images: What was read, in the order of the samples.
         duplicates: Groups of images with the same pixels and labels.
@@ -72,7 +70,6 @@ class DataCheck:
     """
 
     data: LabelledImages
-    layout: str
     counts: dict[str, int]
     images: tuple[ImageFacts, ...]
     duplicates: tuple[tuple[Sample, ...], ...]
@@ -149,14 +146,15 @@ def check_data(
     at_odds = [group for group in groups if len({each.labels for each in group}) > 1]
     vocabulary, fault = None, ""
     try:
-        vocabulary = build_vocabulary(data.classes, config.prompts.set, data.prompts)
+        vocabulary = build_vocabulary(
+            data.classes, config.prompts.set, data.prompts, data.background
+        )
         if config.cam.mode != "centre":
             refuse_lone_texts(vocabulary, {each.name: each.labels for each in data.samples})
     except ConfigError as error:
         fault = str(error)
     return DataCheck(
         data,
-        layout_of(data.root),
         class_counts(data),
         images,
         tuple(group for group in groups if group not in at_odds),
@@ -169,13 +167,6 @@ def check_data(
         config.data.max_side,
         fault,
     )
-
-
-def layout_of(root: Path) -> str:
-    """Which of a folder's files ``open_labelled`` takes the labels from."""
-    if (root / "labels.csv").exists():
-        return "labels.csv"
-    return "COCO annotations" if coco.is_coco(root) else "VOC annotations"
 
 
 def _look(sample: Sample, config: Config, patch: int) -> ImageFacts:
@@ -266,7 +257,7 @@ def _of_images(check: DataCheck, root: Path) -> list[CheckResult]:
         found.append(
             CheckResult(
                 "without labels",
-                f"{_paths(root, check.unlabelled)}: not in {check.layout}, so not used",
+                f"{_paths(root, check.unlabelled)}: named by no label, so not used",
                 grave=False,
             )
         )
@@ -324,12 +315,15 @@ def _of_texts(check: DataCheck) -> list[CheckResult]:
         return [CheckResult("prompts", "CLIP cannot be asked", check.fault)]
     assert check.vocabulary is not None
     vocabulary = check.vocabulary
-    words = len(vocabulary.texts) - len(vocabulary.classes)
-    found = [CheckResult("background words", f"{words:,}")]
+    found = []
     if vocabulary.dropped:
         pairs = zip(vocabulary.dropped, vocabulary.dropped_for, strict=True)
-        left_out = ", ".join(f"{quoted(word)} (means {quoted(name)})" for word, name in pairs)
-        found.append(CheckResult("left out of these", left_out, grave=False))
+        left_out = ", ".join(f"{quoted(word)} ({quoted(name)})" for word, name in pairs)
+        found.append(
+            CheckResult(
+                "background words", f"left out, as they mean a class: {left_out}", grave=False
+            )
+        )
     return found
 
 

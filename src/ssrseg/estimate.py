@@ -61,6 +61,7 @@ Size = tuple[int, int]
 
 _CROPS = 4  # at once, at most
 _CAM_BYTES = 4  # two maps in half precision
+_REPORT_BYTES = 30_000  # of an image in report.html
 
 
 @dataclass(frozen=True)
@@ -265,7 +266,7 @@ def masks_cost(rates: PhotoRates, model: SSR, sizes: Sequence[Size], *, slots: f
     loading = pixels * rates.read + small_pixels * rates.superpixels
     computing = sum(patches) * rates.rectify + pixels * rates.write
     disk = pixels * rates.mask + _CAM_BYTES * slots * sum(patches)
-    disk += _superpixel_bytes(model, small)
+    disk += _superpixel_bytes(model, small) + _REPORT_BYTES * len(sizes)
     growth = max(1.0, max(patches, default=0) / rates.patches)
     peak = rates.memory
     memory = peak.before + growth * (peak.most - peak.before)
@@ -501,9 +502,11 @@ def duration(seconds: float) -> str:
     minutes = _rounded(seconds / 60)
     if minutes < 90:
         return f"{minutes:.0f} min"
+    if seconds < 10 * 3600:
+        hours, tens = divmod(10 * round(seconds / 600), 60)
+        return f"{hours} h {tens} min" if tens else f"{hours} h"
     if seconds < 36 * 3600:
-        hours, minutes = divmod(10 * round(seconds / 600), 60)
-        return f"{hours:.0f} h" + (f" {minutes:.0f} min" if minutes and hours < 10 else "")
+        return f"{seconds / 3600:.0f} h"
     return f"{_rounded(seconds / 86400):.2g} days"
 
 

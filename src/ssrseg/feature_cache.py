@@ -43,7 +43,7 @@ Size = tuple[int, int]
 
 WORTH_IT = 4
 """Crops of each image from which on the views are made faster than the crops would be: two views
-of a photograph of VOC take as long as three crops of 320 pixels [0038]."""
+of a photograph of VOC take as long as two or three crops of 320 pixels [0038]."""
 
 
 @dataclass(frozen=True)

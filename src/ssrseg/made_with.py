@@ -139,7 +139,9 @@ def change(earlier: MadeWith, now: MadeWith) -> Change:
     """What is no longer as it was when the masks of a folder were made."""
     count = len(earlier.classes)
     added, kept = now.classes[count:], now.classes[:count]
-    prompts = changed_prompts(kept, earlier.texts, now.texts)
+    old, new = (dict(zip(each.classes, each.texts, strict=False)) for each in (earlier, now))
+    both = [name for name in old if name in new]
+    prompts = changed_prompts(both, [old[name] for name in both], [new[name] for name in both])
     background = changed_background(earlier.background, now.background)
     # a word that means a class that was added is left out of the background
     left_out = bool(added) and set(now.background) < set(earlier.background)

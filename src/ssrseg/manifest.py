@@ -144,3 +144,8 @@ def _path_from(folder: Path, file: Path) -> str:
 def mask_path(name: str) -> str:
     """Where the mask of a sample lies in its folder."""
     return f"masks/{name}.png"
+
+
+def confidence_path(name: str) -> str:
+    """Where the confidence of a mask lies in its folder."""
+    return f"confidence/{name}.png"

@@ -31,7 +31,7 @@ from ssrseg.failures import Failure, write_failures
 from ssrseg.interruption import Stop
 from ssrseg.made_with import Change, MadeWith, change, is_ours, read_made_with
 from ssrseg.manifest import FILE as MANIFEST
-from ssrseg.manifest import Manifest, mask_path
+from ssrseg.manifest import Manifest, confidence_path, mask_path
 from ssrseg.report.masks import write_masks_report
 from ssrseg.review import Review, review_order, write_doubts
 
@@ -59,11 +59,6 @@ class Making:
     places: Callable[[str], Sequence[str]] = lambda name: [mask_path(name)]
     confidence: bool = False
     """Whether a confidence is wanted beside each mask."""
-
-
-def confidence_path(name: str) -> str:
-    """Where the confidence of a mask lies in its folder."""
-    return f"confidence/{name}.png"
 
 
 _SHOWN = 8  # differences in one message
@@ -381,7 +376,21 @@ def _refuse_mixture(
             + (f", such as {min(others).name}, which this call would leave" if left else "")
             + ". Use the same ones to go on, or another folder (--out) to begin anew"
             + ("." if left else ", or --overwrite to replace all of them.")
+            + (_keep_ids(out) if earlier is not None and _moved(earlier, making) else "")
         )
     for line in () if overwrite else found.notes:
         note(f"{line}.")
     return True
+
+
+def _moved(earlier: MadeWith, making: Making) -> bool:
+    """Whether all classes are still there, and some have another id."""
+    before, now = earlier.classes, making.made_with.classes
+    return set(before) <= set(now) and now[: len(before)] != before
+
+
+def _keep_ids(out: Path) -> str:
+    return (
+        f" Classes keep their ids if {out / 'classes.txt'} is copied beside the labels and new ones"
+        " are added at its end."
+    )

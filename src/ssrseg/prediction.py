@@ -18,8 +18,8 @@ from ssrseg.errors import DataError, SSRError
 from ssrseg.failures import Failure
 from ssrseg.interruption import until_stopped
 from ssrseg.made_with import MadeWith
-from ssrseg.manifest import mask_path
-from ssrseg.mask_folder import Making, confidence_path, open_masks
+from ssrseg.manifest import confidence_path, mask_path
+from ssrseg.mask_folder import Making, open_masks
 from ssrseg.model import SSR
 from ssrseg.review import Review
 

@@ -21,8 +21,8 @@ from ssrseg.device import pick_device
 from ssrseg.failures import Failure
 from ssrseg.interruption import until_stopped
 from ssrseg.kept_cams import cams_path
-from ssrseg.manifest import mask_path
-from ssrseg.mask_folder import Making, confidence_path, open_masks
+from ssrseg.manifest import confidence_path, mask_path
+from ssrseg.mask_folder import Making, open_masks
 from ssrseg.method.evidence import pixel_confidence
 from ssrseg.pixel_scores import enlarged, enlarged_ids, mask_of_cam
 from ssrseg.review import Review, review_mask

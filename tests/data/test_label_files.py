@@ -65,7 +65,7 @@ TABLES = {
     "_classes.csv": "filename, cat, dog\na.jpg, 1, 1\nb.jpg, 0, 1\nc.jpg, 0, 0\n",
     "words.csv": "image;cat;dog\na.jpg;yes;Yes\nb.jpg;no;YES\nc.jpg;no;no\n",
     "excel-words.csv": "image;cat;dog\na.jpg;TRUE;TRUE\nb.jpg;FALSE;TRUE\nc.jpg;FALSE;FALSE\n",
-    "crosses.csv": "image;cat;dog\na.jpg;x;X\nb.jpg;;x\nc.jpg;;\n",
+    "crosses.csv": "image;cat;dog\nc.jpg;;\na.jpg;x;X\nb.jpg;;x\n",
     "floats.csv": "image,cat,dog,width\na.jpg,1.0,1.0,640\nb.jpg,0.0,1.0,640\nc.jpg,0.0,0.0,640\n",
     "german.csv": "Dateiname;Tags;Bearbeiter\na.jpg;cat,dog;me\nb.jpg;dog;me\nc.jpg;none;you\n",
     "index.csv": ",image,cat,dog\n0,a.jpg,1,1\n1,b.jpg,0,1\n2,c.jpg,0,0\n",
@@ -196,6 +196,25 @@ def test_a_table_that_is_not_understood_is_named_with_line_and_cure(tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize(
+    ("file", "cure"),
+    [("Tags.xlsx", 'as CSV there (Excel calls it "CSV UTF-8").'), ("export.zip", "Unpack it")],
+)
+def test_files_that_labels_have_to_be_taken_out_of(tmp_path: Path, file: str, cure: str) -> None:
+    images(tmp_path).joinpath(file).touch()
+    assert refused(tmp_path).startswith(f"D/{file} is a") and cure in refused(tmp_path)
+    assert cure in refused(tmp_path / file)
+    (tmp_path / "labels.csv").write_text(TABLES["labels.csv"])
+    assert shown(tmp_path) == EXPECTED
+
+
+def test_a_label_file_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    images(tmp_path, "photos/a.jpg", "photos/b.jpg", "photos/c.jpg", "labels/tags.csv")
+    (tmp_path / "labels/tags.csv").write_text(TABLES["tags.csv"])
+    expected = {f"photos/{name}": words for name, words in EXPECTED.items()}
+    assert shown(tmp_path / "labels/tags.csv") == expected
+
+
 def test_files_named_after_splits(tmp_path: Path) -> None:
     images(tmp_path)
     (tmp_path / "train.csv").write_text("image,labels\na.jpg,cat;dog\n")
@@ -251,6 +270,7 @@ def test_json_lines(tmp_path: Path, name: str) -> None:
         ("t.json", '{"d.jpg": ["cat"]}', 'D/t.json "d.jpg": image "d.jpg" does not exist in D'),
         ("t.json", '{"a.jpg": [3]}', 'D/t.json "a.jpg": "3" is a number or a sign'),
         ("t.json", '{"a.jpg": [["cat"]]}', "brackets or quotation marks"),
+        ("t.json", '{"a.jpg": ' + '{"label": ' * 400 + '"cat"' + "}" * 401, "letters. Write a"),
         ("t.json", '[{"image": "a.jpg", "labels": ["cat"]}, 7]', "entry 2: no object with an"),
         ("t.json", '[{"image": "a.jpg", "labels": "cat"}, {"image": "b.jpg"}]', "entry 2: "),
         ("t.jsonl", '{"image": "a.jpg", "label": "cat"}\n{"image": ', "t.jsonl line 2: no JSON"),
@@ -312,7 +332,7 @@ def task(image: str, *labels: Any, number: int = 1, **more: Any) -> dict[str, An
         "https://studio.example/data/local-files/?d=photos%2F{}",
         "s3://bucket/day%201/{}",
         "https://example.org/images/{}?Expires=1",
-        "/home/me/photos/{}",
+        "/srv/me/photos/{}",
         "C:\\photos\\{}",
         "{}",
     ],
@@ -328,6 +348,26 @@ def test_label_studio(tmp_path: Path, address: str) -> None:
     (tmp_path / "project-1-at-2024.json").write_text(json.dumps(tasks))
     assert shown(tmp_path) == {f"photos/{name}": words for name, words in EXPECTED.items()}
     assert "1 of 4 tasks left out, without a label" in notices(tmp_path)
+
+
+def test_label_studios_export_for_coco_without_its_images(tmp_path: Path) -> None:
+    """Names have what Label Studio put before them, and the images are the user's own."""
+    images(tmp_path, "photos/a.jpg", "photos/b.jpg")
+    table: dict[str, Any] = {
+        "images": [{"id": 0, "file_name": "images/1a2b3c4d-a.jpg", "width": 9, "height": 9},
+                   {"id": 1, "file_name": "..\\..\\media\\upload\\1\\1a2b3c4d-b.jpg"}],
+        "categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}],
+        "annotations": [{"id": 0, "image_id": 0, "category_id": 1, "bbox": [1, 1, 2, 2]}],
+        "info": {"contributor": "Label Studio"},
+    }  # fmt: skip
+    (tmp_path / "result.json").write_text(json.dumps(table | {"images": table["images"][:1]}))
+    assert shown(tmp_path) == {"photos/a.jpg": ["dog"]}
+    (tmp_path / "result.json").write_text(json.dumps(table))
+    assert 'has an empty part, "." or ".." in it' in refused(tmp_path)
+    table["images"][1]["file_name"] = "/data/upload/1/1a2b3c4d-b.jpg"
+    table["annotations"].append({"id": 1, "image_id": 1, "category_id": 0})
+    (tmp_path / "result.json").write_text(json.dumps(table))
+    assert shown(tmp_path) == {"photos/a.jpg": ["dog"], "photos/b.jpg": ["cat"]}
 
 
 def test_names_as_label_studio_keeps_them(tmp_path: Path) -> None:
@@ -488,9 +528,9 @@ IN_YOLO = {
         "names: [cat, dog]\ntrain: images/train\nval: images/val\n",
         "names:\n  0: cat\n  1: dog\nnc: 2\ntrain: images/train\nval: images/val\n",
         "path: ../datasets/pets\ntrain: images/train\nval: images/val\ntest:\nnames: [cat, dog]\n",
-        "path: /home/me/pets\ntrain: [images/train]\nval: images/val\nnames: [cat, dog]\n",
+        "path: /srv/me/pets\ntrain: [images/train]\nval: images/val\nnames: [cat, dog]\n",
         "train: ../images/train\nval: ../images/val\nnames: ['cat', 'dog']\nroboflow: {v: 1}\n",
-        "train: /home/me/pets/images/train/\nval: ./images/val\nnames: [cat, dog]\n",
+        "train: /srv/me/pets/images/train/\nval: ./images/val\nnames: [cat, dog]\n",
         "names: [cat, dog]\n",
     ],
 )
@@ -535,6 +575,15 @@ def test_label_studios_export_for_yolo(tmp_path: Path) -> None:
     (tmp_path / "notes.json").write_text('{"categories": [{"id": 0, "name": "cat"}], "info": {}}')
     assert shown(tmp_path) == IN_YOLO
     assert shown(tmp_path, "val") == {"images/val/c.jpg": []}
+
+
+def test_labelimgs_files_beside_the_images(tmp_path: Path) -> None:
+    images(tmp_path)
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    assert "is no data folder" in refused(tmp_path)
+    for name, text in (("a", "0 .5 .5 .1 .1\n1 .5 .5 .1 .1\n"), ("b", "1 .5 .5 .1 .1"), ("c", "")):
+        (tmp_path / f"{name}.txt").write_text(text)
+    assert shown(tmp_path) == EXPECTED
 
 
 @pytest.mark.parametrize(

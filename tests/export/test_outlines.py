@@ -64,3 +64,9 @@ def test_the_tolerance_leaves_points_out_and_keeps_to_its_distance() -> None:
     assert (found & disc).sum() / (found | disc).sum() > 0.97
     near = ndimage.binary_dilation(disc ^ ndimage.binary_erosion(disc), TOUCHING, iterations=2)
     assert not (found ^ disc)[~near].any()
+
+
+def test_a_small_part_is_not_lost_to_a_large_tolerance() -> None:
+    region = np.zeros((9, 9), bool)
+    region[2:6, 3:7] = True
+    assert (filled(outlines(region, tolerance=50.0), region.shape) == region).all()

@@ -6,12 +6,12 @@ import base64
 import hashlib
 import io
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import matplotlib.colors
 import numpy as np
 import pytest
+from pages import Page
 from PIL import Image
 
 from ssrseg.errors import OutputError
@@ -35,7 +35,6 @@ from ssrseg.report.page import (
 )
 
 NAN = float("nan")
-VOID = {"meta", "link", "img", "br"}
 TABLE = ReportTable(
     "Steps",
     ("step", "mIoU %"),
@@ -45,40 +44,6 @@ TABLE = ReportTable(
     ),
     "Of three seeds.",
 )
-
-
-class Page(HTMLParser):
-    """Elements in order as (tag, attributes, path of open tags), and the text of each path."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.source = path.read_text(encoding="utf-8")
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[tuple[str, str]] = []
-        self.feed(self.source)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if data.strip():
-            self.texts.append((self.open[-1], data.strip()))
-
-    def named(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    def text(self, tag: str) -> list[str]:
-        return [data for name, data in self.texts if name == tag]
 
 
 def smooth(side: int) -> np.ndarray:

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ssrseg.config import Config
 from ssrseg.console import CheckResult, echo, print_table, show
+from ssrseg.data.open import labels_source
 from ssrseg.data.sample import LabelledImages
-from ssrseg.data_check import DataCheck, check_data, findings, layout_of
-from ssrseg.errors import SSRError, counted
+from ssrseg.data.write_labels import write_classes_yaml, write_labels_csv
+from ssrseg.data_check import DataCheck, check_data, findings
+from ssrseg.errors import OutputError, SSRError, counted
 from ssrseg.estimate import Cost, Estimates, amount, duration, estimate
 from ssrseg.loading import encoders_on_disk
+from ssrseg.networks.vocabulary import build_vocabulary
 
 
-def print_check(data: LabelledImages, config: Config, device: str, *, whole: LabelledImages) -> int:
+def print_check(
+    data: LabelledImages, where: Path, config: Config, device: str, *, whole: LabelledImages
+) -> int:
     """Check, estimate, print; the exit code: 1 if something is to be mended.
 
     Args:
+        where: The folder or file that ``data`` come from.
         device: ``cpu`` or ``cuda``.
         whole: All labelled images of the folder, of which ``data`` may be a split.
     """
-    classes = counted(len(data.classes), "class", "classes")
-    echo(f"{data.root}: {layout_of(data.root)}, {counted(len(data), 'image', 'images')}, {classes}")
+    images, classes = counted(len(data), "image", "images"), len(data.classes)
+    echo(f"{where}: {labels_source(where)}; {images}, {counted(classes, 'class', 'classes')}")
     encoders = encoders_on_disk(config)
     found = check_data(data, config, encoders.patch, everything=whole)
     results, costs = findings(found), None
@@ -40,9 +47,8 @@ def print_check(data: LabelledImages, config: Config, device: str, *, whole: Lab
             )
         )
     elif found.usable and not found.fault:
-        samples = tuple(each.sample for each in found.usable)
         sizes = [each.size for each in found.usable]
-        usable = LabelledImages(data.root, data.classes, samples, data.prompts, data.notices)
+        usable = replace(data, samples=tuple(each.sample for each in found.usable))
         try:
             costs = estimate(usable, sizes, encoders.config, Path.cwd(), device=device)
             results += _room(costs, device)
@@ -55,8 +61,47 @@ def print_check(data: LabelledImages, config: Config, device: str, *, whole: Lab
     return code
 
 
+def write_clean(data: LabelledImages, config: Config, path: Path) -> None:
+    """Write the labels, and a classes.yaml beside them with what CLIP is asked.
+
+    Raises:
+        OutputError: If one of the files is there, or cannot be written.
+        DataError: If the images do not lie below.
+    """
+    refuse_to_replace(path)
+    texts = build_vocabulary(data.classes, config.prompts.set, data.prompts, data.background)
+    words = texts.phrases[len(data.classes) :]
+    prompts = dict(zip(data.classes, texts.phrases, strict=False))
+    write_labels_csv(data, path)
+    write_classes_yaml(_yaml(path), data.classes, prompts=prompts, background=words)
+    echo(
+        f"\nWritten: {path}, and {_yaml(path)} with prompts and background words, which you may"
+        " edit."
+    )
+
+
+def refuse_to_replace(path: Path) -> None:
+    """Raise OutputError if ``write_clean`` would replace a file, or leave classes listed twice."""
+    for file in (path, _yaml(path)):
+        if file.exists():
+            raise OutputError(
+                f"{file} is there already, and --write replaces nothing. Move it away, or choose"
+                " another folder that holds the images."
+            )
+    listed = path.with_name("classes.txt")
+    if listed.exists():
+        raise OutputError(
+            f"{listed} lists the classes, and a classes.yaml beside it would be a second list."
+            " Move it away: --write puts the same names in the same order into classes.yaml."
+        )
+
+
+def _yaml(path: Path) -> Path:
+    return path.with_name("classes.yaml")
+
+
 def _print_classes(found: DataCheck) -> None:
-    asked = found.vocabulary.texts if found.vocabulary else [""] * len(found.counts)
+    asked = found.vocabulary.phrases if found.vocabulary else [""] * len(found.counts)
     total = max(1, len(found.data))
     rows = [
         (name, f"{count:,}", f"{100 * count / total:.0f} %", text)
@@ -66,10 +111,10 @@ def _print_classes(found: DataCheck) -> None:
         share = f"{100 * found.without_class / total:.0f} %"
         rows.append(("none of them", f"{found.without_class:,}", share, ""))
     echo("")
-    print_table(("class", "images", "share", "CLIP is asked"), rows)
+    print_table(("class", "images", "share", "CLIP is asked for"), rows)
     if found.vocabulary:
-        words = found.vocabulary.texts[len(found.vocabulary.classes) :]
-        echo(f"\nBackground: {' '.join(words)}")
+        words = found.vocabulary.phrases[len(found.vocabulary.classes) :]
+        echo(f"\nBackground words: {', '.join(words) or 'none'}")
     echo("")
 
 

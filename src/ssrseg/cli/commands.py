@@ -66,11 +66,16 @@ def check(
     """
     config = load_settings(method, encoders)
     images = open_data(data, split)
-    whole = images if split is None else open_data(data, None)
-    from ssrseg.cli.check_report import print_check
+    from ssrseg.cli.check_report import print_check, refuse_to_replace, write_clean
+    from ssrseg.data.open import open_labelled
     from ssrseg.device import pick_device
 
-    code = print_check(images, config, pick_device(device), whole=whole)
+    if write is not None:
+        refuse_to_replace(write)
+    whole = images if split in (None, "all") else open_labelled(data)
+    code = print_check(images, data, config, pick_device(device), whole=whole)
+    if write is not None:
+        write_clean(images, config, write)
     return code
 
 

@@ -17,6 +17,7 @@ from ssrseg.console import printable
 from ssrseg.data.classes import COCO_CLASSES, check_classes, without_background
 from ssrseg.data.files import content_digest, write_text
 from ssrseg.data.find_images import ImageFinder
+from ssrseg.data.label_files.addresses import is_address, name_in
 from ssrseg.data.naming import name_fault, sample_name
 from ssrseg.data.text import quoted
 from ssrseg.errors import DataError, LabelsError, OutputError
@@ -211,6 +212,8 @@ def _file_names(path: Path, images: list[dict[str, Any]]) -> dict[int | str, str
         elif not isinstance(name, str):
             problem = f"image {brief(number)} has the file_name {brief(name)}, which is no text."
         else:
+            if is_address(name):  # Label Studio's, of an export without images
+                name = name_in(name)
             name = re.sub(r"^(\./)+", "", name.replace("\\", "/"))
             if fault := name_fault(name, in_text=True):
                 problem = f"image {brief(number)} has the file_name {quoted(name)}, which {fault}."

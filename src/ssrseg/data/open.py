@@ -12,6 +12,7 @@ from ssrseg.data import coco
 from ssrseg.data.class_ids import find_masks
 from ssrseg.data.classes import VOC_CLASSES, ClassList, class_key, read_classes
 from ssrseg.data.files import user_path
+from ssrseg.data.label_files.addresses import paths_of
 from ssrseg.data.label_files.check import check_rows
 from ssrseg.data.label_files.class_folders import class_folders, read_class_folders
 from ssrseg.data.label_files.find import (
@@ -100,14 +101,32 @@ def _open(root: Path, split: str | None) -> LabelledImages:
     _refuse_unlabelled(root)
 
 
+def labels_source(path: Path) -> str:
+    """Where ``open_labelled`` takes the labels from, in words: ``labels.csv``, ``COCO's JSON``."""
+    if path.is_file():
+        return f"{path.name}, {reader_for(path)}"
+    if (path / "labels.csv").exists():
+        return "labels.csv"
+    if coco.is_coco(path):
+        return COCO
+    if _is_labelled_voc(path):
+        return "VOC's Annotations"
+    files = find_label_files(path)
+    if files is None:
+        return "one folder per class"
+    names = (file.relative_to(path).as_posix() for file in files.files.values())
+    return f"{', '.join(names)}, {files.format}"
+
+
 def _open_file(path: Path, split: str | None) -> LabelledImages:
     """A label file by its path."""
+    _refuse_packed(path)
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(
             f"{path} is a file, but a data folder or a file of labels"
             f" ({', '.join(sorted(SUFFIXES))}) is expected. Give {path.parent}."
         )
-    root = path.parent.parent if path.parent.name == "annotations" else path.parent
+    root = path.parent.parent if path.parent.name in ("annotations", "labels") else path.parent
     files = LabelFiles(reader_for(path), {None: path})
     return _open_files(root, split, files, read_classes(root))
 
@@ -284,7 +303,7 @@ def _open_coco(
 
 def _by_end(lookup: ImagesOf, names: Iterable[str]) -> dict[str, str]:
     """Images that lie elsewhere, by the ends of their paths."""
-    found = {name: lookup.find(Row("", name))[0] for name in sorted(names)}
+    found = {name: lookup.find(Row("", name, also=paths_of(name)))[0] for name in sorted(names)}
     return {name: path for name, path in found.items() if path is not None}
 
 
@@ -367,6 +386,8 @@ def _refuse_neighbours(root: Path) -> None:
 
 def _refuse_unlabelled(root: Path) -> NoReturn:
     """Nothing says what the images of a folder show."""
+    for path in sorted(root.iterdir()):
+        _refuse_packed(path)
     file = only_table(root)
     if file is not None:  # what is wrong with it is said, with its line
         LabelFiles(reader_for(file), {None: file}).read(root, None)
@@ -374,6 +395,18 @@ def _refuse_unlabelled(root: Path) -> NoReturn:
         f'{_no_data_folder(root)} Write labels.csv there: the header "image,labels", then a line'
         ' such as "images/a.jpg,cat;dog" for each image.'
     )
+
+
+def _refuse_packed(path: Path) -> None:
+    """Say how to take labels out of a file that is not read."""
+    suffix = path.suffix.lower()
+    if suffix in (".xlsx", ".xls", ".ods", ".numbers"):
+        raise DataError(
+            f"{path} is a workbook of a spreadsheet program, which ssrseg does not read. Save the"
+            ' sheet with the labels as CSV there (Excel calls it "CSV UTF-8").'
+        )
+    if suffix in (".zip", ".tar", ".gz", ".tgz", ".7z"):
+        raise DataError(f"{path} is an archive. Unpack it, and give the folder that comes out.")
 
 
 def _no_data_folder(root: Path) -> str:

@@ -18,7 +18,7 @@ SUFFIXES = (
 )  # fmt: skip
 """Suffixes of photographs, in small letters; files may have them in capitals."""
 
-_OURS = ("masks", "report")  # folders with pictures that are results
+_OURS = ("masks", "confidence", "report")  # folders with pictures that are results
 _TRUTHS = ("SegmentationClass", "SegmentationObject")  # VOC's masks; ...Aug too
 _RESULTS = ("manifest.csv", "classes.txt")  # beside the folder ``masks`` of a run
 
@@ -56,7 +56,7 @@ def list_images(path: Path | str, *, skip: Path | None = None) -> ListedImages:
 
     Subfolders are searched too, and linked ones once; hidden files and folders are passed over
     (macOS leaves ``._photo.jpg`` beside ``photo.jpg``). So are folders of masks, which are no
-    photographs: ``masks`` and ``report`` in results of ours, and those of VOC.
+    photographs: ``masks``, ``confidence`` and ``report`` in results of ours, and those of VOC.
 
     Args:
         skip: A folder that is not looked into: results go there.

@@ -53,7 +53,8 @@ class Card:
         layers: The photograph first, if it could be read; of maps of several classes the first is
             shown until another is chosen.
         labels: Indices of the classes that it is labelled with, or that its mask shows.
-        reasons: Indices of the gallery's reasons why to look at it.
+        kinds: Indices of the gallery's kinds of reasons why to look at it.
+        reasons: These reasons in full.
         note: Shown under the name.
         link: Where the name leads to, from the folder of the page; empty = nowhere.
     """
@@ -62,14 +63,15 @@ class Card:
     size: tuple[int, int]
     layers: tuple[Layer, ...]
     labels: tuple[int, ...] = ()
-    reasons: tuple[int, ...] = ()
+    kinds: tuple[int, ...] = ()
+    reasons: tuple[str, ...] = ()
     note: str = ""
     link: str = ""
 
     @property
     def marks(self) -> str:
         """What the filters look for: ``|c0|c3|r1|``."""
-        marks = [f"c{index}" for index in self.labels] + [f"r{index}" for index in self.reasons]
+        marks = [f"c{index}" for index in self.labels] + [f"r{index}" for index in self.kinds]
         return "|".join(["", *marks, ""])
 
 
@@ -80,13 +82,15 @@ class Gallery:
     Attributes:
         layers: Kinds of layers, the photograph first; a slider leads from one to the next.
         classes: Names, with their colour in the masks.
-        reasons: Why to look at an image, in words.
+        kinds: Of reasons why to look at an image.
+        start: Place of the layer that is shown at first.
     """
 
     layers: tuple[str, ...]
     classes: tuple[tuple[str, tuple[int, int, int]], ...]
-    reasons: tuple[str, ...]
+    kinds: tuple[str, ...]
     cards: Sequence[Card]
+    start: int
 
     @property
     def in_page(self) -> int:
@@ -99,7 +103,7 @@ class Gallery:
         return FIRST
 
     def used(self, kind: str) -> list[int]:
-        """Indices of the classes (``labels``) or reasons (``reasons``) that a card has."""
+        """Indices of the classes (``labels``) or kinds of reasons (``kinds``) that a card has."""
         return sorted({index for card in self.cards for index in getattr(card, kind)})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,7 +15,9 @@ from statistics import mean
 from urllib.parse import quote
 
 import numpy as np
+from PIL import Image
 
+from ssrseg.checkpoint import STATE_FILE
 from ssrseg.console import track
 from ssrseg.data.class_ids import read_class_ids
 from ssrseg.data.classes import read_classes_txt
@@ -28,25 +31,20 @@ from ssrseg.data.stamped_mask import MaskState, mask_state
 from ssrseg.errors import DataError, SSRError, counted
 from ssrseg.kept_cams import cams_path, read_cams
 from ssrseg.manifest import FILE as MANIFEST
-from ssrseg.manifest import mask_path
+from ssrseg.manifest import confidence_path, mask_path
 from ssrseg.overlay import mask_palette
 from ssrseg.report.gallery import Card, Gallery, Layer, Pictures
 from ssrseg.report.page import Report, ReportTable, Section, TableRow, write_page
-from ssrseg.report.settings import (
-    Facts,
-    failure_terms,
-    model_facts,
-    read_config,
-    read_failures,
-    setting_facts,
-)
+from ssrseg.report.settings import Facts, failure_terms, mask_facts, read_failures
 from ssrseg.report.thumbnails import ids_png, map_png, photo_jpeg, thumbnail_size
+from ssrseg.review import DOUBTS
 
 PAGE = "report.html"
 
 _ABSENT = "the mask shows nothing of a label"
 _AT_ONCE = 64  # images that wait for a thread: what is left of them when a run is stopped
 _THREADS = 8
+_CONFIDENCE_SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -96,29 +94,31 @@ def write_masks_report(out: str | Path, *, images: Path | None = None, call: str
     out = user_path(out, "masks")
     classes, rows = _read_folder(out, images)
     from_labels = (out / "config.yaml").is_file()
-    config = read_config(out / "config.yaml")
+    made_with, value_range = mask_facts(out)
     failures = read_failures(out)
-    reasons = tuple(dict.fromkeys(reason for row in rows for reason in row.reasons))
-    layers = ("photograph", "CAM", "refined CAM", "mask") if from_labels else ("photograph", "mask")
+    layers = ("photograph", *(("CAM", "refined CAM") if from_labels else ()), "mask")
+    layers += ("confidence",) if (out / confidence_path("")).parent.is_dir() else ()
+    kinds = _Kinds(classes, rows)
     pictures = Pictures(out / PAGE, len(rows))
-    value_range = None if config is None else config.data.range
-    maker = _Cards(out, classes, reasons, layers, pictures, value_range)
+    maker = _Cards(out, classes, kinds, layers, pictures, value_range)
     looks = sorted(maker.of(rows), key=lambda look: look.place)
     colours = [tuple(colour) for colour in mask_palette()[1 : len(classes) + 1].tolist()]
     gallery = Gallery(
-        layers, tuple(zip(classes, colours, strict=True)), reasons, [look.card for look in looks]
+        layers,
+        tuple(zip(classes, colours, strict=True)),
+        kinds.names,
+        [look.card for look in looks],
+        layers.index("mask"),
     )
     kind = "masks from labels" if from_labels else "masks of a trained model"
     facts = _facts(looks, classes, len(failures), call)
-    facts += () if config is None else setting_facts(config)
-    facts += () if from_labels else model_facts(out / "settings.txt")
-    sections = [Section("Summary", terms=facts)]
+    sections = [Section("Summary", terms=facts + made_with)]
     if failures:
         title = f"{counted(len(failures), 'image', 'images')} could not be used"
         sections.append(Section(title, terms=failure_terms(failures)))
     sections += [
         Section("Classes", tables=(_class_table(classes, looks),), folded=len(classes) > 30),
-        Section("Images", _how_to_read(from_labels, looks), gallery=gallery),
+        Section("Images", _how_to_read(out, from_labels, looks), gallery=gallery),
     ]
     lead = f"{counted(len(rows), 'mask', 'masks')} of {counted(len(classes), 'class', 'classes')}."
     made = (("ssrseg", version("ssrseg")),)
@@ -130,9 +130,13 @@ def write_masks_report(out: str | Path, *, images: Path | None = None, call: str
 def _read_folder(out: Path, images: Path | None) -> tuple[tuple[str, ...], list[_Row]]:
     """Classes, and the masks that are there."""
     if not (out / MANIFEST).is_file():
+        run = (out / STATE_FILE).is_file()
         raise DataError(
-            f"{out} is no folder of masks: it has no {MANIFEST}. Name one that masks or predict has"
-            " written."
+            f"{out} holds a training run, whose report `ssrseg train` writes when it ends. The same"
+            " command writes it anew."
+            if run
+            else f"{out} is no folder of masks: it has no {MANIFEST}. Name one that masks or"
+            " predict has written."
         )
     classes = read_classes_txt(out / "classes.txt").names
     index = {name: place for place, name in enumerate(classes)}
@@ -144,7 +148,7 @@ def _read_folder(out: Path, images: Path | None) -> tuple[tuple[str, ...], list[
         if name_fault(name) or not mask.is_file():
             continue
         labels = [index[label] for label in _words(cells, "labels") if label in index]
-        reasons = [word.replace("_", " ") for word in _words(cells, "reasons")]
+        reasons = _words(cells, "reasons")
         if not reasons and _words(cells, "absent"):
             reasons = [_ABSENT]
         photo = found.get(name) or (out / where if where and "\0" not in where else None)
@@ -165,13 +169,30 @@ def _number(text: str) -> float:
     return math.nan
 
 
+class _Kinds:
+    """Kinds of reasons: two that differ in the class alone are of one kind."""
+
+    def __init__(self, classes: Sequence[str], rows: Sequence[_Row]) -> None:
+        longest_first = sorted(map(re.escape, classes), key=len, reverse=True)
+        self._class = re.compile(rf"(?<!\w)({'|'.join(longest_first)})(?!\w)")
+        found = (self._kind(reason) for row in rows for reason in row.reasons)
+        self.names = tuple(sorted(set(found)))
+
+    def of(self, reasons: Sequence[str]) -> tuple[int, ...]:
+        """Indices of the kinds of some reasons."""
+        return tuple(sorted({self.names.index(self._kind(reason)) for reason in reasons}))
+
+    def _kind(self, reason: str) -> str:
+        return self._class.sub("…", reason)
+
+
 @dataclass(frozen=True)
 class _Cards:
     """Makes the cards of a folder's images."""
 
     out: Path
     classes: tuple[str, ...]
-    reasons: tuple[str, ...]
+    kinds: _Kinds
     layers: tuple[str, ...]
     pictures: Pictures
     value_range: Range | None
@@ -208,11 +229,14 @@ class _Cards:
             place = self.layers.index("mask")
             layers.append(Layer(place, self.pictures.keep(ids_png(ids), "png")))
             size = size if layers[0].place == 0 else thumbnail_size(*ids.shape)[::-1]
+        layers += self._confidence(row)
         labels = tuple(dict.fromkeys((*row.labels, *shares)))
         # what a person has looked at nobody needs to look at
-        why = () if by_person else tuple(map(self.reasons.index, row.reasons))
+        why = () if by_person else row.reasons
         link = quote(os.fsencode(row.mask.relative_to(self.out).as_posix()))
-        card = Card(row.name, size, tuple(layers), labels, why, ", ".join(notes), link)
+        card = Card(
+            row.name, size, tuple(layers), labels, self.kinds.of(why), why, ", ".join(notes), link
+        )
         return _Look(row, card, shares, by_person)
 
     def _maps(self, row: _Row) -> Iterator[Layer]:
@@ -225,6 +249,19 @@ class _Cards:
                 if name in self.classes:
                     source = self.pictures.keep(map_png(values), "png")
                     yield Layer(self.layers.index(kind), source, self.classes.index(name))
+
+    def _confidence(self, row: _Row) -> list[Layer]:
+        """The confidence of a mask, made small, if there is one."""
+        path = self.out / confidence_path(row.name)
+        if not path.is_file():
+            return []
+        try:
+            grey = Image.fromarray(read_image(path).numpy()[..., 0])
+        except SSRError:
+            return []
+        grey.thumbnail((_CONFIDENCE_SIDE, _CONFIDENCE_SIDE), Image.Resampling.BOX)
+        content = map_png(np.asarray(grey) / np.float32(255))
+        return [Layer(self.layers.index("confidence"), self.pictures.keep(content, "png"))]
 
 
 def _read_mask(path: Path) -> tuple[np.ndarray | None, bool]:
@@ -273,7 +310,7 @@ def _scored(looks: Sequence[_Look]) -> bool:
     return any(not math.isnan(look.row.score) for look in looks)
 
 
-def _how_to_read(from_labels: bool, looks: Sequence[_Look]) -> str:
+def _how_to_read(out: Path, from_labels: bool, looks: Sequence[_Look]) -> str:
     scored = _scored(looks)
     order = "The masks that are expected to be worst come first." if scored else "By name."
     if not scored and any(look.row.reasons for look in looks):
@@ -284,7 +321,9 @@ def _how_to_read(from_labels: bool, looks: Sequence[_Look]) -> str:
         if from_labels
         else ""
     )
+    check = f" {DOUBTS} lists labels that may be wrong." if (out / DOUBTS).is_file() else ""
     return (
-        f"{order}{maps} Undecided pixels are striped. A name leads to the mask itself: correct it"
-        " in a paint program, and further calls leave it alone; `ssrseg report` shows it here."
+        f"{order}{check}{maps} Undecided pixels are striped. A name leads to the mask itself:"
+        " correct it in a paint program, and further calls leave it alone; `ssrseg report` shows"
+        " it here."
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -180,7 +182,9 @@ def write_page(report: Report, path: Path) -> None:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"data_uri": data_uri, "sha256": _sha256, "svg": svg}
+    environment.filters |= {
+        "data_uri": data_uri, "script_json": _script_json, "sha256": _sha256, "svg": svg,
+    }  # fmt: skip
     html = environment.get_template("page.html.jinja").render(report=report)
     with atomic_write(path) as temporary:
         temporary.write_text(printable_lines(html), encoding="utf-8", newline="\n")
@@ -287,3 +291,11 @@ def svg(chart: Chart | BarChart) -> Markup:
 def _sha256(text: str) -> str:
     """What a content security policy calls a script by."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def _script_json(texts: Sequence[str]) -> Markup:
+    """A list of texts as JSON inside a script element, which nothing in them can end."""
+    # now, as what the page makes of unprintable characters at the end is no JSON
+    shown = [printable_lines(text) for text in texts]
+    text = json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
+    return Markup(text.replace("</", "<\\/").replace("<!", "<\\u0021"))

@@ -16,9 +16,14 @@ def is_address(text: str) -> bool:
 
 def paths_of(address: str) -> tuple[str, ...]:
     """Paths that an image may have here, the likeliest first; of a plain path that path is one."""
-    path = _path(address) if is_address(address) else address
-    name = PurePosixPath(path.replace("\\", "/")).name
+    path, name = _path(address) if is_address(address) else address, name_in(address)
     return tuple(dict.fromkeys((path, name, _UPLOADED.sub("", name, count=1))))
+
+
+def name_in(address: str) -> str:
+    """The name of the file that an address or a path ends in."""
+    path = _path(address) if is_address(address) else address
+    return PurePosixPath(path.replace("\\", "/")).name
 
 
 def _path(address: str) -> str:

@@ -30,7 +30,7 @@ _LABELS = frozenset({
 })  # fmt: skip
 _SPLIT = ("split", "subset", "set", "partition", "datasplit")
 _BOX = frozenset({"xmin", "ymin", "xmax", "ymax", "x1", "y1", "x2", "y2", "bbox", "boundingbox"})
-_NO_CLASS_EVER = frozenset({
+_OTHER = frozenset({
     "", "id", "index", "imageid", "width", "height", "imagewidth", "imageheight", "area", "size",
     "annotator", "annotationid", "leadtime", "createdat", "updatedat", "completedby", "fold",
     "difficult", "truncated", "occluded", "iscrowd", "isvalid", "istrain", "istest", "score",
@@ -75,15 +75,17 @@ def is_image(cell: Any) -> bool:
     return as_text(cell).strip().lower().endswith(SUFFIXES)
 
 
-def may_be_labels(heads: Sequence[str], first: Sequence[Any]) -> bool:
-    """True if a table looks like labels, by its headings and its first line."""
+def may_be_labels(heads: Sequence[str], first: Sequence[Sequence[Any]]) -> bool:
+    """True if a table looks like labels, by its headings and its first lines."""
     names = [plain(head) for head in heads]
-    if not has_image(heads, first) or {"mask", "madeby"} <= set(names):  # a manifest of ours
+    if not has_image(heads, first[0] if first else ()) or {"mask", "madeby"} <= set(
+        names
+    ):  # a manifest of ours
         return False
-    words = any(name in _LABELS or _family(name) in _LABELS for name in names)
-    pairs = zip(names, first, strict=False)
-    marks = [name for name, cell in pairs if _may_be_class(name) and truth(cell) is not None]
-    return words or bool(marks) or set(names) >= _LABEL_STUDIO
+    words = any(map(is_labels, heads))
+    pairs = (pair for cells in first for pair in zip(names, cells, strict=False))
+    marks = any(_may_be_class(name) and truth(cell) is not None for name, cell in pairs)
+    return words or marks or set(names) >= _LABEL_STUDIO
 
 
 def is_labels(head: str) -> bool:
@@ -93,10 +95,10 @@ def is_labels(head: str) -> bool:
 
 def _may_be_class(name: str) -> bool:
     return (
-        name not in _NO_CLASS_EVER
+        name not in _OTHER
         and name not in _IMAGE
         and name not in _SPLIT
-        and not (name.startswith("unnamed"))
+        and not name.startswith("unnamed")  # pandas' index
     )
 
 

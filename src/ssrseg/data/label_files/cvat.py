@@ -54,7 +54,7 @@ def read_cvat(path: Path, known: Collection[str] = ()) -> LabelRows:
     left = 0
     for number, image in enumerate(images):
         name, split = image.get("name", ""), image.get("subset")
-        marks = [mark.get("label") for mark in image if mark.tag != "skeleton" or mark.get("label")]
+        marks = [mark.get("label") for mark in image]
         words = dict.fromkeys(word.strip() for word in marks if word is not None)
         place = f"image {printable(image.get('id', str(number)))[:20]}"
         if None in marks:

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,8 @@ from ssrseg.data.label_files.json_labels import (
 from ssrseg.data.label_files.label_studio import is_label_studio, read_label_studio
 from ssrseg.data.label_files.rows import SPLITS, LabelRows, joined
 from ssrseg.data.label_files.table import is_table, read_table
-from ssrseg.data.label_files.yolo import is_yolo, read_yolo, read_yolo_folders
+from ssrseg.data.label_files.yolo import is_yolo, read_yolo, read_yolo_files
+from ssrseg.data.walk import SUFFIXES as IMAGES
 from ssrseg.errors import LabelsError
 from ssrseg.safe_json import JsonError, read_json
 
@@ -45,7 +47,7 @@ FORMATS: dict[str, Reader | None] = {
     "Label Studio's JSON": read_label_studio,
     "CVAT's XML": read_cvat,
     "YOLO's data.yaml": read_yolo,
-    "YOLO's folders": read_yolo_folders,
+    "YOLO's files": read_yolo_files,
     COCO: None,  # by data.coco, which keeps category ids for masks
 }
 """Readers by format, in words for messages."""
@@ -157,8 +159,19 @@ def _candidates(root: Path) -> Iterator[tuple[str, Path]]:
                 yield name, path
                 found = True
     classes = root / "classes.txt"
-    if not found and {"images", "labels", classes.name} <= {path.name for path in there}:
-        yield "YOLO's folders", classes  # as Label Studio exports it
+    names = {path.name for path in there}
+    if (
+        not found
+        and classes.name in names
+        and ({"images", "labels"} <= names or _are_beside(names))
+    ):
+        yield "YOLO's files", classes  # as Label Studio or LabelImg writes them
+
+
+def _are_beside(names: set[str]) -> bool:
+    """True if an image has a text of its name."""
+    stems = {stem for stem, suffix in map(os.path.splitext, names) if suffix.lower() in IMAGES}
+    return any(suffix == ".txt" and stem in stems for stem, suffix in map(os.path.splitext, names))
 
 
 def _by_split(root: Path, paths: list[Path]) -> dict[str | None, Path] | None:

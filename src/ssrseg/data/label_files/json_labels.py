@@ -33,7 +33,7 @@ def is_json_labels(value: Any) -> bool:
     if not isinstance(value, list) or not value or not isinstance(value[0], dict):
         return False
     flat = _flat(value[0])
-    return may_be_labels([*flat], [*flat.values()])
+    return may_be_labels([*flat], [[*flat.values()]])
 
 
 def is_json_lines(text: str) -> bool:

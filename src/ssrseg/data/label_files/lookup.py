@@ -43,7 +43,7 @@ class ImagesOf:
         self._root = root
         self._finder = ImageFinder(root)
         self._by_end: dict[str, list[str]] | None = None
-        self.by_end = 0  # how many were found so
+        self.by_end = 0  # how many were found so, addresses aside
 
     def find(self, row: Row, faults: Collection[object] = ()) -> tuple[str | None, str]:
         """The path below the root as it is on disk, and what is wrong if there is none.
@@ -76,7 +76,7 @@ class ImagesOf:
             )
         ends = self._ending(image, loose=row.loose)
         if len(ends) == 1:
-            self.by_end += 1
+            self.by_end += not row.loose
             return ends[0], ""
         if ends:
             return None, (

@@ -83,7 +83,7 @@ def is_table(path: Path, text: str) -> bool:
         return False
     heads = _heads(lines[head], delimiter)
     below, _ = _below(lines[: head + 20], head, heads, delimiter)
-    return bool(heads[1:]) and may_be_labels(heads, below[0].cells if below else ())
+    return bool(heads[1:]) and may_be_labels(heads, [line.cells for line in below])
 
 
 def _head(lines: Sequence[str]) -> tuple[int | None, str]:

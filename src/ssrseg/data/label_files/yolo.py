@@ -72,18 +72,24 @@ def read_yolo(path: Path, known: Collection[str] = ()) -> LabelRows:
     return _rows(path, classes, images, notices)
 
 
-def read_yolo_folders(path: Path, known: Collection[str] = ()) -> LabelRows:
-    """The same of ``images`` and ``labels`` beside ``path``, a list of classes, one a line."""
+def read_yolo_files(path: Path, known: Collection[str] = ()) -> LabelRows:
+    """The same without ``data.yaml``: ``path`` is a list of the classes, one a line.
+
+    Images and texts lie in ``images`` and ``labels`` beside it, or all in its folder.
+
+    Raises:
+        LabelsError: If no image has labels.
+    """
     del known
     classes = tuple(text for _, text in read_lines(path))
-    images = {image: _part(image) for image in _images(path, None, "images") or ()}
-    return _rows(path, classes, images, [])
+    found = _images(path, None, "images") or _images(path, None, ".") or ()
+    return _rows(path, classes, {image: _part(image) for image in found}, [])
 
 
 def _part(image: str) -> str | None:
     """The split of images/train/a.jpg."""
-    folder = image.split("/")[1]
-    return folder if folder.lower() in SPLITS and image.count("/") > 1 else None
+    folders = image.split("/")[1:-1]
+    return folders[0] if folders and folders[0].lower() in SPLITS else None
 
 
 def _names(path: Path, names: Any) -> tuple[str, ...]:
@@ -155,7 +161,7 @@ def _rows(
             faults.append((len(rows), str(error)))
             continue
         words = tuple(classes[number] for number in sorted(numbers))
-        rows.append(Row(f"{place}:", image, words, shows_none=not words, split=split))
+        rows.append(Row(place, image, words, shows_none=not words, split=split))
     if not rows and not faults:
         first = next(iter(images), "images/a.jpg")
         where = _label_file(path.parent, first).relative_to(path.parent).as_posix()
