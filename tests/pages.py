@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import re
@@ -117,7 +118,7 @@ def in_browser(page: Path, script: str = "0") -> dict[str, object]:
     </script>"""
     copy = page.with_name("probe.html")
     copy.write_text(text.replace("<body>", f"<body>{before}").replace("</body>", f"{after}</body>"))
-    return json.loads(_dump(copy).split("<body>")[1].split("END")[0])
+    return json.loads(html.unescape(_dump(copy).split("<body>")[1].split("END")[0]))
 
 
 def dumped(page: Path) -> str:

@@ -191,6 +191,23 @@ def test_the_script_runs_under_the_pages_policy(tmp_path: Path) -> None:
 
 
 @needs_browser
+def test_names_of_any_characters_reach_the_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery, "EMBEDDED", 1)
+    monkeypatch.setattr(gallery, "FIRST", 1)
+    names = ("a", "b</i><!--<b>\"&'", "c\x7f\x1b\xad\u202e\\", "d犬é")
+    page = write_masks_report(masks_folder(tmp_path, names))
+    shown = """{
+      all(".more")[0].click(); all(".more")[0].click(); all(".more")[0].click();
+      return all(".cards h4").map(each => each.textContent);
+    }"""
+    assert in_browser(page, shown) == {
+        "value": ["a", names[1], r"c\x7f\x1b\xad\u202e" + "\\", "d犬é"], "faults": [],
+    }  # fmt: skip
+
+
+@needs_browser
 def test_keys_filters_and_sliders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gallery, "EMBEDDED", 8)
     monkeypatch.setattr(gallery, "FIRST", 4)
@@ -241,7 +258,7 @@ def test_keys_filters_and_sliders(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
     assert found["faults"] == []
     assert found["value"] == [
-        "n4 n5 n0 n1", "9 images", "n4 n5 n0 n1 n2 n3 n6 n7", "n5 n2 n8", "3 of 9 images", "n4",
+        "n4 n5 n0 n1", "9 images", "n4 n5 n0 n1 n2 n3 n6 n7", "n5 n2 n8", "3 of 9 images", "n4 n5",
         "n7", "1", "2.5", "2.5", "name", "n5", "n0 3 of 9", "n8 9 of 9", True, False, "0.375",
     ]  # fmt: skip
 

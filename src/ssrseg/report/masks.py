@@ -35,14 +35,7 @@ from ssrseg.manifest import confidence_path, mask_path
 from ssrseg.overlay import mask_palette
 from ssrseg.report.gallery import Card, Gallery, Layer, Pictures
 from ssrseg.report.page import Report, ReportTable, Section, TableRow, write_page
-from ssrseg.report.settings import (
-    Facts,
-    failure_terms,
-    model_facts,
-    read_config,
-    read_failures,
-    setting_facts,
-)
+from ssrseg.report.settings import Facts, failure_terms, mask_facts, read_failures
 from ssrseg.report.thumbnails import ids_png, map_png, photo_jpeg, thumbnail_size
 from ssrseg.review import DOUBTS
 
@@ -101,13 +94,12 @@ def write_masks_report(out: str | Path, *, images: Path | None = None, call: str
     out = user_path(out, "masks")
     classes, rows = _read_folder(out, images)
     from_labels = (out / "config.yaml").is_file()
-    config = read_config(out / "config.yaml")
+    made_with, value_range = mask_facts(out)
     failures = read_failures(out)
     layers = ("photograph", *(("CAM", "refined CAM") if from_labels else ()), "mask")
     layers += ("confidence",) if (out / confidence_path("")).parent.is_dir() else ()
     kinds = _Kinds(classes, rows)
     pictures = Pictures(out / PAGE, len(rows))
-    value_range = None if config is None else config.data.range
     maker = _Cards(out, classes, kinds, layers, pictures, value_range)
     looks = sorted(maker.of(rows), key=lambda look: look.place)
     colours = [tuple(colour) for colour in mask_palette()[1 : len(classes) + 1].tolist()]
@@ -120,9 +112,7 @@ def write_masks_report(out: str | Path, *, images: Path | None = None, call: str
     )
     kind = "masks from labels" if from_labels else "masks of a trained model"
     facts = _facts(looks, classes, len(failures), call)
-    facts += () if config is None else setting_facts(config)
-    facts += () if from_labels else model_facts(out / "settings.txt")
-    sections = [Section("Summary", terms=facts)]
+    sections = [Section("Summary", terms=facts + made_with)]
     if failures:
         title = f"{counted(len(failures), 'image', 'images')} could not be used"
         sections.append(Section(title, terms=failure_terms(failures)))

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -292,7 +293,9 @@ def _sha256(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
-def _script_json(value: object) -> Markup:
-    """JSON inside a script element, which no text in it can end."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+def _script_json(texts: Sequence[str]) -> Markup:
+    """A list of texts as JSON inside a script element, which nothing in them can end."""
+    # now, as what the page makes of unprintable characters at the end is no JSON
+    shown = [printable_lines(text) for text in texts]
+    text = json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
     return Markup(text.replace("</", "<\\/").replace("<!", "<\\u0021"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -69,7 +70,7 @@ def write_run_report(
     Raises:
         OutputError: If it cannot be written.
     """
-    failures = read_failures(run)
+    failures, model = read_failures(run), shlex.quote(run.resolve().name)
     name, images = run.resolve().name, counted(len(data), "image", "images")
     summary = (
         ("images", images + (f", {len(failures)} more could not be used" if failures else "")),
@@ -102,10 +103,10 @@ def write_run_report(
     sections.append(
         Section(
             "How to go on",
-            f"ssrseg predict --model {name} --images FOLDER --out results segments new photographs,"
-            " without labels.\n\n"
-            f"ssrseg masks --model {name} --data DATA --out masks makes masks of labelled ones with"
-            " the trained CMPA; ssrseg evaluate scores masks where true ones are known.",
+            f"ssrseg predict --model {model} --images FOLDER --out results segments new"
+            " photographs, without labels.\n\n"
+            f"ssrseg masks --model {model} --data DATA --out masks makes masks of labelled"
+            " ones with the trained CMPA; ssrseg evaluate scores masks where true ones are known.",
         )
     )
     lead = f"A segmentation model learned from {images} with image-level labels."

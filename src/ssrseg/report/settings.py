@@ -7,19 +7,39 @@ from pathlib import Path
 
 from ssrseg.config import BY_CONTENT, SPEED_KEYS, Config, load_config, preset_names
 from ssrseg.data.csv_lines import rows_by_name
+from ssrseg.data.levels import Range
 from ssrseg.errors import SSRError
 from ssrseg.failures import FILE as FAILURES
+from ssrseg.made_with import MadeWith, read_made_with
 
 Facts = tuple[tuple[str, str], ...]
 
 _SHOWN = 50  # failures; the file has all
-_MODEL_FACTS = {"model": "model", "crf": "DenseCRF", "range": "black and white"}
 
 
-def read_config(file: Path) -> Config | None:
+def _read_config(file: Path) -> Config | None:
     """Settings as a run wrote them; None if they are not there or no longer known."""
     with suppress(SSRError, OSError):
         return load_config(file=file) if file.is_file() else None
+    return None
+
+
+def mask_facts(out: Path) -> tuple[Facts, Range | None]:
+    """What the masks of a folder were made with, and black and white of their photographs."""
+    config = _read_config(out / "config.yaml")
+    made = _made_with(out / ("settings.txt" if config is None else "config.yaml"))
+    model = (("model", made.model),) if made is not None and made.model else ()
+    if config is not None:
+        return (*model, *setting_facts(config)), config.data.range
+    settings = {} if made is None else made.settings
+    values = settings.get("data.range")
+    text = "; ".join(f"{key} = {_text(value)}" for key, value in settings.items())
+    return (*model, ("settings", text)), None if values is None else (values[0], values[1])
+
+
+def _made_with(file: Path) -> MadeWith | None:
+    with suppress(OSError):
+        return read_made_with(file.read_text("utf-8", "surrogateescape"))
     return None
 
 
@@ -58,17 +78,6 @@ def _short(name: str) -> str:
 
 def _text(value: object) -> str:
     return "none" if value is None else str(value)
-
-
-def model_facts(file: Path) -> Facts:
-    """What predicted masks were made with, from settings.txt."""
-    found = {}
-    with suppress(OSError):
-        for line in file.read_text("utf-8", errors="replace").splitlines():
-            key, colon, value = line.partition(": ")
-            if colon and key in _MODEL_FACTS:
-                found[_MODEL_FACTS[key]] = value
-    return tuple(found.items())
 
 
 def read_failures(folder: Path) -> list[tuple[str, str]]:
