@@ -29,7 +29,7 @@ from ssrseg.losses import seg_loss
 from ssrseg.model import SSR
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.vocabulary import build_vocabulary
-from ssrseg.pseudo_masks import photo_masks
+from ssrseg.photo_masks import photo_masks
 from ssrseg.trained_parts import new_alignment
 from ssrseg.training import online_masks
 

@@ -359,7 +359,7 @@ def folder_for_a_file(data: Path) -> tuple[str, ...]:
 
 def no_labels_at_all(data: Path) -> tuple[str, ...]:
     (data / "labels.csv").unlink()
-    return (str(data), "neither labels.csv nor the VOC 2012 layout", "Write labels.csv")
+    return (str(data), "no labels.csv, no other label file that ssrseg knows", "Write labels.csv")
 
 
 def gone(data: Path) -> tuple[str, ...]:

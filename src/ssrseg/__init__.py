@@ -12,8 +12,7 @@ A folder, from labels to a trained model::
 
     ssrseg.make_masks("photos", "masks")
     ssrseg.export_masks("masks", to="coco")
-    config = ssrseg.load_config("ssr", overrides=["optim.iterations=2000"])
-    ssrseg.train("photos", "run", config)
+    ssrseg.train("photos", "run")
     ssrseg.SSR.from_pretrained("run").segment("new.jpg").mask
 
 The equations of the paper are in ``ssrseg.method``.

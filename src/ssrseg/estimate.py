@@ -61,6 +61,7 @@ Size = tuple[int, int]
 
 _CROPS = 4  # at once, at most
 _CAM_BYTES = 4  # two maps in half precision
+_REPORT_BYTES = 30_000  # of an image in report.html
 
 
 @dataclass(frozen=True)
@@ -265,7 +266,7 @@ def masks_cost(rates: PhotoRates, model: SSR, sizes: Sequence[Size], *, slots: f
     loading = pixels * rates.read + small_pixels * rates.superpixels
     computing = sum(patches) * rates.rectify + pixels * rates.write
     disk = pixels * rates.mask + _CAM_BYTES * slots * sum(patches)
-    disk += _superpixel_bytes(model, small)
+    disk += _superpixel_bytes(model, small) + _REPORT_BYTES * len(sizes)
     growth = max(1.0, max(patches, default=0) / rates.patches)
     peak = rates.memory
     memory = peak.before + growth * (peak.most - peak.before)

@@ -196,6 +196,25 @@ def test_a_table_that_is_not_understood_is_named_with_line_and_cure(tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize(
+    ("file", "cure"),
+    [("Tags.xlsx", 'as CSV there (Excel calls it "CSV UTF-8").'), ("export.zip", "Unpack it")],
+)
+def test_files_that_labels_have_to_be_taken_out_of(tmp_path: Path, file: str, cure: str) -> None:
+    images(tmp_path).joinpath(file).touch()
+    assert refused(tmp_path).startswith(f"D/{file} is a") and cure in refused(tmp_path)
+    assert cure in refused(tmp_path / file)
+    (tmp_path / "labels.csv").write_text(TABLES["labels.csv"])
+    assert shown(tmp_path) == EXPECTED
+
+
+def test_a_label_file_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    images(tmp_path, "photos/a.jpg", "photos/b.jpg", "photos/c.jpg", "labels/tags.csv")
+    (tmp_path / "labels/tags.csv").write_text(TABLES["tags.csv"])
+    expected = {f"photos/{name}": words for name, words in EXPECTED.items()}
+    assert shown(tmp_path / "labels/tags.csv") == expected
+
+
 def test_files_named_after_splits(tmp_path: Path) -> None:
     images(tmp_path)
     (tmp_path / "train.csv").write_text("image,labels\na.jpg,cat;dog\n")
@@ -251,6 +270,7 @@ def test_json_lines(tmp_path: Path, name: str) -> None:
         ("t.json", '{"d.jpg": ["cat"]}', 'D/t.json "d.jpg": image "d.jpg" does not exist in D'),
         ("t.json", '{"a.jpg": [3]}', 'D/t.json "a.jpg": "3" is a number or a sign'),
         ("t.json", '{"a.jpg": [["cat"]]}', "brackets or quotation marks"),
+        ("t.json", '{"a.jpg": ' + '{"label": ' * 400 + '"cat"' + "}" * 401, "letters. Write a"),
         ("t.json", '[{"image": "a.jpg", "labels": ["cat"]}, 7]', "entry 2: no object with an"),
         ("t.json", '[{"image": "a.jpg", "labels": "cat"}, {"image": "b.jpg"}]', "entry 2: "),
         ("t.jsonl", '{"image": "a.jpg", "label": "cat"}\n{"image": ', "t.jsonl line 2: no JSON"),
@@ -657,6 +677,11 @@ def test_folders_within_each_other(tmp_path: Path) -> None:
 def test_folders_that_are_no_classes(tmp_path: Path, paths: list[str]) -> None:
     images(tmp_path, *paths)
     assert "is no data folder" in refused(tmp_path)
+
+
+def test_a_sign_in_a_name_separates_no_classes(tmp_path: Path) -> None:
+    images(tmp_path, "salt & pepper/a.jpg", "C+/b.jpg", "dog;cat/c.jpg")
+    assert open_labelled(tmp_path).classes == ("C+", "cat", "dog", "salt & pepper")
 
 
 def test_classes_of_a_list_and_folders(tmp_path: Path) -> None:

@@ -425,7 +425,8 @@ def _checkpoint(root: Path) -> Reader:
 
 def _kept_cams(root: Path) -> Reader:
     path, maps = root / "a.npz", torch.rand(2, 3, 4)
-    write_cams(path, KeptCams(("cat", "dog"), maps, maps), "it")
+    evidence = {"cat": 0.5, "dog": 0.25}
+    write_cams(path, KeptCams(("cat", "dog"), maps, maps, evidence), "it")
     seeds = [path.read_bytes()]
     with np.load(path) as found:
         arrays = dict(found)

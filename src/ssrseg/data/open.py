@@ -120,12 +120,13 @@ def labels_source(path: Path) -> str:
 
 def _open_file(path: Path, split: str | None) -> LabelledImages:
     """A label file by its path."""
+    _refuse_packed(path)
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(
             f"{path} is a file, but a data folder or a file of labels"
             f" ({', '.join(sorted(SUFFIXES))}) is expected. Give {path.parent}."
         )
-    root = path.parent.parent if path.parent.name == "annotations" else path.parent
+    root = path.parent.parent if path.parent.name in ("annotations", "labels") else path.parent
     files = LabelFiles(reader_for(path), {None: path})
     return _open_files(root, split, files, read_classes(root))
 
@@ -385,6 +386,8 @@ def _refuse_neighbours(root: Path) -> None:
 
 def _refuse_unlabelled(root: Path) -> NoReturn:
     """Nothing says what the images of a folder show."""
+    for path in sorted(root.iterdir()):
+        _refuse_packed(path)
     file = only_table(root)
     if file is not None:  # what is wrong with it is said, with its line
         LabelFiles(reader_for(file), {None: file}).read(root, None)
@@ -392,6 +395,18 @@ def _refuse_unlabelled(root: Path) -> NoReturn:
         f'{_no_data_folder(root)} Write labels.csv there: the header "image,labels", then a line'
         ' such as "images/a.jpg,cat;dog" for each image.'
     )
+
+
+def _refuse_packed(path: Path) -> None:
+    """Say how to take labels out of a file that is not read."""
+    suffix = path.suffix.lower()
+    if suffix in (".xlsx", ".xls", ".ods", ".numbers"):
+        raise DataError(
+            f"{path} is a workbook of a spreadsheet program, which ssrseg does not read. Save the"
+            ' sheet with the labels as CSV there (Excel calls it "CSV UTF-8").'
+        )
+    if suffix in (".zip", ".tar", ".gz", ".tgz", ".7z"):
+        raise DataError(f"{path} is an archive. Unpack it, and give the folder that comes out.")
 
 
 def _no_data_folder(root: Path) -> str:

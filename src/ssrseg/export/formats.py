@@ -51,8 +51,8 @@ FORMATS = {
     ),
     "labelstudio": Format(
         write_labelstudio,
-        "Paste {out}/labels.xml as the project's labelling interface, then import {out}/tasks.json."
-        " Photographs are served from {photos}: docs/export.md says how.",
+        "Paste {out}/labels.xml as the labelling interface, then import {out}/tasks.json. Local"
+        " files: LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={photos.parent}, storage {photos}.",
         options={"url_prefix": None},
         by_score=True,
     ),

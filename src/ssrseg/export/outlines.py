@@ -13,7 +13,6 @@ from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from skimage.measure import approximate_polygon
 
 PLACE = 0.4
 """Where in its pixel a point lies, in pixels from the left and the top: almost in the middle, and
@@ -32,12 +31,33 @@ class _Ring:
     Attributes:
         edges: Numbers of the pixel edges that it consists of, in order, the region on the right.
         extent: Pixels that it encloses; negative for a hole.
+        size: Of an outer ring, pixels of the part that it encloses, without its holes.
         holes: By position in ``edges``, closed outlines that a bridge leads to from there.
     """
 
     edges: Int[np.ndarray, " edges"]
     extent: int
+    size: int
     holes: dict[int, list[Points]] = field(default_factory=lambda: defaultdict(list))
+
+
+@dataclass
+class _Edges:
+    """Edges between the pixels of a region and others, ascending by pixel.
+
+    Attributes:
+        side: Which side of its pixel an edge is: 0 top, 1 right, 2 bottom, 3 left; clockwise.
+        pixel: The pixel inside the region, counted along the rows of a frame.
+        width: Of the frame.
+        ring: Number of the ring that it is in.
+        place: Its position in that ring.
+    """
+
+    side: Int[np.ndarray, " edges"]
+    pixel: Int[np.ndarray, " edges"]
+    width: int
+    ring: Int[np.ndarray, " edges"]
+    place: Int[np.ndarray, " edges"]
 
 
 def outlines(
@@ -57,72 +77,41 @@ def outlines(
     Returns:
         x, y in pixels, at least three points each.
     """
-    framed = np.pad(region, 1)
-    rings, kind, pixel, edge_ring, edge_place = _rings(framed)
-    width = framed.shape[1]
-
-    def points(ring: _Ring) -> Points:
-        flat = pixel[ring.edges]
-        return np.stack([flat % width, flat // width], 1) - 1
-
-    lefts = np.flatnonzero(kind == 3)  # edges on the left of a pixel, by row and column
-    holes = [(_gate(kind, pixel, width, ring), ring) for ring in rings if ring.extent < 0]
-    inside: dict[int, int] = defaultdict(int)  # pixels of the holes of each outer ring
-    parent: dict[int, int] = {}
+    edges, rings = _rings(np.pad(region, 1))
+    for hole, gate, ring, at in _bridges(edges, rings):
+        if -hole.extent >= speck or hole.holes:
+            closed = _closed(hole, edges, int(edges.place[gate]), tolerance)
+            ring.holes[int(edges.place[at])].append(closed)
+    parts = sorted((each for each in rings if each.extent > 0), key=lambda each: -each.size)
+    kept = [each for place, each in enumerate(parts) if place == 0 or each.size >= speck]
     found = []
-    # What lies to the left of a hole's leftmost pixel is the region, up to the border of another
-    # hole that begins further to the left, or to the outline: so these are bridges in a tree.
-    for gate, ring in sorted(holes, key=lambda each: -(pixel[each[0]] % width)):
-        at = lefts[np.searchsorted(pixel[lefts], pixel[gate], side="right") - 1]
-        parent[int(edge_ring[gate])] = int(edge_ring[at])
-        found.append((gate, at, ring))
-    for number in parent:
-        root = number
-        while root in parent:
-            root = parent[root]
-        inside[root] += -rings[number].extent
-    for gate, at, ring in found:
-        if -ring.extent >= speck or ring.holes:
-            start = int(edge_place[gate])
-            closed = _closed(ring, points(ring), start, tolerance)
-            rings[edge_ring[at]].holes[int(edge_place[at])].append(closed)
-    parts = [
-        (ring.extent - inside[number], ring) for number, ring in enumerate(rings) if ring.extent > 0
-    ]
-    parts.sort(key=lambda part: -part[0])
-    kept = [ring for place, (size, ring) in enumerate(parts) if place == 0 or size >= speck]
-    polygons = (_closed(ring, points(ring), 0, tolerance)[:-1] for ring in kept)
-    return [_three(each) + np.array(corner) + PLACE for each in polygons]
+    for part in kept:
+        polygon = _closed(part, edges, 0, tolerance)[:-1]
+        if len(polygon) < 3:  # of one or two pixels, or a tolerance beyond its size
+            polygon = _three(_closed(part, edges, 0, 0.0)[:-1])
+        found.append(polygon + np.array(corner) + PLACE)
+    return found
 
 
-def _rings(
-    framed: Bool[np.ndarray, "height width"],
-) -> tuple[list[_Ring], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Follow the edges between a region and the rest; the frame of one pixel is outside.
-
-    Returns:
-        Rings; and of each edge: which side of its pixel it is (0 top, 1 right, 2 bottom, 3 left;
-        clockwise), its pixel inside the region, its ring, and its place there.
-    """
-    width = framed.shape[1]
-    flat = framed.ravel()
+def _rings(framed: Bool[np.ndarray, "height width"]) -> tuple[_Edges, list[_Ring]]:
+    """Follow the edges between a region and the rest; the frame of one pixel is outside."""
+    width, flat = framed.shape[1], framed.ravel()
     inside = np.flatnonzero(flat)
     ahead = np.array([1, width, -1, -width])  # along each side, clockwise
     outward = np.array([-width, 1, width, -1])
     numbers = [4 * inside[~flat[inside + outward[side]]] + side for side in range(4)]
     edges = np.sort(np.concatenate(numbers))
-    kind, pixel = edges % 4, edges // 4
-    straight = pixel + ahead[kind]
-    left = straight + outward[kind]
-    after = np.where(flat[straight], 4 * straight + kind, 4 * pixel + (kind + 1) % 4)
-    after = np.where(flat[left], 4 * left + (kind + 3) % 4, after)
+    side, pixel = edges % 4, edges // 4
+    straight = pixel + ahead[side]
+    left = straight + outward[side]
+    after = np.where(flat[straight], 4 * straight + side, 4 * pixel + (side + 1) % 4)
+    after = np.where(flat[left], 4 * left + (side + 3) % 4, after)
     following = np.searchsorted(edges, after).tolist()
+    # the area of a ring: how far down its lower edges lie, less its upper ones
     row = pixel // width
-    # the sum over a ring of how far below the top its lower edges lie, less its upper ones
-    area = np.where(kind == 2, row + 1, 0) - np.where(kind == 0, row, 0)
+    area = (side == 2) * (row + 1) - (side == 0) * row
     rings: list[_Ring] = []
-    edge_ring = np.full(len(edges), -1)
-    edge_place = np.zeros(len(edges), int)
+    numbered, placed = np.full(len(edges), -1), np.zeros(len(edges), int)
     seen = bytearray(len(edges))
     for start in range(len(edges)):
         if seen[start]:
@@ -133,50 +122,86 @@ def _rings(
             chain.append(at)
             at = following[at]
         members = np.array(chain)
-        edge_ring[members] = len(rings)
-        edge_place[members] = np.arange(len(members))
-        rings.append(_Ring(members, int(area[members].sum())))
-    return rings, kind, pixel, edge_ring, edge_place
+        numbered[members], placed[members] = len(rings), np.arange(len(members))
+        extent = int(area[members].sum())
+        rings.append(_Ring(members, extent, extent))
+    return _Edges(side, pixel, width, numbered, placed), rings
 
 
-def _gate(kind: np.ndarray, pixel: np.ndarray, width: int, ring: _Ring) -> int:
-    """The edge of a hole at its leftmost pixel, the uppermost of these."""
-    rights = ring.edges[kind[ring.edges] == 1]
-    place = pixel[rights] % width * (pixel.max() + 1) + pixel[rights]
-    return int(rights[place.argmin()])
+def _bridges(edges: _Edges, rings: list[_Ring]) -> list[tuple[_Ring, int, _Ring, int]]:
+    """Each hole, the edge where it is entered, and the ring and the edge that a bridge starts from.
+
+    To the left of a hole's leftmost pixel is the region, up to the border of another hole, which
+    begins further to the left, or to the outline. So bridges make no circle, and a hole stands
+    before the one that its bridge starts from. The pixels of holes are taken off ``size``.
+    """
+    columns = edges.pixel % edges.width
+    rights = np.flatnonzero(edges.side == 1)
+    # of the edges on the right of a pixel, the leftmost of each ring, the uppermost of these
+    order = rights[np.lexsort((edges.pixel[rights], columns[rights], edges.ring[rights]))]
+    _, first = np.unique(edges.ring[order], return_index=True)
+    gates = order[first]  # every ring has one
+    gates = gates[[rings[number].extent < 0 for number in edges.ring[gates].tolist()]]
+    gates = gates[np.argsort(columns[gates], kind="stable")]
+    lefts = np.flatnonzero(edges.side == 3)
+    starts = lefts[np.searchsorted(edges.pixel[lefts], edges.pixel[gates], side="right") - 1]
+    outer: dict[int, int] = {}
+    found = []
+    for gate, at in zip(gates.tolist(), starts.tolist(), strict=True):
+        hole, ring = int(edges.ring[gate]), int(edges.ring[at])
+        outer[hole] = outer.get(ring, ring)
+        rings[outer[hole]].size += rings[hole].extent
+        found.append((rings[hole], gate, rings[ring], at))
+    return found[::-1]
 
 
-def _closed(ring: _Ring, points: Points, start: int, tolerance: float) -> Points:
-    """The outline from the point of an edge back to it, with its bridges and holes."""
-    order = np.roll(np.arange(len(points)), -start)
-    points = np.append(points[order], points[order[:1]], axis=0)
-    places = {(place - start) % len(order): holes for place, holes in ring.holes.items()}
-    stops = sorted({0, *places, len(order)})
+def _closed(ring: _Ring, edges: _Edges, start: int, tolerance: float) -> Points:
+    """The outline from the place of an edge back to it, with its bridges and holes."""
+    pixels = edges.pixel[np.roll(ring.edges, -start)]
+    pixels = np.append(pixels, pixels[:1])
+    points = np.stack([pixels % edges.width, pixels // edges.width], 1) - 1
+    places = {(place - start) % len(ring.edges): holes for place, holes in ring.holes.items()}
+    stops = sorted({0, *places, len(ring.edges)})
+    kept = _corners(points, stops, tolerance)
     pieces = [points[:1]]
     for begin, end in pairwise(stops):
         for hole in places.get(begin, ()):
             pieces += [hole, points[begin : begin + 1]]
-        pieces.append(_simpler(points[begin : end + 1], tolerance)[1:])
+        pieces.append(points[begin + 1 : end + 1][kept[begin + 1 : end + 1]])
     return np.concatenate(pieces)
 
 
-def _simpler(points: Points, tolerance: float) -> Points:
-    """A line of at least two points, without those on the straight way between their neighbours."""
+def _corners(points: Points, stops: list[int], tolerance: float) -> Bool[np.ndarray, " _"]:
+    """Which points a line needs: all stops, and where it turns; with a tolerance, fewer of these.
+
+    Those are chosen as D. Douglas and T. Peucker do (1973), for all parts of the line at once: the
+    point of a part that is farthest from its chord, until none is beyond the tolerance.
+    """
     steps = np.diff(points, axis=0)
-    moved = np.append(True, steps.any(1))
-    points = points[moved]
-    steps = steps[moved[1:]]
-    turns = (steps[1:] != steps[:-1]).any(1)
-    if not len(steps):
-        return np.repeat(points, 2, axis=0)
-    points = points[np.concatenate([[True], turns, [True]])]
-    if tolerance and len(points) > 2:
-        simple: np.ndarray = approximate_polygon(points, tolerance)  # type: ignore[no-untyped-call]
-        points = simple.astype(int)
-    return points
+    kept = np.zeros(len(points), bool)
+    if not tolerance:
+        moves = np.flatnonzero(steps.any(1))
+        turns = (steps[moves[1:]] != steps[moves[:-1]]).any(1)
+        kept[moves[1:][turns]] = True
+    kept[stops] = True
+    while tolerance:
+        ends = np.flatnonzero(kept)
+        part = np.repeat(np.arange(len(ends) - 1), np.diff(ends))
+        start = points[ends[part]]
+        chord, way = points[ends[part + 1]] - start, points[:-1] - start
+        length = np.maximum((chord**2).sum(1), 1)  # 1 where it ends where it begins
+        along = ((way * chord).sum(1) / length).clip(0, 1)
+        distance = np.hypot(*(way - along[:, None] * chord).T)
+        farthest = np.maximum.reduceat(distance, ends[:-1])
+        there = np.flatnonzero((distance == farthest[part]) & (distance > tolerance))
+        if not len(there):
+            break
+        _, first = np.unique(part[there], return_index=True)
+        kept[there[first]] = True
+    return kept
 
 
 def _three(points: Points) -> Points:
-    """At least three points, as formats want them, also of a region of one or two pixels."""
+    """At least three points, as formats want them."""
     missing = max(0, 3 - len(points))
     return np.append(points, np.repeat(points[-1:], missing, axis=0), axis=0)

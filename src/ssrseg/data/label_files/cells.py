@@ -30,43 +30,47 @@ def is_number(value: str) -> bool:
     return bool(re.fullmatch(r"\s*[-+]?[0-9]+([.,][0-9]+)?\s*", value))
 
 
-def listed(value: Any) -> tuple[str, ...] | None:
+def listed(value: Any, *, depth: int = 4) -> tuple[str, ...] | None:
     """The words of a list, or of an object around one; None if the value is neither.
 
     Of objects, such as the regions that Label Studio writes, the labels count. An object of yes and
     no by class stands for the classes with yes. In a cell of a table, JSON or Python's form of a
     list is read as well.
+
+    ``depth`` is how deep lists and objects may lie in each other.
     """
+    if not depth:
+        return None
     if isinstance(value, str):
         text = value.strip()
         if not re.fullmatch(r"\[.*\]|\{.*\}", text, re.DOTALL) or len(text) > _LONGEST:
             return None
         for form in (text, text.replace("'", '"')):
             try:
-                return listed(parse_json(form))
+                return listed(parse_json(form), depth=depth)
             except JsonError:
                 continue
         return None
     if isinstance(value, list):
         words: list[str] = []
         for item in value:
-            inner = listed(item) if isinstance(item, dict) else None
+            inner = listed(item, depth=depth - 1) if isinstance(item, dict) else None
             if inner is None and isinstance(item, (dict, list)):
                 return None
             words += [as_text(item).strip()] if inner is None else inner
         return tuple(words)
     if isinstance(value, dict):
-        return _of_object(value)
+        return _of_object(value, depth - 1)
     return None
 
 
-def _of_object(value: dict[str, Any]) -> tuple[str, ...] | None:
+def _of_object(value: dict[str, Any], depth: int) -> tuple[str, ...] | None:
     keys = [
         key for key in value if key in ("choices", "label", "category") or key.endswith("labels")
     ]
     if len(keys) == 1:
         inner = value[keys[0]]
-        return (inner.strip(),) if isinstance(inner, str) else listed(inner)
+        return (inner.strip(),) if isinstance(inner, str) else listed(inner, depth=depth)
     answers = {key: truth(each) for key, each in value.items()}
     if answers and None not in answers.values():
         return tuple(key.strip() for key, on in answers.items() if on)

@@ -161,7 +161,7 @@ def _rows(
             faults.append((len(rows), str(error)))
             continue
         words = tuple(classes[number] for number in sorted(numbers))
-        rows.append(Row(f"{place}:", image, words, shows_none=not words, split=split))
+        rows.append(Row(place, image, words, shows_none=not words, split=split))
     if not rows and not faults:
         first = next(iter(images), "images/a.jpg")
         where = _label_file(path.parent, first).relative_to(path.parent).as_posix()
