@@ -2,7 +2,7 @@
 
     python docs/figures/tutorial.py photos        # 60 drawn photographs and tags.csv
     (the commands of docs/tutorial.md)
-    python docs/figures/tutorial.py pictures      # docs/figures/tutorial-*.jpg, from masks/ and export/
+    python docs/figures/tutorial.py pictures      # tutorial-*.jpg, from masks/ and export/
 
 The photographs are scenes of the demo, which its small encoders know, so that everything can be
 repeated offline in minutes. Pictures of pages need Chromium.
@@ -19,7 +19,7 @@ from ssrseg.demo.scenes import render_scene
 
 FIRST, COUNT = 3_000_000_000, 60
 SLIPS = {4: ("Bird", "Brid"), 38: ("Boat", "Sheep")}
-"""What the person who typed the table got wrong, by number of the photograph: said, and as typed."""
+"""What the person who typed the table got wrong, by number of the photograph: as said, as typed."""
 
 
 def make_photos(folder: Path) -> None:
