@@ -204,6 +204,9 @@ def test_masks_corrected_by_hand_stay(
     assert made == ["mask photo_0", "mask photo_2", "mask photo_3"]
     assert (result.corrected, result.skipped) == (("photo_1",), 1)
     assert (out / "masks" / "photo_1.png").read_bytes() == corrected
+    sure = make_masks(folder, out, with_pseudo(config, alpha=2.0), confidence=True)
+    assert (sure.written, sure.from_kept_cams) == (3, 3)  # a confidence is made of it all the same
+    assert (out / "masks" / "photo_1.png").read_bytes() == corrected
     rows = (out / "manifest.csv").read_text().splitlines()
     assert [",person," in row for row in rows] == [False, False, True, False, False]
 

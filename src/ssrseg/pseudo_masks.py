@@ -139,7 +139,7 @@ def make_masks(
                 sure = enlarged(pixel_confidence(scores), each.size) if confidence else None
                 whole = enlarged_ids(ids.cpu(), each.size)
                 masks.write(sample, whole, each.digest, review, sure)
-                from_kept_cams += each.kept
+                from_kept_cams += each.kept and sample.name not in masks.corrected
             progress.advance(each.sample.name)
             masks.stop_if_asked(stop)
         absent, reviews = masks.manifest.absent(data.samples), masks.reviewed()

@@ -679,6 +679,11 @@ def test_folders_that_are_no_classes(tmp_path: Path, paths: list[str]) -> None:
     assert "is no data folder" in refused(tmp_path)
 
 
+def test_a_sign_in_a_name_separates_no_classes(tmp_path: Path) -> None:
+    images(tmp_path, "salt & pepper/a.jpg", "C+/b.jpg", "dog;cat/c.jpg")
+    assert open_labelled(tmp_path).classes == ("C+", "cat", "dog", "salt & pepper")
+
+
 def test_classes_of_a_list_and_folders(tmp_path: Path) -> None:
     images(tmp_path, "a, b/a.jpg", "dog/b.jpg")
     (tmp_path / "classes.txt").write_text("dog\na, b\n")

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssrseg.data.classes import ClassList, class_fault, class_key, tidy
@@ -264,6 +264,7 @@ LABEL = st.text("bcdef ghij-_", min_size=1).filter(
 )
 
 
+@settings(deadline=None)
 @given(
     labels=st.lists(st.sets(LABEL, max_size=4), min_size=1, max_size=6).filter(any),
     semicolons=st.booleans(),

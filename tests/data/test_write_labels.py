@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssrseg.data.classes import class_fault, class_key, read_classes_yaml, tidy
@@ -21,6 +21,7 @@ STEMS = st.text("abc =+-@,;'\"\u00e4\u20ac#%.\ud83d\ude00", min_size=1, max_size
 )
 
 
+@settings(deadline=None)
 @given(
     paths=st.lists(
         st.tuples(st.sampled_from(["", "images/", "day 1/"]), STEMS),
@@ -71,6 +72,7 @@ def test_an_image_that_no_label_file_could_name(tmp_path):
         write(root / "images/a.jpg", "a", tmp_path / "labels.csv")
 
 
+@settings(deadline=None)
 @given(
     classes=st.lists(NAMES, min_size=1, max_size=6, unique_by=class_key),
     synonyms=st.lists(st.lists(PHRASES, min_size=1, max_size=3), max_size=6),

@@ -74,6 +74,7 @@ def decided(ids: np.ndarray) -> np.ndarray:
 
 
 @given(regions)
+@settings(deadline=None)
 def test_packed_runs_are_pycocotools_own(region: np.ndarray) -> None:
     with IgnoredWarnings((DeprecationWarning, "")):
         known = cocomask.encode(np.asfortranarray(region.astype(np.uint8)))
@@ -101,6 +102,7 @@ def unpack_brush(code: list[int]) -> np.ndarray:
 
 
 @given(arrays(bool, st.integers(1, 400)))
+@settings(deadline=None)
 def test_brush_code_unpacks(inside: np.ndarray) -> None:
     values = unpack_brush(brush_code(inside)).reshape(-1, 4)
     assert (values == 255 * inside[:, None]).all()
@@ -116,6 +118,7 @@ def test_brush_code_of_long_runs(length: int) -> None:
 
 
 @given(maps)
+@settings(deadline=None)
 def test_voc(ids: np.ndarray) -> None:
     out = Written()
     write_voc([mask_of(ids), mask_of(ids * 0, "b")], out, CLASSES)
@@ -142,6 +145,7 @@ def test_no_labelmap_where_a_name_would_break_it(capsys: pytest.CaptureFixture[s
 
 
 @given(maps)
+@settings(deadline=None)
 def test_coco(ids: np.ndarray) -> None:
     out = Written()
     write_coco([mask_of(ids * 0, "b"), mask_of(ids)], out, CLASSES)
@@ -166,7 +170,7 @@ def test_coco(ids: np.ndarray) -> None:
 
 
 @given(maps)
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_yolo(ids: np.ndarray) -> None:
     out = Written()
     write_yolo([mask_of(ids)], out, CLASSES, tolerance=0.0)
@@ -188,6 +192,7 @@ def test_yolo(ids: np.ndarray) -> None:
 
 
 @given(maps)
+@settings(deadline=None)
 def test_labelstudio(ids: np.ndarray) -> None:
     out = Written()
     masks = [mask_of(ids), mask_of(ids, "hand", by_hand=True), mask_of(ids, "new", score=None)]
@@ -215,6 +220,7 @@ def test_labelstudio(ids: np.ndarray) -> None:
 
 
 @given(maps)
+@settings(deadline=None)
 def test_cvat(ids: np.ndarray) -> None:
     out = Written()
     write_cvat([mask_of(ids), mask_of(ids * 0, 'odd "<\n>')], out, CLASSES)
@@ -240,7 +246,7 @@ def test_cvat(ids: np.ndarray) -> None:
 
 
 @given(maps)
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_labelme(ids: np.ndarray) -> None:
     out = Written()
     write_labelme([mask_of(ids)], out, CLASSES, tolerance=0.0)
@@ -257,6 +263,7 @@ def test_labelme(ids: np.ndarray) -> None:
 
 
 @given(maps)
+@settings(deadline=None)
 def test_areas(ids: np.ndarray) -> None:
     out = Written()
     write_areas([mask_of(ids), mask_of(ids, "b", score=None)], out, CLASSES)

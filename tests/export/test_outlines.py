@@ -13,7 +13,7 @@ regions = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=14)).filter
 
 
 @given(regions)
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 def test_polygons_are_the_region_to_the_pixel(region: np.ndarray) -> None:
     polygons = outlines(region, speck=0)
     assert (filled(polygons, region.shape) == region).all()
@@ -22,7 +22,7 @@ def test_polygons_are_the_region_to_the_pixel(region: np.ndarray) -> None:
 
 
 @given(st.integers(0, 10_000), st.floats(0.5, 3.0))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_polygons_of_smooth_regions_with_holes(seed: int, rough: float) -> None:
     region = blobs(np.random.default_rng(seed), (40, 31), rough=rough) == 1
     if region.any():
@@ -30,7 +30,7 @@ def test_polygons_of_smooth_regions_with_holes(seed: int, rough: float) -> None:
 
 
 @given(regions, st.integers(0, 12))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_parts_and_holes_below_the_speck_are_left_out(region: np.ndarray, speck: int) -> None:
     expected = despeckled(region, speck)
     assert (filled(outlines(region, speck=speck), region.shape) == expected).all()
@@ -64,6 +64,14 @@ def test_the_tolerance_leaves_points_out_and_keeps_to_its_distance() -> None:
     assert (found & disc).sum() / (found | disc).sum() > 0.97
     near = ndimage.binary_dilation(disc ^ ndimage.binary_erosion(disc), TOUCHING, iterations=2)
     assert not (found ^ disc)[~near].any()
+
+
+def test_a_thin_line_keeps_its_end_whatever_the_tolerance() -> None:
+    region = np.zeros((40, 90), bool)
+    region[10:30, 10:30] = True
+    region[20, 30:85] = True
+    found = filled(outlines(region, tolerance=2.0), region.shape)
+    assert found[20, 30:83].all() and (found ^ region).sum() < 12
 
 
 def test_a_small_part_is_not_lost_to_a_large_tolerance() -> None:

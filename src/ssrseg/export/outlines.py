@@ -13,7 +13,6 @@ from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from skimage.measure import approximate_polygon
 
 PLACE = 0.4
 """Where in its pixel a point lies, in pixels from the left and the top: almost in the middle, and
@@ -163,28 +162,43 @@ def _closed(ring: _Ring, edges: _Edges, start: int, tolerance: float) -> Points:
     points = np.stack([pixels % edges.width, pixels // edges.width], 1) - 1
     places = {(place - start) % len(ring.edges): holes for place, holes in ring.holes.items()}
     stops = sorted({0, *places, len(ring.edges)})
+    kept = _corners(points, stops, tolerance)
     pieces = [points[:1]]
     for begin, end in pairwise(stops):
         for hole in places.get(begin, ()):
             pieces += [hole, points[begin : begin + 1]]
-        pieces.append(_simpler(points[begin : end + 1], tolerance)[1:])
+        pieces.append(points[begin + 1 : end + 1][kept[begin + 1 : end + 1]])
     return np.concatenate(pieces)
 
 
-def _simpler(points: Points, tolerance: float) -> Points:
-    """A line of at least two points, without those on the straight way between their neighbours."""
+def _corners(points: Points, stops: list[int], tolerance: float) -> Bool[np.ndarray, " _"]:
+    """Which points a line needs: all stops, and where it turns; with a tolerance, fewer of these.
+
+    Those are chosen as D. Douglas and T. Peucker do (1973), for all parts of the line at once: the
+    point of a part that is farthest from its chord, until none is beyond the tolerance.
+    """
     steps = np.diff(points, axis=0)
-    moved = np.append(True, steps.any(1))
-    points = points[moved]
-    steps = steps[moved[1:]]
-    turns = (steps[1:] != steps[:-1]).any(1)
-    if not len(steps):
-        return np.repeat(points, 2, axis=0)
-    points = points[np.concatenate([[True], turns, [True]])]
-    if tolerance and len(points) > 2:
-        simple: np.ndarray = approximate_polygon(points, tolerance)  # type: ignore[no-untyped-call]
-        points = simple.astype(int)
-    return points
+    kept = np.zeros(len(points), bool)
+    if not tolerance:
+        moves = np.flatnonzero(steps.any(1))
+        turns = (steps[moves[1:]] != steps[moves[:-1]]).any(1)
+        kept[moves[1:][turns]] = True
+    kept[stops] = True
+    while tolerance:
+        ends = np.flatnonzero(kept)
+        part = np.repeat(np.arange(len(ends) - 1), np.diff(ends))
+        start = points[ends[part]]
+        chord, way = points[ends[part + 1]] - start, points[:-1] - start
+        length = np.maximum((chord**2).sum(1), 1)  # 1 where it ends where it begins
+        along = ((way * chord).sum(1) / length).clip(0, 1)
+        distance = np.hypot(*(way - along[:, None] * chord).T)
+        farthest = np.maximum.reduceat(distance, ends[:-1])
+        there = np.flatnonzero((distance == farthest[part]) & (distance > tolerance))
+        if not len(there):
+            break
+        _, first = np.unique(part[there], return_index=True)
+        kept[there[first]] = True
+    return kept
 
 
 def _three(points: Points) -> Points:

@@ -87,7 +87,7 @@ def read_class_folders(root: Path, known: Collection[str] = ()) -> LabelRows:
 def _words(folder: str, known: Collection[str]) -> list[str]:
     if class_key(folder) in known:
         return [folder]
-    return [word for part in re.split(r"[,;|+&]", folder) if (word := part.strip())]
+    return [word for part in re.split(r"[,;|]", folder) if (word := part.strip())]
 
 
 def _without_copies(root: Path, rows: Sequence[Row]) -> tuple[list[Row], int]:

@@ -1,0 +1,44 @@
+"""Make the photographs of docs/tutorial.md, and the pictures in it.
+
+    python docs/figures/tutorial.py photos        # 60 drawn photographs and tags.csv
+    (the commands of docs/tutorial.md)
+    python docs/figures/tutorial.py pictures      # docs/figures/tutorial-*.jpg, from masks/ and export/
+
+The photographs are scenes of the demo, which its small encoders know, so that everything can be
+repeated offline in minutes. Pictures of pages need Chromium.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from ssrseg.demo.scenes import render_scene
+
+FIRST, COUNT = 3_000_000_000, 60
+SLIPS = {4: ("Bird", "Brid"), 38: ("Boat", "Sheep")}
+"""What the person who typed the table got wrong, by number of the photograph: said, and as typed."""
+
+
+def make_photos(folder: Path) -> None:
+    """Photographs in a folder, and the table of their tags as a spreadsheet saves it."""
+    folder.mkdir(parents=True)
+    lines = ["Filename;Tags"]
+    number = seed = 0
+    while number < COUNT:
+        scene = render_scene(FIRST + seed, size=128)
+        seed += 1
+        if not scene.classes:
+            continue
+        name = f"IMG_{number:04d}.jpg"
+        Image.fromarray(scene.image).save(folder / name, quality=95)
+        tags = ", ".join(word.capitalize() for word in scene.classes)
+        lines.append(f"{name};{tags.replace(*SLIPS.get(number, ('', '')))}")
+        number += 1
+    (folder / "tags.csv").write_text("\r\n".join(lines) + "\r\n", encoding="utf-8-sig")
+
+
+if __name__ == "__main__":
+    make_photos(Path(sys.argv[1]))
