@@ -49,4 +49,4 @@ def shrink(sheet: Path) -> None:
 
 if __name__ == "__main__":
     given = Path(sys.argv[1])
-    shrink(given) if given.suffix == ".jpg" else make_photos(given)
+    (shrink if given.suffix == ".jpg" else make_photos)(given)
