@@ -18,7 +18,7 @@ from ssrseg.demo.scenes import render_scene
 
 FIRST, COUNT = 3_000_000_000, 60
 SLIPS = {4: ("Bird", "Brid"), 38: ("Boat", "Sheep")}
-"""What the person who typed the table got wrong, by number of the photograph: said, and as typed."""
+"""What was typed wrong, by number of the photograph: the class, and the word in its place."""
 
 
 def make_photos(folder: Path) -> None:
