@@ -32,6 +32,7 @@ _SPELLED = {
     "potted plant": "pottedplant", "dining table": "diningtable", "tv": "tvmonitor",
 }  # fmt: skip
 _RULE = 4  # of _derive; a table made by another one is made anew
+_UPLOADED = re.compile(r"\.\./.*/upload/[0-9]+/[^/]+")  # from Label Studio's folder of exports
 _NO_FILE = "Export the annotations again, or copy the file again if it was cut short."
 
 
@@ -215,6 +216,8 @@ def _file_names(path: Path, images: list[dict[str, Any]]) -> dict[int | str, str
             if is_address(name):  # Label Studio's, of an export without images
                 name = name_in(name)
             name = re.sub(r"^(\./)+", "", name.replace("\\", "/"))
+            if _UPLOADED.fullmatch(name):
+                name = name_in(name)
             if fault := name_fault(name, in_text=True):
                 problem = f"image {brief(number)} has the file_name {quoted(name)}, which {fault}."
                 problem += " Name files below the folder of the images."
