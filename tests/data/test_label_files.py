@@ -362,12 +362,13 @@ def test_label_studios_export_for_coco_without_its_images(tmp_path: Path) -> Non
     }  # fmt: skip
     (tmp_path / "result.json").write_text(json.dumps(table | {"images": table["images"][:1]}))
     assert shown(tmp_path) == {"photos/a.jpg": ["dog"]}
-    (tmp_path / "result.json").write_text(json.dumps(table))
+    (tmp_path / "result.json").write_text(json.dumps(table | {"info": {}}))
     assert 'has an empty part, "." or ".." in it' in refused(tmp_path)
     table["annotations"].append({"id": 1, "image_id": 1, "category_id": 0})
     for name in (
         "/data/upload/1/1a2b3c4d-b.jpg",
         "../../home/ann/.local/share/label-studio/media/upload/1/1a2b3c4d-b.jpg",  # 1.23
+        "../../home/ann/photos/b.jpg",  # of local files
     ):
         table["images"][1]["file_name"] = name
         (tmp_path / "result.json").write_text(json.dumps(table))
