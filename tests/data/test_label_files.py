@@ -366,19 +366,24 @@ def test_label_studios_export_for_coco_without_its_images(tmp_path: Path) -> Non
     images(tmp_path, "photos/a.jpg", "photos/b.jpg")
     table: dict[str, Any] = {
         "images": [{"id": 0, "file_name": "images/1a2b3c4d-a.jpg", "width": 9, "height": 9},
-                   {"id": 1, "file_name": "..\\..\\media\\upload\\1\\1a2b3c4d-b.jpg"}],
+                   {"id": 1, "file_name": "..\\..\\photos\\1a2b3c4d-b.jpg"}],
         "categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}],
         "annotations": [{"id": 0, "image_id": 0, "category_id": 1, "bbox": [1, 1, 2, 2]}],
         "info": {"contributor": "Label Studio"},
     }  # fmt: skip
     (tmp_path / "result.json").write_text(json.dumps(table | {"images": table["images"][:1]}))
     assert shown(tmp_path) == {"photos/a.jpg": ["dog"]}
-    (tmp_path / "result.json").write_text(json.dumps(table))
+    (tmp_path / "result.json").write_text(json.dumps(table | {"info": {}}))
     assert 'has an empty part, "." or ".." in it' in refused(tmp_path)
-    table["images"][1]["file_name"] = "/data/upload/1/1a2b3c4d-b.jpg"
     table["annotations"].append({"id": 1, "image_id": 1, "category_id": 0})
-    (tmp_path / "result.json").write_text(json.dumps(table))
-    assert shown(tmp_path) == {"photos/a.jpg": ["dog"], "photos/b.jpg": ["cat"]}
+    for name in (
+        "/data/upload/1/1a2b3c4d-b.jpg",
+        "../../home/ann/.local/share/label-studio/media/upload/1/1a2b3c4d-b.jpg",  # 1.23
+        "../../home/ann/photos/b.jpg",  # of local files
+    ):
+        table["images"][1]["file_name"] = name
+        (tmp_path / "result.json").write_text(json.dumps(table))
+        assert shown(tmp_path) == {"photos/a.jpg": ["dog"], "photos/b.jpg": ["cat"]}
 
 
 def test_names_as_label_studio_keeps_them(tmp_path: Path) -> None:
@@ -586,6 +591,19 @@ def test_label_studios_export_for_yolo(tmp_path: Path) -> None:
     (tmp_path / "notes.json").write_text('{"categories": [{"id": 0, "name": "cat"}], "info": {}}')
     assert shown(tmp_path) == IN_YOLO
     assert shown(tmp_path, "val") == {"images/val/c.jpg": []}
+
+
+def test_label_studios_export_for_yolo_without_its_images(tmp_path: Path) -> None:
+    images(tmp_path, "images/My photo (1).jpg", "images/b.jpg", "images/c.jpg")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    (tmp_path / "labels").mkdir()
+    for name, text in (("0a1b2c3d-My_photo_1", "0 .5 .5 .1 .1\n"), ("1a2b3c4d-b", "1 0 0 1 1\n")):
+        (tmp_path / "labels" / f"{name}.txt").write_text(text)
+    assert shown(tmp_path) == {"images/My photo (1).jpg": ["cat"], "images/b.jpg": ["dog"]}
+    (tmp_path / "labels" / "2a2b3c4d-b.txt").write_text("0 0 0 1 1\n")
+    assert "1a2b3c4d-b.txt and 2a2b3c4d-b.txt are both of images/b.jpg. Keep one." in refused(
+        tmp_path
+    )
 
 
 def test_labelimgs_files_beside_the_images(tmp_path: Path) -> None:

@@ -176,7 +176,9 @@ def read_instances(path: Path) -> InstancesFile:
             )
     images, annotations, categories = lists
     assert images is not None and annotations is not None and categories is not None
-    names = _file_names(path, images)
+    info = found.get("info")
+    is_label_studios = isinstance(info, dict) and info.get("contributor") == "Label Studio"
+    names = _file_names(path, images, is_label_studios=is_label_studios)
     listed = _categories(path, categories)
     known = {number for number, _ in listed}
     for entry in annotations:
@@ -196,7 +198,9 @@ def read_instances(path: Path) -> InstancesFile:
     return InstancesFile(path, names, listed, images, annotations, groups)
 
 
-def _file_names(path: Path, images: list[dict[str, Any]]) -> dict[int | str, str]:
+def _file_names(
+    path: Path, images: list[dict[str, Any]], *, is_label_studios: bool = False
+) -> dict[int | str, str]:
     """File names by image id, each once."""
     names: dict[int | str, str] = {}
     first: dict[str, int | str] = {}
@@ -215,6 +219,8 @@ def _file_names(path: Path, images: list[dict[str, Any]]) -> dict[int | str, str
             if is_address(name):  # Label Studio's, of an export without images
                 name = name_in(name)
             name = re.sub(r"^(\./)+", "", name.replace("\\", "/"))
+            if is_label_studios:  # as seen from the folder it exports from
+                name = re.sub(r"^(\.\./)+", "", name)
             if fault := name_fault(name, in_text=True):
                 problem = f"image {brief(number)} has the file_name {quoted(name)}, which {fault}."
                 problem += " Name files below the folder of the images."

@@ -17,7 +17,12 @@ def is_address(text: str) -> bool:
 def paths_of(address: str) -> tuple[str, ...]:
     """Paths that an image may have here, the likeliest first; of a plain path that path is one."""
     path, name = _path(address) if is_address(address) else address, name_in(address)
-    return tuple(dict.fromkeys((path, name, _UPLOADED.sub("", name, count=1))))
+    return tuple(dict.fromkeys((path, name, without_upload_code(name))))
+
+
+def without_upload_code(name: str) -> str:
+    """The name of a file as it was before it was uploaded to Label Studio."""
+    return _UPLOADED.sub("", name, count=1)
 
 
 def name_in(address: str) -> str:

@@ -103,9 +103,9 @@ class ImagesOf:
             self._by_end = defaultdict(list)
             for path in images_below(self._root):
                 name = path.rpartition("/")[2]
-                for key in dict.fromkeys((_alike(name), _alike(_stem(path)), _as_uploaded(name))):
+                for key in dict.fromkeys((_alike(name), _alike(_stem(path)), as_uploaded(name))):
                     self._by_end[key].append(path)
-        key = _as_uploaded(image.name) if loose else _alike(image.name)
+        key = as_uploaded(image.name) if loose else _alike(image.name)
         found = self._by_end.get(key, [])
         folders = [_alike(part) for part in image.parent.parts]
         common = {path: _common_end(folders, path) for path in found}
@@ -121,7 +121,7 @@ def _common_end(folders: list[str], path: str) -> int:
     return len([*takewhile(lambda pair: pair[0] == pair[1], pairs)])
 
 
-def _as_uploaded(name: str) -> str:
+def as_uploaded(name: str) -> str:
     """A name as Label Studio keeps it: no blanks, and few signs."""
     return "\0" + re.sub(r"[^-\w.]", "", _alike(name).strip().replace(" ", "_"))
 

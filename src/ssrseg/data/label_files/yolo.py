@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from reprlib import repr as brief
 from typing import Any
 
 from ssrseg.console import printable
+from ssrseg.data.label_files.addresses import without_upload_code
+from ssrseg.data.label_files.lookup import as_uploaded
 from ssrseg.data.label_files.rows import SPLITS, LabelRows, Row
 from ssrseg.data.text import quoted, read_lines
 from ssrseg.data.walk import SUFFIXES, list_images
@@ -150,9 +153,18 @@ def _rows(
     """A row for each image that has a file of labels."""
     rows: list[Row] = []
     faults: list[tuple[int, str]] = []
-    for image, split in images.items():
-        file = _label_file(path.parent, image)
-        if not file.is_file():
+    files = {image: _label_file(path.parent, image) for image in images}
+    texts = {image: [file] for image, file in files.items() if file.is_file()}
+    for image, found in (texts or _uploaded(files)).items():
+        split, file = images[image], found[0]
+        if found[1:]:
+            faults.append(
+                (
+                    len(rows),
+                    f"{printable(found[0].name)} and {printable(found[1].name)} are both of"
+                    f" {printable(image)}. Keep one.",
+                )
+            )
             continue
         place = file.relative_to(path.parent).as_posix()
         try:
@@ -183,6 +195,20 @@ def _rows(
             " classes, by an empty file of labels."
         )
     return LabelRows(path, tuple(rows), tuple(faults), classes, notices=tuple(notices))
+
+
+def _uploaded(files: Mapping[str, Path]) -> dict[str, list[Path]]:
+    """Files of labels by image, by the names that Label Studio gives to uploads: 1a2b3c4d-a.txt."""
+    by_name: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    for folder in {file.parent for file in files.values()}:
+        for file in sorted(folder.glob("*.txt")):
+            name = without_upload_code(file.name)
+            if name != file.name:
+                by_name[folder, as_uploaded(name)].append(file)
+    found = {
+        image: by_name.get((file.parent, as_uploaded(file.name))) for image, file in files.items()
+    }
+    return {image: each for image, each in found.items() if each}
 
 
 def _label_file(root: Path, image: str) -> Path:
