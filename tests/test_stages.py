@@ -257,6 +257,27 @@ def test_stopped_half_way(
     assert files(out) == files(tmp_path / "straight")
 
 
+def test_no_page_shows_masks_that_are_gone(
+    folder: LabelledImages, config: Config, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_masks(folder, out, config, report=False)  # nothing to do: the page is right
+    assert (out / "report.html").is_file()
+    make_masks(folder, out, with_pseudo(config, alpha=3.0), report=False)
+    assert not (out / "report.html").exists()
+
+    make_masks(folder, out, config)
+    assert (out / "report.html").is_file()
+
+    def killed(path: Path, *content: Any) -> None:
+        assert not (out / "report.html").exists()  # as after a SIGKILL
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mask_folder, "write_mask", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make_masks(folder, out, with_pseudo(config, alpha=3.0))
+    assert not (out / "report.html").exists()
+
+
 def test_stopped_while_the_old_masks_are_removed(
     folder: LabelledImages, config: Config, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,7 +40,7 @@ from ssrseg.made_with import (
 )
 from ssrseg.manifest import FILE as MANIFEST
 from ssrseg.manifest import Manifest, confidence_path, mask_path
-from ssrseg.report.masks import write_masks_report
+from ssrseg.report.masks import PAGE, write_masks_report
 from ssrseg.review import Review, review_order, write_doubts
 
 
@@ -138,6 +138,7 @@ class MaskFolder:
 
     def remove_wrong(self) -> None:
         """Remove masks that were made with something else, before others lie beside them."""
+        self.remove_report()
         for name, path in self._wrong.items():
             with writing(path):
                 path.unlink(missing_ok=True)
@@ -163,6 +164,11 @@ class MaskFolder:
             )
         self.manifest.add(sample, ids, photo, "person")
         self.corrected[sample.name] = None
+
+    def remove_report(self) -> None:
+        """Remove a page that shows earlier masks."""
+        with writing(self.out / PAGE):
+            (self.out / PAGE).unlink(missing_ok=True)
 
     def _list(
         self,
@@ -240,7 +246,7 @@ def open_masks(
 
     Masks that settings have made wrong are removed before the first new one is written, so that a
     folder never holds a mixture; those that a person has corrected stay. A block that comes to its
-    end also leaves a report.
+    end also leaves a report; one that shows earlier masks is removed in any case.
 
     Args:
         out: Made if it is not there.
@@ -275,6 +281,8 @@ def open_masks(
             folder.manifest.write()
             write_doubts(out, folder.reviews)
             write_failures(out, folder.failures)
+            if folder.written:
+                folder.remove_report()
         if report:
             spent = time.monotonic() - start
             made = f"{counted(folder.written, 'mask', 'masks')} made in {spent:.0f} s"
