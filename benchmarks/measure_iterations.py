@@ -74,9 +74,7 @@ def measure_cmpa(root: Path, data: LabelledImages) -> None:
                     model = SSR.from_pretrained(out, device="cpu")
                 else:
                     model = SSR.for_data(config, part, device="cpu")
-                pixels = SuperpixelCache(
-                    cache, n_segments=config.sgc.n_segments, compactness=config.sgc.compactness
-                )
+                pixels = SuperpixelCache.of(cache, config.sgc)
                 add(file, *key, f"{100 * pseudo_mask_miou(model, part, pixels):.2f}")
 
 

@@ -89,11 +89,7 @@ def main() -> None:
     tables: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, data in _sets(chosen, Path(folder)):
-            cache = SuperpixelCache(
-                Path(folder) / "superpixels",
-                n_segments=config.sgc.n_segments,
-                compactness=config.sgc.compactness,
-            )
+            cache = SuperpixelCache.of(Path(folder) / "superpixels", config.sgc)
             model = SSR.for_data(config, data, None, device="cpu")
             right = list(_masks(model, data, [sample.labels for sample in data.samples], cache))
             noisy, wrong = planted(data)

@@ -40,7 +40,7 @@ def example() -> Checkpoint:
     return Checkpoint(
         {f"decoder.{name}": value for name, value in layer.state_dict().items()}
         | {"optimizer.0.step": torch.tensor(4.0), "decoder_too.x": torch.ones(1).double()},
-        load_config("demo", overrides=["sgc.high=0.7", "optim.save_every=1000"]),
+        load_config("demo", overrides=["sgc.high=0.7", "optim.save_every=null"]),
         ("red car", "Größe"),
         ("a red car, a toy.", "a size.", "a sky."),
         "0123456789abcdef",

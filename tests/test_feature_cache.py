@@ -65,8 +65,7 @@ def model_of(config: Config, data: LabelledImages) -> SSR:
 
 
 def no_cells(config: Config) -> SuperpixelCache:
-    sgc = config.sgc
-    return SuperpixelCache(None, n_segments=sgc.n_segments, compactness=sgc.compactness)
+    return SuperpixelCache.of(None, config.sgc)
 
 
 def made(

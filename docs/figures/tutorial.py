@@ -1,11 +1,10 @@
-"""Make the photographs of docs/tutorial.md, and the pictures in it.
+"""Make the photographs of docs/tutorial.md, and the picture of its contact sheet.
 
-    python docs/figures/tutorial.py photos        # 60 drawn photographs and tags.csv
-    (the commands of docs/tutorial.md)
-    python docs/figures/tutorial.py pictures      # docs/figures/tutorial-*.jpg, from masks/ and export/
+    python docs/figures/tutorial.py photos                       # 60 photographs and tags.csv
+    python docs/figures/tutorial.py labelstudio/sheet-01.jpg     # docs/figures/tutorial-sheet.jpg
 
 The photographs are scenes of the demo, which its small encoders know, so that everything can be
-repeated offline in minutes. Pictures of pages need Chromium.
+repeated offline in minutes.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from ssrseg.demo.scenes import render_scene
 
 FIRST, COUNT = 3_000_000_000, 60
 SLIPS = {4: ("Bird", "Brid"), 38: ("Boat", "Sheep")}
-"""What the person who typed the table got wrong, by number of the photograph: said, and as typed."""
+"""What was typed wrong, by number of the photograph: the class, and the word in its place."""
 
 
 def make_photos(folder: Path) -> None:
@@ -40,5 +39,14 @@ def make_photos(folder: Path) -> None:
     (folder / "tags.csv").write_text("\r\n".join(lines) + "\r\n", encoding="utf-8-sig")
 
 
+def shrink(sheet: Path) -> None:
+    """The upper part of a contact sheet, as wide as a page."""
+    with Image.open(sheet) as page:
+        part = page.crop((0, 0, page.width, round(0.6 * page.height)))
+    part.thumbnail((1200, 1200))
+    part.save(Path(__file__).with_name("tutorial-sheet.jpg"), quality=80)
+
+
 if __name__ == "__main__":
-    make_photos(Path(sys.argv[1]))
+    given = Path(sys.argv[1])
+    (shrink if given.suffix == ".jpg" else make_photos)(given)

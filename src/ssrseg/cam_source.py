@@ -25,8 +25,7 @@ from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import ConfigError, SSRError
 from ssrseg.kept_cams import KeptCams, cams_path, read_cams, write_cams
-from ssrseg.made_with import MadeWith
-from ssrseg.mask_folder import made_with
+from ssrseg.made_with import MadeWith, folder_made_with
 from ssrseg.networks.frozen import files_digest
 from ssrseg.networks.vocabulary import build_vocabulary
 
@@ -163,9 +162,7 @@ class CamSource:
 
         model, sgc = self._model, self._config.sgc
         sweep(self._superpixels)
-        superpixels = SuperpixelCache(
-            self._superpixels, n_segments=sgc.n_segments, compactness=sgc.compactness
-        )
+        superpixels = SuperpixelCache.of(self._superpixels, sgc)
         wanted = superpixels if model.wants_superpixels else None
         settings = self._config.data
         for batch in read_photos(samples, settings, model.patch_size, wanted, model.device):
@@ -210,7 +207,7 @@ def _known_encoders(wanted: MadeWith, out: Path) -> dict[str, str] | None:
     They are known if the CAMs there differ in nothing else and the files of the encoders are as
     they were then, wherever they lie, or, where there are none now, would lie at the same place.
     """
-    earlier = made_with(out, "labels")
+    earlier = folder_made_with(out, "labels")
     if earlier is None or not earlier.has_cams_as(wanted):
         return None
     for name, (source, digest) in wanted.files.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from ssrseg.data.describe import class_counts, doubtful_names
 from ssrseg.data.images import check_size, read_image
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.text import quoted
-from ssrseg.data.transforms import limited_size
+from ssrseg.data.transforms import limited_size, patch_grid
 from ssrseg.data.walk import list_images
 from ssrseg.errors import ConfigError, SSRError, counted
 from ssrseg.networks.vocabulary import Vocabulary, build_vocabulary, refuse_lone_texts
@@ -119,8 +120,7 @@ class DataCheck:
 
 def patches_of(size: tuple[int, int], max_side: int, patch: int) -> int:
     """Patches that CLIP sees of an image when CAMs are made."""
-    height, width = limited_size(size, max_side)
-    return -(-height // patch) * -(-width // patch)
+    return math.prod(patch_grid(limited_size(size, max_side), patch))
 
 
 def check_data(

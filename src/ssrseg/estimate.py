@@ -40,7 +40,7 @@ from ssrseg.data.photos import MOST_PHOTOS, PATCHES, Photo, join_photos
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.stamped_mask import write_mask
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.data.transforms import limit_side, limited_size
+from ssrseg.data.transforms import limit_side, limited_size, patch_grid
 from ssrseg.data.windows import WindowBatch, WindowDraws
 from ssrseg.feature_cache import (
     cache_bytes,
@@ -51,7 +51,7 @@ from ssrseg.feature_cache import (
     window_features,
 )
 from ssrseg.foreground import ForegroundFeatures
-from ssrseg.losses import crop_pairs, draw_pairs, proto_loss, seg_loss
+from ssrseg.losses import crop_pairs, draw_pairs, online_masks, proto_loss, seg_loss
 from ssrseg.model import SSR
 from ssrseg.photo_masks import photo_masks
 from ssrseg.schedule import Schedule, plan, resolved
@@ -200,9 +200,7 @@ def try_photos(model: SSR, samples: Sequence[Sample], images: int) -> PhotoRates
         SSRError: If an image cannot be used, or the encoders give no usable CAM.
     """
     config, device = model.config, model.device
-    superpixels = SuperpixelCache(
-        None, n_segments=config.sgc.n_segments, compactness=config.sgc.compactness
-    )
+    superpixels = SuperpixelCache.of(None, config.sgc)
     most = config.data.patches or PATCHES["cuda" if device.type == "cuda" else "cpu"]
     parts = ("read", "superpixels", "rectify", "write", "encode", "gather")
     seconds = dict.fromkeys(parts, 0.0)
@@ -347,9 +345,7 @@ def _untrained(model: SSR) -> SSR:
 def _draws(model: SSR, some: LabelledImages, folder: Path) -> CropDraws | WindowDraws:
     """Crops, or windows of features that are cached now, with superpixels that are there."""
     config, patch = model.config, model.patch_size
-    superpixels = SuperpixelCache(
-        folder, n_segments=config.sgc.n_segments, compactness=config.sgc.compactness
-    )
+    superpixels = SuperpixelCache.of(folder, config.sgc)
     if config.optim.features == "cached":
         make_features(model, some, "labels", folder, superpixels)
         files = list(feature_files(model, some, "labels", folder).values())
@@ -375,15 +371,7 @@ def _try_batch(model: SSR, batch: CropBatch | WindowBatch, clock: _Clock) -> Non
         if literal and (pairs := crop_pairs(model, initial, batch)) is not None:
             out = torch.randn(model.n_classes, model.config.cmpa.out, device=model.device)
             aligning = proto_loss(model, pairs, out)
-        with torch.no_grad():
-            mask = model(
-                batch.image,
-                batch.present,
-                superpixels=batch.ids,
-                valid=batch.valid,
-                n_superpixels=batch.n_ids,
-                initial=initial,
-            ).pseudo_mask
+        mask = online_masks(model, batch, initial)
         clock.lap("prepare")
         loss = aligning + seg_loss(model, features, mask)
     loss.backward()
@@ -533,7 +521,7 @@ def _area(sizes: Iterable[Size]) -> int:
 
 
 def _patches(size: Size, patch: int) -> int:
-    return -(-size[0] // patch) * -(-size[1] // patch)
+    return math.prod(patch_grid(size, patch))
 
 
 def _superpixel_bytes(model: SSR, small: Sequence[Size]) -> int:

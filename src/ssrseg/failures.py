@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssrseg.data.csv_lines import csv_line
+from ssrseg.data.csv_lines import csv_line, rows_by_name
 from ssrseg.data.files import write_text, writing
 
 EXIT_CODE = 3
@@ -45,6 +45,19 @@ def write_failures(folder: Path, failures: Sequence[Failure]) -> None:
     rows = [("name", "image", "reason")]
     rows += [(each.name, str(each.image), each.reason) for each in failures]
     write_text(path, "".join(map(csv_line, rows)))
+
+
+def read_failures(folder: Path) -> tuple[Failure, ...]:
+    """What ``write_failures`` has written; nothing if there is no such file.
+
+    Raises:
+        DataError: If it is no such table.
+    """
+    rows = rows_by_name(folder / FILE)
+    return tuple(
+        Failure(name, Path(row.get("image", "")), row.get("reason", ""))
+        for name, row in rows.items()
+    )
 
 
 def describe_failures(folder: Path, failures: Sequence[Failure]) -> list[str]:

@@ -32,6 +32,7 @@ from ssrseg.data.photos import PhotoBatch, photo_batches
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.stamped_mask import digest_of
 from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.data.transforms import limited_size, patch_grid
 from ssrseg.data.windows import WindowBatch, has_views, is_mirrored, save_views
 from ssrseg.errors import BackboneError, ConfigError, DataError, OutputError, counted
 from ssrseg.model import SSR
@@ -135,11 +136,9 @@ def _obstacle(config: Config, supervision: str) -> tuple[str, str] | None:
 
 def view_grids(config: Config, patch: int, size: Size) -> list[Size]:
     """Patch rows and columns of each view of a photograph of ``size`` (height, width) in pixels."""
-    shrink = min(1.0, config.data.max_side / max(size))
-    grid = [-(-max(1, round(side * shrink)) // patch) for side in size]
+    rows, columns = patch_grid(limited_size(size, config.data.max_side), patch)
     return [
-        (max(1, round(grid[0] * zoom)), max(1, round(grid[1] * zoom)))
-        for zoom in config.optim.views
+        (max(1, round(rows * zoom)), max(1, round(columns * zoom))) for zoom in config.optim.views
     ]
 
 

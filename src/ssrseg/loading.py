@@ -439,9 +439,9 @@ class EncodersOnDisk:
 
 def encoders_on_disk(config: Config) -> EncodersOnDisk:
     """Look for the encoders of the settings here; nothing is fetched or loaded."""
-    backbones, affinity = config.backbones, config.affinity
+    backbones = config.backbones
     wanted = {"clip": backbones.clip}
-    if affinity.kind == "attention" and affinity.dino_weight:
+    if uses_dino(config):
         wanted["dino"] = backbones.dino
     folders = {name: folder_on_disk(source) for name, source in wanted.items()}
     found = {name: folder for name, folder in folders.items() if folder is not None}

@@ -178,6 +178,21 @@ def proto_loss(
     return loss
 
 
+@torch.no_grad()
+def online_masks(
+    model: SSR, crops: CropBatch, initial: InitialCam
+) -> UInt8[Tensor, "batch size size"]:
+    """Pseudo masks of a batch of crops, 255 where padded: what the decoder learns from."""
+    return model(
+        crops.image,
+        crops.present,
+        superpixels=crops.ids,
+        valid=crops.valid,
+        n_superpixels=crops.n_ids,
+        initial=initial,
+    ).pseudo_mask
+
+
 def seg_loss(
     model: SSR,
     features: ClipFeatures,

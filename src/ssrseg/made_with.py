@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -23,6 +24,9 @@ from ssrseg.data.stamped_mask import digest_of
 from ssrseg.data.text import quoted
 from ssrseg.networks.vocabulary import changed_background, changed_prompts
 from ssrseg.safe_json import JsonError, parse_json
+
+MADE_FROM = {"labels": "config.yaml", "model": "settings.txt"}
+"""File of the settings that masks were made with: from labels, or predicted by a model."""
 
 _LINE = "# made with: "
 _MASK = "pseudo."  # settings that decide the mask and not the CAM
@@ -111,6 +115,24 @@ def read_made_with(text: str) -> MadeWith | None:
         return _CHECKED.validate_python(parse_json(found[-1].removeprefix(_LINE)))
     except (IndexError, JsonError, ValidationError):
         return None
+
+
+def settings_file(folder: Path, made_from: str) -> Path:
+    """Where the settings stand that the masks of a folder were made with.
+
+    Args:
+        made_from: A key of ``MADE_FROM``.
+    """
+    return folder / MADE_FROM[made_from]
+
+
+def folder_made_with(folder: Path, made_from: str) -> MadeWith | None:
+    """What the masks of a folder were made with; None if that is not known."""
+    try:
+        text = settings_file(folder, made_from).read_text("utf-8", "surrogateescape")
+    except OSError:
+        return None
+    return read_made_with(text)
 
 
 def is_ours(text: str) -> bool:

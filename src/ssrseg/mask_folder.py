@@ -29,14 +29,19 @@ from ssrseg.data.stamped_mask import (
 from ssrseg.errors import ConfigError, DataError, OutputError, SSRError, counted
 from ssrseg.failures import Failure, write_failures
 from ssrseg.interruption import Stop
-from ssrseg.made_with import Change, MadeWith, change, is_ours, read_made_with
+from ssrseg.made_with import (
+    MADE_FROM,
+    Change,
+    MadeWith,
+    change,
+    is_ours,
+    read_made_with,
+    settings_file,
+)
 from ssrseg.manifest import FILE as MANIFEST
 from ssrseg.manifest import Manifest, confidence_path, mask_path
 from ssrseg.report.masks import write_masks_report
 from ssrseg.review import Review, review_order, write_doubts
-
-MADE_FROM = {"labels": "config.yaml", "model": "settings.txt"}
-"""File of the settings that masks were made with: from labels, or predicted by a model."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Making:
         has_rest: Told a sample and the digest of its photograph: True if what else is written of it
             is there.
         places: Told the name of a sample: where what is written of it lies.
+        confidence: Whether a confidence is wanted beside each mask.
     """
 
     made_from: str
@@ -58,7 +64,6 @@ class Making:
     has_rest: Callable[[Sample, str], bool] = lambda _, __: True
     places: Callable[[str], Sequence[str]] = lambda name: [mask_path(name)]
     confidence: bool = False
-    """Whether a confidence is wanted beside each mask."""
 
 
 _SHOWN = 8  # differences in one message
@@ -281,19 +286,6 @@ def open_masks(
             spent = time.monotonic() - start
             made = f"{counted(folder.written, 'mask', 'masks')} made in {spent:.0f} s"
             write_masks_report(out, call=f"{made}, {folder.done:,} were there already")
-
-
-def settings_file(out: Path, made_from: str) -> Path:
-    """Where the settings stand that masks were made with."""
-    return out / MADE_FROM[made_from]
-
-
-def made_with(out: Path, made_from: str) -> MadeWith | None:
-    """What the masks of a folder were made with; None if that is not known."""
-    try:
-        return read_made_with(settings_file(out, made_from).read_text("utf-8", "surrogateescape"))
-    except OSError:
-        return None
 
 
 def _refuse_taken(places: Sequence[str], sample: Sample, taken: Collection[str]) -> None:

@@ -55,7 +55,7 @@ from ssrseg.networks.clip import ClipFeatures, FrozenCLIP
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.dino import FrozenDINO
 from ssrseg.networks.vocabulary import Vocabulary, refuse_lone_texts
-from ssrseg.pixel_scores import mask_scores, sharpen_scores
+from ssrseg.pixel_scores import enlarged, enlarged_ids, mask_scores, sharpen_scores
 from ssrseg.results import RectifiedImage, SegmentedImage
 from ssrseg.review import Review, review_prediction
 
@@ -721,5 +721,5 @@ def _normalise(
 def _enlarge(values: Tensor, photo: UInt8[Tensor, "height width 3"]) -> Tensor:
     """A map at the photograph's size, on the CPU: ids by nearest neighbour, the rest bilinear."""
     size = (photo.shape[0], photo.shape[1])
-    mode = "nearest" if values.dtype == torch.uint8 else "bilinear"
-    return functional.interpolate(values[None, None], size, mode=mode)[0, 0].cpu()
+    larger = enlarged_ids if values.dtype == torch.uint8 else enlarged
+    return larger(values, size).cpu()

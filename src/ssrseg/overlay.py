@@ -52,6 +52,11 @@ def mask_palette() -> UInt8[np.ndarray, "256 3"]:
     return _to_bytes(255 * np.array(chosen))
 
 
+def hex_colours(classes: int) -> list[str]:
+    """``#rrggbb`` of each class in ``mask_palette``."""
+    return ["#{:02x}{:02x}{:02x}".format(*each) for each in mask_palette()[1 : classes + 1]]
+
+
 def line_width(shape: tuple[int, ...]) -> int:
     """Pixels of an outline in an image of this height and width."""
     return max(1, round(min(shape[:2]) / 160))

@@ -65,8 +65,7 @@ def mask_of_cam(
 
 def enlarged(values: Float[Tensor, "_ _"], size: tuple[int, int]) -> Float[Tensor, "height width"]:
     """A map at another size, bilinear."""
-    enlarged = functional.interpolate(values[None, None], size, mode="bilinear")
-    return enlarged[0, 0]
+    return functional.interpolate(values[None, None], size, mode="bilinear")[0, 0]
 
 
 def enlarged_ids(ids: UInt8[Tensor, "_ _"], size: tuple[int, int]) -> UInt8[Tensor, "height width"]:

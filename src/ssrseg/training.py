@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from ssrseg.checkpoint import (
@@ -56,20 +56,18 @@ from ssrseg.feature_cache import (
 )
 from ssrseg.foreground import ForegroundFeatures, collect_foreground
 from ssrseg.interruption import Interrupted, Stop, until_stopped
-from ssrseg.losses import crop_pairs, draw_pairs, proto_loss, seg_loss
+from ssrseg.losses import crop_pairs, draw_pairs, online_masks, proto_loss, seg_loss
+from ssrseg.manifest import FILE as MANIFEST
 from ssrseg.method.cmpa import image_prototypes
 from ssrseg.method.objective import ssr_loss
-from ssrseg.model import SSR, InitialCam
+from ssrseg.model import SSR
 from ssrseg.networks.vocabulary import build_vocabulary, refuse_lone_texts
 from ssrseg.photo_masks import pseudo_mask_miou, rectify_photo
-from ssrseg.report.run import TrainedImage, write_run_report
+from ssrseg.report.run import TrainedImage, run_facts, varied, write_run_report
 from ssrseg.safe_yaml import dump_yaml
 from ssrseg.schedule import Schedule, Supervision, plan, resolved
 from ssrseg.trained_parts import first_seed, new_alignment, new_decoder
 from ssrseg.training_log import Log
-
-SHOWN = 6
-"""Training photographs in report.html: the time of so many masks and predictions."""
 
 MACHINE_FILE = "machine.yaml"
 """What no setting says and results depend on all the same, an entry for each session."""
@@ -256,11 +254,7 @@ def train(
     data, given = labelled_images(data), config_of(config)
     config = resolved(given, len(data))
     _check_arguments(supervision, stop_after)
-    superpixels = SuperpixelCache(
-        cache or out / "superpixels",
-        n_segments=config.sgc.n_segments,
-        compactness=config.sgc.compactness,
-    )
+    superpixels = SuperpixelCache.of(cache or out / "superpixels", config.sgc)
     if supervision == "full":
         refuse_without_masks(data)
     vocabulary = build_vocabulary(data.classes, config.prompts.set, data.prompts, data.background)
@@ -321,28 +315,9 @@ def _with_features(run: _Run, model: SSR) -> _Run:
 
 def _report(run: _Run, model: SSR, done: int, seconds: float, finished: bool) -> None:
     """Write report.html, with a few photographs if the model is finished."""
-    schedule = run.schedule
-    kind = "image-level labels" if run.supervision == "labels" else "true masks (the control)"
-    stages = f"CMPA {len(schedule.align):,}, decoder {len(schedule.segment):,}"
-    facts = (
-        ("learned from", kind),
-        ("iterations", f"{schedule.total:,} ({stages})"),
-        ("last call", f"{counted(done, 'iteration', 'iterations')} in {seconds / 60:.1f} minutes"),
-    )
-    shown = [_seen(run, model, sample) for sample in _varied(run.data)] if finished else []
+    shown = [_seen(run, model, sample) for sample in varied(run.data)] if finished else []
+    facts = run_facts(run.schedule, run.supervision, done, seconds)
     write_run_report(run.out, run.data, run.config, shown, facts)
-
-
-def _varied(data: LabelledImages) -> list[Sample]:
-    """A few samples that show many classes: in their order, those with a new one first."""
-    known: set[int] = set()
-    new = []
-    for sample in data.samples:
-        if not known.issuperset(sample.labels):
-            known.update(sample.labels)
-            new.append(sample)
-    rest = [sample for sample in data.samples if sample.labels and sample not in new[:SHOWN]]
-    return (new + rest)[:SHOWN]
 
 
 def _seen(run: _Run, model: SSR, sample: Sample) -> TrainedImage:
@@ -653,21 +628,6 @@ def _crop_terms(
     return proto, seg
 
 
-@torch.no_grad()
-def online_masks(
-    model: SSR, crops: CropBatch, initial: InitialCam
-) -> UInt8[Tensor, "batch size size"]:
-    """Pseudo masks of a batch of crops, 255 where padded: what the decoder learns from."""
-    return model(
-        crops.image,
-        crops.present,
-        superpixels=crops.ids,
-        valid=crops.valid,
-        n_superpixels=crops.n_ids,
-        initial=initial,
-    ).pseudo_mask
-
-
 def learning_rate(base: float, step: int, total: int, warmup: int, power: float) -> float:
     """Linear warm-up from near 0, then polynomial decay to 0 [WeCLIP].
 
@@ -896,7 +856,7 @@ def _earlier_run(run: _Run, given: Config) -> tuple[_Run, Checkpoint | None]:
     """
     path = run.out / STATE_FILE
     if not path.is_file():
-        if (run.out / "manifest.csv").is_file():
+        if (run.out / MANIFEST).is_file():
             raise CheckpointError(
                 f"{run.out} holds masks, whose settings a run would replace. Choose another folder"
                 " (--out)."

@@ -82,6 +82,17 @@ def test_tables(tmp_path: Path, name: str, encoding: str) -> None:
     assert open_labelled(tmp_path).classes == ("cat", "dog")
 
 
+def test_where_labels_come_from_is_said(tmp_path: Path) -> None:
+    images(tmp_path / "table").joinpath("tags.csv").write_text(TABLES["tags.csv"])
+    assert open_labelled(tmp_path / "table").source == "tags.csv, a table"
+    assert open_labelled(tmp_path / "table" / "tags.csv").source == "tags.csv, a table"
+    (tmp_path / "table" / "tags.csv").rename(tmp_path / "table" / "labels.csv")
+    assert open_labelled(tmp_path / "table").source == "labels.csv"
+    folders = images(tmp_path / "folders", "cat/a.jpg", "dog/b.jpg")
+    assert open_labelled(folders).source == "one folder per class"
+    assert open_labelled(tiny_voc(tmp_path / "voc")).source == "VOC's Annotations"
+
+
 def test_columns_that_are_passed_over_are_named(tmp_path: Path) -> None:
     images(tmp_path).joinpath("t.csv").write_text(TABLES["wide.csv"])
     said = notices(tmp_path)

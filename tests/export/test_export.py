@@ -7,6 +7,7 @@ import os
 import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 
 import ssrseg
 from ssrseg.cli import app
+from ssrseg.cli.commands import export
 from ssrseg.data.class_ids import read_class_ids
 from ssrseg.data.csv_lines import csv_rows
 from ssrseg.errors import ConfigError, DataError, OutputError
@@ -37,6 +39,11 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 # ---------------------------------------------------------------- what is written
+
+
+def test_the_command_offers_every_format() -> None:
+    offered = get_args(get_type_hints(export)["to"])
+    assert set(get_args(offered[0])) == set(FORMATS)
 
 
 @pytest.mark.parametrize("to", ALL)

@@ -460,7 +460,7 @@ def test_predictions_with_and_without_crf_and_other_scales(
     assert runs == {"runs/ssr/seed-0"}
     made_by = [(workspace.out / folder / "settings.txt").read_text() for folder in folders]
     assert "crf: False" in made_by[0] and "crf: True" in made_by[1]
-    assert "scales=(2.0,)" in made_by[2] and "scales" not in made_by[0]
+    assert "test.scales: [2.0]" in made_by[2] and "test.scales: [1.0]" in made_by[0]
 
 
 def test_full_supervision(measured: tuple[Workspace, list[Result]]) -> None:

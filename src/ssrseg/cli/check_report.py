@@ -11,7 +11,6 @@ import torch
 
 from ssrseg.config import Config
 from ssrseg.console import CheckResult, echo, print_table, show
-from ssrseg.data.open import labels_source
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.write_labels import write_classes_yaml, write_labels_csv
 from ssrseg.data_check import DataCheck, check_data, findings
@@ -32,7 +31,7 @@ def print_check(
         whole: All labelled images of the folder, of which ``data`` may be a split.
     """
     images, classes = counted(len(data), "image", "images"), len(data.classes)
-    echo(f"{where}: {labels_source(where)}; {images}, {counted(classes, 'class', 'classes')}")
+    echo(f"{where}: {data.source}; {images}, {counted(classes, 'class', 'classes')}")
     encoders = encoders_on_disk(config)
     found = check_data(data, config, encoders.patch, everything=whole)
     results, costs = findings(found), None

@@ -105,16 +105,10 @@ def masks(*, setup: ModelSetup, out: Path, files: Files = Files()) -> int:
     config = setup.settings()
     images = _open(setup)
     from ssrseg.pseudo_masks import make_masks
-    from ssrseg.review import describe_reviews
 
     model, cache, device = setup.model, setup.cache, setup.device
     result = make_masks(images, out, config, model=model, cache=cache, device=device, **vars(files))
-    code = _echo_written(result)
-    if result.from_kept_cams:
-        echo(f"{counted(result.from_kept_cams, 'mask', 'masks')} of these from kept CAMs.")
-    for line in describe_reviews(result.out, result.reviews):
-        echo(line)
-    return code
+    return _echo_written(result, result.from_kept_cams)
 
 
 TRAINING = Parameter(group=Group("Training", sort_key=1))
@@ -180,13 +174,16 @@ def _open(setup: DataSetup) -> LabelledImages:
     return images
 
 
-def _echo_written(result: MasksResult | PredictResult) -> int:
-    """What was made and what was not; the exit code."""
+def _echo_written(result: MasksResult | PredictResult, from_kept_cams: int = 0) -> int:
+    """What was made, what was not, and what to look at first; the exit code."""
     from ssrseg.failures import EXIT_CODE, describe_failures
+    from ssrseg.review import describe_reviews
 
     done = f"{counted(result.written, 'mask', 'masks')} written to {result.out / 'masks'}"
     there = counted(result.skipped, "was", "were")
     echo(f"{done} in {result.seconds:.0f} s, {there} there already.")
+    if from_kept_cams:
+        echo(f"{counted(from_kept_cams, 'mask', 'masks')} of these from kept CAMs.")
     if result.renewed:
         masks = counted(result.renewed, "mask", "masks")
         echo(f"{masks} of these made anew: the photograph or its labels had changed.")
@@ -198,6 +195,8 @@ def _echo_written(result: MasksResult | PredictResult) -> int:
         echo(line)
     if (page := result.out / "report.html").is_file():
         echo(f"Look at them: {page}")
+    for line in describe_reviews(result.out, result.reviews):
+        echo(line)
     return EXIT_CODE if result.failures else 0
 
 
@@ -261,7 +260,6 @@ def predict(
     """
     chosen = images.open()
     from ssrseg.prediction import predict
-    from ssrseg.review import describe_reviews
 
     model, clip = trained.model, trained.clip
     result = predict(
@@ -274,10 +272,7 @@ def predict(
         device=device,
         **vars(files),
     )
-    code = _echo_written(result)
-    for line in describe_reviews(result.out, result.reviews):
-        echo(line)
-    return code
+    return _echo_written(result)
 
 
 @command(EVERYDAY)

@@ -368,7 +368,7 @@ def seeds(
         for name, each in changes.items()
     }
     cache, sgc, alphas = setup.cache, config.sgc, ALPHAS if exponents == "wide" else None
-    cells = SuperpixelCache(cache, n_segments=sgc.n_segments, compactness=sgc.compactness)
+    cells = SuperpixelCache.of(cache, sgc)
     found = score_seeds(models, images, cells, alphas=alphas)
     classes = ("background", *images.classes)
     figures: dict[str, dict[str, Any]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -72,62 +73,50 @@ def open_labelled(root: str | Path, *, split: str | None = None) -> LabelledImag
     root = user_path(root, "a data set")
     try:
         if root.is_file():
-            return _open_file(root, split)
-        _check_exists(root)
-        return _open(root, split)
+            source, found = _open_file(root, split)
+        else:
+            _check_exists(root)
+            source, found = _open(root, split)
     except OSError as error:
         raise DataError(
             f"{error.filename or root} cannot be read ({error.strerror}). Mend what is in the way,"
             " or copy the data elsewhere."
         ) from error
+    return replace(found, source=source)
 
 
-def _open(root: Path, split: str | None) -> LabelledImages:
-    """By the order in ``label_files.find``."""
+def _open(root: Path, split: str | None) -> tuple[str, LabelledImages]:
+    """By the order in ``label_files.find``; first what the labels were read from, in words."""
     listed = read_classes(root)
     own = root / "labels.csv"
     if own.exists():
         rows = LabelFiles("a table", {None: own}).read(root, listed)
-        return _open_rows(root, split, rows, listed, passed_over(root, own.name))
+        return own.name, _open_rows(root, split, rows, listed, passed_over(root, own.name))
     if coco.is_coco(root):
         others = passed_over(root, "annotations")
-        return _open_coco(root, split, listed, coco.instances_files(root), others)
+        return COCO, _open_coco(root, split, listed, coco.instances_files(root), others)
     if _is_labelled_voc(root):
-        return _open_voc(root, split, listed or ClassList(VOC_CLASSES, source="VOC's class list"))
+        listed = listed or ClassList(VOC_CLASSES, source="VOC's class list")
+        return "VOC's Annotations", _open_voc(root, split, listed)
     if root.name in _INNER and _is_labelled(root.parent):
         raise DataError(f"{_no_data_folder(root)} Did you mean {root.parent}?")
     files = find_label_files(root)
     if files is not None:
-        return _open_files(root, split, files, listed)
+        names = (path.relative_to(root).as_posix() for path in files.files.values())
+        return f"{', '.join(names)}, {files.format}", _open_files(root, split, files, listed)
     _refuse_neighbours(root)
-    folders = class_folders(root)
-    if folders is not None:
+    known = frozenset(map(class_key, listed.names)) if listed else frozenset()
+    by_folder = read_class_folders(root, known)
+    if by_folder is not None:
         if listed is None:  # a list says that the folders are meant
-            _refuse_labels_beside(root, {path.rpartition("/")[0] for path in folders})
-        known = frozenset(map(class_key, listed.names)) if listed else frozenset()
-        return _open_rows(root, split, read_class_folders(root, known), listed)
+            folders = {row.image.rpartition("/")[0] for row in by_folder.rows}
+            _refuse_labels_beside(root, folders)
+        return "one folder per class", _open_rows(root, split, by_folder, listed)
     _refuse_unlabelled(root)
 
 
-def labels_source(path: Path) -> str:
-    """Where ``open_labelled`` takes the labels from, in words: ``labels.csv``, ``COCO's JSON``."""
-    if path.is_file():
-        return f"{path.name}, {reader_for(path)}"
-    if (path / "labels.csv").exists():
-        return "labels.csv"
-    if coco.is_coco(path):
-        return COCO
-    if _is_labelled_voc(path):
-        return "VOC's Annotations"
-    files = find_label_files(path)
-    if files is None:
-        return "one folder per class"
-    names = (file.relative_to(path).as_posix() for file in files.files.values())
-    return f"{', '.join(names)}, {files.format}"
-
-
-def _open_file(path: Path, split: str | None) -> LabelledImages:
-    """A label file by its path."""
+def _open_file(path: Path, split: str | None) -> tuple[str, LabelledImages]:
+    """A label file by its path; first its name and format."""
     _refuse_packed(path)
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(
@@ -136,7 +125,7 @@ def _open_file(path: Path, split: str | None) -> LabelledImages:
         )
     root = path.parent.parent if path.parent.name in ("annotations", "labels") else path.parent
     files = LabelFiles(reader_for(path), {None: path})
-    return _open_files(root, split, files, read_classes(root))
+    return f"{path.name}, {files.format}", _open_files(root, split, files, read_classes(root))
 
 
 def _open_files(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from ssrseg.data.levels import Range
 from ssrseg.data.sample import LabelledImages, Sample, present_slots
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.text import fault_report
-from ssrseg.data.transforms import fit_to_patches, limit_side
+from ssrseg.data.transforms import fit_to_patches, limit_side, patch_grid
 from ssrseg.errors import DataError, SSRError
 from ssrseg.interruption import leave_to_parent
 
@@ -218,8 +219,7 @@ def read_photos(
             photo = _copied(photo)
         size = (photo.small.shape[0], photo.small.shape[1])
         waiting.setdefault(size, []).append(photo)
-        patches = -(-size[0] // patch) * -(-size[1] // patch)
-        full = min(MOST_PHOTOS, max(1, most // patches))
+        full = min(MOST_PHOTOS, max(1, most // math.prod(patch_grid(size, patch))))
         everyone = [each for photos in waiting.values() for each in photos]
         held = sum(each.original.numel() for each in everyone)
         if len(waiting[size]) >= full:

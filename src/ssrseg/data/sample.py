@@ -84,6 +84,7 @@ class LabelledImages:
         samples: In the order of the split or of the label file.
         prompts: By class name, what CLIP is asked instead of the name; from ``classes.yaml``.
         background: Words for what is no class, instead of the prompt set's; from there too.
+        source: What the labels were read from, in words: ``labels.csv``, ``COCO's JSON``.
         notices: What a user should know of how the files were read.
 
     Raises:
@@ -98,6 +99,7 @@ class LabelledImages:
     prompts: Mapping[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
     background: tuple[str, ...] = ()
+    source: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", user_path(self.root, "a data set"))

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from ssrseg.config import SgcConfig
 from ssrseg.data.files import atomic_write
 from ssrseg.method.sgc import slic_labels
 
@@ -34,6 +35,11 @@ class SuperpixelCache:
     _: KW_ONLY
     n_segments: int
     compactness: float
+
+    @classmethod
+    def of(cls, folder: str | Path | None, settings: SgcConfig) -> SuperpixelCache:
+        """A cache with the segments that the settings ask for."""
+        return cls(folder, n_segments=settings.n_segments, compactness=settings.compactness)
 
     def __call__(self, image: UInt8[Tensor, "height width 3"]) -> Int[Tensor, "height width"]:
         """Superpixel ids from 0, int32; ValueError if there are more than uint16 can number."""

@@ -31,8 +31,13 @@ def fit_to_patches(
     image: UInt8[Tensor, "height width 3"], patch: int
 ) -> UInt8[Tensor, "new_height new_width 3"]:
     """Each side rounded up to whole patches (500 x 375 -> 512 x 384) [CLIP-ES]."""
-    height, width = image.shape[:2]
-    return resize(image, (-(-height // patch) * patch, -(-width // patch) * patch))
+    rows, columns = patch_grid((image.shape[0], image.shape[1]), patch)
+    return resize(image, (rows * patch, columns * patch))
+
+
+def patch_grid(size: tuple[int, int], patch: int) -> tuple[int, int]:
+    """Rows and columns of patches that cover an image of ``size`` (height, width) in pixels."""
+    return -(-size[0] // patch), -(-size[1] // patch)
 
 
 def limit_side(

@@ -223,9 +223,7 @@ def _scenes(folder: Path, model: SSR) -> tuple[Section, Section]:
     """The scenes to show and those to fold away, each with the colours of its masks."""
     unseen = open_labelled(folder / "scenes", split="val")
     sgc = model.config.sgc
-    superpixels = SuperpixelCache(
-        folder / "superpixels", n_segments=sgc.n_segments, compactness=sgc.compactness
-    )
+    superpixels = SuperpixelCache.of(folder / "superpixels", sgc)
 
     def section(samples: Sequence[Sample]) -> Section:
         rows: list[PictureRow] = []

@@ -12,7 +12,7 @@ from ssrseg.errors import DataError
 from ssrseg.export.output import Output
 from ssrseg.export.runs import class_boxes, run_lengths
 from ssrseg.export.source import Mask
-from ssrseg.overlay import mask_palette
+from ssrseg.overlay import hex_colours
 
 _NO_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
@@ -22,10 +22,9 @@ def write_cvat(masks: Iterable[Mask], output: Output, classes: tuple[str, ...]) 
 
     Undecided pixels belong to no mask.
     """
-    colours = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in mask_palette()[1:].tolist())
     labels = [
         {"name": name, "color": colour, "type": "mask", "attributes": []}
-        for name, colour in zip(classes, colours, strict=False)  # there are more colours
+        for name, colour in zip(classes, hex_colours(len(classes)), strict=True)
     ]
     output.write("labels.json", json.dumps(labels, indent=2, ensure_ascii=False) + "\n")
     with output.text("annotations.xml") as file:

@@ -46,7 +46,7 @@ def write_labelme(
 
 
 def _shapes(mask: Mask, names: dict[int, str], tolerance: float) -> list[dict[str, object]]:
-    regions = [(number, box) for number, box in class_boxes(mask.ids)]
+    regions = [*class_boxes(mask.ids)]
     whole = (slice(0, mask.ids.shape[0]), slice(0, mask.ids.shape[1]))
     if (mask.ids == IGNORE).any():
         regions.append((IGNORE, whole))

@@ -14,7 +14,7 @@ from jaxtyping import Bool
 from ssrseg.export.output import Output
 from ssrseg.export.runs import class_boxes, run_lengths
 from ssrseg.export.source import Mask
-from ssrseg.overlay import mask_palette
+from ssrseg.overlay import hex_colours
 
 LOCAL = "/data/local-files/?d="
 """Where Label Studio serves local files, by their path below its document root."""
@@ -37,10 +37,9 @@ def write_labelstudio(
             file.write(",\n" if index else "\n")
             file.write(json.dumps(_task(mask, classes, url_prefix)))
         file.write("\n]\n")
-    colours = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in mask_palette()[1:].tolist())
     labels = "".join(
         f"    <Label value={quoteattr(name)} background={quoteattr(colour)}/>\n"
-        for name, colour in zip(classes, colours, strict=False)  # there are more colours
+        for name, colour in zip(classes, hex_colours(len(classes)), strict=True)
     )
     output.write(
         "labels.xml",

@@ -47,7 +47,7 @@ class Pictures:
         photo = Image.fromarray(read_image(mask.photo).numpy())
         shown = tuple(each for each in np.unique(mask.ids).tolist() if each)
         if self._overlays:
-            picture = _overlay(photo, mask.ids, (LARGEST, LARGEST))
+            picture = _overlay(photo, mask.ids, min(1.0, LARGEST / max(photo.size)))
             legend = _legend([self._names[each] for each in shown], shown, picture.width)
             page = Image.new("RGB", (picture.width, picture.height + legend.height), _WHITE)
             page.paste(picture)
@@ -55,7 +55,8 @@ class Pictures:
             self._output.write(f"overlays/{mask.name}.jpg", _jpeg(page))
         if self._sheet:
             score = 2.0 if mask.score is None else mask.score
-            small = _jpeg(_overlay(photo, mask.ids, CELL))
+            ratio = min(CELL[0] / photo.width, CELL[1] / photo.height)
+            small = _jpeg(_overlay(photo, mask.ids, ratio))
             self._cells.append((score, mask.name, small, shown))
 
     def finish(self) -> None:
@@ -88,10 +89,9 @@ class Pictures:
 
 
 def _overlay(
-    photo: Image.Image, ids: UInt8[np.ndarray, "height width"], most: tuple[int, int]
+    photo: Image.Image, ids: UInt8[np.ndarray, "height width"], ratio: float
 ) -> Image.Image:
-    """Photograph with its mask, not larger than ``most`` (width, height)."""
-    ratio = min(1.0, most[0] / photo.width, most[1] / photo.height)
+    """Photograph with its mask, ``ratio`` times as large."""
     size = max(1, round(photo.width * ratio)), max(1, round(photo.height * ratio))
     if size != photo.size:
         photo = photo.resize(size, Image.Resampling.LANCZOS)

@@ -81,10 +81,10 @@ def export_masks(
         LabelsError: If classes.txt is faulty.
         OutputError: If somebody's file is in the way, or the disk takes nothing.
     """
-    form = _format(to, overlays or sheet)
+    pictured = overlays or sheet
+    form = _format(to, pictured)
     options = _options(form, to, tolerance, url_prefix)
     say_again()
-    pictured = overlays or sheet
     folder = None if images is None else user_path(images, "photographs")
     needed = pictured or (form is not None and form.photos)
     source = find_masks_to_export(user_path(masks, "masks"), folder, photos=needed)

@@ -18,8 +18,7 @@ from ssrseg.data.find_images import images_like
 from ssrseg.data.images import image_size
 from ssrseg.data.stamped_mask import MaskState, mask_state
 from ssrseg.errors import DataError
-from ssrseg.failures import FILE as FAILURES
-from ssrseg.failures import Failure
+from ssrseg.failures import Failure, read_failures
 from ssrseg.manifest import FILE as MANIFEST
 
 _MOVED = "If the photographs have moved, name their folder (--images)."
@@ -117,12 +116,8 @@ def find_masks_to_export(folder: Path, images: Path | None, *, photos: bool) -> 
         )
     found = find_masks(masks)
     rows = rows_by_name(root / MANIFEST)
-    failed = rows_by_name(root / FAILURES)
-    failures = tuple(
-        Failure(name, Path(row.get("image", "")), row.get("reason", ""))
-        for name, row in failed.items()
-    )
-    names = sorted(found.keys() - failed.keys())
+    failures = read_failures(root)
+    names = sorted(found.keys() - {each.name for each in failures})
     if not names:
         raise DataError(f"{masks} holds no mask that could be exported. Finish the run first.")
     where = images_like(names, images, skip=masks) if images is not None else _listed(rows, root)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import model_info, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import model_info, try_to_load_from_cache
 from torch import nn
 
 from ssrseg.errors import BackboneError, counted
@@ -179,11 +178,10 @@ def files_digest(source: str | Path) -> str:
     Args:
         source: As for ``load_pretrained``; a hub id is looked up among what its client has kept.
     """
-    folder = Path(_unpacked(source))
     try:
-        if not folder.is_dir():
-            kept = try_to_load_from_cache(str(source), "config.json")
-            folder = Path(kept).parent if isinstance(kept, str) else folder
+        folder = folder_on_disk(source)
+        if folder is None:
+            return ""
         names = {path.name for path in folder.iterdir() if path.is_file()}
         suffix = ".safetensors" if any(name.endswith(".safetensors") for name in names) else ".bin"
         read = sorted(name for name in names if name.endswith((".json", ".txt", suffix)))
@@ -193,28 +191,28 @@ def files_digest(source: str | Path) -> str:
                 content = hashlib.file_digest(file, "sha256").digest()
             found.update(b"%d:%s" % (len(name), os.fsencode(name)) + content)
         return found.hexdigest()[:16] if "config.json" in names else ""
-    except (OSError, ValueError):  # such as a text that is no hub id
+    except OSError:
         return ""
 
 
-def folder_on_disk(source: str) -> Path | None:
+def folder_on_disk(source: str | Path) -> Path | None:
     """The folder that ``load_pretrained`` reads without the network; None = it would fetch.
 
     Args:
         source: As for ``load_pretrained``.
     """
-    if source.startswith(PACKAGED):
-        return Path(str(files("ssrseg") / source.removeprefix(PACKAGED)))
-    folder = Path(os.path.expanduser(source))
-    if os.path.isdir(folder):
+    folder = Path(_unpacked(source))
+    if os.path.isdir(folder):  # of any text, also one that no path can be
         return folder
     try:
-        folder = Path(snapshot_download(source, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
+        kept = try_to_load_from_cache(str(source), "config.json")
+    except ValueError:  # no hub id
         return None
-    weights = ("model.safetensors", "pytorch_model.bin")
-    whole = (folder / "config.json").is_file() and any((folder / w).is_file() for w in weights)
-    return folder if whole else None
+    if not isinstance(kept, str):
+        return None
+    folder = Path(kept).parent
+    has_weights = any(path.suffix in (".safetensors", ".bin") for path in folder.iterdir())
+    return folder if has_weights else None
 
 
 def _reach_hub(kind: Any, hub_id: str, role: str, example: str) -> None:

@@ -149,7 +149,7 @@ class _Job:
 
     def compare_cams(self, choice: ImageChoice) -> list[CamComparison]:
         sgc, cache = self.source.config.sgc, self.options.cache
-        superpixels = SuperpixelCache(cache, n_segments=sgc.n_segments, compactness=sgc.compactness)
+        superpixels = SuperpixelCache.of(cache, sgc)
         return compare_cams(self.model, choice.shown, superpixels)
 
     def embed(self, data: LabelledImages) -> Embedding:

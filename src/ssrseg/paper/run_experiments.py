@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ssrseg.checkpoint import MODEL_FILE, load_checkpoint
+from ssrseg.config import uses_dino
 from ssrseg.console import named
 from ssrseg.data.files import only_writer, sweep, write_json
 from ssrseg.data.photos import refuse_unusable
@@ -169,10 +170,7 @@ def _score_seeds(workspace: Workspace, group: Sequence[Task]) -> None:
     start = time.monotonic()
     data = group[0].data
     # DINO is loaded if a setting wants it
-    first = max(
-        (task.config for task in group),
-        key=lambda config: config.affinity.kind == "attention" and config.affinity.dino_weight > 0,
-    )
+    first = max((task.config for task in group), key=uses_dino)
     base = SSR.from_config(
         first,
         data.classes,
@@ -187,9 +185,7 @@ def _score_seeds(workspace: Workspace, group: Sequence[Task]) -> None:
         if which not in heads:
             heads[which] = _alignment(base, task)
         models[task.key] = base.with_config(task.config, alignment=heads[which])
-    superpixels = SuperpixelCache(
-        workspace.superpixels, n_segments=first.sgc.n_segments, compactness=first.sgc.compactness
-    )
+    superpixels = SuperpixelCache.of(workspace.superpixels, first.sgc)
     unfinished = workspace.out / "unfinished" / group[0].key
     found = score_seeds(models, data, superpixels, alphas=workspace.alphas, keep=unfinished)
     seconds = time.monotonic() - start

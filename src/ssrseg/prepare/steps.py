@@ -145,7 +145,7 @@ def store_superpixels(
     config = config or Config()
     samples = [*{sample.name: sample for part in data for sample in part.samples}.values()]
     sgc = config.sgc
-    cache = SuperpixelCache(folder, n_segments=sgc.n_segments, compactness=sgc.compactness)
+    cache = SuperpixelCache.of(folder, sgc)
     sweep(folder)
     check_room(folder, _superpixel_bytes(samples, folder, config), "The superpixels")
     work = partial(_store, cache=cache, settings=config.data)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssrseg.data.files import writing
+from ssrseg.overlay import mask_palette
 
 EMBEDDED = 300
 """Images at most whose pictures are in the page itself."""
@@ -105,6 +106,15 @@ class Gallery:
     def used(self, kind: str) -> list[int]:
         """Indices of the classes (``labels``) or kinds of reasons (``kinds``) that a card has."""
         return sorted({index for card in self.cards for index in getattr(card, kind)})
+
+
+def coloured(classes: Sequence[str]) -> tuple[tuple[str, tuple[int, int, int]], ...]:
+    """Each class with its colour in masks, as a gallery wants them."""
+    colours = mask_palette()[1 : len(classes) + 1].tolist()
+    return tuple(
+        (name, (red, green, blue))
+        for name, (red, green, blue) in zip(classes, colours, strict=True)
+    )
 
 
 class Pictures:

@@ -30,16 +30,14 @@ from ssrseg.data.naming import name_fault
 from ssrseg.data.stamped_mask import MaskState, mask_state
 from ssrseg.errors import DataError, SSRError, counted
 from ssrseg.kept_cams import cams_path, read_cams
+from ssrseg.made_with import settings_file
 from ssrseg.manifest import FILE as MANIFEST
 from ssrseg.manifest import confidence_path, mask_path
-from ssrseg.overlay import mask_palette
-from ssrseg.report.gallery import Card, Gallery, Layer, Pictures
-from ssrseg.report.page import Report, ReportTable, Section, TableRow, write_page
-from ssrseg.report.settings import Facts, failure_terms, mask_facts, read_failures
+from ssrseg.report.gallery import Card, Gallery, Layer, Pictures, coloured
+from ssrseg.report.page import PAGE, Report, ReportTable, Section, TableRow, write_page
+from ssrseg.report.settings import Facts, failure_section, mask_facts
 from ssrseg.report.thumbnails import ids_png, map_png, photo_jpeg, thumbnail_size
 from ssrseg.review import DOUBTS
-
-PAGE = "report.html"
 
 _ABSENT = "the mask shows nothing of a label"
 _AT_ONCE = 64  # images that wait for a thread: what is left of them when a run is stopped
@@ -93,29 +91,26 @@ def write_masks_report(out: str | Path, *, images: Path | None = None, call: str
     """
     out = user_path(out, "masks")
     classes, rows = _read_folder(out, images)
-    from_labels = (out / "config.yaml").is_file()
+    from_labels = settings_file(out, "labels").is_file()
     made_with, value_range = mask_facts(out)
-    failures = read_failures(out)
+    failures, lost = failure_section(out)
     layers = ("photograph", *(("CAM", "refined CAM") if from_labels else ()), "mask")
     layers += ("confidence",) if (out / confidence_path("")).parent.is_dir() else ()
     kinds = _Kinds(classes, rows)
     pictures = Pictures(out / PAGE, len(rows))
     maker = _Cards(out, classes, kinds, layers, pictures, value_range)
     looks = sorted(maker.of(rows), key=lambda look: look.place)
-    colours = [tuple(colour) for colour in mask_palette()[1 : len(classes) + 1].tolist()]
     gallery = Gallery(
         layers,
-        tuple(zip(classes, colours, strict=True)),
+        coloured(classes),
         kinds.names,
         [look.card for look in looks],
         layers.index("mask"),
     )
     kind = "masks from labels" if from_labels else "masks of a trained model"
-    facts = _facts(looks, classes, len(failures), call)
+    facts = _facts(looks, classes, lost, call)
     sections = [Section("Summary", terms=facts + made_with)]
-    if failures:
-        title = f"{counted(len(failures), 'image', 'images')} could not be used"
-        sections.append(Section(title, terms=failure_terms(failures)))
+    sections += [] if failures is None else [failures]
     sections += [
         Section("Classes", tables=(_class_table(classes, looks),), folded=len(classes) > 30),
         Section("Images", _how_to_read(out, from_labels, looks), gallery=gallery),

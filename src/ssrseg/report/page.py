@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+PAGE = "report.html"
+"""What the page of a run is called in its folder."""
+
 Colour = tuple[int, int, int]
 
 CHART_WIDTH, CHART_HEIGHT, BAR_HEIGHT = 4.4, 2.5, 0.4

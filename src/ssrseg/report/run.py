@@ -13,16 +13,26 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from ssrseg.config import Config
-from ssrseg.data.sample import LabelledImages
+from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.errors import counted
-from ssrseg.overlay import mask_palette
-from ssrseg.report.gallery import Card, Gallery, Layer, Pictures
-from ssrseg.report.page import Chart, Curve, Report, ReportTable, Section, TableRow, write_page
-from ssrseg.report.settings import Facts, failure_terms, read_failures, setting_facts
+from ssrseg.report.gallery import Card, Gallery, Layer, Pictures, coloured
+from ssrseg.report.page import (
+    PAGE,
+    Chart,
+    Curve,
+    Report,
+    ReportTable,
+    Section,
+    TableRow,
+    write_page,
+)
+from ssrseg.report.settings import Facts, failure_section, setting_facts
 from ssrseg.report.thumbnails import ids_png, map_png, photo_jpeg, thumbnail_size
+from ssrseg.schedule import Schedule, Supervision
 from ssrseg.training_log import FIELDS, readable_rows
 
-PAGE = "report.html"
+SHOWN = 6
+"""Training photographs in the gallery: the time of so many masks and predictions."""
 
 _POINTS = 300  # of a curve; more are averaged
 _CHARTS = (
@@ -50,6 +60,29 @@ class TrainedImage:
     masks: dict[str, UInt8[np.ndarray, "height width"]]
 
 
+def run_facts(schedule: Schedule, supervision: Supervision, done: int, seconds: float) -> Facts:
+    """What a run learned from and for how long; ``done`` iterations were of the last call."""
+    kind = "image-level labels" if supervision == "labels" else "true masks (the control)"
+    stages = f"CMPA {len(schedule.align):,}, decoder {len(schedule.segment):,}"
+    return (
+        ("learned from", kind),
+        ("iterations", f"{schedule.total:,} ({stages})"),
+        ("last call", f"{counted(done, 'iteration', 'iterations')} in {seconds / 60:.1f} minutes"),
+    )
+
+
+def varied(data: LabelledImages) -> list[Sample]:
+    """``SHOWN`` samples that show many classes: in their order, those with a new one first."""
+    known: set[int] = set()
+    new = []
+    for sample in data.samples:
+        if not known.issuperset(sample.labels):
+            known.update(sample.labels)
+            new.append(sample)
+    rest = [sample for sample in data.samples if sample.labels and sample not in new[:SHOWN]]
+    return (new + rest)[:SHOWN]
+
+
 def write_run_report(
     run: Path,
     data: LabelledImages,
@@ -61,8 +94,8 @@ def write_run_report(
 
     Args:
         data: The training images that were used.
-        shown: Some of them, for the gallery; none if the run is not finished.
-        facts: Of the run, before those of its settings.
+        shown: Those of ``varied``, for the gallery; none if the run is not finished.
+        facts: ``run_facts``, shown before those of the settings.
 
     Returns:
         The page.
@@ -70,17 +103,15 @@ def write_run_report(
     Raises:
         OutputError: If it cannot be written.
     """
-    failures, model = read_failures(run), shlex.quote(run.resolve().name)
+    (failures, lost), model = failure_section(run), shlex.quote(run.resolve().name)
     name, images = run.resolve().name, counted(len(data), "image", "images")
     summary = (
-        ("images", images + (f", {len(failures)} more could not be used" if failures else "")),
+        ("images", images + (f", {lost} more could not be used" if lost else "")),
         *facts,
         *setting_facts(config),
     )
     sections = [Section("Summary", terms=summary)]
-    if failures:
-        title = f"{counted(len(failures), 'image', 'images')} could not be used"
-        sections.append(Section(title, terms=failure_terms(failures)))
+    sections += [] if failures is None else [failures]
     sections.append(Section("Training", charts=training_charts(run / "log.csv")))
     counts = data.labels.sum(0).tolist()
     cells = [(f"{number:,}",) for number in counts]
@@ -148,7 +179,6 @@ def _curve(name: str, field: str, rows: Sequence[dict[str, float]]) -> Curve | N
 
 def _gallery(page: Path, classes: tuple[str, ...], shown: Sequence[TrainedImage]) -> Gallery:
     kinds = ("photograph", *shown[0].maps, *shown[0].masks)
-    colours = [tuple(colour) for colour in mask_palette()[1 : len(classes) + 1].tolist()]
     pictures = Pictures(page, len(shown))
     cards = []
     for each in shown:
@@ -164,4 +194,4 @@ def _gallery(page: Path, classes: tuple[str, ...], shown: Sequence[TrainedImage]
         also = [int(index) for index in np.flatnonzero(found) if index not in each.labels]
         note = f"also predicted: {', '.join(classes[index] for index in also)}" if also else ""
         cards.append(Card(each.name, size, tuple(layers), each.labels, note=note))
-    return Gallery(kinds, tuple(zip(classes, colours, strict=True)), (), cards, len(kinds) - 1)
+    return Gallery(kinds, coloured(classes), (), cards, len(kinds) - 1)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from ssrseg.config import BY_CONTENT, SPEED_KEYS, Config, load_config, preset_names
-from ssrseg.data.csv_lines import rows_by_name
+from ssrseg.config import BY_CONTENT, SPEED_KEYS, Config, load_config, preset_names, uses_dino
 from ssrseg.data.levels import Range
-from ssrseg.errors import SSRError
+from ssrseg.errors import SSRError, counted
 from ssrseg.failures import FILE as FAILURES
-from ssrseg.made_with import MadeWith, read_made_with
+from ssrseg.failures import Failure, read_failures
+from ssrseg.made_with import folder_made_with, settings_file
+from ssrseg.report.page import Section
 
 Facts = tuple[tuple[str, str], ...]
 
@@ -26,8 +27,8 @@ def _read_config(file: Path) -> Config | None:
 
 def mask_facts(out: Path) -> tuple[Facts, Range | None]:
     """What the masks of a folder were made with, and black and white of their photographs."""
-    config = _read_config(out / "config.yaml")
-    made = _made_with(out / ("settings.txt" if config is None else "config.yaml"))
+    config = _read_config(settings_file(out, "labels"))
+    made = folder_made_with(out, "model" if config is None else "labels")
     model = (("model", made.model),) if made is not None and made.model else ()
     if config is not None:
         return (*model, *setting_facts(config)), config.data.range
@@ -35,12 +36,6 @@ def mask_facts(out: Path) -> tuple[Facts, Range | None]:
     values = settings.get("data.range")
     text = "; ".join(f"{key} = {_text(value)}" for key, value in settings.items())
     return (*model, ("settings", text)), None if values is None else (values[0], values[1])
-
-
-def _made_with(file: Path) -> MadeWith | None:
-    with suppress(OSError):
-        return read_made_with(file.read_text("utf-8", "surrogateescape"))
-    return None
 
 
 def setting_facts(config: Config) -> Facts:
@@ -51,7 +46,7 @@ def setting_facts(config: Config) -> Facts:
     )
     differences, name = found
     backbones = config.backbones
-    names = [backbones.clip, *([backbones.dino] if config.affinity.dino_weight else [])]
+    names = [backbones.clip, *([backbones.dino] if uses_dino(config) else [])]
     return (
         ("encoders", ", ".join(map(_short, names))),
         ("prompts", _short(config.prompts.set)),
@@ -80,16 +75,15 @@ def _text(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def read_failures(folder: Path) -> list[tuple[str, str]]:
-    """Name and reason of every image that a run could not use."""
+def failure_section(folder: Path) -> tuple[Section | None, int]:
+    """Images that a run could not use, with the reasons, and how many; None if there is none."""
+    failures: tuple[Failure, ...] = ()
     with suppress(SSRError):
-        rows = rows_by_name(folder / FAILURES)
-        return [(name, row.get("reason", "")) for name, row in rows.items()]
-    return []
-
-
-def failure_terms(failures: list[tuple[str, str]]) -> Facts:
-    """The first of them, for a page."""
-    more = len(failures) - _SHOWN
-    rest = (("...", f"{more:,} more, all in failures.csv"),) if more > 0 else ()
-    return (*failures[:_SHOWN], *rest)
+        failures = read_failures(folder)
+    if not failures:
+        return None, 0
+    terms = [(each.name, each.reason) for each in failures[:_SHOWN]]
+    if (more := len(failures) - _SHOWN) > 0:
+        terms.append(("...", f"{more:,} more, all in {FAILURES}"))
+    title = f"{counted(len(failures), 'image', 'images')} could not be used"
+    return Section(title, terms=tuple(terms)), len(failures)

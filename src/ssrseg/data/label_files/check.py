@@ -70,8 +70,7 @@ def check_rows(found: LabelRows, root: Path, classes: ClassList | None) -> Label
         named = [*enumerate(found.classes, 1)]
         names = check_classes(source, named, unit="class", cure="Add its names.")
         listed = ClassList(names, source=f"the list in {source.name}")
-    faults = [(before, text) for before, text in found.faults]
-    faults += _label_faults(rows, listed)
+    faults = [*found.faults, *_label_faults(rows, listed)]
     lookup = ImagesOf(root)
     images, misplaced = _find_images(lookup, found)
     faults = sorted(faults + misplaced, key=lambda fault: fault[0])

@@ -51,8 +51,8 @@ def class_folders(root: Path) -> dict[str, tuple[str | None, tuple[str, ...]]] |
     return {path: (splits[path], tuple(folders[path])) for path in paths}
 
 
-def read_class_folders(root: Path, known: Collection[str] = ()) -> LabelRows:
-    """Labels by folder.
+def read_class_folders(root: Path, known: Collection[str] = ()) -> LabelRows | None:
+    """Labels by folder; None where ``class_folders`` finds none.
 
     Args:
         root: The folder of the data set.
@@ -62,7 +62,8 @@ def read_class_folders(root: Path, known: Collection[str] = ()) -> LabelRows:
         LabelsError: If a folder lies in another and it cannot be told which one is the class.
     """
     found = class_folders(root)
-    assert found is not None
+    if found is None:
+        return None
     alone = {class_key(parts[0]) for _, parts in found.values() if len(parts) == 1}
     rows = []
     for path, (split, parts) in found.items():

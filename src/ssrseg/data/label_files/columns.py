@@ -78,9 +78,8 @@ def is_image(cell: Any) -> bool:
 def may_be_labels(heads: Sequence[str], first: Sequence[Sequence[Any]]) -> bool:
     """True if a table looks like labels, by its headings and its first lines."""
     names = [plain(head) for head in heads]
-    if not has_image(heads, first[0] if first else ()) or {"mask", "madeby"} <= set(
-        names
-    ):  # a manifest of ours
+    is_manifest = {"mask", "madeby"} <= set(names)  # one of ours
+    if is_manifest or not has_image(heads, first[0] if first else ()):
         return False
     words = any(map(is_labels, heads))
     pairs = (pair for cells in first for pair in zip(names, cells, strict=False))
