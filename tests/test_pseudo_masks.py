@@ -287,6 +287,23 @@ def correct_by_hand(path: Path) -> None:
     mask.save(path)
 
 
+def test_a_correction_of_another_size_or_of_no_class_is_said(
+    tmp_path: Path, config: Config
+) -> None:
+    data, out = one_photo(tmp_path / "own", ".png", 80), tmp_path / "out"
+    make_masks(data, out, config)
+    path = out / "masks" / "photo_0.png"
+    mask = Image.open(path)
+    mask.load()
+    mask.paste(77, (0, 0, 9, 9))
+    mask.save(path)
+    (failure,) = make_masks(data, out, config).failures
+    assert "holds class id 77" in failure.reason
+    mask.resize((40, 30), Image.Resampling.NEAREST).point(lambda _: 1).save(path)
+    (failure,) = make_masks(data, out, config).failures
+    assert "was corrected by hand, and has 40 x 30 pixels, but" in failure.reason
+
+
 def test_a_correction_of_another_photograph_is_neither_used_nor_lost(
     tmp_path: Path, config: Config
 ) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ssrseg.checkpoint import STATE_FILE
 from ssrseg.console import note, track
-from ssrseg.data.class_ids import read_class_ids
+from ssrseg.data.class_ids import check_class_ids, read_class_ids
 from ssrseg.data.files import content_digest, only_writer, write_text, writing
 from ssrseg.data.images import image_size
 from ssrseg.data.notices import note_once, say_again
@@ -149,8 +149,15 @@ class MaskFolder:
     def _keep(self, sample: Sample, path: Path, photo: str) -> None:
         """Keep what a person has made, if it is of this photograph."""
         ids = read_class_ids(path)
-        size = image_size(sample.image)
-        if self.manifest.photo(sample.name) not in (None, photo) or tuple(ids.shape) != size:
+        check_class_ids(path, ids, len(self.making.made_with.classes))
+        height, width = image_size(sample.image)
+        if tuple(ids.shape) != (height, width):
+            raise DataError(
+                f"{path} was corrected by hand, and has {ids.shape[1]} x {ids.shape[0]} pixels, but"
+                f" {sample.image} has {width} x {height}. It was left as it is. Save it at the size"
+                " of the photograph, move it away, or choose another folder (--out)."
+            )
+        if self.manifest.photo(sample.name) not in (None, photo):
             raise DataError(
                 f"{path} was corrected by hand, for another photograph than {sample.image} is now."
                 " It was left as it is. Move it away, or choose another folder (--out)."

@@ -724,3 +724,55 @@ def test_classes_of_a_list_and_folders(tmp_path: Path) -> None:
         '  a, b/a.jpg: class "a" is not in classes.txt (1 names).',
         '  a, b/a.jpg: class "b" is not in classes.txt (1 names).',
     ]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tags.csv", "Bild;Klassen\nday1/a.jpg;cat\nday2/b.jpg;dog\n"),
+        ("tags.csv", "Tags of 2024\nImage;Tags\nday1/a.jpg;cat\n"),
+        ("labels.json", '{"day1/a.jpg": ["cat"], '),
+        ("tags.xlsx", "PK"),
+        ("day1/tags.csv", "image,labels\na.jpg,cat\n"),
+        ("day1/a.json", '{"shapes": [{"label": "cat"}]}'),
+    ],
+)
+def test_labels_that_are_not_understood_make_folders_no_classes(
+    tmp_path: Path, file: str, content: str
+) -> None:
+    images(tmp_path, "day1/a.jpg", "day2/b.jpg")
+    (tmp_path / file).write_text(content)
+    assert refused(tmp_path).startswith(
+        "D has folders that may be classes, and a file that may hold the labels, "
+        f"{file}. If it does, give it (--data D/{file})"
+    )
+    (tmp_path / "classes.txt").write_text("day2\nday1\n")
+    assert shown(tmp_path) == {"day1/a.jpg": ["day1"], "day2/b.jpg": ["day2"]}
+
+
+@pytest.mark.parametrize("values", ["0 2 3", "0 0.97 0.99"])
+def test_a_column_of_counts_or_scores_beside_marks_is_refused(tmp_path: Path, values: str) -> None:
+    images(tmp_path)
+    rows = [f"{n}.jpg,{on},{v}" for n, on, v in zip("abc", "100", values.split(), strict=True)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,cat,dog", *rows]))
+    assert 'line 3: the column "dog" has "' in refused(tmp_path)
+
+
+def _uploaded(name: str, **more: str) -> str:
+    result = [{"from_name": "c", "type": "choices", "value": {"choices": ["cat"]}}]
+    data = {**more, "image": name}
+    return json.dumps([{"id": 1, "data": data, "annotations": [{"result": result}]}])
+
+
+def test_an_uploaded_name_that_two_images_may_have(tmp_path: Path) -> None:
+    images(tmp_path, "IMG (1).jpg", "IMG_1.jpg")
+    (tmp_path / "p.json").write_text(_uploaded("/data/upload/1/1a2b3c4d-IMG_1.jpg"))
+    assert 'may be "IMG (1).jpg" or "IMG_1.jpg"' in refused(tmp_path)
+    (tmp_path / "p.json").write_text(_uploaded("/data/local-files/?d=photos/IMG_1.jpg"))
+    assert shown(tmp_path) == {"IMG_1.jpg": ["cat"]}
+
+
+def test_the_image_of_a_task_comes_before_its_thumbnail(tmp_path: Path) -> None:
+    images(tmp_path, "t/a.jpg", "a.jpg")
+    (tmp_path / "p.json").write_text(_uploaded("a.jpg", thumb="t/a.jpg"))
+    assert shown(tmp_path) == {"a.jpg": ["cat"]}

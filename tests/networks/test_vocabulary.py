@@ -54,6 +54,16 @@ def test_voc_word_for_word() -> None:
     assert vocabulary.dropped == ()
 
 
+def test_a_name_in_capitals_is_asked_for_as_the_set_does() -> None:
+    texts = build_vocabulary(("PERSON", "Bird", "dog"), "voc").texts
+    assert texts[:3] == (
+        "a clean origami person with clothes,people,human.",
+        "a clean origami bird avian.",
+        "a clean origami dog.",
+    )
+    assert build_vocabulary(("PERSON",), "voc", {"PERSON": "man"}).phrases[0] == "man"
+
+
 def test_coco_word_for_word() -> None:
     vocabulary = build_vocabulary(COCO_CLASSES, "coco")
     assert (len(COCO_PROMPTS), len(COCO_BACKGROUNDS)) == (80, 23)

@@ -21,6 +21,7 @@ from ssrseg.data.label_files.find import (
     SUFFIXES,
     LabelFiles,
     find_label_files,
+    label_format,
     only_table,
     passed_over,
     reader_for,
@@ -34,6 +35,10 @@ from ssrseg.data.voc import read_annotations
 from ssrseg.data.walk import list_images
 from ssrseg.errors import DataError, LabelsError, counted, did_you_mean
 
+_WORKBOOKS = (".xlsx", ".xls", ".ods", ".numbers")
+_MAY_BE_LABELS = frozenset({
+    ".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson", ".xml", *_WORKBOOKS,
+})  # fmt: skip
 _INNER = ("annotations", "Annotations", *IMAGE_FOLDERS)  # folders of a data set
 _SPLITS = Path("ImageSets", "Segmentation")
 _TRUTHS = ("SegmentationClassAug", "SegmentationClass")  # the later one wins: VOC's own masks
@@ -103,6 +108,9 @@ def _open(root: Path, split: str | None) -> tuple[str, LabelledImages]:
     known = frozenset(map(class_key, listed.names)) if listed else frozenset()
     by_folder = read_class_folders(root, known)
     if by_folder is not None:
+        if listed is None:  # a list says that the folders are meant
+            folders = {row.image.rpartition("/")[0] for row in by_folder.rows}
+            _refuse_labels_beside(root, folders)
         return "one folder per class", _open_rows(root, split, by_folder, listed)
     _refuse_unlabelled(root)
 
@@ -373,6 +381,21 @@ def _refuse_neighbours(root: Path) -> None:
         raise DataError(f"{_no_data_folder(root)} Did you mean {near[0]}?")
 
 
+def _refuse_labels_beside(root: Path, folders: Collection[str]) -> None:
+    """Raise DataError if a file may hold the labels instead of the folders, such as days."""
+    for folder in ("", *sorted(folders)):
+        for path in sorted((root / folder).iterdir()):
+            if path.name.startswith(".") or not path.is_file():
+                continue
+            if path.suffix.lower() in _MAY_BE_LABELS or label_format(path) is not None:
+                raise DataError(
+                    f"{root} has folders that may be classes, and a file that may hold the labels,"
+                    f" {printable(path.relative_to(root).as_posix())}. If it does, give it"
+                    f" (--data {path}), and what is wrong with it is said. If the folders are the"
+                    " classes, move the file away, or list them in classes.txt."
+                )
+
+
 def _refuse_unlabelled(root: Path) -> NoReturn:
     """Nothing says what the images of a folder show."""
     for path in sorted(root.iterdir()):
@@ -389,7 +412,7 @@ def _refuse_unlabelled(root: Path) -> NoReturn:
 def _refuse_packed(path: Path) -> None:
     """Say how to take labels out of a file that is not read."""
     suffix = path.suffix.lower()
-    if suffix in (".xlsx", ".xls", ".ods", ".numbers"):
+    if suffix in _WORKBOOKS:
         raise DataError(
             f"{path} is a workbook of a spreadsheet program, which ssrseg does not read. Save the"
             ' sheet with the labels as CSV there (Excel calls it "CSV UTF-8").'

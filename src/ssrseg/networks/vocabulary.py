@@ -56,6 +56,7 @@ def build_vocabulary(
         classes: Their names.
         prompts: Name of a shipped set (``voc``, ``coco``, ``coco-clip-es``, ``demo``) or a YAML
             file with ``template``, ``classes`` (name: prompt) and ``background`` (list of words).
+            Its prompts are for names in any case: ``Person`` is asked for as ``person`` is.
         own: Prompts by class name that come with the data set; they win over the set's.
         background: Words that come with the data set and replace the set's; none = the set's.
 
@@ -73,7 +74,8 @@ def build_vocabulary(
         )
     template, named, words = _read_prompts(file)
     named, words = {**named, **own}, list(background) or words
-    phrases = tuple(named.get(name, name) for name in classes)
+    read = {_as_clip_reads(name): phrase for name, phrase in named.items()}
+    phrases = tuple(named.get(name) or read.get(_as_clip_reads(name), name) for name in classes)
     taken: dict[str, str] = {}
     for name, phrase in zip(classes, phrases, strict=True):
         for word in (name, phrase, *f"{name} {phrase}".replace(",", " ").split()):

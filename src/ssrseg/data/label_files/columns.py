@@ -170,15 +170,21 @@ def _image_column(names: Sequence[str], values: Any) -> int:
 def _class_columns(
     heads: Sequence[str], rest: Sequence[int], values: Any, known: Collection[str]
 ) -> tuple[int, ...]:
-    """Columns of yes and no: those where that is most of what stands there."""
-    found = []
+    """Columns of yes and no: those where that is most of what stands there.
+
+    Beside one of them, so is a column with a 0: of counts or of scores, which is refused rather
+    than left out, since its images would seem to show nothing.
+    """
+    found, zeros = [], []
     for number in rest:
         name, cells = plain(heads[number]), values(number)
         marks = sum(truth(cell) is not None for cell in cells)
         is_listed = class_key(heads[number]) in known
         if is_listed or (_may_be_class(name) and 2 * marks >= len(cells) > 0):
             found.append(number)
-    return tuple(found)
+        elif _may_be_class(name) and any(as_text(cell).strip() in ("0", "0.0") for cell in cells):
+            zeros.append(number)
+    return tuple(sorted(found + zeros)) if found else ()
 
 
 def rows_of_table(

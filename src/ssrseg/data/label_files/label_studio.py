@@ -15,6 +15,7 @@ from typing import Any
 
 from ssrseg.console import printable
 from ssrseg.data.label_files.addresses import paths_of
+from ssrseg.data.label_files.columns import has_image
 from ssrseg.data.label_files.rows import LabelRows, Row
 from ssrseg.data.text import quoted
 from ssrseg.data.walk import SUFFIXES
@@ -125,7 +126,7 @@ def _labels(annotation: dict[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
 
 def _image(task: dict[str, Any]) -> str:
     """The address of the image of a task, or ''."""
-    data = task.get("data")
-    texts = data.values() if isinstance(data, dict) else ()
-    found = (text for text in texts if isinstance(text, str))
+    data: Any = task.get("data")
+    keys = sorted(data, key=lambda key: not has_image([key])) if isinstance(data, dict) else ()
+    found = (data[key] for key in keys if isinstance(data[key], str))  # "image" before "thumb"
     return next((each for each in found if paths_of(each)[0].lower().endswith(SUFFIXES)), "")

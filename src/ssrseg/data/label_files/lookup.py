@@ -17,6 +17,8 @@ from ssrseg.data.text import nearest, quoted
 from ssrseg.data.walk import SUFFIXES, list_images
 from ssrseg.errors import DataError
 
+_UPLOAD = "/data/upload/"
+
 
 def images_below(root: Path) -> list[str]:
     """Paths of the images below a folder, sorted; without those in results of ours."""
@@ -68,6 +70,10 @@ class ImagesOf:
         if fault:
             return None, f"cannot be: the path {fault}. Write it anew."
         found = self._at(image, row.folder)
+        # Label Studio uploads "a (1).jpg" as "a_1.jpg", which may be another image here
+        others = self._ending(image, loose=True) if found and _UPLOAD in row.image else []
+        if len(others) > 1:
+            return None, _may_be(others, self._root)
         if found is not None:
             return found, ""
         if "\\" in written and self._at(PurePosixPath(written), row.folder):
@@ -79,9 +85,7 @@ class ImagesOf:
             self.by_end += not row.loose
             return ends[0], ""
         if ends:
-            return None, (
-                f"may be {quoted(ends[0])} or {quoted(ends[1])}. Write the path below {self._root}."
-            )
+            return None, _may_be(ends, self._root)
         folder = PurePosixPath(row.folder, image.parent)
         near = nearest(image.name, self._finder.names(folder.as_posix()), faults)
         return None, f"does not exist in {self._root}.{near}"
@@ -112,6 +116,10 @@ class ImagesOf:
         if not loose:
             return [path for path in found if common[path] == min(len(folders), path.count("/"))]
         return [path for path in found if common[path] == max(common.values())]
+
+
+def _may_be(paths: list[str], root: Path) -> str:
+    return f"may be {quoted(paths[0])} or {quoted(paths[1])}. Write the path below {root}."
 
 
 def _common_end(folders: list[str], path: str) -> int:
