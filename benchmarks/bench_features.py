@@ -25,13 +25,12 @@ from ssrseg.feature_cache import (
     photo_sizes,
     window_features,
 )
-from ssrseg.losses import seg_loss
+from ssrseg.losses import online_masks, seg_loss
 from ssrseg.model import SSR
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.vocabulary import build_vocabulary
 from ssrseg.photo_masks import photo_masks
 from ssrseg.trained_parts import new_alignment
-from ssrseg.training import online_masks
 
 BATCH, PHOTOS = 4, 4
 COUNTS = (10, 60, 500, 10_582)

@@ -19,11 +19,10 @@ from ssrseg.config import Config, load_config
 from ssrseg.data.crops import CropDraws
 from ssrseg.data.open import open_labelled
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.losses import seg_loss
+from ssrseg.losses import online_masks, seg_loss
 from ssrseg.model import SSR
 from ssrseg.pseudo_masks import make_masks
 from ssrseg.trained_parts import new_decoder
-from ssrseg.training import online_masks
 
 DEVICE = "cuda"
 
