@@ -189,6 +189,11 @@ def change(earlier: MadeWith, now: MadeWith) -> Change:
     elif masks:
         moved = "; ".join(f"{key} changed from {old} to {new}" for key, old, new in masks)
         notes.append(f"{moved}: masks are made again from the kept CAMs")
+    if (added or prompts) and not every:
+        notes.append(
+            "labels_to_check.csv and reasons of all other images are as they were, by the earlier"
+            " words; masks in a new folder have them anew"
+        )
     spares = not (grave or prompts or every or masks)
     return Change((*grave, *light), bool(grave), tuple(notes), spares)
 

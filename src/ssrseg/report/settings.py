@@ -49,7 +49,7 @@ def setting_facts(config: Config) -> Facts:
     names = [backbones.clip, *([backbones.dino] if uses_dino(config) else [])]
     return (
         ("encoders", ", ".join(map(_short, names))),
-        ("prompts", _short(config.prompts.set)),
+        ("prompt set", _short(config.prompts.set)),
         ("settings", "; ".join([f"preset {name}", *differences])),
     )
 
