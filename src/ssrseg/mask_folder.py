@@ -40,7 +40,8 @@ from ssrseg.made_with import (
 )
 from ssrseg.manifest import FILE as MANIFEST
 from ssrseg.manifest import Manifest, confidence_path, mask_path
-from ssrseg.report.masks import PAGE, write_masks_report
+from ssrseg.report.masks import write_masks_report
+from ssrseg.report.page import PAGE
 from ssrseg.review import Review, review_order, write_doubts
 
 
