@@ -776,3 +776,28 @@ def test_the_image_of_a_task_comes_before_its_thumbnail(tmp_path: Path) -> None:
     images(tmp_path, "t/a.jpg", "a.jpg")
     (tmp_path / "p.json").write_text(_uploaded("a.jpg", thumb="t/a.jpg"))
     assert shown(tmp_path) == {"a.jpg": ["cat"]}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "folder,filename,label\n.,a.jpg,cat\nday1,a.jpg,dog\n",
+        "path,filename,label\na.jpg,a.jpg,cat\nday1/a.jpg,a.jpg,dog\n",
+    ],
+)
+def test_a_column_of_folders_belongs_to_the_image(tmp_path: Path, table: str) -> None:
+    images(tmp_path, "a.jpg", "day1/a.jpg")
+    (tmp_path / "tags.csv").write_text(table)
+    assert shown(tmp_path) == {"a.jpg": ["cat"], "day1/a.jpg": ["dog"]}
+
+
+def test_one_path_in_two_usual_folders_is_ambiguous(tmp_path: Path) -> None:
+    images(tmp_path, "images/a.jpg", "JPEGImages/a.jpg")
+    (tmp_path / "tags.csv").write_text("image,label\na.jpg,cat\n")
+    assert 'may be "JPEGImages/a.jpg" or "images/a.jpg"' in refused(tmp_path)
+
+
+def test_labels_that_openimages_marks_as_not_there_are_refused(tmp_path: Path) -> None:
+    images(tmp_path, "a.jpg")
+    (tmp_path / "tags.csv").write_text("ImageID,LabelName,Confidence\na,cat,1\na,dog,0\n")
+    assert 'has 0 in the column "Confidence"' in refused(tmp_path)

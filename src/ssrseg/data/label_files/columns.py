@@ -29,6 +29,7 @@ _LABELS = frozenset({
     "object", "objects", "objectscategory", "objectscategories",
 })  # fmt: skip
 _SPLIT = ("split", "subset", "set", "partition", "datasplit")
+_FOLDER = ("folder", "directory", "dir", "subfolder", "foldername", "path", "filepath", "imagepath")
 _BOX = frozenset({"xmin", "ymin", "xmax", "ymax", "x1", "y1", "x2", "y2", "bbox", "boundingbox"})
 _OTHER = frozenset({
     "", "id", "index", "imageid", "width", "height", "imagewidth", "imageheight", "area", "size",
@@ -51,9 +52,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column holds the image, the labels, yes and no for a class each, and the split."""
+    """Which column holds the image, the labels, yes and no for a class each, and the split.
+
+    ``folder`` is a column beside that of the image that says in which folder it lies.
+    """
 
     image: int
+    folder: int | None
     labels: tuple[int, ...]
     classes: tuple[int, ...]
     split: int | None
@@ -127,7 +132,9 @@ def find_columns(heads: Sequence[str], lines: Sequence[Line], known: Collection[
     split = next((names.index(name) for name in _SPLIT if name in names), None)
     if split is not None and not any(as_text(each).strip().isalpha() for each in values(split)):
         split = None
-    rest = [number for number in range(len(heads)) if number not in (image, split)]
+    folder = next((names.index(each) for each in _FOLDER if each in names), None)
+    folder = None if folder == image else folder
+    rest = [number for number in range(len(heads)) if number not in (image, folder, split)]
     labels = [number for number in rest if _family(names[number]) in _LABELS]
     wordy = [number for number in labels if not all(is_number(as_text(v)) for v in values(number))]
     if wordy:  # beside names, numbers are ids
@@ -148,9 +155,15 @@ def find_columns(heads: Sequence[str], lines: Sequence[Line], known: Collection[
             + (f" ({shown} may be anything)" if shown else "")
             + '. Call that of the labels "labels", or write a column of 0 and 1 for each class.'
         )
-    used = {image, split, *labels, *classes}
+    for number in rest:
+        if labels and names[number] == "confidence" and _has_zero(values(number)):
+            raise LabelsError(
+                f"has 0 in the column {quoted(heads[number])}, as OpenImages marks labels that are"
+                " not there. Remove those rows, or that column if it means something else."
+            )
+    used = {image, folder, split, *labels, *classes}
     left = tuple(number for number in rest if number not in used and names[number])
-    return Columns(image, tuple(labels), tuple(classes), split, left)
+    return Columns(image, folder, tuple(labels), tuple(classes), split, left)
 
 
 def _image_column(names: Sequence[str], values: Any) -> int:
@@ -182,9 +195,13 @@ def _class_columns(
         is_listed = class_key(heads[number]) in known
         if is_listed or (_may_be_class(name) and 2 * marks >= len(cells) > 0):
             found.append(number)
-        elif _may_be_class(name) and any(as_text(cell).strip() in ("0", "0.0") for cell in cells):
+        elif _may_be_class(name) and _has_zero(cells):
             zeros.append(number)
     return tuple(sorted(found + zeros)) if found else ()
+
+
+def _has_zero(cells: Sequence[Any]) -> bool:
+    return any(as_text(cell).strip() in ("0", "0.0") for cell in cells)
 
 
 def rows_of_table(
@@ -235,6 +252,8 @@ def _row(line: Line, columns: Columns, words: Sequence[str], **more: Any) -> Row
     image = as_text(_cell(line, columns.image)).strip()
     if is_address(image):
         more |= {"also": paths_of(image), "loose": True}
+    elif folder := as_text(_cell(line, columns.folder)).strip():
+        more |= {"also": (folder if is_image(folder) else f"{folder}/{image}", image)}
     return Row(line.place, image, tuple(words), split=split or None, **more)
 
 

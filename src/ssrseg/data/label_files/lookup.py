@@ -69,7 +69,10 @@ class ImagesOf:
             return None, f"is not below {self._root}. Write paths relative to that folder."
         if fault:
             return None, f"cannot be: the path {fault}. Write it anew."
-        found = self._at(image, row.folder)
+        places = self._at(image, row.folder)
+        if len(places) > 1:
+            return None, _may_be(places, self._root)
+        found = places[0] if places else None
         # Label Studio uploads "a (1).jpg" as "a_1.jpg", which may be another image here
         others = self._ending(image, loose=True) if found and _UPLOAD in row.image else []
         if len(others) > 1:
@@ -90,16 +93,19 @@ class ImagesOf:
         near = nearest(image.name, self._finder.names(folder.as_posix()), faults)
         return None, f"does not exist in {self._root}.{near}"
 
-    def _at(self, image: PurePosixPath, folder: str) -> str | None:
-        """At that path, also below the folders that images usually lie in."""
+    def _at(self, image: PurePosixPath, folder: str) -> list[str]:
+        """At that path, or else below the folders that images usually lie in."""
         for base in dict.fromkeys((folder, "")):
-            for inner in ("", *IMAGE_FOLDERS):
-                found = self._finder.find(PurePosixPath(base, inner, image).as_posix())
-                if found is not None and not (
-                    image.suffix.lower() not in SUFFIXES and (self._root / found).is_dir()
-                ):
-                    return found
-        return None
+            here = self._file(PurePosixPath(base, image))
+            inner = (self._file(PurePosixPath(base, each, image)) for each in IMAGE_FOLDERS)
+            if found := [here] if here else [each for each in inner if each]:
+                return found
+        return []
+
+    def _file(self, path: PurePosixPath) -> str | None:
+        found = self._finder.find(path.as_posix())
+        is_folder = path.suffix.lower() not in SUFFIXES and found and (self._root / found).is_dir()
+        return None if is_folder else found
 
     def _ending(self, image: PurePosixPath, *, loose: bool) -> list[str]:
         """Images anywhere below the root whose paths end alike; the suffix may be left out."""
