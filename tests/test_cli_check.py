@@ -39,7 +39,7 @@ def test_sound_data(
     for name in data.classes:
         assert re.search(rf"^{name} +\d+ +\d+ %", out, flags=re.MULTILINE)
     assert "Background words: " in out
-    assert re.search(r"^ssrseg masks +\d+ s +\d+ MB +\d+ kB", out, flags=re.MULTILINE)
+    assert re.search(r"^ssrseg masks +\d+ s +[\d.]+ [MG]B +[\d.]+ [kM]B", out, flags=re.MULTILINE)
     assert re.search(r"^ssrseg train +\d+ s +\d+ MB +", out, flags=re.MULTILINE)
     assert "12 iterations of 2 crops" in out
     assert len(out.splitlines()) < 45

@@ -10,7 +10,7 @@ from torch.nn import functional
 from ssrseg.config import PseudoConfig
 from ssrseg.data.sample import present_slots
 from ssrseg.method.par import pixel_adaptive_refinement
-from ssrseg.method.pseudo_mask import class_ids, class_scores, crf_scores
+from ssrseg.method.pseudo_mask import class_ids, class_scores, crf_scores, unit_class_scores
 
 
 @torch.no_grad()
@@ -59,7 +59,8 @@ def mask_of_cam(
     cam = refined_cam.to(photo.device)
     if not labels:  # an empty slot, so that there is a background score
         cam = photo.new_zeros(1, *refined_cam.shape[1:])
-    scores = mask_scores(cam[None], present, photo[None], settings)
+    scores = unit_class_scores(cam[None], (photo.shape[1], photo.shape[2]), alpha=settings.alpha)
+    scores = sharpen_scores(scores, present, photo[None], settings)
     return class_ids(scores, present, min_score=settings.min_score)[0], scores[0]
 
 

@@ -43,7 +43,12 @@ def test_labels_csv_is_read_as_it_was_written(tmp_path_factory, paths, classes, 
         labels = tuple(sorted(data.draw(st.sets(st.integers(0, len(classes) - 1)))))
         samples.append(Sample(sample_name(path), root / path, labels, None))
     written = LabelledImages(
-        root, tuple(classes), tuple(samples), {classes[0]: "puppy"}, (), ("sky",)
+        root,
+        tuple(classes),
+        tuple(samples),
+        {classes[0]: "puppy"},
+        background=("sky",),
+        source="labels.csv",
     )
     write_labels_csv(written, root / "labels.csv")
     write_classes_yaml(

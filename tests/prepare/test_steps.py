@@ -332,12 +332,14 @@ def test_training_and_masks_find_the_superpixels(
     assert all(max(map(int, shape[1:-1].split(", "))) <= 64 for shape in no_slic)
     data = open_labelled(tree, split="train_aug")
     train(data, tmp_path / "run", config, cache=tmp_path / "cache")
+    timed = len(no_slic) - 9
+    assert timed == 3  # the estimate times superpixels of an image and a crop, and keeps none
     make_masks(data, tmp_path / "masks", config, cache=tmp_path / "cache")
-    assert len(no_slic) == 9
+    assert len(no_slic) == 9 + timed
     prepare_voc(tree, config=config, superpixels=tmp_path / "cache")
-    assert len(no_slic) == 9
+    assert len(no_slic) == 9 + timed
     prepare_voc(tree, config=load_config(), superpixels=tmp_path / "cache")  # other settings
-    assert len(no_slic) == 18
+    assert len(no_slic) == 18 + timed
 
 
 def test_superpixels_of_one_list(tree: Path, tmp_path: Path, no_slic: list[str]) -> None:

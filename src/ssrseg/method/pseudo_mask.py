@@ -24,8 +24,15 @@ def class_scores(
     bg = (1 - max_c CAM_c)^α: a larger α leaves less to the background. CAMs are brought to [0, 1]
     class by class.
     """
+    return unit_class_scores(min_max(refined_cam), size, alpha=alpha)
+
+
+def unit_class_scores(
+    cam: Float[Tensor, "batch slots grid_h grid_w"], size: tuple[int, int], *, alpha: float = 1.0
+) -> Float[Tensor, "batch channels height width"]:
+    """The same of CAMs that are in [0, 1] already; ``min_max`` twice is not ``min_max`` once."""
     # to image size: (batch, slots, height, width)
-    cam = functional.interpolate(min_max(refined_cam), size, mode="bilinear", align_corners=False)
+    cam = functional.interpolate(cam, size, mode="bilinear", align_corners=False)
     cam = cam.clamp(max=1)  # interpolation may round beyond 1, and (1 - cam)^α would be nan
     background = (1 - cam.amax(1, keepdim=True)) ** alpha
     return torch.cat([background, cam], 1)
