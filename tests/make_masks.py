@@ -124,8 +124,9 @@ def _without_small_holes(part: np.ndarray, speck: int) -> np.ndarray:
     outside, n = ndimage.label(~np.pad(part, 1))
     beyond = outside[0, 0]
     for hole in range(1, n + 1):
-        # a hole is as large as what lies within its border, islands of other parts included
-        whole = ndimage.binary_fill_holes(outside == hole)
+        # a hole is as large as what lies within its border, islands of other parts included; one
+        # that meets the border at a corner is of this part
+        whole = ndimage.binary_fill_holes(outside == hole, TOUCHING)
         if hole != beyond and whole.sum() < speck:
             outside[outside == hole] = 0
     return outside[1:-1, 1:-1] == 0

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from make_masks import CLASSES, despeckled, filled, write_photo
@@ -245,6 +245,19 @@ def test_cvat(ids: np.ndarray) -> None:
     assert [each["name"] for each in json.loads(out.files["labels.json"])] == list(CLASSES)
 
 
+ISLAND = np.uint8(
+    [
+        [1, 1, 1, 1, 1, 1, 1, 1, 1],
+        [1, 1, 0, 0, 0, 1, 1, 1, 1],
+        [1, 0, 0, 1, 0, 1, 1, 1, 1],
+        [1, 1, 1, 0, 0, 0, 1, 1, 1],
+        [1, 1, 1, 1, 1, 1, 1, 1, 1],
+    ]
+)
+"""A hole of nine pixels around one that meets its border at a corner."""
+
+
+@example(ISLAND)
 @given(maps)
 @settings(max_examples=150, deadline=None)
 def test_labelme(ids: np.ndarray) -> None:
