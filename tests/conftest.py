@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from tiny_encoders import tiny_clip, tiny_dino
@@ -13,6 +15,9 @@ for _signal in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.
     if signal.getsignal(_signal) is signal.SIG_IGN:  # as nohup and "&" leave them
         default = signal.default_int_handler if _signal == signal.SIGINT else signal.SIG_DFL
         signal.signal(_signal, default)
+if os.environ.get("CI"):  # the same examples in every run; other runs look for new ones
+    hypothesis.settings.register_profile("ci", derandomize=True)
+    hypothesis.settings.load_profile("ci")
 torch.set_num_threads(1)  # tiny tensors: on a busy machine, threads wait fifty times the work
 
 
