@@ -22,6 +22,7 @@ from ssrseg.paper.provenance import (
     Measure,
     content_key,
     encoder_digests,
+    one_look,
     run_identity,
     scored_digest,
     scoring_settings,
@@ -189,7 +190,8 @@ def tasks(rows: Sequence[Experiment], workspace: Workspace, seeds: int) -> list[
     # decoders first: their runs hold heads too
     wanted.sort(key=lambda each: each[0].measure != "segmentation")
     heads = _finished_heads(workspace)
-    found = [_task(row, seed, workspace, heads) for row, seed in wanted]
+    with one_look():
+        found = [_task(row, seed, workspace, heads) for row, seed in wanted]
     order = {row.name: index for index, row in enumerate(rows)}
     return sorted(found, key=lambda each: (order[each.experiment.name], each.seed))
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
@@ -86,6 +88,38 @@ def scoring_settings(config: Config, measure: Measure) -> dict[str, Any]:
     }
 
 
+_looked: ContextVar[dict[Any, tuple[LabelledImages, str]] | None] = ContextVar(
+    "looked", default=None
+)
+
+
+@contextmanager
+def one_look() -> Iterator[None]:
+    """Ask the disk once for the contents of each data set, however often they are named in here.
+
+    Of ten thousand files that takes a second even where none is read again, and tables name theirs
+    for every row and seed.
+    """
+    token = _looked.set(_looked.get() or {})
+    try:
+        yield
+    finally:
+        _looked.reset(token)
+
+
+def _contents(data: LabelledImages, *, truth: bool, scored: bool = False) -> str:
+    looked, key = _looked.get(), (id(data), truth, scored)
+    if looked is not None and key in looked:
+        return looked[key][1]
+    known = data.samples
+    if scored:
+        known = tuple(sample for sample in known if sample.truth is not None)
+    digest = data_digest(replace(data, samples=known), truth=truth)
+    if looked is not None:
+        looked[key] = data, digest  # the data live as long as their id counts
+    return digest
+
+
 def run_identity(
     config: Config, data: LabelledImages, supervision: Supervision, *, heads_only: bool
 ) -> dict[str, Any]:
@@ -96,7 +130,7 @@ def run_identity(
     return {
         "settings": head_settings(config) if heads_only else run_settings(config, supervision),
         "supervision": supervision,
-        "data": data_digest(data, truth=supervision == "full"),
+        "data": _contents(data, truth=supervision == "full"),
         "classes": data.classes,
         "texts": build_vocabulary(
             data.classes, config.prompts.set, data.prompts, data.background
@@ -112,8 +146,7 @@ def content_key(identity: dict[str, Any]) -> str:
 
 def scored_digest(data: LabelledImages) -> str:
     """A name for the images that are scored: those with a true mask, labels and masks included."""
-    known = tuple(sample for sample in data.samples if sample.truth is not None)
-    return data_digest(replace(data, samples=known), truth=True)
+    return _contents(data, truth=True, scored=True)
 
 
 def encoder_digests(config: Config) -> dict[str, str]:

@@ -1,0 +1,80 @@
+"""The paper's figures from what a reproduction has trained."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+from ssrseg.checkpoint import model_digest
+from ssrseg.config import Config
+from ssrseg.console import echo, note
+from ssrseg.errors import PackageError
+from ssrseg.paper.figures import FigureOptions, FigureSource, Number, make_figure
+from ssrseg.paper.records import read_settings
+from ssrseg.paper.results import Results
+from ssrseg.paper.rows import CLIP_ES_DECODER, DECODER, FULL_DECODER_CRF
+from ssrseg.paper.studies import Opened, Study
+from ssrseg.safe_json import JsonError, read_json
+
+COMPARED = (CLIP_ES_DECODER, FULL_DECODER_CRF)
+"""Rows of Figure 3 beside ours: decoders of our own; the peers' masks are theirs to give."""
+
+
+def draw_figures(opened: Opened) -> None:
+    """Draw Figures 1 and 3 to 6 of the first seed's run on ``val``, where they are not there.
+
+    A figure for which a package is missing is left out, which is said.
+    """
+    job = opened.job
+    studies = [study for study in opened.studies if study.preset == job.preset.name]
+    found = [(study, study.results(1)) for study in studies]
+    sources = [_source(study, results) for study, results in found]
+    compared = {
+        row.name: [
+            study.workspace.out / each.record["predictions"] / "masks"
+            for study, results in found
+            for each in results.of(row.name)
+        ]
+        for row in COMPARED
+    }
+    for number in get_args(Number):
+        used = sources if number == 3 else sources[:1]
+        out = job.out / f"figure-{number}.png"
+        if _is_current(out, used):
+            continue
+        rows = compared if number == 3 else {}
+        options = FigureOptions(
+            rows=rows, cache=studies[0].workspace.superpixels, device=job.device
+        )
+        try:
+            make_figure(number, used, out, options, command=job.command)
+        except PackageError as error:
+            note(f"Figure {number} is left out: {error}")
+        else:
+            echo(f"Figure {number}: {out}")
+
+
+def _source(study: Study, results: Results) -> FigureSource:
+    """The images of ``val`` with the decoder's run of the first seed, under its own settings."""
+    data = study.workspace.val
+    assert data is not None
+    run = study.workspace.out / results.of(DECODER.name)[0].record["training"]["run"]
+    config = read_settings(run / "config.yaml")
+    return FigureSource(data, replace(config, backbones=study.workspace.config.backbones), run)
+
+
+def _is_current(picture: Path, sources: list[FigureSource]) -> bool:
+    """Whether a figure is there and was drawn of these runs under these settings."""
+    try:
+        made = read_json(picture.with_suffix(".json"))["made"]
+        drawn = [(each["model"], each["settings"]) for each in made]
+    except (JsonError, KeyError, TypeError, OSError):
+        return False
+    wanted = [(model_digest(each.model), _settings(each.config)) for each in sources if each.model]
+    return picture.is_file() and drawn == wanted
+
+
+def _settings(config: Config) -> str:
+    return hashlib.sha256(config.to_yaml().encode()).hexdigest()[:16]
