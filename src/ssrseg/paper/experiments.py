@@ -17,7 +17,7 @@ from ssrseg.checkpoint import MODEL_FILE
 from ssrseg.config import Config, load_config, uses_decoder
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import ConfigError, DataError
-from ssrseg.networks.vocabulary import build_vocabulary, refuse_lone_texts
+from ssrseg.networks.vocabulary import refuse_lone_texts
 from ssrseg.paper.provenance import (
     Measure,
     content_key,
@@ -26,6 +26,7 @@ from ssrseg.paper.provenance import (
     run_identity,
     scored_digest,
     scoring_settings,
+    vocabulary_of,
 )
 from ssrseg.paper.records import read_marker, read_settings
 from ssrseg.schedule import Supervision, resolved
@@ -233,9 +234,7 @@ def _task(row: Experiment, seed: int, workspace: Workspace, heads: _HeadRuns) ->
     if row.measure == "segmentation":
         identity["crf"] = row.crf
     else:
-        vocabulary = build_vocabulary(
-            data.classes, config.prompts.set, data.prompts, data.background
-        )
+        vocabulary = vocabulary_of(config, data)
         if config.cam.mode != "centre":
             refuse_lone_texts(vocabulary, {each.name: each.labels for each in data.samples})
         identity["texts"] = vocabulary.texts

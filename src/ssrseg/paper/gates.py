@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from ssrseg.config import Config, load_config
 from ssrseg.data.sample import LabelledImages
+from ssrseg.errors import DataError
 from ssrseg.manifest import mask_path
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.paper.experiments import Experiment, Result, Training, Workspace
@@ -185,7 +186,7 @@ def measure_gate(gate: Gate, setting: GateSetting, *, collect: bool = False) -> 
         made = run_experiments([MASKS_ROW], setting.masks(), collect=collect)
         if not made:
             return None
-        workspace = setting.decoder(setting.out / made[0].record["predictions"])
+        workspace = setting.decoder(_masks_of(made[0], setting))
         row = DECODER_ROW
     else:
         workspace = setting.training_free()
@@ -196,6 +197,21 @@ def measure_gate(gate: Gate, setting: GateSetting, *, collect: bool = False) -> 
     miou = found[0].figures["miou"]
     assert miou is not None  # there is a true mask, so there is a class to score
     return GateResult(gate, 100 * miou, found[0])
+
+
+def _masks_of(made: Result, setting: GateSetting) -> Path:
+    """The folder of G1's masks; its figure may have outlived it."""
+    folder = setting.out / made.record["predictions"]
+    gone = [
+        each.name for each in setting.train.samples if not (folder / mask_path(each.name)).is_file()
+    ]
+    if gone:
+        raise DataError(
+            f"{folder} lacks {len(gone):,} of the masks that its figure was measured on, such as"
+            f" {gone[0]}. Delete {setting.out}/results/*-{made.record['key']}.json; the same"
+            " command makes them again."
+        )
+    return folder
 
 
 def suspects(gate: Gate, setting: GateSetting) -> tuple[list[str], list[str]]:

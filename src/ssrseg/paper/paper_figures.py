@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -13,41 +14,36 @@ from ssrseg.console import echo, note
 from ssrseg.errors import PackageError
 from ssrseg.paper.figures import FigureOptions, FigureSource, Number, make_figure
 from ssrseg.paper.records import read_settings
-from ssrseg.paper.results import Results
 from ssrseg.paper.rows import CLIP_ES_DECODER, DECODER, FULL_DECODER_CRF
-from ssrseg.paper.studies import Opened, Study
+from ssrseg.paper.studies import Reproduction, Standing
 from ssrseg.safe_json import JsonError, read_json
 
 COMPARED = (CLIP_ES_DECODER, FULL_DECODER_CRF)
 """Rows of Figure 3 beside ours: decoders of our own; the peers' masks are theirs to give."""
 
 
-def draw_figures(opened: Opened) -> None:
+def draw_figures(job: Reproduction, standings: Sequence[Standing]) -> None:
     """Draw Figures 1 and 3 to 6 of the first seed's run on ``val``, where they are not there.
 
     A figure for which a package is missing is left out, which is said.
     """
-    job = opened.job
-    studies = [study for study in opened.studies if study.preset == job.preset.name]
-    found = [(study, study.results(1)) for study in studies]
-    sources = [_source(study, results) for study, results in found]
+    found = [each for each in standings if each.study.preset == job.preset.name]
+    sources = [_source(each) for each in found]
     compared = {
         row.name: [
-            study.workspace.out / each.record["predictions"] / "masks"
-            for study, results in found
-            for each in results.of(row.name)
+            each.study.workspace.out / result.record["predictions"] / "masks"
+            for each in found
+            for result in each.results.of(row.name)[:1]
         ]
         for row in COMPARED
     }
     for number in get_args(Number):
-        used = sources if number == 3 else sources[:1]
-        out = job.out / f"figure-{number}.png"
+        used, rows = (sources, compared) if number == 3 else (sources[:1], {})
+        out = job.out / figure_name(number)
         if _is_current(out, used):
             continue
-        rows = compared if number == 3 else {}
-        options = FigureOptions(
-            rows=rows, cache=studies[0].workspace.superpixels, device=job.device
-        )
+        cache = found[0].study.workspace.superpixels
+        options = FigureOptions(rows=rows, cache=cache, device=job.device)
         try:
             make_figure(number, used, out, options, command=job.command)
         except PackageError as error:
@@ -56,13 +52,18 @@ def draw_figures(opened: Opened) -> None:
             echo(f"Figure {number}: {out}")
 
 
-def _source(study: Study, results: Results) -> FigureSource:
+def figure_name(number: Number) -> str:
+    """What its picture is called."""
+    return f"figure-{number}.png"
+
+
+def _source(standing: Standing) -> FigureSource:
     """The images of ``val`` with the decoder's run of the first seed, under its own settings."""
-    data = study.workspace.val
-    assert data is not None
-    run = study.workspace.out / results.of(DECODER.name)[0].record["training"]["run"]
+    workspace = standing.study.workspace
+    assert workspace.val is not None
+    run = workspace.out / standing.results.of(DECODER.name)[0].record["training"]["run"]
     config = read_settings(run / "config.yaml")
-    return FigureSource(data, replace(config, backbones=study.workspace.config.backbones), run)
+    return FigureSource(workspace.val, replace(config, backbones=workspace.config.backbones), run)
 
 
 def _is_current(picture: Path, sources: list[FigureSource]) -> bool:

@@ -6,19 +6,45 @@ and a finished one only writes its page anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
-from ssrseg.console import echo, print_table, show
+from ssrseg.console import CheckResult, echo, note, print_table, show
 from ssrseg.doctor import examine
 from ssrseg.errors import DataError, LabelsError, counted
-from ssrseg.paper.gates import GATES, GateResult, measure_gate, suspects
+from ssrseg.paper.gates import GATES, GateResult, Name, measure_gate, suspects
 from ssrseg.paper.paper_figures import draw_figures
+from ssrseg.paper.provenance import one_look
 from ssrseg.paper.reproduction_page import write_page
-from ssrseg.paper.studies import Opened, Reproduction, open_studies
+from ssrseg.paper.studies import Opened, Reproduction, Standing, open_studies
 from ssrseg.paper.time_left import Time, Times
 from ssrseg.prepare.coco import prepare_coco
 from ssrseg.prepare.voc import prepare_voc
+
+
+@dataclass
+class _Course:
+    """How far a reproduction is."""
+
+    opened: Opened
+    gates: dict[Name, GateResult]
+    standings: list[Standing]
+
+    @classmethod
+    def look(cls, opened: Opened) -> _Course:
+        """See what is there."""
+        with one_look():
+            found = (measure_gate(gate, opened.gates, collect=True) for gate in GATES)
+            gates = {each.gate.name: each for each in found if each}
+            return cls(opened, gates, [study.look(opened.job.seeds) for study in opened.studies])
+
+    @property
+    def complete(self) -> bool:
+        return len(self.gates) == len(GATES) and all(each.complete for each in self.standings)
+
+    def write(self) -> None:
+        write_page(self.opened.job, self.gates, self.standings)
 
 
 def reproduce(job: Reproduction, *, past_gates: bool = False) -> int:
@@ -33,25 +59,20 @@ def reproduce(job: Reproduction, *, past_gates: bool = False) -> int:
     Raises:
         SSRError: Whatever is wrong with data, encoders or settings; finished results stay.
     """
-    opened, times = _open_if_ready(job), Times(job.device)
-    if opened is None or _missing(opened):
-        _print_plan(job, opened, times)
-        if show(examine(job.preset.voc)) or _prepare(job):
+    times, opened = Times(job.device), _open_if_ready(job)
+    course = _Course.look(opened) if opened else None
+    if course is None or not course.complete:
+        _print_plan(job, course, times)
+        if show(_machine(job)) or _prepare(job):
             return 1
-        if opened is None:
-            opened = open_studies(job)
-            _print_plan(job, opened, times)
-    if not _pass_gates(opened, past_gates):
+        if course is None:
+            course = _Course.look(open_studies(job))
+            _print_plan(job, course, times)
+    if not _pass_gates(course, past_gates):
         return 1
-    for study in opened.studies:
-        for number in range(1, job.seeds + 1):
-            if study.missing(job.seeds)[number]:
-                left = sum(_times(opened, times), Time())
-                echo(f"\n{study.name}, seed {number} of {job.seeds}; left: {left}.")
-                study.run(number)
-                write_page(opened)
-    draw_figures(opened)
-    echo(f"\n{write_page(opened)} holds everything against the paper.")
+    _measure(course, times)
+    draw_figures(job, course.standings)
+    echo(f"\n{write_page(job, course.gates, course.standings)} holds everything against the paper.")
     return 0
 
 
@@ -68,10 +89,15 @@ def _open_if_ready(job: Reproduction) -> Opened | None:
     return opened if ready else None
 
 
-def _missing(opened: Opened) -> bool:
-    if any(measure_gate(gate, opened.gates, collect=True) is None for gate in GATES):
-        return True
-    return any(any(study.missing(opened.job.seeds).values()) for study in opened.studies)
+def _machine(job: Reproduction) -> list[CheckResult]:
+    """What ``ssrseg doctor`` looks at, for every preset."""
+    found = examine(job.preset.voc)
+    if job.beside is not None:
+        known = {(each.what, each.found) for each in found}
+        found += [x for x in examine(job.beside.voc) if (x.what, x.found) not in known]
+    if find_spec("sklearn") is None:
+        note("Figures 1 and 6 need scikit-learn, and are left out without it.")
+    return found
 
 
 def _prepare(job: Reproduction) -> int:
@@ -85,29 +111,29 @@ def _prepare(job: Reproduction) -> int:
     return code
 
 
-def _pass_gates(opened: Opened, past_gates: bool) -> bool:
+def _pass_gates(course: _Course, past_gates: bool) -> bool:
     """Measure the gates, the quick ones first; False where one is shut."""
     for gate in GATES:
-        there = measure_gate(gate, opened.gates, collect=True)
-        if there is None:
+        new = gate.name not in course.gates
+        if new:
             echo(f"\nGate {gate.name}: {gate.what}; expected {gate.expected}.")
-        found = there or measure_gate(gate, opened.gates)
-        assert found is not None
-        write_page(opened)
-        if found.passed:
-            echo(f"Gate {gate.name}: {found.miou:.1f}, expected {gate.expected}: passed.")
-        else:
-            _say_why(found, opened)
-            if not past_gates:
-                echo("\nNothing after it would mean much. --past-gates goes on all the same.")
-                return False
+            found = measure_gate(gate, course.opened.gates)
+            assert found is not None
+            course.gates[gate.name] = found
+            course.write()
+        found = course.gates[gate.name]
+        word = "passed" if found.passed else "FAILED"
+        echo(f"Gate {gate.name}: {found.miou:.1f}, expected {gate.expected}: {word}.")
+        if not found.passed and (new or not past_gates):
+            _say_why(found, course.opened)
+        if not found.passed and not past_gates:
+            echo("\nNothing after it would mean much. --past-gates goes on all the same.")
+            return False
     return True
 
 
 def _say_why(found: GateResult, opened: Opened) -> None:
-    gate = found.gate
-    echo(f"Gate {gate.name}: {found.miou:.1f}, expected {gate.expected}: FAILED.")
-    likely, right = suspects(gate, opened.gates)
+    likely, right = suspects(found.gate, opened.gates)
     echo("What is likely wrong, the likeliest first:")
     for number, each in enumerate(likely, 1):
         echo(f"  {number}. {each}")
@@ -115,30 +141,37 @@ def _say_why(found: GateResult, opened: Opened) -> None:
         echo(f"Looked at and as it should be: {'; '.join(right)}.")
 
 
-def _times(opened: Opened, times: Times) -> Iterator[Time]:
-    """Of every study and seed."""
-    for study in opened.studies:
-        done = [each.record for each in study.results(opened.job.seeds).results]
-        for todo in study.missing(opened.job.seeds).values():
-            yield times.of(study, todo, done)
+def _measure(course: _Course, times: Times) -> None:
+    """Tables, study by study and seed by seed, so that the page is there after the first."""
+    seeds = course.opened.job.seeds
+    for index, study in enumerate(course.opened.studies):
+        for number in range(1, seeds + 1):
+            if course.standings[index].missing[number]:
+                left = sum((times.of(each) for each in course.standings), Time())
+                echo(f"\n{study.name}, seed {number} of {seeds}; left: {left}.")
+                study.run(number)
+                course.standings[index] = study.look(seeds)
+                course.write()
 
 
-def _print_plan(job: Reproduction, opened: Opened | None, times: Times) -> None:
+def _print_plan(job: Reproduction, course: _Course | None, times: Times) -> None:
     """The steps, what is there of each, and how long it will take where that can be told."""
-    rows: list[tuple[str, str, str]] = [("machine and encoders", "", "")]
-    for name, folder in (("VOC 2012", job.voc), ("COCO 2014", job.coco)):
-        if folder is not None:
-            rows.append((f"{name}: lists and masks", "ready" if opened else "", ""))
+    ready = "ready" if course else ""
+    rows = [("machine and encoders", "", ""), ("VOC 2012: lists and masks", ready, "")]
+    if job.coco is not None:
+        rows.append(("COCO 2014: lists and masks", ready, ""))
     for gate in GATES:
-        there = measure_gate(gate, opened.gates, collect=True) if opened else None
-        rows.append((f"gate {gate.name}: {gate.what}", f"{there.miou:.1f}" if there else "", ""))
-    for study in opened.studies if opened else ():
-        done = [each.record for each in study.results(job.seeds).results]
-        for number, todo in study.missing(job.seeds).items():
+        there = course.gates.get(gate.name) if course else None
+        time = times.of_gate(gate, course.opened.gates) if course and not there else ""
+        rows.append(
+            (f"gate {gate.name}: {gate.what}", f"{there.miou:.1f}" if there else "", str(time))
+        )
+    for standing in course.standings if course else ():
+        for number, todo in standing.missing.items():
             what = counted(len(todo), "figure to measure", "figures to measure")
-            time = str(times.of(study, todo, done))
-            rows.append((f"{study.name}, seed {number}", what if todo else "there", time))
-    if opened is None:
+            time = str(times.of(standing, number))
+            rows.append((f"{standing.study.name}, seed {number}", what if todo else "there", time))
+    if course is None:
         names = [each.name for each in (job.preset, job.beside) if each]
         for data in ("VOC", *(["COCO"] if job.coco else [])):
             rows += [(f"{name} on {data}, seeds 1 to {job.seeds}", "", "") for name in names]

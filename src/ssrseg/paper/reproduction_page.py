@@ -3,101 +3,172 @@
 from __future__ import annotations
 
 import platform
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from operator import sub
 from pathlib import Path
+from typing import get_args
 
 import torch
 
 from ssrseg.data.files import write_text
 from ssrseg.markdown import markdown_text
-from ssrseg.paper.claims import CLAIMS, RULE, Claim, Verdict, verdict
-from ssrseg.paper.gates import GATES, measure_gate
-from ssrseg.paper.results import Results, markdown_table, measured_with, spread
-from ssrseg.paper.studies import Opened
+from ssrseg.paper.claims import CLAIMS, RULE, Claim, Verdict, Word, figures, judge, paired, verdict
+from ssrseg.paper.figures import Number
+from ssrseg.paper.gates import GATES, GateResult, Name
+from ssrseg.paper.paper_figures import figure_name
+from ssrseg.paper.published import PAPER
+from ssrseg.paper.results import NOT_MEASURED, Results, markdown_table, measured_with, spread
+from ssrseg.paper.studies import OWN, Reproduction, Standing
 from ssrseg.paper.tables import paper_table
 from ssrseg.report.page import ReportTable, TableRow
 
 PAGE = "results.md"
 
+_GATES = (
+    "Baselines with everything of SSR but CMPA and SGC: only where they stand can those be judged"
+    " (docs/baselines.md)."
+)
+_BESIDE = (
+    "Each as the preset stands, by the same rule: a gain is the second minus the first, seed by"
+    " seed."
+)
 
-def write_page(opened: Opened) -> Path:
-    """Write the tables, and the page that holds them together."""
-    job = opened.job
-    found = [(study, study.results(job.seeds)) for study in opened.studies]
-    on = {
-        study.data.lower(): each
-        for study, each in reversed(found)
-        if study.preset == job.preset.name
+Standings = Sequence[Standing]
+
+
+def write_page(job: Reproduction, gates: Mapping[Name, GateResult], standings: Standings) -> Path:
+    """Write Tables 1 to 6, and the page that holds everything together; returns the page."""
+    voc, coco = _results(standings, job.preset.name, "VOC"), None
+    if job.coco is not None:
+        coco = _results(standings, job.preset.name, "COCO")
+    verdicts = {
+        claim: verdict(claim, results) if results else Verdict((), "not measured")
+        for claim in CLAIMS
+        for results in [voc if claim.data == "voc" else coco]
     }
-    voc, coco = on["voc"], on.get("coco")
-    parts = [f"# Reproduction of SSR: preset {job.preset.name}"]
-    everything = [each for _, results in found for each in results.results]
-    facts = [
-        ("machine", _machine(job.device)),
-        *measured_with(everything),
-        ("command", f"`{job.command}`"),
+    parts = [
+        f"# Reproduction of SSR, preset {job.preset.name}",
+        _summary(job, gates, standings, verdicts),
+        _facts(job, gates, standings),
+        "## Gates",
+        _GATES,
+        markdown_table(_gates(gates)),
+        "## Claims of the paper",
+        RULE,
+        markdown_table(_claims(verdicts)),
     ]
-    parts.append(
-        "\n".join(
-            f"- {what}: {markdown_text(value) if what != 'command' else value}"
-            for what, value in facts
-        )
-    )
-    parts += ["## Gates", markdown_table(_gates(opened))]
-    parts += ["## Claims of the paper", RULE, markdown_table(_claims(voc, coco))]
-    for number in range(1, 7):
+    if job.beside is not None:
+        parts += [f"## {job.beside.name} beside {job.preset.name}", _BESIDE]
+        parts.append(markdown_table(_beside(job, standings)))
+    for number in PAPER:
         table = paper_table(number, voc.results, coco.results if coco else None, job.command)
-        file = table.write(job.out, f"table-{number}")
-        parts += [
-            f"## {table.title}",
-            markdown_table(table.tables[0]),
-            f"[{file.name}]({file.name}) has notes, classes and what made each row.",
-        ]
+        file = table.write(job.out, f"table-{number}").name
+        parts += [f"## {table.title}", markdown_table(table.tables[0])]
+        parts.append(f"Notes, IoU by class and what made each row: [{file}]({file}).")
+    drawn = [number for number in get_args(Number) if (job.out / figure_name(number)).is_file()]
+    if drawn:
+        parts.append("## Figures")
+        parts += [f"![Figure {number}]({figure_name(number)})" for number in drawn]
     path = job.out / PAGE
     write_text(path, "\n\n".join(parts) + "\n")
     return path
 
 
-def _machine(device: str) -> str:
+def _results(standings: Standings, preset: str, data: str) -> Results:
+    (found,) = (x.results for x in standings if (x.study.preset, x.study.data) == (preset, data))
+    return found
+
+
+def _summary(
+    job: Reproduction,
+    gates: Mapping[Name, GateResult],
+    standings: Standings,
+    verdicts: Mapping[Claim, Verdict],
+) -> str:
+    """How many claims hold, and what stands against believing it."""
+    counts = Counter(each.word for each in verdicts.values())
+    words = (f"{counts[word]} {word}" for word in get_args(Word) if counts[word])
+    lines = [f"Of {len(verdicts)} claims: {', '.join(words)}."]
+    failed = [name for name, each in gates.items() if not each.passed]
+    if failed:
+        lines.append(
+            f"**Gate {' and '.join(failed)} failed: the figures below cannot be held against the"
+            " paper's before that is mended.**"
+        )
+    missing = sum(len(todo) for each in standings for todo in each.missing.values())
+    if missing or len(gates) < len(GATES):
+        lines.append(f"Not finished: {missing} figures are missing; the same command goes on.")
+    if job.coco is None:
+        lines.append("COCO is not measured without `--coco FOLDER`.")
+    return " ".join(lines)
+
+
+def _facts(job: Reproduction, gates: Mapping[Name, GateResult], standings: Standings) -> str:
+    """Machine, data, encoders, code and command."""
+    results = [each.result for each in gates.values()]
+    results += [result for each in standings for result in each.results.results]
     where = f"CPU, {torch.get_num_threads()} threads"
-    if device != "cpu":
-        where = torch.cuda.get_device_name(device)
-    return f"{where}, {platform.platform()}, torch {torch.__version__}"
+    if job.device != "cpu":
+        where = torch.cuda.get_device_name(job.device)
+    machine = f"{where}; {platform.platform()}; torch {torch.__version__}"
+    first = job.preset.voc.optim.seed
+    seeds = ", ".join(str(first + number) for number in range(job.seeds))
+    facts = [("machine", machine), *measured_with(results), ("seeds", seeds)]
+    lines = [f"- {what}: {markdown_text(text)}" for what, text in facts]
+    return "\n".join([*lines, f"- command: `{job.command}`"])
 
 
-def _gates(opened: Opened) -> ReportTable:
+def _gates(gates: Mapping[Name, GateResult]) -> ReportTable:
     rows = []
     for gate in GATES:
-        found = measure_gate(gate, opened.gates, collect=True)
-        ours = "not measured" if found is None else f"{found.miou:.1f}"
-        word = "" if found is None else "passed" if found.passed else "failed"
-        gap = "" if found is None else f"{found.miou - gate.published.printed:+.1f}"
-        rows.append(
-            TableRow(
-                f"{gate.name}: {gate.what}",
-                (f"{gate.published.printed:.1f}", gate.expected, ours, gap, word),
-            )
-        )
-    return ReportTable(
-        "Gates", ("gate", "published", "expected", "ours", "difference", "verdict"), tuple(rows)
-    )
+        printed = gate.published.printed
+        cells = [f"{printed:.1f}", gate.expected, NOT_MEASURED, "", ""]
+        if found := gates.get(gate.name):
+            word = "passed" if found.passed else "failed"
+            cells[2:] = [f"{found.miou:.1f}", f"{found.miou - printed:+.1f}", word]
+        rows.append(TableRow(f"{gate.name}: {gate.what}", (*cells, gate.reason)))
+    columns = ("gate", "published", "expected", "ours", "difference", "verdict", "why so much")
+    return ReportTable("Gates", columns, tuple(rows))
 
 
-def _claims(voc: Results, coco: Results | None) -> ReportTable:
-    rows = []
-    for claim in CLAIMS:
-        results = voc if claim.data == "voc" else coco
-        found = verdict(claim, results) if results else Verdict((), "not measured")
-        rows.append(TableRow(claim.text, _cells(claim, found)))
-    return ReportTable(
-        "Claims", ("claim", "table", "paper", "ours", "difference", "verdict"), tuple(rows)
-    )
+def _claims(verdicts: Mapping[Claim, Verdict]) -> ReportTable:
+    rows = (TableRow(claim.text, _cells(claim, found)) for claim, found in verdicts.items())
+    columns = ("claim", "table", "paper", "ours", "95 %", "ours - paper", "verdict")
+    return ReportTable("Claims", columns, tuple(rows))
 
 
 def _cells(claim: Claim, found: Verdict) -> tuple[str, ...]:
-    digits = 3 if claim.lower_is_better else 1
-    sign = "+" if claim.over else ""
-    ours = spread(found.values, digits) if found.values else ""
+    digits, sign = 3 if claim.lower_is_better else 1, "+" if claim.over else ""
+    cells = [str(claim.of.table), f"{claim.printed:{sign}.{digits}f}"]
     gap = ""
     if found.values:
-        gap = f"{sum(found.values) / len(found.values) - claim.printed:+.{digits}f}"
-    return (str(claim.of.table), f"{claim.printed:{sign}.{digits}f}", ours, gap, found.word)
+        gap = f"{statistics.fmean(found.values) - claim.printed:+.{digits}f}"
+    return (*cells, *_measured(found, digits), gap, found.word)
+
+
+def _measured(found: Verdict, digits: int = 1) -> tuple[str, str]:
+    """Mean and deviation, and the interval."""
+    interval = ""
+    if found.interval and len(found.values) > 1:
+        low, high = found.interval
+        interval = f"{low:.{digits}f} to {high:.{digits}f}"
+    return spread(found.values, digits) if found.values else "", interval
+
+
+def _beside(job: Reproduction, standings: Standings) -> ReportTable:
+    """The experimental preset's own rows beside those of the other."""
+    assert job.beside is not None
+    rows = []
+    for data in ("VOC", *(["COCO"] if job.coco else [])):
+        first, second = (_results(standings, each.name, data) for each in (job.preset, job.beside))
+        for row in OWN:
+            if data == "COCO" and row.measure == "seeds":
+                continue
+            gains = paired(figures(row.name, second), figures(row.name, first), sub)
+            found = judge(tuple(gains.values()), 0.0, trained=None not in gains)
+            cells = (first.cell(row.name), second.cell(row.name), *_measured(found), found.word)
+            rows.append(TableRow(f"{row.name}, {data}", cells))
+    columns = ("row", job.preset.name, job.beside.name, "gain", "95 %", "gain holds")
+    return ReportTable("Beside", columns, tuple(rows))

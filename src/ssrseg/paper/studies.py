@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ssrseg.paper.experiments import Experiment, Task, Workspace
 from ssrseg.paper.gates import GateSetting
 from ssrseg.paper.results import Results
 from ssrseg.paper.rows import AS_SET, DECODER, DECODER_CRF, TABLES, WITH_CRF, WITH_PAR
-from ssrseg.paper.run_experiments import missing_tasks, run_experiments
+from ssrseg.paper.run_experiments import look, run_experiments
 
 OWN = (AS_SET, WITH_PAR, WITH_CRF, DECODER, DECODER_CRF)
 """The rows in which a preset stands as it is, by which it is held beside another."""
@@ -73,22 +74,36 @@ class Study:
         """Such as ``ssr on VOC``."""
         return f"{self.preset} on {self.data}"
 
-    def results(self, seeds: int) -> Results:
-        """What is there."""
-        return Results(tuple(run_experiments(self.rows, self.workspace, seeds=seeds, collect=True)))
-
-    def missing(self, seeds: int) -> dict[int, list[Task]]:
-        """What is lacking, each measurement once, by the number of its seed from 1 on."""
-        todo = {each.key: each for each in missing_tasks(self.rows, self.workspace, seeds=seeds)}
+    def look(self, seeds: int) -> Standing:
+        """What is there of so many seeds, and what is not."""
+        found, missing = look(self.rows, self.workspace, seeds=seeds)
         first = self.workspace.config.optim.seed
-        found: dict[int, list[Task]] = {number: [] for number in range(1, seeds + 1)}
-        for task in todo.values():
-            found[task.seed - first + 1].append(task)
-        return found
+        todo: dict[int, list[Task]] = {number: [] for number in range(1, seeds + 1)}
+        for task in {each.key: each for each in missing}.values():
+            todo[task.seed - first + 1].append(task)
+        return Standing(self, Results(tuple(found)), todo)
 
     def run(self, seeds: int) -> None:
         """Measure what so many seeds lack."""
         run_experiments(self.rows, self.workspace, seeds=seeds)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What of a study is there.
+
+    Attributes:
+        missing: What is not, each measurement once, by the number of its seed from 1 on.
+    """
+
+    study: Study
+    results: Results
+    missing: Mapping[int, Sequence[Task]]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing."""
+        return not any(self.missing.values())
 
 
 @dataclass(frozen=True)

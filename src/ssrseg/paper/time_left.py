@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from ssrseg.checkpoint import MODEL_FILE
-from ssrseg.console import note
+from ssrseg.config import Config
+from ssrseg.console import without_bars
+from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import SSRError
-from ssrseg.estimate import duration, estimate
+from ssrseg.estimate import Estimates, duration, estimate
 from ssrseg.feature_cache import photo_sizes
 from ssrseg.loading import encoders_on_disk
 from ssrseg.paper.experiments import Task
-from ssrseg.paper.studies import Study
-
-Record = Mapping[str, Any]
+from ssrseg.paper.gates import Gate, GateSetting
+from ssrseg.paper.studies import Standing
 
 
 @dataclass(frozen=True)
@@ -41,40 +40,67 @@ class Times:
     """Tells times, and keeps what was tried out."""
 
     device: str
-    trials: dict[object, float | None] = field(default_factory=dict)
+    _trials: dict[object, Estimates | None] = field(default_factory=dict)
 
-    def of(self, study: Study, todo: Sequence[Task], done: Iterable[Record]) -> Time:
-        """The time of measurements that a study lacks, by the records of those of other seeds."""
-        known = {record["row"]: record for record in done}
+    def of(self, standing: Standing, number: int | None = None) -> Time:
+        """The time of what a study lacks, of one seed or of all.
+
+        A training, and the scoring of a row, take as long as with another seed. Where there is none
+        yet a training is tried out, and scoring is unknown.
+        """
+        known = {each.row: each.record for each in standing.results.results}
+        todo = [
+            task
+            for seed, tasks in standing.missing.items()
+            for task in tasks
+            if number in (None, seed)
+        ]
         total = Time()
         for run, task in {task.run: task for task in todo}.items():
             if run is None or (run / MODEL_FILE).is_file():
                 continue
             rows = (known.get(each.experiment.name) for each in todo if each.run == run)
-            trained = next((row["training"]["seconds"] for row in rows if row), None)
-            total += _time(trained or self._try(study, task))
+            took = next((row["training"]["seconds"] for row in rows if row), None)
+            total += _time(took or self._training(standing, task))
         for task in todo:
             record = known.get(task.experiment.name)
             total += _time(record["seconds"] / record.get("shared_by", 1) if record else None)
         return total
 
-    def _try(self, study: Study, task: Task) -> float | None:
-        """Seconds of a training, by ``estimate``; None if it cannot be told here."""
-        data, config = study.workspace.train, task.run_config
+    def of_gate(self, gate: Gate, setting: GateSetting) -> Time:
+        """The time of a gate, by a trial."""
+        if gate.name == "G3":
+            masks = self._try(setting.train, setting.clip_es)
+            train = self._try(setting.train, setting.weclip)
+            return _time(masks.masks.seconds if masks else None) + _time(
+                train.train.seconds if train else None
+            )
+        plain = replace(setting.clip_es, pseudo=replace(setting.clip_es.pseudo, refine="none"))
+        found = self._try(setting.seeds, plain)
+        return _time(found.masks.seconds if found else None)
+
+    def _training(self, standing: Standing, task: Task) -> float | None:
+        data, config = standing.study.workspace.train, task.run_config
         assert data is not None and config is not None
-        # a loss takes as long as another
+        found = self._try(data, config)
+        return found.train.seconds if found else None
+
+    def _try(self, data: LabelledImages, config: Config) -> Estimates | None:
+        """What masks and training cost here; None if that cannot be told."""
         optim = replace(config.optim, seed=0)
-        key = (id(data), repr((optim, config.decoder, config.cam.mode, config.cmpa.map_order)))
-        if key not in self.trials:
-            self.trials[key] = None
+        # one loss takes as long as another
+        parts = optim, config.decoder, config.pseudo, config.cam.mode, config.cmpa.map_order
+        key = (id(data), repr(parts))
+        if key not in self._trials:
+            self._trials[key] = None
             encoders = encoders_on_disk(config)
             if not encoders.missing:
-                note(f"Trying out how long a training takes ({study.name}).")
-                with suppress(SSRError):  # the training itself will say it
+                with without_bars(), suppress(SSRError):  # the step itself will say it
                     sizes = photo_sizes(data, config)
-                    cost = estimate(data, sizes, encoders.config, Path.cwd(), device=self.device)
-                    self.trials[key] = cost.train.seconds
-        return self.trials[key]
+                    self._trials[key] = estimate(
+                        data, sizes, encoders.config, Path.cwd(), device=self.device
+                    )
+        return self._trials[key]
 
 
 def _time(seconds: float | None) -> Time:
