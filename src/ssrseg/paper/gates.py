@@ -6,6 +6,7 @@ first two are training-free and take minutes; all have the peers' own settings (
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any, Literal
 from ssrseg.config import Config, load_config
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import DataError
+from ssrseg.feature_cache import photo_sizes
 from ssrseg.manifest import mask_path
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.paper.experiments import Experiment, Result, Training, Workspace
@@ -25,6 +27,11 @@ from ssrseg.paper.run_experiments import run_experiments
 from ssrseg.prepare.voc import PUBLISHED
 
 Name = Literal["G2", "G1", "G3"]
+
+VOC_SIDE = 500
+"""Longer side of most photographs of VOC 2012 in pixels."""
+
+_TRIED = 50
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,8 @@ GATES = (
         (
             "the weights are not those of OpenAI's ViT-B/16, or a conversion lost something:"
             " compare them with openai/clip-vit-base-patch16",
-            "the photographs are not VOC's own files: copies that were resized, or of which an"
-            " editor has swapped red and blue",
+            "the photographs are not VOC's own files, but copies with red and blue swapped, or"
+            " compressed anew",
         ),
     ),
     Gate(
@@ -235,21 +242,36 @@ def _looked_at(gate: Gate, setting: GateSetting) -> Iterator[tuple[bool, str]]:
         changed += _changed("weclip", setting.weclip, partial(run_settings, supervision="full"))
         segmenting = partial(scoring_settings, measure="segmentation")
         changed += _changed("weclip", setting.weclip, segmenting)
-    yield (
-        not changed,
-        f"settings that are not the peers': {', '.join(changed)}" if changed else "peers' settings",
-    )
-    own = [
-        *(["prompts"] if data.prompts else []),
-        *(["background words"] if data.background else []),
-    ]
-    yield not own, f"{data.root} has {' and '.join(own) or 'no texts'} of its own (classes.yaml)"
+    yield not changed, f"other settings: {', '.join(changed)}" if changed else "the peers' settings"
+    own = data.prompts or data.background
+    texts = "prompts or background words of its own"
+    yield not own, f"{data.root} has {texts}: classes.yaml" if own else f"no {texts}"
     yield data.source.startswith("VOC"), f"labels from {data.source}"
     split = "train_aug" if gate.name == "G3" else "train"
+    listed = PUBLISHED[split]
+    yield len(data) == listed, f"{len(data):,} images in {split}; the published list has {listed:,}"
+    scored = setting.val if gate.name == "G3" else setting.seeds
+    folders = [each.truth.parent.name for each in scored.samples if each.truth is not None]
+    others = sum(name != "SegmentationClass" for name in folders)
     yield (
-        len(data) == PUBLISHED[split],
-        f"{len(data):,} images in {split}; the published list has {PUBLISHED[split]:,}",
+        not others,
+        f"{others:,} of {len(folders):,} true masks are not VOC's own (SegmentationClass), and may"
+        " lack its undecided outlines"
+        if others
+        else "masks from SegmentationClass",
     )
+    few = replace(data, samples=data.samples[:_TRIED])
+    longest = [max(size) for size in photo_sizes(few, setting.clip_es)]
+    whole = statistics.median(longest) == VOC_SIDE
+    text = (
+        f"photographs of {VOC_SIDE} pixels"
+        if whole
+        else (
+            f"photographs that were resized: of the first {len(longest)}, the longer side is"
+            f" {max(longest)} at most; VOC's is {VOC_SIDE}"
+        )
+    )
+    yield whole, text
 
 
 def _clip(config: Config) -> tuple[bool, str]:

@@ -35,6 +35,14 @@ _BESIDE = (
     " seed."
 )
 
+_WORDS: dict[Word, str] = {
+    "holds": "hold",
+    "does not hold": "do not hold",
+    "within noise": "are within noise",
+    "one seed": "have one seed only",
+    "not measured": "are not measured",
+}
+
 Standings = Sequence[Standing]
 
 
@@ -89,13 +97,14 @@ def _summary(
 ) -> str:
     """How many claims hold, and what stands against believing it."""
     counts = Counter(each.word for each in verdicts.values())
-    words = (f"{counts[word]} {word}" for word in get_args(Word) if counts[word])
+    words = (f"{counts[word]} {said}" for word, said in _WORDS.items() if counts[word])
     lines = [f"Of {len(verdicts)} claims: {', '.join(words)}."]
     failed = [name for name, each in gates.items() if not each.passed]
     if failed:
+        gate = f"Gate{'s' if failed[1:] else ''} {', '.join(failed)}"
         lines.append(
-            f"**Gate {' and '.join(failed)} failed: the figures below cannot be held against the"
-            " paper's before that is mended.**"
+            f"**{gate} failed: the figures below cannot be held against the paper's before that is"
+            " mended.**"
         )
     missing = sum(len(todo) for each in standings for todo in each.missing.values())
     if missing or len(gates) < len(GATES):

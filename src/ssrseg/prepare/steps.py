@@ -125,7 +125,9 @@ def report_missing(missing: Sequence[MissingFiles], source: ArchiveSource) -> li
     for each in missing:
         archive = each.archive
         size = f" ({archive.size / 1e9:.1f} GB)" if archive.size else ""
-        cure = f"put {archive.name}{size} into {source.downloads} and run the same command again."
+        where = f" from {archive.url}" if archive.url else ""
+        cure = f"put {archive.name}{size}{where} into {source.downloads} and run the same command"
+        cure += " again."
         if archive.url and not source.fetch:
             cure = f"run the same command with --download, or {cure}"
         shown = ", ".join(each.names[:_SHOWN]) + (more if each.names[_SHOWN:] else "")
