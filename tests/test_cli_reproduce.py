@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,8 @@ from command import exit_code
 from make_tiny import tiny_coco, tiny_voc_sbd
 from tiny_encoders import tiny_config
 
+from ssrseg import training
+from ssrseg.cli import reproduce as cli_reproduce
 from ssrseg.paper import run_experiments
 from ssrseg.paper.claims import CLAIMS
 from ssrseg.paper.experiments import Task, Workspace
@@ -47,11 +48,13 @@ def world(clip_dir: Path, dino_dir: Path, tmp_path_factory: pytest.TempPathFacto
     return root
 
 
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Masks of a dozen images are not worth a start of processes."""
-    if hasattr(os, "sched_getaffinity"):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """No processes for a dozen masks, and no reports of the runs, which nothing here reads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli_reproduce, "processors", lambda: 1)
+        patch.setattr(training, "write_run_report", lambda *_, **__: None)
+        yield
 
 
 def options(world: Path, out: Path) -> tuple[object, ...]:
@@ -189,9 +192,16 @@ def test_more_seeds_go_on_from_fewer(
 
 
 def test_without_coco_its_claims_stay_open(whole: Path, world: Path, run: Run) -> None:
-    words = options(world, whole)
+    words = list(options(world, whole))
     at = words.index("--coco")
-    code, _, err = run(*words[:at], *words[at + 2 :], "--seeds", 1, "--past-gates")
+    del words[at : at + 2]
+    code, _, err = run(*words)
+    assert code == 2 and "--coco-set is for COCO, which is not measured" in err
+    at = words.index("--coco-set")
+    del words[at : at + 2]
+    code, _, err = run(*words, "--plus-set", "sgc.high=0.4")
+    assert code == 2 and "--plus-set is for ssr-plus" in err
+    code, _, err = run(*words, "--seeds", 1, "--past-gates")
     assert code == 0, err
     page = (whole / "results.md").read_text(encoding="utf-8")
     claims = table(page, "Claims of the paper")
@@ -213,6 +223,6 @@ def test_data_that_lack_something_are_named_before_anything_is_computed(
     assert code == 1, err
     assert "benchmark.tgz (1.4 GB) from https://" in shown and f"into {voc}/downloads" in shown
     assert not (tmp_path / "out").exists()
-    code, _, err = run("--voc", tmp_path / "gone", "--out", tmp_path / "out", *words[6:])
+    code, _, err = run("--voc", tmp_path / "gone", *words[2:])
     assert code == 2
-    assert f"{tmp_path / 'gone'} (--data): there is no such folder" in " ".join(err.split())
+    assert f"{tmp_path / 'gone'}: there is no such folder" in " ".join(err.split())

@@ -63,10 +63,10 @@ class Gate:
 
     @property
     def expected(self) -> str:
-        """Such as ``58.6 ± 1.5`` or ``at least 73.0``."""
+        """Such as ``58.6 ± 1.5`` or ``at least 73``."""
         printed = self.published.printed
         if self.only_below:
-            return f"at least {printed - self.tolerance:.1f}"
+            return f"at least {printed - self.tolerance:g}"
         return f"{printed:.1f} ± {self.tolerance:.1f}"
 
 

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ssrseg.console import CheckResult, echo, note, print_table, show
+from ssrseg.data.files import sweep
 from ssrseg.doctor import examine
 from ssrseg.errors import DataError, LabelsError, counted
 from ssrseg.paper.gates import GATES, GateResult, Name, measure_gate, suspects
@@ -59,6 +60,7 @@ def reproduce(job: Reproduction, *, past_gates: bool = False) -> int:
     Raises:
         SSRError: Whatever is wrong with data, encoders or settings; finished results stay.
     """
+    sweep(job.out)
     times, opened = Times(job.device), _open_if_ready(job)
     course = _Course.look(opened) if opened else None
     if course is None or not course.complete:

@@ -195,13 +195,13 @@ def check_root(
         may_be_new: It will be filled by downloads.
     """
     if root.is_file():
-        raise DataError(f"{root} (--data) is a file, but a folder for {what} is expected.")
+        raise DataError(f"{root} is a file, but a folder for {what} is expected.")
     deeper = next((root / name for name in inner if (root / name).is_dir()), None)
     if deeper is not None and not any((root / name).is_dir() for name in own):
-        raise DataError(f"{root} (--data) is a folder too high. Give {deeper}.")
+        raise DataError(f"{root} is a folder too high. Give {deeper}.")
     if not root.is_dir() and not may_be_new:
         raise DataError(
-            f"{root} (--data): there is no such folder. Give the one that holds {what}, or make it"
+            f"{root}: there is no such folder. Give the one that holds {what}, or make it"
             " by download=True (--download)."
         )
 
