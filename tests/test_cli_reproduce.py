@@ -18,6 +18,7 @@ from ssrseg.cli import reproduce as cli_reproduce
 from ssrseg.paper import run_experiments
 from ssrseg.paper.claims import CLAIMS
 from ssrseg.paper.experiments import Task, Workspace
+from ssrseg.paper.studies import OWN
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -189,6 +190,31 @@ def test_more_seeds_go_on_from_fewer(
     assert share[-1] in ("one seed", "does not hold", "not measured")
     assert all(cells[-1] in ("holds", "does not hold", "within noise") for cells in claims.values())
     assert re.fullmatch(r"-?\d+\.\d to -?\d+\.\d", claims["SGC lifts it further"][3])
+
+
+def test_an_experimental_preset_stands_beside_the_other(
+    whole: Path, world: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_reproduce, "BESIDE", {"paper": "ssr"})
+    out = Path(shutil.copytree(whole, tmp_path / "repro"))
+    before, words = contents(out), (*options(world, out), "--seeds", 1, "--past-gates")
+    code, shown, err = run(*words, "--preset", "paper", "--plus-set", "affinity.mask=none")
+    assert code == 0, err
+    assert re.search(r"ssr on VOC, seed 1 +there", shown)
+    assert re.search(r"paper on VOC, seed 1 +4 figures to measure", shown)  # one is there
+    assert {path: contents(out)[path] for path in before} == before
+    page = (out / "results.md").read_text(encoding="utf-8")
+    rows = table(page, "paper beside ssr")
+    assert list(rows) == [
+        *(f"{row.name}, VOC" for row in OWN),
+        *("decoder, COCO", "decoder + CRF, COCO"),
+    ]
+    unmasked = table(page, "Table 3")["the preset without a mask"]
+    own = rows["the preset's own affinity and mask, VOC"]
+    assert own[:2] == [table(page, "Table 3")["the preset's own affinity and mask"][5], unmasked[5]]
+    assert own[2] == f"{float(own[1]) - float(own[0]):.1f}" and own[-1] == "one seed"
+    claims = (whole / "results.md").read_text(encoding="utf-8")
+    assert table(page, "Claims") == table(claims, "Claims")
 
 
 def test_without_coco_its_claims_stay_open(whole: Path, world: Path, run: Run) -> None:

@@ -7,7 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from ssrseg.paper.claims import CLAIMS, LEVEL, Claim, by_seed, judge, paired, verdict
+from ssrseg.paper.claims import (
+    CLAIMS,
+    CONTROLS,
+    LEVEL,
+    Claim,
+    by_seed,
+    gain,
+    judge,
+    paired,
+    verdict,
+)
 from ssrseg.paper.experiments import Result
 from ssrseg.paper.published import PAPER, Cell
 from ssrseg.paper.results import Results
@@ -128,6 +138,16 @@ def test_every_claim_rests_on_figures_that_are_printed_and_measured() -> None:
         "CLIP CAM",
     )
     assert gradcam.printed == pytest.approx(4.7)
+
+
+def test_controls_are_held_against_rows_that_are_measured() -> None:
+    experiments = {row.name for rows in TABLES.values() for row in rows}
+    assert all({each.of, each.over} <= experiments for each in CONTROLS)
+    of, over = CONTROLS[0].of, CONTROLS[0].over
+    found = results({of: [50, 51, 52], over: [49, 50, 51]})
+    assert gain(of, found, over, found).word == "holds"
+    assert gain(over, found, of, found).values == pytest.approx((-1.0, -1.0, -1.0))
+    assert gain(of, found, of, results({of: [50, 51, 53]})).values == pytest.approx((0, 0, -1))
 
 
 def test_cells_are_the_papers() -> None:

@@ -6,12 +6,14 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import sub
 from typing import Literal
 
 from scipy.stats import t as student
 
 from ssrseg.paper.published import Cell
 from ssrseg.paper.results import Results
+from ssrseg.paper.rows import AS_SET, CLIP_ES_DECODER, DECODER_CRF
 from ssrseg.paper.tables import FULL
 
 Word = Literal["holds", "does not hold", "within noise", "one seed", "not measured"]
@@ -124,6 +126,33 @@ CLAIMS = (
 )
 
 
+@dataclass(frozen=True)
+class Control:
+    """A gain of ours over a row that has no part of what is credited with it.
+
+    Attributes:
+        text: What is ruled out if it holds.
+        of, over: Names of our rows.
+    """
+
+    text: str
+    of: str
+    over: str
+
+
+CONTROLS = (
+    Control("CMPA's CAM: its training, not its read-out", "CMPA CAM", "untrained CMPA CAM"),
+    Control("CMPA's CAM: over CLIP read alike", "CMPA CAM", "CLIP CAM, read as CMPA's is"),
+    Control("CMPA behind everything else", AS_SET.name, "the preset without CMPA"),
+    Control("SGC's mask behind everything else", AS_SET.name, "the preset without a mask"),
+    Control(
+        "attention, not colour and place alone",
+        "the preset without a mask",
+        "colour-position kernel, no mask",
+    ),
+    Control("SSR's CAMs for the decoder, over CLIP-ES's", DECODER_CRF.name, CLIP_ES_DECODER.name),
+)
+
 BySeed = dict[int | None, float]
 """A figure for each seed; under None one that depends on no seed: training-free, or printed."""
 
@@ -160,6 +189,12 @@ def verdict(claim: Claim, results: Results) -> Verdict:
         sign = -1.0 if claim.lower_is_better else 1.0
         found = paired(found, by_seed(claim.over, results), lambda of, over: sign * (of - over))
     return judge(tuple(found.values()), claim.bound, trained=None not in found)
+
+
+def gain(of: str, results: Results, over: str, others: Results) -> Verdict:
+    """Whether the mIoU of one of our rows is above that of another, perhaps of another preset."""
+    found = paired(figures(of, results), figures(over, others), sub)
+    return judge(tuple(found.values()), 0.0, trained=None not in found)
 
 
 def by_seed(cell: Cell, results: Results) -> BySeed:

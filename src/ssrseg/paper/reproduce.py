@@ -149,11 +149,18 @@ def _measure(course: _Course, times: Times) -> None:
     for index, study in enumerate(course.opened.studies):
         for number in range(1, seeds + 1):
             if course.standings[index].missing[number]:
-                left = sum((times.of(each) for each in course.standings), Time())
+                left = _left(course, times)
                 echo(f"\n{study.name}, seed {number} of {seeds}; left: {left}.")
                 study.run(number)
                 course.standings[index] = study.look(seeds)
                 course.write()
+
+
+def _left(course: _Course, times: Times) -> Time:
+    """The time of gates and tables that are not there."""
+    gates = (gate for gate in GATES if gate.name not in course.gates)
+    left = [times.of_gate(gate, course.opened.gates) for gate in gates]
+    return sum([*left, *map(times.of, course.standings)], Time())
 
 
 def _print_plan(job: Reproduction, course: _Course | None, times: Times) -> None:
@@ -180,4 +187,6 @@ def _print_plan(job: Reproduction, course: _Course | None, times: Times) -> None
     rows.append(("figures 1 and 3 to 6, tables 1 to 6, results.md", "", ""))
     echo(f"Plan; everything goes into {job.out}, and a stopped command goes on when given again:")
     print_table(("", "step", "there", "time"), [(str(n), *row) for n, row in enumerate(rows, 1)])
+    if course:
+        echo(f"All of it: {_left(course, times)}.")
     echo("")
