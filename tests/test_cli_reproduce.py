@@ -80,7 +80,7 @@ def table(page: str, title: str) -> dict[str, list[str]]:
     rows = [
         [cell.strip() for cell in line.replace("\\", "").strip("| ").split("|")] for line in lines
     ]
-    return {first: rest for first, *rest in rows[2:]}
+    return {first.strip("*"): rest for first, *rest in rows[2:]}  # controls are in italics
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,8 @@ def test_an_experimental_preset_stands_beside_the_other(
     unmasked = table(page, "Table 3")["the preset without a mask"]
     own = rows["the preset's own affinity and mask, VOC"]
     assert own[:2] == [table(page, "Table 3")["the preset's own affinity and mask"][5], unmasked[5]]
-    assert own[2] == f"{float(own[1]) - float(own[0]):.1f}" and own[-1] == "one seed"
+    assert float(own[2]) == pytest.approx(float(own[1]) - float(own[0]), abs=0.11)
+    assert own[-1] == "one seed"
     claims = (whole / "results.md").read_text(encoding="utf-8")
     assert table(page, "Claims") == table(claims, "Claims")
 

@@ -183,7 +183,8 @@ def _print_plan(job: Reproduction, course: _Course | None, times: Times) -> None
     if course is None:
         names = [each.name for each in (job.preset, job.beside) if each]
         for data in ("VOC", *(["COCO"] if job.coco else [])):
-            rows += [(f"{name} on {data}, seeds 1 to {job.seeds}", "", "") for name in names]
+            seeds = "seed 1" if job.seeds == 1 else f"seeds 1 to {job.seeds}"
+            rows += [(f"{name} on {data}, {seeds}", "", "") for name in names]
     rows.append(("figures 1 and 3 to 6, tables 1 to 6, results.md", "", ""))
     echo(f"Plan; everything goes into {job.out}, and a stopped command goes on when given again:")
     print_table(("", "step", "there", "time"), [(str(n), *row) for n, row in enumerate(rows, 1)])
