@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +71,8 @@ def test_g3_learns_from_g1s_masks_and_never_from_true_ones(setting: GateSetting)
     assert record["training"]["supervision"] == "full"
     assert record["crf"] and record["training"]["settings"]["optim"]["affinity_weight"] == 0.1
     (made,) = (setting.out / "predictions").glob("masks-*")
+    guess = suspects(G3, setting)[0][-len(G3.causes) - 1]
+    assert re.match(r"the masks of train_aug, with mIoU \d+\.\d and \d+ % of the pixels", guess)
     truths = [each.truth for each in setting.decoder(made).train.samples]
     assert truths == [made / "masks" / f"{each.name}.png" for each in setting.train.samples]
     assert measure_gate(G3, setting, collect=True) == found
@@ -87,6 +90,7 @@ def test_what_can_be_seen_comes_before_what_can_only_be_guessed(
     assert any("affinity.clip_layers=-2 (not -8)" in each for each in likely)
     assert likely[-len(G2.causes) :] == list(G2.causes)
     assert right == [
+        "25 background words",
         "no prompts or background words of its own",
         "labels from VOC's Annotations",
         "masks from SegmentationClass",
@@ -109,6 +113,16 @@ def test_what_can_be_seen_comes_before_what_can_only_be_guessed(
     other = open_labelled(root, split="train")
     likely, _ = suspects(G2, replace(setting, seeds=other))
     assert any("classes.yaml" in each for each in likely)
+
+
+def test_missing_background_words_are_seen(setting: GateSetting, tmp_path: Path) -> None:
+    """About 30 instead of 70 is what a user of CLIP-ES had without them."""
+    prompts = tmp_path / "few.yaml"
+    prompts.write_text("template: 'a photo of {}.'\nbackground: [grass]\nclasses: {}\n")
+    few = load_config(base=setting.clip_es.to_dict(), overrides={"prompts.set": str(prompts)})
+    likely, _ = suspects(G1, replace(setting, clip_es=few))
+    assert "1 background word; CLIP-ES has 25" in likely
+    assert any(f"prompts.set={prompts} (not voc)" in each for each in likely)
 
 
 def test_training_settings_are_no_suspects_of_a_gate_without_training(setting: GateSetting) -> None:

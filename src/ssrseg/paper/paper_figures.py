@@ -18,7 +18,7 @@ from ssrseg.paper.rows import CLIP_ES_DECODER, DECODER, FULL_DECODER_CRF
 from ssrseg.paper.studies import Reproduction, Standing
 from ssrseg.safe_json import JsonError, read_json
 
-COMPARED = (CLIP_ES_DECODER, FULL_DECODER_CRF)
+COMPARED = {"on CLIP-ES's CAMs": CLIP_ES_DECODER, "full supervision": FULL_DECODER_CRF}
 """Rows of Figure 3 beside ours: decoders of our own; the peers' masks are theirs to give."""
 
 
@@ -30,12 +30,12 @@ def draw_figures(job: Reproduction, standings: Sequence[Standing]) -> None:
     found = [each for each in standings if each.study.preset == job.preset.name]
     sources = [_source(each) for each in found]
     compared = {
-        row.name: [
+        name: [
             each.study.workspace.out / result.record["predictions"] / "masks"
             for each in found
             for result in each.results.of(row.name)[:1]
         ]
-        for row in COMPARED
+        for name, row in COMPARED.items()
     }
     for number in get_args(Number):
         used, rows = (sources, compared) if number == 3 else (sources[:1], {})
