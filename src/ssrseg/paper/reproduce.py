@@ -15,8 +15,8 @@ from ssrseg.data.files import sweep
 from ssrseg.doctor import examine
 from ssrseg.errors import DataError, LabelsError, counted
 from ssrseg.paper.gates import GATES, GateResult, Name, measure_gate, suspects
-from ssrseg.paper.paper_figures import draw_figures
 from ssrseg.paper.provenance import one_look
+from ssrseg.paper.reproduction_figures import draw_figures
 from ssrseg.paper.reproduction_page import write_page
 from ssrseg.paper.studies import Opened, Reproduction, Standing, open_studies
 from ssrseg.paper.time_left import Time, Times

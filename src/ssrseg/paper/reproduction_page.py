@@ -17,8 +17,8 @@ from ssrseg.markdown import markdown_text
 from ssrseg.paper.claims import CLAIMS, CONTROLS, RULE, Claim, Verdict, Word, gain, verdict
 from ssrseg.paper.figures import Number
 from ssrseg.paper.gates import GATES, GateResult, Name
-from ssrseg.paper.paper_figures import figure_name
 from ssrseg.paper.published import PAPER
+from ssrseg.paper.reproduction_figures import figure_name
 from ssrseg.paper.results import NOT_MEASURED, Results, markdown_table, measured_with, spread
 from ssrseg.paper.studies import OWN, Reproduction, Standing
 from ssrseg.paper.tables import paper_table
