@@ -120,7 +120,7 @@ def test_the_page_holds_everything_against_the_paper(whole: Path) -> None:
     claims = table(page, "Claims of the paper")
     assert list(claims) == [claim.text for claim in CLAIMS]
     assert claims["CMPA lifts the initial CAM, read by GradCAM"][:2] == ["4", "+4.7"]
-    words = {cells[-1] for cells in claims.values()}
+    words = {cells[-1] for text, cells in claims.items() if "confusions" not in text}
     assert words == {"one seed"}  # nothing of one seed is a verdict, and COCO is measured too
 
     def miou(row: str) -> float:
@@ -130,7 +130,7 @@ def test_the_page_holds_everything_against_the_paper(whole: Path) -> None:
     gain = miou("l-crossmodal-gradcam") - miou("clip-cam")
     ours = claims["CMPA lifts the initial CAM, read by GradCAM"]
     assert ours[2] == f"{gain + 0.0:.1f}".replace("-0.0", "0.0")
-    assert ours[4] == f"{gain - 4.7:+.1f}"
+    assert ours[3:6] == ["1", "", f"{gain - 4.7:+.1f}"]
     for number in range(1, 7):
         assert f"[table-{number}.md](table-{number}.md)" in page
         assert (whole / f"table-{number}.md").is_file()
@@ -186,10 +186,14 @@ def test_more_seeds_go_on_from_fewer(
     kept = contents(out)
     assert {path: kept[path] for path in before} == before
     claims = table((out / "results.md").read_text(encoding="utf-8"), "Claims of the paper")
-    share = claims.pop("share of full supervision, %")  # of a decoder that may have found nothing
-    assert share[-1] in ("one seed", "does not hold", "not measured")
+    # a decoder of one iteration may find nothing, of which there is no share and no ratio
+    for text in (
+        "share of full supervision, %",
+        "fewer confusions than WeCLIP, as printed (FP / TP)",
+    ):
+        del claims[text]
     assert all(cells[-1] in ("holds", "does not hold", "within noise") for cells in claims.values())
-    assert re.fullmatch(r"-?\d+\.\d to -?\d+\.\d", claims["SGC lifts it further"][3])
+    assert re.fullmatch(r"-?\d+\.\d to -?\d+\.\d", claims["SGC lifts it further"][4])
 
 
 def test_an_experimental_preset_stands_beside_the_other(
@@ -233,7 +237,8 @@ def test_without_coco_its_claims_stay_open(whole: Path, world: Path, run: Run) -
     page = (whole / "results.md").read_text(encoding="utf-8")
     claims = table(page, "Claims of the paper")
     open_ = [text for text, cells in claims.items() if cells[-1] == "not measured"]
-    assert open_ == [claim.text for claim in CLAIMS if claim.data == "coco"]
+    of_coco = {claim.text for claim in CLAIMS if claim.data == "coco"}
+    assert of_coco <= set(open_) <= of_coco | {text for text in claims if "confusions" in text}
     assert "COCO is not measured without `--coco FOLDER`" in page
 
 

@@ -25,6 +25,7 @@ from ssrseg.paper.rows import TABLES
 from ssrseg.paper.tables import FULL
 
 RUN = {"run": "runs/ssr/seed-0"}
+HIT = {"training": RUN, "classes": {"cat": {"images": 2, "confusion_ratio": 0.1}}}
 T2, T1 = 4.302652729911275, 12.706204736432095
 """97.5 % of Student's t with two degrees of freedom, and with one."""
 
@@ -109,12 +110,19 @@ def test_fewer_confusions_are_better() -> None:
     claim = Claim("", *(Cell(5, row, "confusion ratio") for row in ("SSR", "WeCLIP")))
     assert claim.printed == pytest.approx(0.039)
     found = [
-        Result("decoder + CRF", seed, {"confusion_ratio": 0.2 + seed / 100}, {"training": RUN})
+        Result("decoder + CRF", seed, {"confusion_ratio": 0.2 + seed / 100}, HIT)
         for seed in range(3)
     ]
     assert verdict(claim, Results(tuple(found))).values == pytest.approx((0.037, 0.027, 0.017))
-    worse = replace(found[0], figures={"confusion_ratio": None})
-    assert verdict(claim, Results((worse, *found[1:]))).values == pytest.approx((0.027, 0.017))
+    for classes in (
+        {"cat": {"images": 2, "confusion_ratio": None}},  # the mean of the others flatters
+        {"cat": {"images": 2, "confusion_ratio": 9.0}},
+        {"cat": {"images": 0, "confusion_ratio": None}},
+    ):
+        other = replace(found[0], record={**HIT, "classes": classes})
+        counted = verdict(claim, Results((other, *found[1:]))).values
+        hit = classes["cat"]["confusion_ratio"] or not classes["cat"]["images"]
+        assert counted == pytest.approx((0.037, 0.027, 0.017) if hit else (0.027, 0.017))
 
 
 def test_share_of_full_supervision_by_seed() -> None:

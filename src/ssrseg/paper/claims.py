@@ -11,6 +11,7 @@ from typing import Literal
 
 from scipy.stats import t as student
 
+from ssrseg.paper.experiments import Result
 from ssrseg.paper.published import Cell
 from ssrseg.paper.results import Results
 from ssrseg.paper.rows import AS_SET, CLIP_ES_DECODER, DECODER_CRF
@@ -31,7 +32,7 @@ RULE = (
     f" the bound lies inside. The bound of a gain is 0, that of a level {LEVEL:g} points below the"
     " printed figure (independent reproductions of WeCLIP lie 1.4 to 3 points below its paper)."
     " Where neither side is trained there is no spread, and the figure itself decides. One seed of"
-    " something trained decides nothing."
+    " something trained decides nothing. A seed that never hits some class has no confusion ratio."
 )
 
 
@@ -206,7 +207,8 @@ def by_seed(cell: Cell, results: Results) -> BySeed:
         full = {seed: miou for seed, miou in figures(FULL[row], results).items() if miou}
         return paired(figures(row, results), full, lambda of, over: 100 * of / over)
     if cell.column == "confusion ratio":
-        return figures(row, results, "confusion_ratio", 1.0)
+        whole = Results(tuple(filter(_all_hit, results.of(row))))
+        return figures(row, whole, "confusion_ratio", 1.0)
     return figures(row, results)
 
 
@@ -217,6 +219,12 @@ def figures(row: str, results: Results, figure: str = "miou", scale: float = 100
         for each in results.of(row)
     }
     return {seed: scale * value for seed, value in values.items() if value is not None}
+
+
+def _all_hit(result: Result) -> bool:
+    """Whether every class that is shown is hit: the mean ratio of the others would flatter."""
+    classes = result.record["classes"].values()
+    return all(each["confusion_ratio"] is not None for each in classes if each["images"])
 
 
 def paired(of: BySeed, over: BySeed, combine: Callable[[float, float], float]) -> BySeed:

@@ -189,5 +189,7 @@ def _print_plan(job: Reproduction, course: _Course | None, times: Times) -> None
     echo(f"Plan; everything goes into {job.out}, and a stopped command goes on when given again:")
     print_table(("", "step", "there", "time"), [(str(n), *row) for n, row in enumerate(rows, 1)])
     if course:
-        echo(f"All of it: {_left(course, times)}.")
+        left = _left(course, times)
+        later = "" if left.whole else "; how long scoring takes is known after the first seed"
+        echo(f"All of it: {left}{later}.")
     echo("")

@@ -149,17 +149,22 @@ def _gates(gates: Mapping[Name, GateResult]) -> ReportTable:
 
 def _claims(verdicts: Mapping[Claim, Verdict]) -> ReportTable:
     rows = (TableRow(claim.text, _cells(claim, found)) for claim, found in verdicts.items())
-    columns = ("claim", "table", "paper", "ours", "95 %", "ours - paper", "verdict")
+    columns = ("claim", "table", "paper", "ours", "seeds", "95 %", "ours - paper", "verdict")
     return ReportTable("Claims", columns, tuple(rows))
 
 
 def _cells(claim: Claim, found: Verdict) -> tuple[str, ...]:
     digits, sign = 3 if claim.lower_is_better else 1, "+" if claim.over else ""
-    cells = [str(claim.of.table), f"{claim.printed:{sign}.{digits}f}"]
-    gap = ""
+    printed, gap = f"{claim.printed:{sign}.{digits}f}", ""
     if found.values:
         gap = f"{statistics.fmean(found.values) - claim.printed:+.{digits}f}"
-    return (*cells, *_measured(found, digits), gap, found.word)
+    ours, interval = _measured(found, digits)
+    seeds = str(len(found.values) or "")
+    return str(claim.of.table), printed, ours, seeds, interval, gap, found.word
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no -0.0
 
 
 def _measured(found: Verdict, digits: int = 1) -> tuple[str, str]:
@@ -167,7 +172,7 @@ def _measured(found: Verdict, digits: int = 1) -> tuple[str, str]:
     interval = ""
     if found.interval and len(found.values) > 1:
         low, high = found.interval
-        interval = f"{low:.{digits}f} to {high:.{digits}f}"
+        interval = f"{_number(low, digits)} to {_number(high, digits)}"
     return spread(found.values, digits) if found.values else "", interval
 
 

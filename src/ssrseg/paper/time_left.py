@@ -71,7 +71,9 @@ class Times:
         """The time of a gate, by a trial."""
         if gate.name == "G3":
             masks = self._try(setting.train, setting.clip_es)
-            train = self._try(setting.train, setting.weclip)
+            # on given masks no decoder refines CAMs
+            affinity = replace(setting.weclip.affinity, rfm_after=None)
+            train = self._try(setting.train, replace(setting.weclip, affinity=affinity))
             return _time(masks.masks.seconds if masks else None) + _time(
                 train.train.seconds if train else None
             )
