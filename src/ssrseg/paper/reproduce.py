@@ -14,6 +14,7 @@ from ssrseg.console import CheckResult, echo, note, print_table, show
 from ssrseg.data.files import sweep
 from ssrseg.doctor import examine
 from ssrseg.errors import DataError, LabelsError, counted
+from ssrseg.loading import encoders_on_disk
 from ssrseg.paper.gates import GATES, GateResult, Name, measure_gate, suspects
 from ssrseg.paper.provenance import one_look
 from ssrseg.paper.reproduction_figures import draw_figures
@@ -65,10 +66,11 @@ def reproduce(job: Reproduction, *, past_gates: bool = False) -> int:
     course = _Course.look(opened) if opened else None
     if course is None or not course.complete:
         _print_plan(job, course, times)
+        fetched = bool(encoders_on_disk(job.preset.voc).missing)
         if show(_machine(job)) or _prepare(job):
             return 1
-        if course is None:
-            course = _Course.look(open_studies(job))
+        if course is None or fetched:  # there is more to tell
+            course, times = course or _Course.look(open_studies(job)), Times(job.device)
             _print_plan(job, course, times)
     if not _pass_gates(course, past_gates):
         return 1
