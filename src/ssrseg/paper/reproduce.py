@@ -39,7 +39,7 @@ class _Course:
         with one_look():
             found = (measure_gate(gate, opened.gates, collect=True) for gate in GATES)
             gates = {each.gate.name: each for each in found if each}
-            return cls(opened, gates, [study.look(opened.job.seeds) for study in opened.studies])
+            return cls(opened, gates, _look(opened))
 
     @property
     def complete(self) -> bool:
@@ -47,6 +47,12 @@ class _Course:
 
     def write(self) -> None:
         write_page(self.opened.job, self.gates, self.standings)
+
+
+def _look(opened: Opened) -> list[Standing]:
+    """What of every study is there; they share runs, so that one changes the others."""
+    with one_look():
+        return [study.look(opened.job.seeds) for study in opened.studies]
 
 
 def reproduce(job: Reproduction, *, past_gates: bool = False) -> int:
@@ -154,7 +160,7 @@ def _measure(course: _Course, times: Times) -> None:
                 left = _left(course, times)
                 echo(f"\n{study.name}, seed {number} of {seeds}; left: {left}.")
                 study.run(number)
-                course.standings[index] = study.look(seeds)
+                course.standings = _look(course.opened)
                 course.write()
 
 
