@@ -172,6 +172,13 @@ class CmpaConfig:
     """Background texts are further negatives [0005]."""
     bg_pairs: NotNegative = 1.0
     """Weight of background-pooled features with a background text as positive; 0 = off [0005]."""
+    bg_prototypes: bool = False
+    """K = C + M: background words have image prototypes too, which pull their texts [0025]. Needs
+    pool_then_project."""
+    text_gradient: bool = False
+    """Images move the texts that they are compared with, or P_T is constant there [0008]."""
+    trained: Literal["both", "isa", "tsa"] = "both"
+    """Heads that learn; the other one stays as it began [0039]."""
     cam_source: Literal["clip", "refined", "cmpa"] = "clip"
     """CAM that pools foreground features (Eq. 2): CLIP's, its SGC-corrected form, or the current
     model's, pooled again at every refresh. ``refined`` needs pool_then_project."""
@@ -184,10 +191,10 @@ class CmpaConfig:
     """Patches with CAM > 0.4 that a pair needs."""
     init: Literal["residual", "random"] = "residual"
     """Heads that begin as CLIP's own cosines, or at random (paper) [0002]."""
-    depth: Few = 2
-    """Linear layers of a head."""
+    depth: Few = 1
+    """Linear layers of a head; from 2 on it is not linear, which ruins GradCAM [0024]."""
     hidden: Width = 512
-    """Width between them."""
+    """Width between them, if there are several."""
     out: Width = 256
     """d2, length of the aligned space."""
     temperature: Positive = 0.05
@@ -482,12 +489,19 @@ def load_config(
         more = [f"... and {len(faults) - _SHOWN} more."] if faults[_SHOWN:] else []
         end = "`ssrseg config` lists every setting."
         raise ConfigError(" ".join([*faults[:_SHOWN], *more, end]))
-    literal = config.cmpa.map_order == "project_then_pool"
-    if literal and config.cmpa.cam_source == "refined":
-        raise ConfigError(
-            "cmpa.cam_source = refined cannot be combined with cmpa.map_order = project_then_pool:"
-            " crops are pooled before they are rectified. Set cmpa.map_order=pool_then_project."
-        )
+    if config.cmpa.aligns_patches:
+        cure = "Set cmpa.map_order=pool_then_project."
+        if config.cmpa.cam_source == "refined":
+            raise ConfigError(
+                "cmpa.cam_source = refined cannot be combined with cmpa.map_order ="
+                f" project_then_pool: crops are pooled before they are rectified. {cure}"
+            )
+        if config.cmpa.bg_prototypes:
+            raise ConfigError(
+                "cmpa.bg_prototypes = true cannot be combined with cmpa.map_order ="
+                " project_then_pool: the background word of an image is that of CLIP's own feature,"
+                f" which is not kept there. {cure}"
+            )
     return config
 
 
