@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 TINY = 1e-12
 
@@ -39,6 +41,27 @@ def fuse_attention(
     clip, dino = (rows / rows.sum(-1, keepdim=True).clamp(min=TINY) for rows in given)
     total = clip_weight + dino_weight
     return clip * (clip_weight / total) + dino * (dino_weight / total)
+
+
+def feature_attention(
+    features: Float[Tensor, "batch patches dim"], *, margin: float = 1.2, sharpness: float = 3.0
+) -> Float[Tensor, "batch patches patches"]:
+    """An attention made of the likeness of patch features, where a model's own is not wanted.
+
+    S = sharpness · (cos(F_i, F_j) - margin · mean of all cosines); a row is the softmax of its
+    S >= 0, and 0 elsewhere. A patch is always like itself. Rows sum to 1. From ProxyCLIP (ECCV
+    2024), with its numbers.
+
+    Args:
+        features: F, any norm.
+        margin: How far above an image's mean a cosine has to be to count.
+        sharpness: Inverse temperature.
+    """
+    unit = functional.normalize(features, dim=-1)
+    cosine = unit @ unit.mT
+    above = sharpness * (cosine - margin * cosine.mean((-2, -1), keepdim=True))
+    itself = torch.eye(cosine.shape[-1], dtype=torch.bool, device=cosine.device)
+    return above.masked_fill((above < 0) & ~itself, -torch.inf).softmax(-1)
 
 
 def balance(
