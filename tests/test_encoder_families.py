@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_encoders import tiny_clip, tiny_config, tiny_dino
 
-from ssrseg.config import Config
+from ssrseg.config import Config, load_config
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import CheckpointError, SSRError
@@ -101,3 +101,17 @@ def test_other_mean_and_deviation_are_another_encoder(
         SSR.from_pretrained(run)
     with pytest.raises(SSRError, match=r"another clip \(digest "):
         make_masks(voc, tmp_path / "masks", config)
+
+
+@pytest.mark.parametrize("family", ["dinov2_with_registers", "dinov3_vit"])
+def test_preset_ssr_plus(voc: LabelledImages, tmp_path: Path, clip_dir: Path, family: str) -> None:
+    dino = tiny_dino(tmp_path / "dino", family, patch=14)
+    config = tiny_config(clip_dir, dino, *SHORT, preset="ssr-plus")
+    run_both(voc, tmp_path, config)
+    # what it adds counts: each of both, and DINO's features beside CLIP's attention
+    model = SSR.from_config(config, voc.classes)
+    photo, labels = voc.samples[0].image, [voc.classes[each] for each in voc.samples[0].labels]
+    plus = model.rectify(photo, labels).refined_cam[labels[0]]
+    for change in ("affinity.dino_kind=attention", "affinity.cda_temperature=null"):
+        other = model.with_config(load_config(base=config.to_dict(), overrides=[change]))
+        assert np.abs(other.rectify(photo, labels).refined_cam[labels[0]] - plus).max() > 1e-3

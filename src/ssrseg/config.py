@@ -213,8 +213,10 @@ class AffinityConfig:
     dino_layers: Layers = -8
     """DINO blocks, likewise."""
     dino_kind: Literal["attention", "features"] = "attention"
-    """What of DINO is fused: its attention (paper), or the likeness of its last patch features
-    [ProxyCLIP], where dino_layers has no say [0039]."""
+    """What of DINO is fused: its attention (paper), or the likeness of its last patch features,
+    where dino_layers has no say [0039]."""
+    dino_temperature: Positive = 0.05
+    """Temperature of the softmax that makes an attention of that likeness [0039]."""
     clip_weight: NotNegative = 0.4
     """Share of CLIP's attention [paper]."""
     dino_weight: NotNegative = 0.6

@@ -436,9 +436,10 @@ class SSR(nn.Module, Loadable):
                 " with settings that use DINO, or set affinity.dino_weight=0."
             )
         pixels = _normalise(self._dino_input(image, grid), self.dino.pixels)
-        if self.config.affinity.dino_kind == "features":
-            return feature_attention(self.dino.features(pixels))
-        return self.dino.attention(pixels, self.config.affinity.dino_layers)
+        settings = self.config.affinity
+        if settings.dino_kind == "features":
+            return feature_attention(self.dino.features(pixels), settings.dino_temperature)
+        return self.dino.attention(pixels, settings.dino_layers)
 
     def _dino_input(
         self, image: Float[Tensor, "batch 3 height width"], grid: tuple[int, int]

@@ -101,36 +101,26 @@ def test_a_patch_that_nobody_looks_at_stays_finite():
 
 
 def test_feature_attention_by_a_loop():
-    features = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(4)) + 0.5
-    found = feature_attention(features)
-    zeros = 0
+    features = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(4))
+    found = feature_attention(features, 0.2)
     for b in range(2):
         unit = [row / row.norm() for row in features[b]]
-        cosine = [[float(one @ other) for other in unit] for one in unit]
-        mean = sum(map(sum, cosine)) / 36
         for i in range(6):
-            above = [3 * (each - 1.2 * mean) for each in cosine[i]]
-            weights = [math.exp(each) if each >= 0 else 0.0 for each in above]
-            zeros += weights.count(0.0)
+            weights = [math.exp(float(unit[i] @ other) / 0.2) for other in unit]
             for j in range(6):
-                assert abs(found[b, i, j] - weights[j] / sum(weights)) < 1e-6
-    assert 0 < zeros < 60
+                assert abs(found[b, i, j] - weights[j] / sum(weights)) < 1e-5
+            assert found[b, i].argmax() == i  # nothing is more like a patch than itself
+    longer = features * torch.rand(2, 6, 1).add(0.5)
+    assert (feature_attention(longer, 0.2) - found).abs().max() < 1e-6
 
 
-def test_patches_that_are_all_alike_still_look_somewhere():
-    same = torch.ones(1, 5, 3)  # every cosine is below 1.2 times their mean
-    assert torch.equal(feature_attention(same), torch.eye(5)[None])
-    assert torch.equal(feature_attention(torch.zeros(1, 5, 3)), torch.full((1, 5, 5), 0.2))
-
-
-def test_feature_attention_ignores_norms_and_finds_groups():
-    generator = torch.Generator().manual_seed(5)
+def test_feature_attention_finds_groups_and_fuses_as_an_attention():
     groups = torch.tensor([0, 0, 1, 1, 2, 2])
-    centres = torch.eye(8)[:3]
-    features = centres[groups][None] + 0.05 * torch.randn(1, 6, 8, generator=generator)
-    found = feature_attention(features)
-    longer = features * torch.rand(1, 6, 1, generator=generator).add(0.5)
-    assert (feature_attention(longer) - found).abs().max() < 1e-6
+    noise = torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(5))
+    found = feature_attention(torch.eye(8)[:3][groups][None] + 0.05 * noise, 0.1)
     same = groups[:, None] == groups
-    assert found[0][~same].max() == 0
-    assert found[0][same].min() > 0.45
+    assert found[0][~same].max() < 0.01
+    assert found[0][same].min() > 0.4
+    other = attention(0, batch=1)
+    rows = other / other.sum(-1, keepdim=True)
+    torch.testing.assert_close(fuse_attention(other, found), 0.4 * rows + 0.6 * found)

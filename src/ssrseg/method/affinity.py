@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
@@ -44,24 +43,19 @@ def fuse_attention(
 
 
 def feature_attention(
-    features: Float[Tensor, "batch patches dim"], *, margin: float = 1.2, sharpness: float = 3.0
+    features: Float[Tensor, "batch patches dim"], temperature: float
 ) -> Float[Tensor, "batch patches patches"]:
-    """An attention made of the likeness of patch features, where a model's own is not wanted.
+    """An attention made of the likeness of patch features: softmax of cos(F_i, F_j) / temperature.
 
-    S = sharpness · (cos(F_i, F_j) - margin · mean of all cosines); a row is the softmax of its
-    S >= 0, and 0 elsewhere. A patch is always like itself. Rows sum to 1. From ProxyCLIP (ECCV
-    2024), with its numbers.
+    It takes the place of Ā_dino in Eq. 9; rows sum to 1. Our choice: a patch looks at those that
+    are like it, wherever the model itself would look.
 
     Args:
         features: F, any norm.
-        margin: How far above an image's mean a cosine has to be to count.
-        sharpness: Inverse temperature.
+        temperature: How much less like a patch others may be; above 1 all are equal.
     """
     unit = functional.normalize(features, dim=-1)
-    cosine = unit @ unit.mT
-    above = sharpness * (cosine - margin * cosine.mean((-2, -1), keepdim=True))
-    itself = torch.eye(cosine.shape[-1], dtype=torch.bool, device=cosine.device)
-    return above.masked_fill((above < 0) & ~itself, -torch.inf).softmax(-1)
+    return (unit @ unit.mT / temperature).softmax(-1)
 
 
 def balance(
