@@ -131,6 +131,14 @@ def test_patches_that_are_no_square(dino_dir: Path, tmp_path: Path) -> None:
         FrozenDINO.load(folder)
 
 
+@pytest.mark.parametrize("heads", [6, 32])
+def test_heads_that_do_not_divide_a_token(tmp_path: Path, heads: int) -> None:
+    folder = tiny_dino(tmp_path / "dino", "dinov3_vit")
+    set_config(folder / "config.json", num_attention_heads=heads)
+    with pytest.raises(BackboneError, match=rf"dino has {heads} attention heads.*of 64 numbers"):
+        FrozenDINO.load(folder)
+
+
 # ---- mean and deviation
 
 HALF = ((0.5, 0.5, 0.5), (0.25, 0.5, 1.0))

@@ -122,10 +122,19 @@ class FrozenDINO(Frozen):
         options = {"dtype": torch.float32, **family.loading}
         model = load_pretrained(family.model, source, "dino", _EXAMPLE, **options)
         refuse_not_finite(model.state_dict(), source, "dino")
-        if not isinstance(model.config.patch_size, int):
+        config = model.config
+        if not isinstance(config.patch_size, int):
             raise BackboneError(
-                f"{source} has patches of {model.config.patch_size} pixels; expected one number,"
-                " the side of a square. Give another encoder."
+                f"{source} has patches of {config.patch_size} pixels; expected one number, the side"
+                " of a square. Give another encoder."
+            )
+        # rotary positions turn fourths of a head; the library does not look
+        parts = config.num_attention_heads * (4 if hasattr(config, "rope_theta") else 1)
+        if config.hidden_size % parts:
+            raise BackboneError(
+                f"{source} has {config.num_attention_heads} attention heads, among which tokens of"
+                f" {config.hidden_size} numbers cannot be shared out: its config.json is not that of"
+                " its weights. Copy it from where the model is from."
             )
         return cls(model, precision=precision, pixels=read_pixel_norm(source, USUAL_PIXELS))
 
