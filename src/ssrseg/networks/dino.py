@@ -133,8 +133,8 @@ class FrozenDINO(Frozen):
         if config.hidden_size % parts:
             raise BackboneError(
                 f"{source} has {config.num_attention_heads} attention heads, among which tokens of"
-                f" {config.hidden_size} numbers cannot be shared out: its config.json is not that of"
-                " its weights. Copy it from where the model is from."
+                f" {config.hidden_size} numbers cannot be shared out: config.json is not that of"
+                " these weights. Copy it from where the model is from."
             )
         return cls(model, precision=precision, pixels=read_pixel_norm(source, USUAL_PIXELS))
 
