@@ -83,7 +83,7 @@ class Loadable(
             classes: Class names, such as ``["dog", "cat"]``.
             clip: Hub id of CLIP, or a folder written by ``save_pretrained``; None = the preset's
                 (ViT-B/16).
-            dino: The same for DINO (ViT-S/16).
+            dino: The same for DINO, DINOv2 or DINOv3 (DINO's ViT-S/16).
             preset: Named settings, see ``ssrseg config``.
             settings: Single settings, ``"section.key=value"``.
             prompts: By class name, what CLIP is asked instead of the name.

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from tiny_encoders import tiny_clip, tiny_dino, write_pixel_norm
-from transformers import CLIPModel
+from transformers import CLIPModel, PreTrainedConfig, Siglip2Config, SiglipConfig
 from transformers.utils import logging
 
 from ssrseg.errors import BackboneError
@@ -93,13 +93,14 @@ def test_another_model_where_a_clip_is_expected(dino_dir: Path, clip_dir: Path) 
         FrozenDINO.load(clip_dir)
 
 
-@pytest.mark.parametrize("kind", ["siglip", "siglip2"])
-def test_a_siglip_is_refused_with_the_reason(copy: Path, kind: str) -> None:
-    set_config(copy / "config.json", model_type=kind)
+@pytest.mark.parametrize("config", [SiglipConfig(), Siglip2Config()])
+def test_a_siglip_is_refused_with_the_reason(tmp_path: Path, config: PreTrainedConfig) -> None:
+    config.save_pretrained(tmp_path / "model")
     with pytest.raises(BackboneError) as caught:
-        FrozenCLIP.load(copy)
+        FrozenCLIP.load(tmp_path / "model")
     said = str(caught.value)
-    assert f"copy is a SigLIP ({kind}), not a clip. It was trained with a sigmoid" in said
+    kind = config.model_type
+    assert f"model is a SigLIP ({kind}), not a clip. It was trained with a sigmoid" in said
     assert "softmax over texts" in said
     assert "no CLS token" in said
     assert "Give a CLIP trained with the softmax: openai/clip-vit-base-patch16, or" in said
@@ -423,6 +424,13 @@ def test_settings_of_an_encoder_that_cannot_be(
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(BackboneError, match=fault):
+        FrozenDINO.load(folder)
+
+
+def test_more_registers_than_memory_holds(tmp_path: Path) -> None:
+    folder = tiny_dino(tmp_path / "dino", "dinov2_with_registers")
+    set_config(folder / "config.json", num_register_tokens=10**8)
+    with pytest.raises(BackboneError, match="num_register_tokens = 100000000"):
         FrozenDINO.load(folder)
 
 

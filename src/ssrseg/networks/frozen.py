@@ -33,6 +33,7 @@ _LARGEST = {
     "size": 32768,
     "dim": 32768,
     "position": 1e6,
+    "register": 1024,
 }
 """Of numbers in the configuration of an encoder, by a part of their name."""
 
