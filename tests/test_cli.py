@@ -799,8 +799,10 @@ def test_doctor_finds_all_well(
         f"{clip_dir} loads: CLIP, 4 blocks, patches of 16 pixels, quick_gelu, 32 numbers shared"
         f" with texts of up to 77 tokens, {told}, 0.3 M parameters"
     ) in shown
-    dino = f"{dino_dir} loads: DINO, 4 blocks, patches of 16 pixels, gelu, {told}, 0.3 M parameters"
-    assert dino in shown
+    assert (
+        f"{dino_dir} loads: ViT as DINO's, 4 blocks, patches of 16 pixels, gelu, {told},"
+        " 0.3 M parameters"
+    ) in shown
     assert "patches of 16 pixels for both" in shown
 
 

@@ -60,7 +60,7 @@ class Family:
 
 FAMILIES = {
     "vit": Family(
-        "DINO",
+        "ViT as DINO's",
         ViTModel,
         "layers",
         "layernorm_before",
@@ -75,7 +75,7 @@ FAMILIES = {
     ),
     "dinov3_vit": Family("DINOv3", DINOv3ViTModel, "model.layer", "norm1", "norm"),
 }
-"""By ``model_type`` of config.json; a self-supervised ViT of another origin is a "DINO" here."""
+"""By ``model_type`` of config.json, which does not tell DINO from other ViTs."""
 
 
 class FrozenDINO(Frozen):

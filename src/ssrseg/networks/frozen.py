@@ -203,7 +203,8 @@ def model_type(source: str | Path, role: str, example: str) -> str | None:
     if not looks_local:
         _reach_hub(source, role, example)
     config = _file_of(source, "config.json")
-    if config is None and _file_of(source, "open_clip_config.json") is not None:
+    wants_clip = config is None and encoder == "clip"
+    if wants_clip and _file_of(source, "open_clip_config.json") is not None:
         raise BackboneError(
             f"{source} is not a {role}: it is in OpenCLIP's own format (open_clip_config.json,"
             " without config.json), which is not read here. Take the same weights in the hub's"
