@@ -83,10 +83,10 @@ def test_a_damaged_clip(
 def test_another_model_where_a_clip_is_expected(dino_dir: Path, clip_dir: Path) -> None:
     with pytest.raises(BackboneError, match=rf"is not a clip: .*vit, not clip\. {CLIP_CURE}"):
         FrozenCLIP.load(dino_dir)
-    families = r"vit \(ViT as DINO's\), dinov2 \(DINOv2\), dinov2_with_registers \(.*\), dinov3_vit \(DINOv3\)"
+    known = r"vit \(.*\), dinov2 \(DINOv2\), dinov2_with_registers \(.*\), dinov3_vit \(DINOv3\)"
     cure = r"Give a hub id such as facebook/dino-vits16, .* or a directory"
     with pytest.raises(
-        BackboneError, match=rf"is not a dino: .*clip, not one of {families}\. {cure}"
+        BackboneError, match=rf"is not a dino: .*describes clip, where .*: {known}\. {cure}"
     ):
         FrozenDINO.load(clip_dir)
 
@@ -118,7 +118,9 @@ def test_a_folder_of_openclip_is_refused_with_the_cure(copy: Path) -> None:
 def test_other_kinds_of_model_are_no_dino(dino_dir: Path, tmp_path: Path, kind: str) -> None:
     folder = Path(shutil.copytree(dino_dir, tmp_path / "dino"))
     set_config(folder / "config.json", model_type=kind)
-    with pytest.raises(BackboneError, match=rf"describes {kind}, not one of vit \(ViT as"):
+    with pytest.raises(
+        BackboneError, match=rf"describes {kind}, where one of these is expected: vit"
+    ):
         FrozenDINO.load(folder)
 
 
@@ -249,10 +251,14 @@ def test_models_of_the_hub_are_told_apart_before_they_are_fetched(
     monkeypatch.setattr("ssrseg.networks.frozen.hf_hub_download", hub)
     with pytest.raises(BackboneError, match="some/siglip is a SigLIP"):
         FrozenCLIP.load("some/siglip")
-    with pytest.raises(BackboneError, match=r"some/siglip is not a dino: .*siglip, not one of"):
+    with pytest.raises(
+        BackboneError, match=r"some/siglip is not a dino: .*describes siglip, where"
+    ):
         FrozenDINO.load("some/siglip")
     with pytest.raises(BackboneError, match="some/openclip is not a clip: it is in OpenCLIP's own"):
         FrozenCLIP.load("some/openclip")
+    with pytest.raises(BackboneError, match=r"other is not a dino: its config.json cannot be had"):
+        FrozenDINO.load("some/other")
     with pytest.raises(BackboneError, match=r"some/gated is given to .* licence.*hf auth login"):
         FrozenDINO.load("some/gated")
 

@@ -96,13 +96,12 @@ class FrozenDINO(Frozen):
         super().__init__()
         self.model, self.pixels = model, pixels
         self.family = FAMILIES[model.config.model_type]
-        self.blocks = attrgetter(self.family.blocks)(model)
-        self.patch_size, self.depth = model.config.patch_size, len(self.blocks)
+        self.patch_size, self.depth = model.config.patch_size, len(self._blocks)
         self.special_tokens = 1 + getattr(model.config, "num_register_tokens", 0)
         self.freeze()
         if precision != "fp32":
             _ = self.digest  # of the weights as they are in the file
-        self.keep(self.blocks, precision)
+        self.keep(self._blocks, precision)
 
     @classmethod
     def load(cls, source: str | Path, *, precision: Precision = "fp32") -> FrozenDINO:
@@ -113,9 +112,10 @@ class FrozenDINO(Frozen):
         found = model_type(source, "dino", _EXAMPLE)
         if found not in FAMILIES:
             known = ", ".join(f"{key} ({family.name})" for key, family in FAMILIES.items())
+            says = "cannot be had" if found is None else f"describes {found or 'no model'}"
             raise BackboneError(
-                f"{source} is not a dino: its config.json describes {found or 'no model'}, not one"
-                f" of {known}. Give a hub id such as {_EXAMPLE}, facebook/dinov2-small or"
+                f"{source} is not a dino: its config.json {says}, where one of these is expected:"
+                f" {known}. Give a hub id such as {_EXAMPLE}, facebook/dinov2-small or"
                 " facebook/dinov2-with-registers-small, or a directory written by save_pretrained."
             )
         family = FAMILIES[found]
@@ -169,6 +169,10 @@ class FrozenDINO(Frozen):
             ]
         )
 
+    @property
+    def _blocks(self) -> Any:  # the library's blocks: their parts have no types
+        return attrgetter(self.family.blocks)(self.model)
+
     def _embed(
         self, pixels: Float[Tensor, "batch 3 height width"]
     ) -> tuple[Float[Tensor, "batch tokens dim"], dict[str, Any]]:
@@ -192,12 +196,12 @@ class FrozenDINO(Frozen):
         hidden, options = self._embed(pixels)
         maps = []
         with self.reduced(hidden.device):
-            for index, block in enumerate(self.blocks[: chosen[-1]]):
+            for index, block in enumerate(self._blocks[: chosen[-1]]):
                 hidden, attention = run_block(block, hidden, keep=index in chosen, **options)
                 if attention is not None:
                     maps.append(attention)
             # of the last chosen block only the attention: what lies behind it is not needed
-            last = self.blocks[chosen[-1]]
+            last = self._blocks[chosen[-1]]
             normed = getattr(last, self.family.first_norm)(hidden)
             _, attention = run_block(last.attention, normed, keep=True, **options)
             assert attention is not None
@@ -210,6 +214,6 @@ class FrozenDINO(Frozen):
         """Patch tokens behind the last LayerNorm; pixels as for ``attention``."""
         hidden, options = self._embed(pixels)
         with self.reduced(hidden.device):
-            for block in self.blocks:
+            for block in self._blocks:
                 hidden, _ = run_block(block, hidden, keep=False, **options)
         return getattr(self.model, self.family.last_norm)(hidden.float())[:, self.special_tokens :]
