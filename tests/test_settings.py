@@ -59,6 +59,8 @@ OTHER: dict[str, tuple[str, ...]] = {
     "affinity.kind": ("kernel",),
     "affinity.clip_layers": ("-1",),
     "affinity.dino_layers": ("-1",),
+    "affinity.dino_kind": ("features",),
+    "affinity.dino_temperature": ("0.3", "affinity.dino_kind=features"),
     "affinity.clip_weight": ("2.0",),
     "affinity.dino_weight": ("0.0",),
     "affinity.sinkhorn": ("0",),

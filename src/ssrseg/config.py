@@ -95,13 +95,13 @@ class DataConfig:
     """How images enter training."""
 
     crop: Side = 320
-    """Side of a training crop in pixels [WeCLIP]."""
+    """Side of a training crop in pixels, less what is no whole patch [WeCLIP]."""
     scale: Zooms = (0.5, 2.0)
     """Random resize before the crop, smallest and largest factor [WeCLIP]."""
     flip: bool = True
     """Mirror half of the crops."""
     norm: Literal["clip", "imagenet"] = "clip"
-    """Mean and deviation for CLIP's input; WeCLIP feeds it ImageNet's."""
+    """Mean and deviation of CLIP's input: its own, or ImageNet's, as WeCLIP feeds it."""
     max_side: Side = 640
     """Larger photographs are shrunk to this longer side before CAMs are made, and their masks
     enlarged again; VOC and COCO images are not larger [our choice]."""
@@ -120,9 +120,10 @@ class BackboneConfig:
     """The frozen encoders: hub ids, or directories written by ``save_pretrained``."""
 
     clip: Text = "openai/clip-vit-base-patch16"
-    """CLIP, image and text tower."""
+    """CLIP, image and text tower: any in the hub's layout, OpenAI's, LAION's or DataComp's."""
     dino: Text = "facebook/dino-vits16"
-    """DINO; its patch size must be CLIP's. Not loaded where its weight is 0."""
+    """DINO, DINOv2 with or without registers, or DINOv3, of any patch size: it sees the image at
+    the size that makes its grid CLIP's. Not loaded where its weight is 0."""
     pos_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """How CLIP's position embeddings are resized [CLIP-ES: bilinear; the library: bicubic]."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -218,6 +219,11 @@ class AffinityConfig:
     """CLIP blocks: -8 = the last eight [CLIP-ES], or 0-based indices."""
     dino_layers: Layers = -8
     """DINO blocks, likewise."""
+    dino_kind: Literal["attention", "features"] = "attention"
+    """What of DINO is fused: its attention (paper), or the likeness of its last patch features,
+    where dino_layers has no say [0039]."""
+    dino_temperature: Positive = 0.05
+    """Temperature of the softmax that makes an attention of that likeness [0039]."""
     clip_weight: NotNegative = 0.4
     """Share of CLIP's attention [paper]."""
     dino_weight: NotNegative = 0.6

@@ -818,7 +818,7 @@ def _batches(run: _Run, model: SSR, first: int, end: int) -> Iterator[CropBatch 
             run.config.data,
             run.superpixels if run.supervision == "labels" else None,
             optim.seed,
-            min_side=model.patch_size,
+            patch=model.patch_size,
         )
         start, stop = ((each - crops.start) * size for each in (first, min(change, end)))
         yield from draws.loader(start, stop, size, pin=pin)
