@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, ViTConfig, ViTModel
 
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.dino import FrozenDINO
 from ssrseg.networks.frozen import Precision
 
 
-def clip_model(vocabulary: int) -> CLIPModel:
+def clip_model(tokenizer: CLIPTokenizer) -> CLIPModel:
     """CLIP ViT-B/16 with random weights."""
     torch.manual_seed(0)
-    text = {"vocab_size": vocabulary, "projection_dim": 512}
-    text |= {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1}
+    text = {"vocab_size": len(tokenizer), "projection_dim": 512}
+    text |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     vision = {
         "hidden_size": 768,
         "intermediate_size": 3072,
@@ -48,7 +48,7 @@ def dino_model() -> ViTModel:
 def vit_b16_clip(precision: Precision = "fp32") -> FrozenCLIP:
     """CLIP ViT-B/16 with the demo's tokenizer."""
     tokenizer = FrozenCLIP.load("ssrseg:demo/weights/clip").tokenizer
-    return FrozenCLIP(clip_model(len(tokenizer)), tokenizer, precision=precision)
+    return FrozenCLIP(clip_model(tokenizer), tokenizer, precision=precision)
 
 
 def vit_s16_dino(precision: Precision = "fp32") -> FrozenDINO:
@@ -59,9 +59,8 @@ def vit_s16_dino(precision: Precision = "fp32") -> FrozenDINO:
 def save_encoders(folder: Path) -> None:
     """Write both as ``clip`` and ``dino``, the text tower as large as OpenAI's."""
     tokenizer = FrozenCLIP.load("ssrseg:demo/weights/clip").tokenizer
-    words = 49_408
-    tokenizer.add_tokens([f"word{index}" for index in range(words - len(tokenizer))])
-    clip_model(words).save_pretrained(folder / "clip")
+    tokenizer.add_tokens([f"word{index}" for index in range(49_408 - len(tokenizer))])
+    clip_model(tokenizer).save_pretrained(folder / "clip")
     tokenizer.save_pretrained(folder / "clip")
     dino_model().save_pretrained(folder / "dino")
 

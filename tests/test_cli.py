@@ -22,7 +22,7 @@ import torch
 from command import exit_code
 from make_tiny import tiny_folder, tiny_voc
 from PIL import Image
-from tiny_encoders import tiny_config, tiny_dino
+from tiny_encoders import tiny_clip, tiny_config, tiny_dino
 
 from ssrseg import __version__
 from ssrseg.checkpoint import load_checkpoint, model_digest
@@ -498,13 +498,11 @@ def test_directories_that_are_no_encoders(
 ) -> None:
     out, empty = tmp_path / "out", tmp_path / "empty"
     empty.mkdir()
-    coarse = tiny_dino(tmp_path / "coarse", patch=8)
     command = ("masks", "--data", photos, "--out", out, *encoders[:2], "--device", "cpu")
     cases: list[tuple[Path, Path, tuple[str, ...]]] = [
         (empty, dino_dir, (str(empty), "clip-vit-base-patch16")),
         (dino_dir, dino_dir, (str(dino_dir), "clip-vit-base-patch16")),
         (clip_dir, clip_dir, (str(clip_dir), "dino-vits16")),
-        (clip_dir, coarse, ("patches of 16", "of 8", "same patch size")),
     ]
     for clip, dino, words in cases:
         message = terminal.refused(*command, "--clip", clip, "--dino", dino)
@@ -796,7 +794,35 @@ def test_doctor_finds_all_well(
     assert "problem" not in shown
     for what in ("ssrseg", "python", "torch", "transformers", "device", "free disk"):
         assert re.search(rf"^ ?ok +{what}", shown, flags=re.MULTILINE), what
-    assert f"{clip_dir} loads: 4 blocks, patches of 16 pixels" in shown
+    told = "mean and deviation from preprocessor_config.json"
+    assert (
+        f"{clip_dir} loads: CLIP, 4 blocks, patches of 16 pixels, quick_gelu, 32 numbers shared"
+        f" with texts of up to 77 tokens, {told}, 0.3 M parameters"
+    ) in shown
+    assert (
+        f"{dino_dir} loads: ViT as DINO's, 4 blocks, patches of 16 pixels, gelu, {told},"
+        " 0.3 M parameters"
+    ) in shown
+    assert "patches of 16 pixels for both" in shown
+
+
+def test_doctor_says_what_other_encoders_are(
+    tmp_path: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    clip = tiny_clip(tmp_path / "clip", act="gelu")
+    dino = tiny_dino(tmp_path / "dino", "dinov2_with_registers", patch=14)
+    (clip / "preprocessor_config.json").unlink()
+    shown = terminal.fine("doctor", "--clip", clip, "--dino", dino)
+    assert "patches of 16 pixels, gelu," in shown
+    assert "CLIP's usual mean and deviation (no preprocessor_config.json)" in shown
+    assert "loads: DINOv2 with registers, 4 blocks, patches of 14 pixels, 4 registers" in shown
+    assert "CLIP's, of 16 pixels a patch; DINO sees images at 0.875 of their size" in shown
+    # blocks that one of them lacks
+    command = ("doctor", "--clip", clip, "--dino", dino, "--set", "affinity.dino_layers=[9]")
+    assert terminal.run(*command) == 1
+    assert re.search(r"^ ?problem +affinity.dino_layers +\(9,\) of 4 blocks", terminal.out, re.M)
+    terminal.fine(*command, "--set", "affinity.dino_kind=features")  # where they have no say
 
 
 def test_doctor_finds_what_is_missing_and_its_cure(

@@ -14,7 +14,7 @@ from ssrseg.safe_yaml import parse_yaml
 
 
 def test_every_preset_loads() -> None:
-    assert preset_names() == ["clip-es", "demo", "paper", "photos", "ssr", "weclip"]
+    assert preset_names() == ["clip-es", "demo", "paper", "photos", "ssr", "ssr-plus", "weclip"]
     for name in preset_names():
         assert isinstance(load_config(name), Config)
     assert load_config() == load_config("ssr") == Config()
@@ -98,6 +98,17 @@ def test_nothing_of_the_peers_is_in_the_papers_presets() -> None:
         config = load_config(preset)
         assert config.affinity.rfm_after is config.affinity.cda_temperature is None
         assert config.optim.affinity_weight == 0
+
+
+def test_ssr_plus_is_ssr_with_another_affinity() -> None:
+    plus, ssr = load_config("ssr-plus"), load_config("ssr")
+    assert plus.backbones.dino == "facebook/dinov2-with-registers-small"
+    affinity = replace(
+        plus.affinity, dino_kind="attention", cda_temperature=ssr.affinity.cda_temperature
+    )
+    assert replace(plus, backbones=ssr.backbones, affinity=affinity) == ssr
+    assert (plus.affinity.dino_kind, plus.affinity.cda_temperature) == ("features", 0.0003)
+    assert plus.affinity.mask == "slic"  # CD-CLIP: boxes conflict with it
 
 
 def test_defaults_of_the_peers() -> None:
@@ -273,7 +284,8 @@ def test_missing_file_and_preset(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.yaml \(--config\): there is no such file"):
         load_config(file=tmp_path / "absent.yaml")
     with pytest.raises(
-        ConfigError, match=r'Did you mean "paper"\?.* clip-es, demo, paper, photos, ssr, weclip'
+        ConfigError,
+        match=r'"paper"\?.* clip-es, demo, paper, photos, ssr, ssr-plus, weclip',
     ):
         load_config("papre")
 

@@ -5,18 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_encoders import tiny_config, tiny_dino
+from tiny_encoders import tiny_clip, tiny_config, tiny_dino, write_pixel_norm
 from torch import Tensor
 
 from ssrseg.data.sample import present_slots
 from ssrseg.errors import BackboneError, ConfigError
-from ssrseg.method.affinity import balance
+from ssrseg.method.affinity import balance, feature_attention
 from ssrseg.method.peers import centre_prior, class_distribution_affinity
 from ssrseg.method.sgc import slic_labels
 from ssrseg.model import SSR
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.decoder import Decoder
-from ssrseg.networks.dino import FrozenDINO
+from ssrseg.networks.dino import FAMILIES, FrozenDINO
+from ssrseg.networks.dino import USUAL_PIXELS as IMAGENET
 from ssrseg.trained_parts import new_alignment
 
 CLASSES = ("cat", "dog", "red car")
@@ -292,12 +293,81 @@ def test_present_slots() -> None:
     assert present_slots([(), ()]).tolist() == [[-1], [-1]]
 
 
-def test_encoders_of_two_patch_sizes(
-    model: SSR, tmp_path: Path, clip_dir: Path, dino_dir: Path
+@pytest.mark.parametrize(("ours", "theirs"), [(16, 8), (16, 14), (14, 16), (8, 16), (16, 16)])
+def test_what_lies_in_a_patch_of_clips_lies_in_that_patch_of_dinos(
+    tmp_path: Path, ours: int, theirs: int
 ) -> None:
-    dino = FrozenDINO.load(tiny_dino(tmp_path / "eight", patch=8))
-    with pytest.raises(BackboneError, match=r"patches of 16 pixels and backbones\.dino of 8"):
-        SSR(model.config, model.clip, dino, model.vocabulary)
+    clip = tiny_clip(tmp_path / "clip", patch=ours)
+    config = tiny_config(clip, tiny_dino(tmp_path / "dino", patch=theirs))
+    own = SSR.from_config(config, CLASSES)
+    row, column = 1, 3
+    image = torch.zeros(1, 3, 3 * ours, 5 * ours + 2)  # CLIP cuts two columns of pixels off
+    image[..., row * ours : (row + 1) * ours, column * ours : (column + 1) * ours] = 1
+    image[..., 5 * ours :] = 1
+    seen = own._dino_input(image, own.encode(image).grid)
+    assert seen.shape == (1, 3, 3 * theirs, 5 * theirs)
+    bright = torch.nn.functional.avg_pool2d(seen.mean(1, keepdim=True), theirs)[0, 0]
+    expected = torch.zeros(3, 5)
+    expected[row, column] = 1
+    assert (bright - expected).abs().max() < 0.07  # what bleeds over an edge
+    inside = seen[0, 0, row * theirs + 1 : (row + 1) * theirs - 1]
+    assert inside[:, column * theirs + 1 : (column + 1) * theirs - 1].min() > 0.99
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["attention", "features"])
+def test_dino_of_every_family_is_fused(
+    model: SSR, tmp_path: Path, images: Tensor, family: str, kind: str
+) -> None:
+    dino = FrozenDINO.load(tiny_dino(tmp_path / "dino", family, patch=14))
+    own = changed(model, affinity={"clip_weight": 0.0, "mask": "none", "dino_kind": kind})
+    own = SSR(own.config, model.clip, dino, model.vocabulary)
+    small = torch.nn.functional.interpolate(images, (42, 56), mode="bilinear", antialias=True)
+    pixels = torch.stack(
+        [(small[:, c] - IMAGENET.mean[c]) / IMAGENET.deviation[c] for c in range(3)], 1
+    )
+    if kind == "attention":
+        expected = dino.attention(pixels, -8)
+    else:
+        expected = feature_attention(dino.features(pixels), 0.05)
+    found = own.affinity(images, own.initial_cam(own.encode(images), PRESENT))
+    assert (found - balance(expected)).abs().max() < 1e-6
+    assert found.shape == (2, 12, 12)
+
+
+def test_pixels_are_normalised_as_each_encoder_wants_them(
+    tmp_path: Path, model: SSR, images: Tensor
+) -> None:
+    numbers = ((0.5, 0.4, 0.3), (0.25, 0.5, 1.0))
+    for name in ("clip", "dino"):
+        tiny_clip(tmp_path / name) if name == "clip" else tiny_dino(tmp_path / name)
+        write_pixel_norm(tmp_path / name, *numbers)
+    own = SSR.from_config(tiny_config(tmp_path / "clip", tmp_path / "dino"), CLASSES)
+    by_hand = torch.stack([(images[:, c] - numbers[0][c]) / numbers[1][c] for c in range(3)], 1)
+    for found, expected in zip(
+        own.encode(images).tokens, own.clip.encode(by_hand).tokens, strict=True
+    ):
+        assert (found - expected).abs().max() < 1e-5
+    assert (own.encode(images).tokens[0] - model.encode(images).tokens[0]).abs().max() > 1e-2
+    found = own._dino_attention(images, (3, 4))
+    assert (found - own.dino.attention(by_hand)).abs().max() < 1e-6
+    # WeCLIP gives ImageNet's to whatever CLIP
+    imagenet = changed(own, data={"norm": "imagenet"})._clip_input(images)
+    assert (imagenet[:, 0] - (images[:, 0] - 0.485) / 0.229).abs().max() < 1e-6
+
+
+def test_an_encoder_without_mean_and_deviation_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folders = [tiny_clip(tmp_path / "clip"), tiny_dino(tmp_path / "dino")]
+    SSR.from_config(tiny_config(*folders), CLASSES)
+    assert "preprocessor" not in capfd.readouterr().err
+    for folder in folders:
+        (folder / "preprocessor_config.json").unlink()
+    SSR.from_config(tiny_config(*folders), CLASSES)
+    said = capfd.readouterr().err
+    assert f"{folders[0]} has no preprocessor_config.json: it is given CLIP's mean" in said
+    assert f"{folders[1]} has no preprocessor_config.json: it is given ImageNet's mean" in said
 
 
 def test_dino_is_loaded_only_where_it_counts(tmp_path: Path, clip_dir: Path) -> None:

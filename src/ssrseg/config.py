@@ -95,13 +95,13 @@ class DataConfig:
     """How images enter training."""
 
     crop: Side = 320
-    """Side of a training crop in pixels [WeCLIP]."""
+    """Side of a training crop in pixels, less what is no whole patch [WeCLIP]."""
     scale: Zooms = (0.5, 2.0)
     """Random resize before the crop, smallest and largest factor [WeCLIP]."""
     flip: bool = True
     """Mirror half of the crops."""
     norm: Literal["clip", "imagenet"] = "clip"
-    """Mean and deviation for CLIP's input; WeCLIP feeds it ImageNet's."""
+    """Mean and deviation of CLIP's input: its own, or ImageNet's, as WeCLIP feeds it."""
     max_side: Side = 640
     """Larger photographs are shrunk to this longer side before CAMs are made, and their masks
     enlarged again; VOC and COCO images are not larger [our choice]."""
@@ -120,9 +120,10 @@ class BackboneConfig:
     """The frozen encoders: hub ids, or directories written by ``save_pretrained``."""
 
     clip: Text = "openai/clip-vit-base-patch16"
-    """CLIP, image and text tower."""
+    """CLIP, image and text tower: any in the hub's layout, OpenAI's, LAION's or DataComp's."""
     dino: Text = "facebook/dino-vits16"
-    """DINO; its patch size must be CLIP's. Not loaded where its weight is 0."""
+    """DINO, DINOv2 with or without registers, or DINOv3, of any patch size: it sees the image at
+    the size that makes its grid CLIP's. Not loaded where its weight is 0."""
     pos_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """How CLIP's position embeddings are resized [CLIP-ES: bilinear; the library: bicubic]."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -172,6 +173,13 @@ class CmpaConfig:
     """Background texts are further negatives [0005]."""
     bg_pairs: NotNegative = 1.0
     """Weight of background-pooled features with a background text as positive; 0 = off [0005]."""
+    bg_prototypes: bool = False
+    """K = C + M: background words have image prototypes too, which pull their texts [0025]. Needs
+    pool_then_project."""
+    text_gradient: bool = False
+    """Images move the texts that they are compared with, or P_T is constant there [0008]."""
+    trained: Literal["both", "isa", "tsa"] = "both"
+    """Heads that learn; the other one stays as it began [0039]."""
     cam_source: Literal["clip", "refined", "cmpa"] = "clip"
     """CAM that pools foreground features (Eq. 2): CLIP's, its SGC-corrected form, or the current
     model's, pooled again at every refresh. ``refined`` needs pool_then_project."""
@@ -184,10 +192,10 @@ class CmpaConfig:
     """Patches with CAM > 0.4 that a pair needs."""
     init: Literal["residual", "random"] = "residual"
     """Heads that begin as CLIP's own cosines, or at random (paper) [0002]."""
-    depth: Few = 2
-    """Linear layers of a head."""
+    depth: Few = 1
+    """Linear layers of a head; from 2 on it is not linear, which ruins GradCAM [0024]."""
     hidden: Width = 512
-    """Width between them."""
+    """Width between them, if there are several."""
     out: Width = 256
     """d2, length of the aligned space."""
     temperature: Positive = 0.05
@@ -211,6 +219,11 @@ class AffinityConfig:
     """CLIP blocks: -8 = the last eight [CLIP-ES], or 0-based indices."""
     dino_layers: Layers = -8
     """DINO blocks, likewise."""
+    dino_kind: Literal["attention", "features"] = "attention"
+    """What of DINO is fused: its attention (paper), or the likeness of its last patch features,
+    where dino_layers has no say [0039]."""
+    dino_temperature: Positive = 0.05
+    """Temperature of the softmax that makes an attention of that likeness [0039]."""
     clip_weight: NotNegative = 0.4
     """Share of CLIP's attention [paper]."""
     dino_weight: NotNegative = 0.6
@@ -482,12 +495,19 @@ def load_config(
         more = [f"... and {len(faults) - _SHOWN} more."] if faults[_SHOWN:] else []
         end = "`ssrseg config` lists every setting."
         raise ConfigError(" ".join([*faults[:_SHOWN], *more, end]))
-    literal = config.cmpa.map_order == "project_then_pool"
-    if literal and config.cmpa.cam_source == "refined":
-        raise ConfigError(
-            "cmpa.cam_source = refined cannot be combined with cmpa.map_order = project_then_pool:"
-            " crops are pooled before they are rectified. Set cmpa.map_order=pool_then_project."
-        )
+    if config.cmpa.aligns_patches:
+        cure = "Set cmpa.map_order=pool_then_project."
+        if config.cmpa.cam_source == "refined":
+            raise ConfigError(
+                "cmpa.cam_source = refined cannot be combined with cmpa.map_order ="
+                f" project_then_pool: crops are pooled before they are rectified. {cure}"
+            )
+        if config.cmpa.bg_prototypes:
+            raise ConfigError(
+                "cmpa.bg_prototypes = true cannot be combined with cmpa.map_order ="
+                " project_then_pool: the background word of an image is that of CLIP's own feature,"
+                f" which is not kept there. {cure}"
+            )
     return config
 
 

@@ -8,12 +8,14 @@ import shutil
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-from ssrseg.config import Config
+from ssrseg.config import Config, uses_dino
 from ssrseg.console import CheckResult
 from ssrseg.errors import SSRError
+from ssrseg.networks.attention import resolve_layers
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.dino import FrozenDINO
 
@@ -58,24 +60,51 @@ def _torchvision() -> CheckResult:
 
 
 def _encoders(config: Config) -> list[CheckResult]:
-    """Whether they load, and whether their patches fit."""
-    encoders: list[tuple[str, Callable[[str], FrozenCLIP | FrozenDINO], str]]
-    encoders = [("CLIP", FrozenCLIP.load, config.backbones.clip)]
-    if config.affinity.kind == "attention" and config.affinity.dino_weight:
-        encoders.append(("DINO", FrozenDINO.load, config.backbones.dino))
-    results, sizes = [], set()
-    for what, loader, source in encoders:
-        try:
-            encoder = loader(source)
-        except SSRError as error:
-            results.append(CheckResult(what, f"{source} does not load", str(error)))
-            continue
-        sizes.add(encoder.patch_size)
-        millions = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
-        found = f"{source} loads: {encoder.depth} blocks, patches of {encoder.patch_size} pixels"
-        results.append(CheckResult(what, f"{found}, {millions:.1f} M parameters"))
-    if len(sizes) > 1:
-        found = f"patches of {' and '.join(map(str, sorted(sizes)))} pixels"
-        cure = "Choose encoders of the same patch size, or --set affinity.dino_weight=0."
-        results.append(CheckResult("patch grid", found, cure))
+    """What they are, whether they load, and whether they and the settings fit each other."""
+    results: list[CheckResult] = []
+    clip = _loaded(results, "CLIP", FrozenCLIP.load, config.backbones.clip)
+    affinity = config.affinity
+    if clip is not None and affinity.kind == "attention" and affinity.clip_weight:
+        _check_layers(results, affinity.clip_layers, clip.depth, "affinity.clip_layers")
+    if not uses_dino(config):
+        return results
+    dino = _loaded(results, "DINO", FrozenDINO.load, config.backbones.dino)
+    if dino is not None and affinity.dino_kind == "attention":
+        _check_layers(results, affinity.dino_layers, dino.depth, "affinity.dino_layers")
+    if clip is not None and dino is not None:
+        found = f"patches of {clip.patch_size} pixels for both"
+        if clip.patch_size != dino.patch_size:
+            found = (
+                f"CLIP's, of {clip.patch_size} pixels a patch; DINO sees images at"
+                f" {dino.patch_size / clip.patch_size:.3g} of their size"
+            )
+        results.append(CheckResult("patch grid", found))
     return results
+
+
+Encoder = TypeVar("Encoder", FrozenCLIP, FrozenDINO)
+
+
+def _loaded(
+    results: list[CheckResult], what: str, loader: Callable[[str], Encoder], source: str
+) -> Encoder | None:
+    """The encoder, and a result that says what it is; None if it does not load."""
+    try:
+        encoder = loader(source)
+    except SSRError as error:
+        results.append(CheckResult(what, f"{source} does not load", str(error)))
+        return None
+    millions = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
+    found = f"{source} loads: {encoder.description}, {millions:.1f} M parameters"
+    results.append(CheckResult(what, found))
+    return encoder
+
+
+def _check_layers(
+    results: list[CheckResult], layers: int | tuple[int, ...], depth: int, key: str
+) -> None:
+    """Add a problem if blocks are asked for that an encoder lacks."""
+    try:
+        resolve_layers(layers, depth, key)
+    except SSRError as error:
+        results.append(CheckResult(key, f"{layers!r} of {depth} blocks", str(error)))

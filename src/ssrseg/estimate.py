@@ -352,7 +352,7 @@ def _draws(model: SSR, some: LabelledImages, folder: Path) -> CropDraws | Window
         side = max(1, config.data.crop // patch)
         return WindowDraws(files, side, patch, flip=config.data.flip, seed=0, workers=0)
     own = replace(config.data, workers=0)
-    draws = CropDraws(some, own, superpixels, 0, min_side=patch)
+    draws = CropDraws(some, own, superpixels, 0, patch=patch)
     for draw in range(len(some)):
         draws[draw]
     return draws

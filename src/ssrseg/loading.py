@@ -36,7 +36,7 @@ from ssrseg.method.cmpa import Alignment
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.dino import FrozenDINO
-from ssrseg.networks.frozen import PACKAGED, folder_on_disk
+from ssrseg.networks.frozen import PACKAGED, PixelNorm, folder_on_disk
 from ssrseg.networks.vocabulary import Vocabulary, build_vocabulary, refuse_lone_texts
 from ssrseg.safe_json import JsonError, read_json
 from ssrseg.trained_parts import load_alignment, load_decoder
@@ -83,7 +83,7 @@ class Loadable(
             classes: Class names, such as ``["dog", "cat"]``.
             clip: Hub id of CLIP, or a folder written by ``save_pretrained``; None = the preset's
                 (ViT-B/16).
-            dino: The same for DINO (ViT-S/16).
+            dino: The same for DINO, DINOv2 or DINOv3 (DINO's ViT-S/16).
             preset: Named settings, see ``ssrseg config``.
             settings: Single settings, ``"section.key=value"``.
             prompts: By class name, what CLIP is asked instead of the name.
@@ -417,9 +417,22 @@ def _load_encoders(
         precision=backbones.precision,
         texts=texts,
     ).to(device)
+    if config.data.norm == "clip":
+        _note_usual_pixels(backbones.clip, clip.pixels, "CLIP's")
     if not with_dino or not uses_dino(config):
         return clip, None
-    return clip, FrozenDINO.load(backbones.dino, precision=backbones.precision).to(device)
+    dino = FrozenDINO.load(backbones.dino, precision=backbones.precision).to(device)
+    _note_usual_pixels(backbones.dino, dino.pixels, "ImageNet's")
+    return clip, dino
+
+
+def _note_usual_pixels(source: str, pixels: PixelNorm, whose: str) -> None:
+    """Say that nobody says how an encoder wants its pixels."""
+    if not pixels.origin:
+        note(
+            f"{source} has no preprocessor_config.json: it is given {whose} mean and deviation. If"
+            " it was trained with others, copy that file from where it is from."
+        )
 
 
 @dataclass(frozen=True)

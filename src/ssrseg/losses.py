@@ -16,6 +16,7 @@ from ssrseg.foreground import ForegroundFeatures
 from ssrseg.method.cmpa import (
     alignment_loss,
     background_loss,
+    background_words,
     pool_foreground,
     positive_index,
     usable_pairs,
@@ -136,14 +137,14 @@ def crop_pairs(model: SSR, initial: InitialCam, crops: CropBatch) -> CropPairs |
 
 
 def proto_loss(
-    model: SSR, pairs: PooledPairs | CropPairs, prototypes: Float[Tensor, "classes dim2"]
+    model: SSR, pairs: PooledPairs | CropPairs, prototypes: Float[Tensor, "proto dim2"]
 ) -> Float[Tensor, ""]:
     """L_proto of a batch of pairs (Eq. 1-6), with backgrounds where the settings ask for them.
 
     Args:
         model: With heads, which get the gradient.
         pairs: A batch.
-        prototypes: P_I, one row per class.
+        prototypes: P_I, one row per class; with ``cmpa.bg_prototypes`` one per text.
     """
     assert model.alignment is not None
     config = model.config.cmpa
@@ -154,7 +155,11 @@ def proto_loss(
         temperature = model.alignment.temperature
         # Eq. 3-6
         positive = positive_index(
-            f_image.detach(), prototypes, pairs.classes, pairs.labels, config.pos
+            f_image.detach(),
+            prototypes[: model.n_classes],
+            pairs.classes,
+            pairs.labels,
+            config.pos,
         )
         loss = alignment_loss(
             config.loss,
@@ -166,14 +171,17 @@ def proto_loss(
             temperature,
             symmetric=config.symmetric,
             bg_negatives=config.bg_negatives,
+            text_gradient=config.text_gradient,
         )
         # ours: a background feature belongs to the background text that CLIP finds nearest
-        background_texts = model.text_features[model.n_classes :]
-        if len(background) and len(background_texts):
-            unit = functional.normalize(pairs.clip_background, dim=-1)
-            nearest = (unit @ background_texts.T).argmax(-1)
+        if len(background) and len(text) > model.n_classes:
             loss = loss + config.bg_pairs * background_loss(
-                background, nearest + model.n_classes, text, temperature
+                background,
+                background_words(pairs.clip_background, model.text_features, model.n_classes),
+                text,
+                temperature,
+                image_prototypes=prototypes if config.bg_prototypes else None,
+                text_gradient=config.text_gradient,
             )
     return loss
 

@@ -32,7 +32,7 @@ from ssrseg.errors import (
     counted,
 )
 from ssrseg.loading import Loadable
-from ssrseg.method.affinity import balance, fuse_attention
+from ssrseg.method.affinity import balance, feature_attention, fuse_attention
 from ssrseg.method.cam import allowed_words, gradcam, min_max, patch_cam, word_probability
 from ssrseg.method.cmpa import Alignment
 from ssrseg.method.crf import dense_crf
@@ -48,19 +48,16 @@ from ssrseg.method.peers import (
 )
 from ssrseg.method.pseudo_mask import class_ids
 from ssrseg.method.sgc import colour_regions, corrected_cam, slic_labels, target_patches
-from ssrseg.networks import clip as clip_network
-from ssrseg.networks import dino as dino_network
 from ssrseg.networks.attention import mean_attention
 from ssrseg.networks.clip import ClipFeatures, FrozenCLIP
 from ssrseg.networks.decoder import Decoder
+from ssrseg.networks.dino import USUAL_PIXELS as IMAGENET_PIXELS
 from ssrseg.networks.dino import FrozenDINO
+from ssrseg.networks.frozen import PixelNorm
 from ssrseg.networks.vocabulary import Vocabulary, refuse_lone_texts
 from ssrseg.pixel_scores import enlarged, enlarged_ids, mask_scores, sharpen_scores
 from ssrseg.results import RectifiedImage, SegmentedImage
 from ssrseg.review import Review, review_prediction
-
-CLIP_PIXELS = (clip_network.PIXEL_MEAN, clip_network.PIXEL_STD)
-IMAGENET_PIXELS = (dino_network.PIXEL_MEAN, dino_network.PIXEL_STD)
 
 
 @dataclass(frozen=True)
@@ -158,16 +155,7 @@ class SSR(nn.Module, Loadable):
         Args:
             text_features: T, if it is known; None = CLIP embeds the vocabulary's texts now.
             origin: The checkpoint that it was loaded from, without tensors.
-
-        Raises:
-            BackboneError: If the two encoders do not share a patch grid.
         """
-        if dino is not None and dino.patch_size != clip.patch_size:
-            raise BackboneError(
-                f"backbones.clip has patches of {clip.patch_size} pixels and backbones.dino of"
-                f" {dino.patch_size}. Their attention can only be fused on one grid: choose"
-                " encoders of the same patch size, or set affinity.dino_weight=0."
-            )
         super().__init__()
         self.config, self.vocabulary, self.origin = config, vocabulary, origin
         self.clip, self.dino = clip, dino
@@ -249,9 +237,9 @@ class SSR(nn.Module, Loadable):
     def _clip_input(
         self, image: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch 3 height width"]:
-        """CLIP's normalisation, or ImageNet's, as WeCLIP has it."""
+        """CLIP's own normalisation, or ImageNet's, as WeCLIP has it."""
         own = self.config.data.norm == "clip"
-        return _normalise(image, CLIP_PIXELS if own else IMAGENET_PIXELS)
+        return _normalise(image, self.clip.pixels if own else IMAGENET_PIXELS)
 
     def initial_cam(
         self,
@@ -416,7 +404,9 @@ class SSR(nn.Module, Loadable):
         else:
             attention = fuse_attention(
                 self._clip_attention(initial) if settings.clip_weight else None,
-                self._dino_attention(image) if settings.dino_weight else None,
+                self._dino_attention(image, initial.features.grid)
+                if settings.dino_weight
+                else None,
                 clip_weight=settings.clip_weight,
                 dino_weight=settings.dino_weight,
             )
@@ -437,16 +427,32 @@ class SSR(nn.Module, Loadable):
         return decoder_gate(blocks, feature_affinity(fused))
 
     def _dino_attention(
-        self, image: Float[Tensor, "batch 3 height width"]
+        self, image: Float[Tensor, "batch 3 height width"], grid: tuple[int, int]
     ) -> Float[Tensor, "batch patches patches"]:
-        """Ā_dino."""
+        """Ā_dino, or the likeness of DINO's features, on CLIP's grid."""
         if self.dino is None:
             raise ConfigError(
                 "affinity.dino_weight is above 0, but this model was built without DINO. Build it"
                 " with settings that use DINO, or set affinity.dino_weight=0."
             )
-        pixels = _normalise(image, IMAGENET_PIXELS)
-        return self.dino.attention(pixels, self.config.affinity.dino_layers)
+        pixels = _normalise(self._dino_input(image, grid), self.dino.pixels)
+        settings = self.config.affinity
+        if settings.dino_kind == "features":
+            return feature_attention(self.dino.features(pixels), settings.dino_temperature)
+        return self.dino.attention(pixels, settings.dino_layers)
+
+    def _dino_input(
+        self, image: Float[Tensor, "batch 3 height width"], grid: tuple[int, int]
+    ) -> Float[Tensor, "batch 3 dino_h dino_w"]:
+        """The image at the size at which DINO's patches are those of CLIP's grid."""
+        assert self.dino is not None
+        own, other = self.clip.patch_size, self.dino.patch_size
+        rows, columns = grid
+        seen = image[..., : rows * own, : columns * own]  # CLIP cuts off what is no whole patch
+        if own == other:
+            return seen
+        size = (rows * other, columns * other)
+        return functional.interpolate(seen, size, mode="bilinear", antialias=True)
 
     def refined_cam(
         self,
@@ -706,12 +712,11 @@ def _not_empty(images: Sequence[Any]) -> Sequence[Any]:
 
 
 def _normalise(
-    image: Float[Tensor, "batch 3 height width"],
-    pixels: tuple[tuple[float, ...], tuple[float, ...]],
+    image: Float[Tensor, "batch 3 height width"], pixels: PixelNorm
 ) -> Float[Tensor, "batch 3 height width"]:
     """RGB in [0, 1] less a mean, over a deviation, channel by channel."""
     normalised = torch.empty_like(image)
-    for channel, (mean, deviation) in enumerate(zip(*pixels, strict=True)):
+    for channel, (mean, deviation) in enumerate(zip(*pixels.numbers, strict=True)):
         # plain numbers: no constant tensor is copied to a GPU
         torch.sub(image[:, channel], mean, out=normalised[:, channel])
         normalised[:, channel] /= deviation

@@ -58,6 +58,8 @@ def new_alignment(
     alignment = Alignment(
         isa, tsa, temperature=config.temperature, learnable=config.learnable_temperature
     )
+    for name, head in (("isa", isa), ("tsa", tsa)):
+        head.requires_grad_(config.trained in ("both", name))
     return alignment.to(text_features.device).eval()
 
 

@@ -58,7 +58,7 @@ from ssrseg.foreground import ForegroundFeatures, collect_foreground
 from ssrseg.interruption import Interrupted, Stop, until_stopped
 from ssrseg.losses import crop_pairs, draw_pairs, online_masks, proto_loss, seg_loss
 from ssrseg.manifest import FILE as MANIFEST
-from ssrseg.method.cmpa import image_prototypes
+from ssrseg.method.cmpa import background_words, image_prototypes
 from ssrseg.method.objective import ssr_loss
 from ssrseg.model import SSR
 from ssrseg.networks.vocabulary import build_vocabulary, refuse_lone_texts
@@ -151,7 +151,7 @@ class _State:
     without_rfm: SSR
     optimizer: torch.optim.Optimizer
     foreground: ForegroundFeatures | None = None
-    prototypes: Float[Tensor, "classes dim2"] | None = None
+    prototypes: Float[Tensor, "proto dim2"] | None = None
     purity: float = math.nan
 
     def weights(self) -> list[Tensor]:
@@ -183,7 +183,9 @@ class _State:
                 load_part(part, checkpoint, name, origin)
         prototypes = checkpoint.part("prototypes")
         if prototypes:
-            size = (self.model.n_classes, self.model.config.cmpa.out)
+            config = self.model.config.cmpa
+            texts = len(self.model.text_features)
+            size = (texts if config.bg_prototypes else self.model.n_classes, config.out)
             purity = torch.tensor(self.purity, dtype=torch.float64)
             expected = {"image": torch.empty(size, device="meta"), "purity": purity}
             check_tensors(prototypes, expected, f"The prototypes in {origin}")
@@ -661,7 +663,8 @@ def _optimizer(model: SSR) -> torch.optim.Optimizer:
         {"params": list(model.decoder.parameters()), "base": optim.decoder_lr}
     ]
     if model.alignment is not None:
-        named = dict(model.alignment.named_parameters())
+        parameters = model.alignment.named_parameters()
+        named = {name: weight for name, weight in parameters if weight.requires_grad}
         temperature = named.pop("log_temperature", None)
         groups.append({"params": list(named.values()), "base": optim.cmpa_lr})
         if temperature is not None:
@@ -745,9 +748,16 @@ def _refresh_prototypes(run: _Run, state: _State, iteration: int) -> None:
         found = collect_foreground(model, run.data, run.superpixels, aligned=literal)
     found.save(run.foreground_file(iteration + 1))  # the name counts finished iterations
     pooled = found.pooled.to(model.device)
-    aligned = pooled if literal else model.alignment.isa(pooled)
-    text = model.alignment.tsa(model.text_features)[: model.n_classes]
-    made = image_prototypes(aligned, found.classes.to(model.device), text, method=config.proto)
+    aligned, classes = pooled if literal else model.alignment.isa(pooled), found.classes
+    text = model.alignment.tsa(model.text_features)
+    if config.bg_prototypes:  # K = C + M: a background word is a class of its own
+        background = found.background.to(model.device)
+        words = background_words(background, model.text_features, model.n_classes)
+        aligned = torch.cat([aligned, model.alignment.isa(background)])
+        classes = torch.cat([classes, words.to(classes)])
+    else:
+        text = text[: model.n_classes]
+    made = image_prototypes(aligned, classes.to(model.device), text, method=config.proto)
     state.foreground, state.prototypes, state.purity = found, made.image, made.purity
 
 
@@ -808,7 +818,7 @@ def _batches(run: _Run, model: SSR, first: int, end: int) -> Iterator[CropBatch 
             run.config.data,
             run.superpixels if run.supervision == "labels" else None,
             optim.seed,
-            min_side=model.patch_size,
+            patch=model.patch_size,
         )
         start, stop = ((each - crops.start) * size for each in (first, min(change, end)))
         yield from draws.loader(start, stop, size, pin=pin)

@@ -104,6 +104,7 @@ def readers(folder: Path) -> dict[str, Callable[[], Reader]]:
         "run settings": _run_settings,
         "encoder config": partial(_dino, name="config.json"),
         "encoder weights": partial(_dino, name="model.safetensors"),
+        "encoder pixels": partial(_dino, name="preprocessor_config.json"),
         "tokenizer": _tokenizer,
     }
 
@@ -537,7 +538,7 @@ def _dino(root: Path, name: str) -> Reader:
     folder = tiny_dino(root)
     path = folder / name
     seed = path.read_bytes()
-    if name == "config.json":
+    if name.endswith(".json"):
         make: Make = partial(json_like, table=json.loads(seed))
     else:
         make = partial(safetensors_like, seed=seed)

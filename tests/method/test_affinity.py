@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ssrseg.method.affinity import balance, fuse_attention
+from ssrseg.method.affinity import balance, feature_attention, fuse_attention
 
 
 def attention(seed: int, n: int = 6, batch: int = 2) -> Tensor:
@@ -96,3 +98,29 @@ def test_a_patch_that_nobody_looks_at_stays_finite():
     raw[:, :, 3] = 0
     raw[:, 4] = 0
     assert balance(raw).isfinite().all()
+
+
+def test_feature_attention_by_a_loop():
+    features = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(4))
+    found = feature_attention(features, 0.2)
+    for b in range(2):
+        unit = [row / row.norm() for row in features[b]]
+        for i in range(6):
+            weights = [math.exp(float(unit[i] @ other) / 0.2) for other in unit]
+            for j in range(6):
+                assert abs(found[b, i, j] - weights[j] / sum(weights)) < 1e-5
+            assert found[b, i].argmax() == i  # nothing is more like a patch than itself
+    longer = features * torch.rand(2, 6, 1).add(0.5)
+    assert (feature_attention(longer, 0.2) - found).abs().max() < 1e-6
+
+
+def test_feature_attention_finds_groups_and_fuses_as_an_attention():
+    groups = torch.tensor([0, 0, 1, 1, 2, 2])
+    noise = torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(5))
+    found = feature_attention(torch.eye(8)[:3][groups][None] + 0.05 * noise, 0.1)
+    same = groups[:, None] == groups
+    assert found[0][~same].max() < 0.01
+    assert found[0][same].min() > 0.4
+    other = attention(0, batch=1)
+    rows = other / other.sum(-1, keepdim=True)
+    torch.testing.assert_close(fuse_attention(other, found), 0.4 * rows + 0.6 * found)

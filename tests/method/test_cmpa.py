@@ -15,6 +15,7 @@ from ssrseg.method.cmpa import (
     Projector,
     alignment_loss,
     background_loss,
+    background_words,
     image_prototypes,
     masked_average_pool,
     pool_foreground,
@@ -46,7 +47,7 @@ def slow_cross_entropy(query: Tensor, keys: Tensor, positive: int, tau: float) -
 
 
 def test_a_random_head_is_linear_batchnorm_relu_linear_batchnorm():
-    head = Projector(DIM, OUT, hidden=8)
+    head = Projector(DIM, OUT, hidden=8, depth=2)
     names = [type(layer).__name__ for layer in head.mlp]
     assert names == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
     x = randn(0, 20, DIM)
@@ -70,8 +71,9 @@ def test_parameters_of_the_heads():
 
     # Linear and BatchNorm of each layer; the basis is no parameter, its gain is one
     wide, narrow = 512 * 512 + 512 + 2 * 512, 512 * 256 + 256 + 2 * 256
-    assert count(Projector(512, 256)) == wide + narrow == 395_520
-    assert count(Projector(512, 256, basis=torch.eye(512)[:256])) == 395_521
+    assert count(Projector(512, 256, depth=2)) == wide + narrow == 395_520
+    assert count(Projector(512, 256)) == narrow == 131_840
+    assert count(Projector(512, 256, basis=torch.eye(512)[:256])) == 131_841
 
 
 def test_any_leading_axes_and_any_norm():
@@ -468,6 +470,28 @@ def test_background_loss_by_hand():
     torch.testing.assert_close(background_loss(image, word, text, TAU), wanted / PAIRS)
 
 
+def test_background_loss_with_prototypes_by_hand():
+    """K = C + M: half as today, half the texts against image prototypes of all C + M rows."""
+    image, _, _, text, _ = batch()
+    prototypes = unit(randn(11, WORDS, OUT).to(text))
+    word = torch.tensor([3, 4, 3, 3, 4, 4, 3])
+    wanted = 0.0
+    for i in range(PAIRS):
+        own = text[word[i]]
+        wanted += slow_cross_entropy(image[i], text, int(word[i]), TAU)
+        wanted += slow_cross_entropy(own, prototypes, int(word[i]), TAU)
+    ours = background_loss(image, word, text, TAU, image_prototypes=prototypes)
+    torch.testing.assert_close(ours, wanted / 2 / PAIRS)
+
+
+def test_background_words_by_a_loop():
+    background, text = randn(0, 6, DIM), unit(randn(1, WORDS, DIM))
+    found = background_words(background, text, CLASSES)
+    for row in range(6):
+        cosines = {word: float(background[row] @ text[word]) for word in range(CLASSES, WORDS)}
+        assert int(found[row]) == max(cosines, key=cosines.__getitem__)
+
+
 def gradients(loss: str, **options: bool) -> dict[str, float]:
     """Largest gradient that reaches each leaf."""
     image, classes, positive, text, proto = batch()
@@ -511,6 +535,41 @@ def test_background_texts_are_never_moved():
     background_loss(image.requires_grad_(), torch.full((PAIRS,), 3), text, TAU).backward()
     assert text.grad is None
     assert image.grad.abs().max() > 0
+
+
+def test_text_gradient_moves_every_text_without_a_text_term():
+    image, classes, positive, text, proto = batch()
+    text.requires_grad_()
+    alignment_loss(
+        "crossmodal", image, classes, positive, text, proto, TAU,
+        symmetric=False, text_gradient=True,
+    ).backward()  # fmt: skip
+    assert (text.grad.abs().amax(1) > 1e-6).all()
+    text.grad = None
+    background_loss(image, torch.full((PAIRS,), CLASSES), text, TAU, text_gradient=True).backward()
+    assert (text.grad.abs().amax(1) > 1e-6).all()
+
+
+def test_background_prototypes_pull_the_words_of_the_pairs():
+    image, _, _, text, _ = batch()
+    text.requires_grad_()
+    word = torch.full((PAIRS,), CLASSES)
+    prototypes = unit(randn(11, WORDS, OUT).to(text))
+    background_loss(image, word, text, TAU, image_prototypes=prototypes).backward()
+    moved = text.grad.abs().amax(1) > 1e-6
+    assert moved.nonzero().flatten().tolist() == [CLASSES]
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_only_a_head_of_one_layer_lets_pooling_and_projecting_change_places(depth):
+    """MLP(Σ w x) = Σ w MLP(x) for weights of sum 1: Eq. 1 and 2 in either order."""
+    torch.manual_seed(0)
+    head = Projector(DIM, OUT, hidden=8, depth=depth)
+    head(randn(2, 40, DIM))  # BatchNorm has seen something
+    head.eval().requires_grad_(False)
+    patches, weights = randn(3, 6, DIM), randn(4, 1, 6).softmax(-1)
+    gap = (head.mlp(weights @ patches) - weights @ head.mlp(patches)).abs().max()
+    assert (float(gap) < 1e-5) == (depth == 1)
 
 
 def slope(value, x: Tensor, at: tuple[int, ...], step: float = 1e-6) -> float:

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_encoders import clip_config, stir, tiny_clip, tiny_tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPModel, CLIPTokenizer
 
 from ssrseg.errors import BackboneError, ConfigError
+from ssrseg.method.cam import allowed_words, gradcam, word_probability
+from ssrseg.method.gradcam_closed_form import gradcam_closed_form
 from ssrseg.networks import attention
 from ssrseg.networks.attention import mean_attention
 from ssrseg.networks.clip import ClipFeatures, FrozenCLIP
@@ -315,3 +319,100 @@ def test_texts_are_embedded_before_the_tower_is_let_go(clip_dir: Path) -> None:
     assert sum(p.numel() for p in lean.parameters()) < sum(p.numel() for p in whole.parameters())
     with pytest.raises(ValueError, match=r"let go before .*a horse"):
         lean.text_features(("a horse.",))
+
+
+# ---- CLIPs of other makers
+
+
+def test_the_activation_is_that_of_the_file(tmp_path: Path) -> None:
+    """LAION's CLIPs have GELU, OpenAI's QuickGELU; taken for the other, features are wrong."""
+    pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    found = {}
+    for act in ("gelu", "quick_gelu"):
+        folder = tiny_clip(tmp_path / act, act=act)
+        clip, library = FrozenCLIP.load(folder), CLIPModel.from_pretrained(folder).eval()
+        assert f"patches of 16 pixels, {act}, 32 numbers shared with" in clip.description
+        view = clip.encode(pixels)
+        found[act] = clip.last_block(view, clip.last_norm(view))
+        vision = library.vision_model
+        with torch.no_grad():
+            hidden = vision(pixels).last_hidden_state[:, 1:]
+            expected = library.visual_projection(vision.post_layernorm(hidden))
+        assert (found[act] - expected).abs().max() < 1e-4 * expected.abs().max()
+    difference = (found["gelu"] - found["quick_gelu"]).abs().max()
+    assert difference > 5e-3 * found["gelu"].abs().max()
+    mixed = json.loads((tmp_path / "gelu" / "config.json").read_text())
+    mixed["text_config"]["hidden_act"] = "quick_gelu"
+    (tmp_path / "gelu" / "config.json").write_text(json.dumps(mixed))
+    said = FrozenCLIP.load(tmp_path / "gelu").description
+    assert "gelu for images and quick_gelu for texts" in said
+
+
+@pytest.mark.parametrize("act", ["gelu", "quick_gelu"])
+@pytest.mark.parametrize("patch", [14, 32])
+def test_closed_form_gradcam_of_other_clips_is_autograds(
+    tmp_path: Path, act: str, patch: int
+) -> None:
+    clip = FrozenCLIP.load(tiny_clip(tmp_path / "clip", act=act, patch=patch))
+    size = (3 * patch, 5 * patch)
+    pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(2))
+    text = functional.normalize(torch.randn(5, 32, generator=torch.Generator().manual_seed(3)))
+    present = torch.tensor([[0, 2], [1, -1]])
+    allowed = allowed_words(present, 3, 5)
+    view = clip.encode(pixels)
+    assert view.grid == (3, 5)
+
+    def probability(v: Tensor) -> Tensor:
+        return word_probability(v, text, 10.0, allowed)
+
+    normed = clip.last_norm(view)
+    closed = gradcam_closed_form(
+        clip.last_block_weights,
+        clip.trace_last_block(view),
+        normed,
+        probability,
+        present,
+        view.grid,
+    )
+    literal = gradcam(lambda a: clip.last_block(view, a), normed, probability, present, view.grid)
+    assert literal[0].amax((1, 2)).min() > 0.999
+    assert (closed - literal).abs().max() < 1e-4
+
+
+def test_texts_end_where_old_configurations_say(tmp_path: Path) -> None:
+    """eos_token_id = 2, as in OpenAI's, LAION's and DataComp's files: the highest id of a text."""
+    texts = ("a cat.", "a red car.")
+    old = FrozenCLIP.load(tiny_clip(tmp_path / "old", old_eos=True)).text_features(texts)
+    new = FrozenCLIP.load(tiny_clip(tmp_path / "new")).text_features(texts)
+    assert torch.equal(old, new)
+    assert (old[0] - old[1]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("eos", [5, 2, None])
+def test_a_text_tower_that_pools_elsewhere_is_refused(tmp_path: Path, eos: int | None) -> None:
+    folder = tiny_clip(tmp_path / "clip")
+    table = json.loads((folder / "config.json").read_text())
+    table["text_config"]["eos_token_id"] = eos
+    (folder / "config.json").write_text(json.dumps(table))
+    if eos == 2:  # the highest id of a text, so the highest of all has to end it
+        tokenizer = CLIPTokenizer.from_pretrained(folder)
+        tokenizer.add_tokens(["later"])
+        tokenizer.save_pretrained(folder)
+        table["text_config"]["vocab_size"] = len(tokenizer)
+        (folder / "config.json").write_text(json.dumps(table))
+        weights = load_file(folder / "model.safetensors")
+        name = "text_model.embeddings.token_embedding.weight"
+        weights[name] = torch.cat([weights[name], weights[name][:1]])
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        BackboneError, match=r"ends a text with token 82, .*would be read at its beg"
+    ):
+        FrozenCLIP.load(folder)
+
+
+def test_a_text_tower_of_another_length(tmp_path: Path) -> None:
+    clip = FrozenCLIP.load(tiny_clip(tmp_path / "short", positions=12))
+    assert "texts of up to 12 tokens" in clip.description
+    assert clip.text_features(("a cat.", "a" * 10)).shape == (2, 32)
+    with pytest.raises(ConfigError, match="its text tower reads 12"):
+        clip.text_features(("a" * 11,))

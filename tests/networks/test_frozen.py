@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
-from tiny_encoders import tiny_clip, tiny_dino
-from transformers import CLIPModel
+from tiny_encoders import tiny_clip, tiny_dino, write_pixel_norm
+from transformers import CLIPModel, PreTrainedConfig, Siglip2Config, SiglipConfig
 from transformers.utils import logging
 
 from ssrseg.errors import BackboneError
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.dino import FrozenDINO
-from ssrseg.networks.frozen import PACKAGED, files_digest, load_pretrained
+from ssrseg.networks.frozen import PACKAGED, PixelNorm, files_digest, load_pretrained
 
 CLIP_CURE = r"Give a hub id such as openai/clip-vit-base-patch16, or a directory"
 DINO_CURE = r"Give a hub id such as facebook/dino-vits16, or a directory"
@@ -82,8 +83,113 @@ def test_a_damaged_clip(
 def test_another_model_where_a_clip_is_expected(dino_dir: Path, clip_dir: Path) -> None:
     with pytest.raises(BackboneError, match=rf"is not a clip: .*vit, not clip\. {CLIP_CURE}"):
         FrozenCLIP.load(dino_dir)
-    with pytest.raises(BackboneError, match=rf"is not a dino: .*clip, not vit\. {DINO_CURE}"):
+    known = r"vit \(.*\), dinov2 \(DINOv2\), dinov2_with_registers \(.*\), dinov3_vit \(DINOv3\)"
+    cure = r"Give a hub id such as facebook/dino-vits16, .* or a directory"
+    with pytest.raises(
+        BackboneError, match=rf"is not a dino: .*describes clip, where .*: {known}\. {cure}"
+    ):
         FrozenDINO.load(clip_dir)
+
+
+@pytest.mark.parametrize("config", [SiglipConfig(), Siglip2Config()])
+def test_a_siglip_is_refused_with_the_reason(tmp_path: Path, config: PreTrainedConfig) -> None:
+    config.save_pretrained(tmp_path / "model")
+    with pytest.raises(BackboneError) as caught:
+        FrozenCLIP.load(tmp_path / "model")
+    said = str(caught.value)
+    kind = config.model_type
+    assert f"model is a SigLIP ({kind}), not a clip. It was trained with a sigmoid" in said
+    assert "softmax over texts" in said
+    assert "no CLS token" in said
+    assert "Give a CLIP trained with the softmax: openai/clip-vit-base-patch16, or" in said
+
+
+def test_a_folder_of_openclip_is_refused_with_the_cure(copy: Path) -> None:
+    (copy / "config.json").rename(copy / "open_clip_config.json")
+    with pytest.raises(
+        BackboneError, match=r"OpenCLIP's own format .*without config\.json.*Take the same weights"
+    ):
+        FrozenCLIP.load(copy)
+    with pytest.raises(BackboneError, match=rf"not a dino: .* no config\.json\. {DINO_CURE}"):
+        FrozenDINO.load(copy)
+
+
+@pytest.mark.parametrize("kind", ["dinov3_convnext", "vit_mae", "resnet"])
+def test_other_kinds_of_model_are_no_dino(dino_dir: Path, tmp_path: Path, kind: str) -> None:
+    folder = Path(shutil.copytree(dino_dir, tmp_path / "dino"))
+    set_config(folder / "config.json", model_type=kind)
+    with pytest.raises(
+        BackboneError, match=rf"describes {kind}, where one of these is expected: vit"
+    ):
+        FrozenDINO.load(folder)
+
+
+def test_patches_that_are_no_square(dino_dir: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(dino_dir, tmp_path / "dino"))
+    set_config(folder / "config.json", patch_size=[16, 16])
+    with pytest.raises(BackboneError, match=r"dino has patches of .16, 16. pixels; expected one"):
+        FrozenDINO.load(folder)
+
+
+@pytest.mark.parametrize("heads", [6, 32])
+def test_heads_that_do_not_divide_a_token(tmp_path: Path, heads: int) -> None:
+    folder = tiny_dino(tmp_path / "dino", "dinov3_vit")
+    set_config(folder / "config.json", num_attention_heads=heads)
+    with pytest.raises(BackboneError, match=rf"dino has {heads} attention heads.*of 64 numbers"):
+        FrozenDINO.load(folder)
+
+
+# ---- mean and deviation
+
+HALF = ((0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
+
+
+def test_mean_and_deviation_are_those_of_the_file(
+    copy: Path, dino_dir: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(dino_dir, tmp_path / "dino"))
+    for load, where in ((FrozenCLIP.load, copy), (FrozenDINO.load, folder)):
+        usual = load(where)
+        assert usual.pixels.origin == "preprocessor_config.json"
+        write_pixel_norm(where, *HALF)
+        own = load(where)
+        assert own.pixels == PixelNorm(*HALF, "preprocessor_config.json")
+        assert own.digest != usual.digest  # other features come out
+        # as newer libraries write it
+        table = json.loads((where / "preprocessor_config.json").read_text())
+        (where / "preprocessor_config.json").unlink()
+        (where / "processor_config.json").write_text(json.dumps({"image_processor": table}))
+        assert load(where).pixels == PixelNorm(*HALF, "processor_config.json")
+        (where / "processor_config.json").unlink()
+        without = load(where)
+        assert without.pixels.origin == ""
+        assert without.pixels.numbers == usual.pixels.numbers
+        assert without.digest == usual.digest
+        assert "no preprocessor_config.json" in without.description
+        write_pixel_norm(where, *HALF, do_normalize=False)
+        assert load(where).pixels.numbers == ((0.0,) * 3, (1.0,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation"),
+    [
+        ((0.5,), (0.5, 0.5, 0.5)),
+        ((0.5, 0.5, 0.5), (0.5, 0.0, 0.5)),
+        ((0.5, 0.5, "x"), (0.5, 0.5, 0.5)),
+        ((0.5, 0.5, 1e9), (0.5, 0.5, 0.5)),
+        (None, (0.5, 0.5, 0.5)),
+    ],
+)
+def test_mean_and_deviation_that_cannot_be(copy: Path, mean: object, deviation: object) -> None:
+    write_pixel_norm(copy, mean, deviation)
+    with pytest.raises(BackboneError, match=r"preprocessor_config\.json: image_mean = .*three num"):
+        FrozenCLIP.load(copy)
+
+
+def test_a_damaged_file_of_mean_and_deviation(copy: Path) -> None:
+    cut_in_half(copy / "preprocessor_config.json")
+    with pytest.raises(BackboneError, match=r"copy/preprocessor_config\.json is not valid JSON"):
+        FrozenCLIP.load(copy)
 
 
 def test_an_empty_directory_and_a_file(tmp_path: Path) -> None:
@@ -123,8 +229,43 @@ def test_a_hub_id_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
         load_pretrained(Unreachable, "models/of/mine", "clip", "openai/clip-vit-base-patch16")
 
 
+def out_of_reach(hub_id: str, name: str) -> str:
+    raise LocalEntryNotFoundError(f"{hub_id}: {name} is out of reach")
+
+
+def test_models_of_the_hub_are_told_apart_before_they_are_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By their config.json, as folders are; what is gated says so."""
+
+    def hub(hub_id: str, name: str) -> str:
+        if hub_id == "some/gated":
+            raise GatedRepoError.__new__(GatedRepoError)  # it wants a server's answer otherwise
+        found = {"some/siglip": "config.json", "some/openclip": "open_clip_config.json"}
+        if found.get(hub_id) != name:
+            return out_of_reach(hub_id, name)
+        (tmp_path / name).write_text('{"model_type": "siglip"}')
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("ssrseg.networks.frozen.model_info", lambda hub_id, timeout: None)
+    monkeypatch.setattr("ssrseg.networks.frozen.hf_hub_download", hub)
+    with pytest.raises(BackboneError, match="some/siglip is a SigLIP"):
+        FrozenCLIP.load("some/siglip")
+    with pytest.raises(
+        BackboneError, match=r"some/siglip is not a dino: .*describes siglip, where"
+    ):
+        FrozenDINO.load("some/siglip")
+    with pytest.raises(BackboneError, match="some/openclip is not a clip: it is in OpenCLIP's own"):
+        FrozenCLIP.load("some/openclip")
+    with pytest.raises(BackboneError, match=r"other is not a dino: its config.json cannot be had"):
+        FrozenDINO.load("some/other")
+    with pytest.raises(BackboneError, match=r"some/gated is given to .* licence.*hf auth login"):
+        FrozenDINO.load("some/gated")
+
+
 def test_a_hub_that_answers_and_then_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ssrseg.networks.frozen.model_info", lambda hub_id, timeout: None)
+    monkeypatch.setattr("ssrseg.networks.frozen.hf_hub_download", out_of_reach)
     with pytest.raises(BackboneError) as caught:
         load_pretrained(Unreachable, "some/model", "clip", "openai/clip-vit-base-patch16")
     assert str(caught.value) == (
@@ -286,6 +427,13 @@ def test_settings_of_an_encoder_that_cannot_be(
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(BackboneError, match=fault):
+        FrozenDINO.load(folder)
+
+
+def test_more_registers_than_memory_holds(tmp_path: Path) -> None:
+    folder = tiny_dino(tmp_path / "dino", "dinov2_with_registers")
+    set_config(folder / "config.json", num_register_tokens=10**8)
+    with pytest.raises(BackboneError, match="num_register_tokens = 100000000"):
         FrozenDINO.load(folder)
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from tiny_encoders import tiny_config
 
 import ssrseg
-from ssrseg.config import Config
+from ssrseg.config import Config, load_config
 from ssrseg.data.class_ids import write_class_ids
 from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
@@ -46,7 +46,7 @@ from ssrseg.paper.drawing import (
     tsne_figure,
 )
 from ssrseg.paper.embedding import CLIP, CMPA, UNTRAINED, Embedding, Plane, Space, plane
-from ssrseg.paper.figures import FigureOptions, FigureSource, _pairwise, make_figure
+from ssrseg.paper.figures import FigureOptions, FigureSource, _pairwise, _refinement, make_figure
 from ssrseg.paper.method_comparison import MethodComparison
 from ssrseg.paper.separation import separation, silhouette
 from ssrseg.training import train
@@ -324,6 +324,19 @@ def test_a_figure_and_its_numbers_are_the_same_every_time(
     assert set(saved) == {"figure", "made", *facts}
     with Image.open(tmp_path / "a" / "f.png") as image:
         assert min(image.size) > 300
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["affinity.dino_kind=features"], "attention and DINO's features 0.4 : 0.6, SGC"),
+        (["affinity.dino_kind=features", "affinity.dino_weight=0"], "attention 0.4 : 0, SGC"),
+        (["affinity.kind=kernel"], "kernel, SGC"),
+        (["affinity.power=0"], "no propagation, SGC"),
+    ],
+)
+def test_a_figure_says_what_refines(overrides: list[str], said: str) -> None:
+    assert _refinement(load_config(overrides=overrides)) == said
 
 
 def test_numbers_of_figure_4(source: FigureSource, tmp_path: Path) -> None:

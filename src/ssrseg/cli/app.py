@@ -82,8 +82,8 @@ class Method:
     """Settings; the last one wins."""
 
     preset: str | None = None
-    """Named settings: ssr (default), paper, clip-es, weclip; demo and photos are for the small
-    encoders."""
+    """Named settings: ssr (default), paper, clip-es, weclip; ssr-plus is experimental; demo and
+    photos are for the small encoders."""
     config: Path | None = None
     """YAML file of settings that differ from the preset; `ssrseg config` lists them all."""
     overrides: Annotated[tuple[str, ...], Parameter(name="--set")] = ()
@@ -98,7 +98,7 @@ class Encoders:
     clip: str | None = None
     """CLIP: hub id, or folder written by save_pretrained. Default: as the settings say."""
     dino: str | None = None
-    """DINO: hub id, or folder written by save_pretrained. Default: as the settings say."""
+    """DINO, DINOv2 or DINOv3: hub id or folder, likewise."""
     prompts: str | None = None
     """Prompts: voc, coco, coco-clip-es, demo, or a YAML file of your own."""
 

@@ -133,7 +133,7 @@ class CropDraws(Draws[CropBatch]):
     """Crop number ``draw`` of a shuffled, endless pass over the images.
 
     With superpixels, or with masks if ``superpixels`` is None; DataError if an image has none.
-    ``min_side`` is the least height and width of an image in pixels: one patch.
+    ``patch`` is the side of a patch in pixels: an image has at least one, a crop whole ones.
     """
 
     def __init__(
@@ -142,11 +142,11 @@ class CropDraws(Draws[CropBatch]):
         settings: DataConfig,
         superpixels: SuperpixelCache | None,
         seed: int,
-        min_side: int = 1,
+        patch: int = 1,
     ) -> None:
         super().__init__(len(data), seed, settings.workers)
         self.data, self.settings, self.superpixels = data, settings, superpixels
-        self.min_side = min_side
+        self.patch = patch
         if superpixels is None:
             refuse_without_masks(data)
 
@@ -154,7 +154,7 @@ class CropDraws(Draws[CropBatch]):
         """Crop and image-level labels."""
         sample = self.data.samples[self.row(draw)]
         photo = read_image(sample.image, self.settings.range)
-        check_size(photo, sample.image, self.min_side)
+        check_size(photo, sample.image, self.patch)
         size = (photo.shape[0], photo.shape[1])
         photo = limit_side(photo, self.settings.max_side)
         if self.superpixels is not None:
@@ -171,7 +171,7 @@ class CropDraws(Draws[CropBatch]):
         crop = random_crop(
             photo,
             ids,
-            size=self.settings.crop,
+            size=max(1, self.settings.crop // self.patch) * self.patch,
             scale=self.settings.scale,
             flip=self.settings.flip,
             fill=fill,

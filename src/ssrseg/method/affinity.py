@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 TINY = 1e-12
 
@@ -39,6 +40,22 @@ def fuse_attention(
     clip, dino = (rows / rows.sum(-1, keepdim=True).clamp(min=TINY) for rows in given)
     total = clip_weight + dino_weight
     return clip * (clip_weight / total) + dino * (dino_weight / total)
+
+
+def feature_attention(
+    features: Float[Tensor, "batch patches dim"], temperature: float
+) -> Float[Tensor, "batch patches patches"]:
+    """An attention made of the likeness of patch features: softmax of cos(F_i, F_j) / temperature.
+
+    It takes the place of Ā_dino in Eq. 9; rows sum to 1. Our choice: a patch looks at those that
+    are like it, wherever the model itself would look.
+
+    Args:
+        features: F, any norm.
+        temperature: How much less like a patch others may be; above 1 all are equal.
+    """
+    unit = functional.normalize(features, dim=-1)
+    return (unit @ unit.mT / temperature).softmax(-1)
 
 
 def balance(

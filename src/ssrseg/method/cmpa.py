@@ -31,9 +31,14 @@ class Projector(nn.Module):
     With a basis W0 the head is W0·x + s·MLP(x), s = 0 at the start, so that an untrained head keeps
     CLIP's cosines. Inputs are brought to unit norm, outputs are not.
 
+    A head of one layer is linear up to that norm: what it has learned on features pooled inside a
+    CAM holds for the mean of the image, too, which GradCAM feeds it.
+
     Args:
         dim: d1, length of CLIP's shared space.
         out: d2, length of the aligned space.
+        hidden: Width between layers.
+        depth: Linear layers; behind each but the last there is a ReLU.
         basis: W0, orthonormal rows; None starts at random (the paper's words, taken literally).
     """
 
@@ -43,7 +48,7 @@ class Projector(nn.Module):
         out: int,
         *,
         hidden: int = 512,
-        depth: int = 2,
+        depth: int = 1,
         basis: Float[Tensor, "out dim"] | None = None,
     ) -> None:
         super().__init__()
@@ -117,6 +122,13 @@ class Alignment(nn.Module):
             self.log_temperature = nn.Parameter(start)
         else:
             self.register_buffer("log_temperature", start)
+
+    def train(self, mode: bool = True) -> Alignment:
+        """Training mode for the heads that learn; a frozen one keeps its BatchNorm's means."""
+        super().train(mode)
+        for head in (self.isa, self.tsa):
+            head.train(mode and any(weight.requires_grad for weight in head.parameters()))
+        return self
 
     @property
     def temperature(self) -> Float[Tensor, ""]:
@@ -281,6 +293,7 @@ def alignment_loss(
     *,
     symmetric: bool = True,
     bg_negatives: bool = True,
+    text_gradient: bool = False,
 ) -> Float[Tensor, ""]:
     """L_proto (Eq. 3-6) and the other rows of Table 4.
 
@@ -294,16 +307,20 @@ def alignment_loss(
         image: f_image of each pair, aligned (with gradient).
         classes: Of each pair.
         positive: See ``positive_index``.
-        text: T', all aligned texts, the classes first (with gradient). As K-means of C distinct
-            rows into C clusters gives back the rows, the text prototypes P_T are T'[:C].
-        image_prototypes: P_I, one row per class (no gradient).
-        symmetric: Also texts to prototypes; without it TSA has no gradient (Eq. 6, literally).
+        text: T', all aligned texts, the classes first (with gradient). As K-means of K distinct
+            rows into K clusters gives back the rows, the text prototypes P_T are T'[:K].
+        image_prototypes: P_I, one row per class, or per text if backgrounds have prototypes too (no
+            gradient).
+        symmetric: Also texts to prototypes; without it, and without ``text_gradient``, TSA has no
+            gradient (Eq. 6, literally).
         bg_negatives: Background texts join P_T as further negatives.
+        text_gradient: P_T passes the gradient of the images' term on to TSA.
     """
     pair_text = text[classes]  # f_text of each pair
     if loss == "feature":
         return (1 - functional.cosine_similarity(image, pair_text, dim=-1)).mean()
-    text_prototypes = (text if bg_negatives else text[: len(image_prototypes)]).detach()
+    text_prototypes = text if bg_negatives else text[: len(image_prototypes)]
+    text_prototypes = text_prototypes if text_gradient else text_prototypes.detach()
     facing_image, facing_text = text_prototypes, image_prototypes
     if loss == "in_modal":
         facing_image, facing_text = facing_text, facing_image
@@ -320,6 +337,9 @@ def background_loss(
     word: Int[Tensor, " pairs"],
     text: Float[Tensor, "words dim"],
     temperature: float | Float[Tensor, ""],
+    *,
+    image_prototypes: Float[Tensor, "words dim"] | None = None,
+    text_gradient: bool = False,
 ) -> Float[Tensor, ""]:
     """Background features against all texts, a background text as positive (our choice).
 
@@ -329,6 +349,27 @@ def background_loss(
     Args:
         background: Aligned MAP(1 - max CAM, V), one per image.
         word: Row of ``text`` that is the positive.
-        text: T' (no gradient flows into it).
+        text: T'.
+        image_prototypes: P_I with K = C + M, a row per text: background texts are then pulled to
+            theirs, as the texts of classes are by ``alignment_loss``. None = K = C.
+        text_gradient: A gradient flows into ``text`` from the images too.
     """
-    return prototype_loss(prototype_similarity(background, text.detach(), temperature), word)
+    facing_image = text if text_gradient else text.detach()
+    value = prototype_loss(prototype_similarity(background, facing_image, temperature), word)
+    if image_prototypes is None:
+        return value
+    similarity = prototype_similarity(text[word], image_prototypes, temperature)
+    return (value + prototype_loss(similarity, word)) / 2
+
+
+def background_words(
+    background: Float[Tensor, "images dim"], text: Float[Tensor, "words dim"], n_classes: int
+) -> Int[Tensor, " images"]:
+    """The background text that is nearest to each image's background, as a row of ``text``.
+
+    Args:
+        background: MAP(1 - max CAM, V), CLIP's own.
+        text: T, unit norm, the classes first; at least one background.
+    """
+    unit = functional.normalize(background, dim=-1)
+    return (unit @ text[n_classes:].T).argmax(-1) + n_classes

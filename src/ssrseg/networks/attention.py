@@ -32,6 +32,7 @@ def _attend(
     scaling: float | None = None,
     dropout: float = 0.0,
     kept_attention: list[Tensor] | None = None,
+    special_tokens: int = 1,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     if kept_attention is None:
@@ -48,7 +49,8 @@ def _attend(
         seen = attention.detach()
         total = seen.clone() if total is None else total.add_(seen)
     assert total is not None
-    kept_attention.append((total / query.shape[1])[:, 1:, 1:])  # CLS is no patch
+    patches = slice(special_tokens, None)  # CLS and registers come first, and are no patches
+    kept_attention.append((total / query.shape[1])[:, patches, patches])
     return torch.stack(heads, dim=2), None
 
 
@@ -57,15 +59,19 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def run_block(
-    block: nn.Module, hidden: Tensor, *, keep: bool
+    block: nn.Module, hidden: Tensor, *, keep: bool, special_tokens: int = 1, **options: Any
 ) -> tuple[Any, Float[Tensor, "batch patches patches"] | None]:
     """Run a transformer block, or its attention alone; the attention implementation is ``NAME``.
 
+    Args:
+        special_tokens: CLS and registers, which stand before the patches.
+        options: What else the library's block wants, such as rotary positions.
+
     Returns:
-        Its output, and its attention averaged over heads without CLS (None if not to be kept).
+        Its output, and its attention averaged over heads, between patches (None if not to be kept).
     """
     kept: list[Tensor] | None = [] if keep else None
-    output = block(hidden, None, kept_attention=kept)
+    output = block(hidden, None, kept_attention=kept, special_tokens=special_tokens, **options)
     return output, kept[0] if kept else None
 
 

@@ -30,9 +30,12 @@ from ssrseg.method.gradcam_closed_form import (
 from ssrseg.networks.attention import NAME, resolve_layers, run_block
 from ssrseg.networks.frozen import (
     Frozen,
+    PixelNorm,
     Precision,
     load_pretrained,
+    model_type,
     quiet,
+    read_pixel_norm,
     refuse_not_finite,
     weights_digest,
 )
@@ -40,6 +43,11 @@ from ssrseg.networks.frozen import (
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 """CLIP's own normalisation of RGB in [0, 1]."""
+USUAL_PIXELS = PixelNorm(PIXEL_MEAN, PIXEL_STD)
+
+_EXAMPLE = "openai/clip-vit-base-patch16"
+_OLD_EOS = 2
+"""What the library wrote as eos_token_id for years: it pools at the highest id of a text then."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ class FrozenCLIP(Frozen):
         depth: Blocks of the image tower (12 for ViT-B).
         width: Length of a token (768 for ViT-B).
         dim: d1, length of the space shared by images and texts (512 for ViT-B).
+        pixels: Mean and deviation of its input.
     """
 
     def __init__(
@@ -81,12 +90,13 @@ class FrozenCLIP(Frozen):
         *,
         pos_interpolation: Literal["bilinear", "bicubic"] = "bilinear",
         precision: Precision = "fp32",
+        pixels: PixelNorm = USUAL_PIXELS,
     ) -> None:
         model.vision_model.set_attn_implementation(NAME)
         super().__init__()
         vision = model.config.vision_config
         self.model = model
-        self.tokenizer = tokenizer
+        self.tokenizer, self.pixels = tokenizer, pixels
         self.pos_interpolation = pos_interpolation
         self.logit_scale = float(model.logit_scale.detach().exp())
         self.patch_size = vision.patch_size
@@ -115,30 +125,23 @@ class FrozenCLIP(Frozen):
         Raises:
             BackboneError: If ``source`` is not a CLIP, or cannot be read.
         """
-        example = "openai/clip-vit-base-patch16"
-        model = load_pretrained(CLIPModel, source, "clip", example)
-        tokenizer = load_pretrained(CLIPTokenizer, source, "CLIP tokenizer", example)
-        words, rows = len(tokenizer), model.config.text_config.vocab_size
-        # without its files the library hands out an empty tokenizer
-        if not rows / 2 < words <= rows:
-            raise BackboneError(
-                f"{source} has no tokenizer that fits its CLIP ({words} tokens; the text tower"
-                f" knows {rows}). Copy tokenizer.json, or vocab.json and merges.txt, from where the"
-                " model is from: CLIPTokenizer.from_pretrained(...).save_pretrained(...) writes"
-                " them."
-            )
+        _refuse_siglip(source)
+        model = load_pretrained(CLIPModel, source, "clip", _EXAMPLE)
+        tokenizer = load_pretrained(CLIPTokenizer, source, "CLIP tokenizer", _EXAMPLE)
+        _refuse_foreign_tokenizer(model, tokenizer, source)
         asked = texts is None or len(texts) > 0
         used = model.state_dict().items()
         used = {name: value for name, value in used if asked or not name.startswith("text_")}
         refuse_not_finite(used, source, "clip")
         options: Any = {"pos_interpolation": pos_interpolation, "precision": precision}
+        options["pixels"] = read_pixel_norm(source, USUAL_PIXELS)
         clip = cls(model.float(), tokenizer, **options)
         if texts is not None:
             features = clip.text_features(texts) if texts else None
             text_digest = clip.text_digest if texts else None
             # Weights are mapped from the file, and what was read stays in memory: map it anew.
             del model, clip, used
-            model = load_pretrained(CLIPModel, source, "clip", example)
+            model = load_pretrained(CLIPModel, source, "clip", _EXAMPLE)
             clip = cls(model.float(), tokenizer, **options)
             clip.model.text_model = None
             if features is not None:
@@ -149,7 +152,13 @@ class FrozenCLIP(Frozen):
     @cached_property
     def digest(self) -> str:
         """A name for the weights that images pass through, 16 hexadecimal digits."""
-        return self._digest(self.model.config.vision_config, ("vision_model", "visual_projection"))
+        # older digests mean the usual pixels
+        other = self.pixels.numbers != USUAL_PIXELS.numbers
+        return self._digest(
+            self.model.config.vision_config,
+            ("vision_model", "visual_projection"),
+            more=(self.pixels.numbers,) if other else (),
+        )
 
     @cached_property
     def text_digest(self) -> str | None:
@@ -163,11 +172,35 @@ class FrozenCLIP(Frozen):
         words = sorted(self.tokenizer.get_vocab().items())
         return self._digest(self.model.config.text_config, owners, words)
 
-    def _digest(self, config: Any, owners: tuple[str, ...], words: object = ()) -> str:
+    def _digest(
+        self,
+        config: Any,
+        owners: tuple[str, ...],
+        words: object = (),
+        more: tuple[object, ...] = (),
+    ) -> str:
         weights = self.model.state_dict().items()
         own = {name: value for name, value in weights if name.split(".")[0] in owners}
         settings = (config.num_attention_heads, config.hidden_act, config.layer_norm_eps)
-        return weights_digest(own, settings=settings, words=words)
+        return weights_digest(own, settings=settings + more, words=words)
+
+    @property
+    def description(self) -> str:
+        """What it is, in a line."""
+        act, text_act = (
+            config.hidden_act
+            for config in (self.model.config.vision_config, self.model.config.text_config)
+        )
+        return ", ".join(
+            [
+                "CLIP",
+                f"{self.depth} blocks",
+                f"patches of {self.patch_size} pixels",
+                act if act == text_act else f"{act} for images and {text_act} for texts",
+                f"{self.dim} numbers shared with texts of up to {self._most_tokens} tokens",
+                self.pixels.said("CLIP's usual"),
+            ]
+        )
 
     @property
     def _blocks(self) -> Any:  # the library's blocks: their parts have no types
@@ -197,7 +230,7 @@ class FrozenCLIP(Frozen):
         """Run all blocks but the last.
 
         Args:
-            pixels: Normalised by ``PIXEL_MEAN`` and ``PIXEL_STD``; sides at least one patch (what
+            pixels: Normalised by ``pixels`` of this object; sides at least one patch (what
                 exceeds a whole number of patches is cut off at the right and bottom).
             attention_layers: Blocks whose attention is wanted: ``-8`` for the last eight, or
                 0-based indices. That of the last block comes from ``attention``.
@@ -332,3 +365,42 @@ class FrozenCLIP(Frozen):
             )
             self._known_texts[texts] = functional.normalize(output.pooler_output, dim=-1)
         return self._known_texts[texts].to(device)
+
+
+def _refuse_siglip(source: str | Path) -> None:
+    """Raise BackboneError for a model that is much like a CLIP and cannot be one here."""
+    found = model_type(source, "clip", _EXAMPLE)
+    if found in ("siglip", "siglip2"):
+        raise BackboneError(
+            f"{source} is a SigLIP ({found}), not a clip. It was trained with a sigmoid for each"
+            " pair, so that its scale means nothing in the softmax over texts that the CAM needs,"
+            " and it has no CLS token: its image feature comes from an attention of its own over"
+            " the patches, where SSR takes the projected mean of the patches. Give a CLIP"
+            f" trained with the softmax: {_EXAMPLE}, or one of LAION's or DataComp's such as"
+            " laion/CLIP-ViT-B-16-laion2B-s34B-b88K."
+        )
+
+
+def _refuse_foreign_tokenizer(
+    model: CLIPModel, tokenizer: CLIPTokenizer, source: str | Path
+) -> None:
+    """Raise BackboneError if texts would not end where the text tower looks for their end."""
+    words, rows = len(tokenizer), model.config.text_config.vocab_size
+    # without its files the library hands out an empty tokenizer
+    if not rows / 2 < words <= rows:
+        raise BackboneError(
+            f"{source} has no tokenizer that fits its CLIP ({words} tokens; the text tower"
+            f" knows {rows}). Copy tokenizer.json, or vocab.json and merges.txt, from where the"
+            " model is from: CLIPTokenizer.from_pretrained(...).save_pretrained(...) writes"
+            " them."
+        )
+    end, pooled = tokenizer("a")["input_ids"][-1], model.config.text_config.eos_token_id
+    if pooled == _OLD_EOS:
+        pooled = max(tokenizer.get_vocab().values())
+    if end != pooled:
+        raise BackboneError(
+            f"{source}: its tokenizer ends a text with token {end}, and its text tower looks for"
+            f" token {pooled} (text_config.eos_token_id in config.json), so that every text would"
+            " be read at its beginning. Copy config.json and the tokenizer's files from where the"
+            " model is from."
+        )

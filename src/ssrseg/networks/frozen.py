@@ -8,12 +8,14 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import model_info, try_to_load_from_cache
+from huggingface_hub import hf_hub_download, model_info, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError
 from torch import nn
 
 from ssrseg.errors import BackboneError, counted
@@ -31,11 +33,38 @@ _LARGEST = {
     "size": 32768,
     "dim": 32768,
     "position": 1e6,
+    "register": 1024,
 }
 """Of numbers in the configuration of an encoder, by a part of their name."""
 
 Precision = Literal["fp32", "bf16"]
 """Arithmetic of frozen blocks."""
+
+
+@dataclass(frozen=True)
+class PixelNorm:
+    """How an encoder wants its pixels: RGB in [0, 1] less ``mean``, over ``deviation``.
+
+    Attributes:
+        mean: Of red, green, blue.
+        deviation: Likewise, > 0.
+        origin: The file that says so; empty = none does, and these are the usual ones of its kind.
+    """
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    origin: str = ""
+
+    @property
+    def numbers(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation."""
+        return self.mean, self.deviation
+
+    def said(self, usual: str) -> str:
+        """Where they are from, in words; ``usual`` is whose they are if no file says so."""
+        if self.origin:
+            return f"mean and deviation from {self.origin}"
+        return f"{usual} mean and deviation (no preprocessor_config.json)"
 
 
 class Frozen(nn.Module):
@@ -115,38 +144,22 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
         BackboneError: If the directory is missing or holds another model, or the hub is out of
             reach.
     """
-    source = _unpacked(source)
-    folder, encoder = Path(source), _encoder(role)
-    # a hub id has one slash
-    looks_local = os.path.exists(folder) or source.startswith((".", "/")) or source.count("/") > 1
-    cure = f"Give a hub id such as {example}, or a directory written by save_pretrained."
-    if not source.strip():
-        raise BackboneError(f"backbones.{encoder} (--{encoder}) is empty. {cure}")
-    if looks_local and not os.path.isdir(folder):  # of any text, also one that no path can be
-        raise BackboneError(
-            f"backbones.{encoder} = {source} (--{encoder}): there is no such directory, seen from"
-            f" {Path.cwd()}. If a run remembers it, say where it is now by {encoder}=DIR"
-            f" (--{encoder} DIR). {cure}"
-        )
-    if looks_local and not (folder / "config.json").is_file():
-        raise BackboneError(f"{source} is not a {role}: it holds no config.json. {cure}")
+    found, cure = model_type(source, role, example), _cure(example)
     is_model = issubclass(kind, nn.Module)
-    if looks_local and is_model:
-        found = _model_type(folder / "config.json", cure)
-        if found != kind.config_class.model_type:
-            raise BackboneError(
-                f"{source} is not a {role}: its config.json describes {found or 'no model'}, not"
-                f" {kind.config_class.model_type}. {cure}"
-            )
+    if is_model and found is not None and found != kind.config_class.model_type:
+        raise BackboneError(
+            f"{source} is not a {role}: its config.json describes {found or 'no model'}, not"
+            f" {kind.config_class.model_type}. {cure}"
+        )
+    source = _unpacked(source)
+    local = os.path.isdir(source)
     if is_model:  # so that a mismatch comes back in the report below
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    if not looks_local:
-        _reach_hub(kind, source, role, example)
     try:
-        with quiet() if looks_local else nullcontext():
+        with quiet() if local else nullcontext():
             loaded = kind.from_pretrained(source, **options)
     except Exception as error:  # whatever the library makes of damaged files
-        where = "could not be read" if looks_local else "could not be fetched from the hub"
+        where = "could not be read" if local else "could not be fetched from the hub"
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BackboneError(f"{role} {source} {where} ({first}). {cure}") from error
     if not is_model:
@@ -160,6 +173,111 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
             f" {kind.__name__} missing or of another shape (such as {names}). {cure}"
         )
     return model
+
+
+def model_type(source: str | Path, role: str, example: str) -> str | None:
+    """What the config.json of an encoder says that it is; empty if it says nothing.
+
+    None if the hub would not give that file, and the library has to find out.
+
+    Args:
+        source: As for ``load_pretrained``.
+        role: What it is to be, for the message.
+        example: A hub id that works.
+
+    Raises:
+        BackboneError: If there is no such encoder, or its configuration is damaged or absurd.
+    """
+    source = _unpacked(source)
+    encoder, cure = _encoder(role), _cure(example)
+    # a hub id has one slash
+    looks_local = os.path.exists(source) or source.startswith((".", "/")) or source.count("/") > 1
+    if not source.strip():
+        raise BackboneError(f"backbones.{encoder} (--{encoder}) is empty. {cure}")
+    if looks_local and not os.path.isdir(source):  # of any text, also one that no path can be
+        raise BackboneError(
+            f"backbones.{encoder} = {source} (--{encoder}): there is no such directory, seen from"
+            f" {Path.cwd()}. If a run remembers it, say where it is now by {encoder}=DIR"
+            f" (--{encoder} DIR). {cure}"
+        )
+    if not looks_local:
+        _reach_hub(source, role, example)
+    config = _file_of(source, "config.json")
+    wants_clip = config is None and encoder == "clip"
+    if wants_clip and _file_of(source, "open_clip_config.json") is not None:
+        raise BackboneError(
+            f"{source} is not a {role}: it is in OpenCLIP's own format (open_clip_config.json,"
+            " without config.json), which is not read here. Take the same weights in the hub's"
+            " format, with config.json and the tokenizer's files: most of LAION's and DataComp's"
+            " have both in one place, such as laion/CLIP-ViT-B-16-laion2B-s34B-b88K."
+        )
+    if config is None and looks_local:
+        raise BackboneError(f"{source} is not a {role}: it holds no config.json. {cure}")
+    return None if config is None else _checked_type(config, cure)
+
+
+def read_pixel_norm(source: str | Path, usual: PixelNorm) -> PixelNorm:
+    """Mean and deviation of an encoder's input, from preprocessor_config.json beside its weights.
+
+    Newer libraries write processor_config.json in its place.
+
+    Args:
+        source: As for ``load_pretrained``, which has read the model.
+        usual: If no file says anything.
+
+    Raises:
+        BackboneError: If the file is damaged, or its numbers can be none.
+    """
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        path = _file_of(_unpacked(source), name)
+        if path is None:
+            continue
+        table = _table(path)
+        inner = table.get("image_processor")
+        table = inner if isinstance(inner, dict) else table
+        if table.get("do_normalize") is False:
+            return PixelNorm((0.0,) * 3, (1.0,) * 3, name)
+        given = table.get("image_mean"), table.get("image_std")
+        if given != (None, None):
+            mean, deviation = map(_three_numbers, given)
+            if mean is None or deviation is None or min(deviation) <= 0:
+                raise BackboneError(
+                    f"{path}: image_mean = {given[0]!r:.80} and image_std = {given[1]!r:.80}, but"
+                    " three numbers each are expected, for red, green and blue in [0, 1], the"
+                    " second above 0. Copy the file from where the model is from."
+                )
+            return PixelNorm(mean, deviation, name)
+    return usual
+
+
+def _three_numbers(values: object) -> tuple[float, ...] | None:
+    if not isinstance(values, list) or len(values) != 3:
+        return None
+    usable = all(isinstance(each, (int, float)) and abs(each) <= 1000 for each in values)
+    return tuple(map(float, values)) if usable else None
+
+
+def _file_of(source: str, name: str) -> Path | None:
+    """A file of an encoder in its directory, or from the hub; None if there is none."""
+    if os.path.isdir(source):
+        path = Path(source, name)
+        return path if path.is_file() else None
+    kept = try_to_load_from_cache(source, name)
+    if kept is not None:  # its client has the file, or knows that there is none
+        return Path(kept) if isinstance(kept, str) else None
+    try:
+        return Path(hf_hub_download(source, name))
+    except GatedRepoError as error:
+        raise BackboneError(
+            f"{source} is given to those who accept its licence. Do so on its page of the hub, run"
+            " `hf auth login`, and try again."
+        ) from error
+    except OSError:  # absent, or out of reach
+        return None
+
+
+def _cure(example: str) -> str:
+    return f"Give a hub id such as {example}, or a directory written by save_pretrained."
 
 
 def _unpacked(source: str | Path) -> str:
@@ -215,10 +333,10 @@ def folder_on_disk(source: str | Path) -> Path | None:
     return folder if has_weights else None
 
 
-def _reach_hub(kind: Any, hub_id: str, role: str, example: str) -> None:
+def _reach_hub(hub_id: str, role: str, example: str) -> None:
     """One quick question to the hub, so that nobody waits for retries behind a closed door."""
     encoder = _encoder(role)
-    wanted = "config.json" if issubclass(kind, nn.Module) else "tokenizer_config.json"
+    wanted = "tokenizer_config.json" if "tokenizer" in role else "config.json"
     if isinstance(try_to_load_from_cache(hub_id, wanted), str):
         return  # its client has the files already
     try:
@@ -238,17 +356,24 @@ def _encoder(role: str) -> str:
     return role.split()[0].lower()
 
 
-def _model_type(config: Path, cure: str) -> object:
+def _checked_type(config: Path, cure: str) -> str:
     """The kind of model that a configuration describes, if it is one that memory can hold."""
-    try:
-        table = read_json(config)
-    except JsonError as error:
-        raise BackboneError(
-            f"{config} is not valid JSON ({error}). Copy the directory again."
-        ) from error
+    table = _table(config)
     if absurd := _absurd_size(table):
         raise BackboneError(f"{config} describes no model that can be loaded: {absurd}. {cure}")
-    return table.get("model_type") if isinstance(table, dict) else None
+    found = table.get("model_type")
+    return found if isinstance(found, str) else ""
+
+
+def _table(path: Path) -> dict[str, Any]:
+    """A JSON file of an encoder; empty if it holds something else than a table."""
+    try:
+        table = read_json(path)
+    except JsonError as error:
+        raise BackboneError(
+            f"{path} is not valid JSON ({error}). Copy the directory again."
+        ) from error
+    return table if isinstance(table, dict) else {}
 
 
 def _absurd_size(table: object) -> str:

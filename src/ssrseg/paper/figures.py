@@ -257,7 +257,9 @@ def _refinement(config: Config) -> str:
     elif affinity.kind == "kernel":
         spread = "kernel"
     else:
-        spread = f"attention {affinity.clip_weight:g} : {affinity.dino_weight:g}"
+        other = affinity.dino_kind == "features" and affinity.dino_weight
+        what = "attention and DINO's features" if other else "attention"
+        spread = f"{what} {affinity.clip_weight:g} : {affinity.dino_weight:g}"
     return f"{spread}, {MASKS[affinity.mask]}"
 
 
