@@ -197,18 +197,17 @@ def test_more_seeds_go_on_from_fewer(
 
 
 def test_an_experimental_preset_stands_beside_the_other(
-    whole: Path, world: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Path, world: Path, run: Run, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cli_reproduce, "BESIDE", {"paper": "ssr"})
     out = Path(shutil.copytree(whole, tmp_path / "repro"))
     before, words = contents(out), (*options(world, out), "--seeds", 1, "--past-gates")
-    code, shown, err = run(*words, "--preset", "paper", "--plus-set", "affinity.mask=none")
+    code, shown, err = run(*words, "--preset", "ssr-plus", "--plus-set", "affinity.mask=none")
     assert code == 0, err
     assert re.search(r"ssr on VOC, seed 1 +there", shown)
-    assert re.search(r"paper on VOC, seed 1 +4 figures to measure", shown)  # one is there
+    assert re.search(r"ssr-plus on VOC, seed 1 +4 figures to measure", shown)  # one is there
     assert {path: contents(out)[path] for path in before} == before
     page = (out / "results.md").read_text(encoding="utf-8")
-    rows = table(page, "paper beside ssr")
+    rows = table(page, "ssr-plus beside ssr")
     assert list(rows) == [
         *(f"{row.name}, VOC" for row in OWN),
         *("decoder, COCO", "decoder + CRF, COCO"),
