@@ -109,7 +109,7 @@ def test_a_gate_that_fails_says_why(world: Path, run: Run, tmp_path: Path) -> No
     assert re.fullmatch(r"Gate G2: \d+\.\d, expected 58\.6 ± 1\.5: FAILED\.", gate)
     after = lines[lines.index(gate) + 1 :]
     assert after[0] == "What is likely wrong, the likeliest first:"
-    assert "4 blocks of width 64" in after[1]
+    assert "of width 64: CLIP, 4 blocks" in after[1]
     assert "--past-gates" in after[-1]
     assert "Gate G1: 1" not in shown and not (tmp_path / "out" / "runs").exists()
     assert len(list((tmp_path / "out" / "gates" / "results").iterdir())) == 1  # kept

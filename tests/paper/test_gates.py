@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 from make_tiny import tiny_voc
-from tiny_encoders import tiny_config
+from tiny_encoders import tiny_clip, tiny_config, write_pixel_norm
 
 from ssrseg.config import load_config
 from ssrseg.data.open import open_labelled
 from ssrseg.errors import DataError
+from ssrseg.paper import gates
 from ssrseg.paper.gates import GATES, GateSetting, measure_gate, suspects
 
 G2, G1, G3 = GATES
@@ -85,7 +86,7 @@ def test_what_can_be_seen_comes_before_what_can_only_be_guessed(
     setting: GateSetting, tmp_path: Path
 ) -> None:
     likely, right = suspects(G2, setting)
-    assert "4 blocks of width 64" in likely[0] and "12 blocks, 768, 16" in likely[0]
+    assert "of width 64: CLIP, 4 blocks" in likely[0] and "12 blocks of width 768" in likely[0]
     assert any("3 images in train; the published list has 1,464" in each for each in likely)
     assert any("affinity.clip_layers=-2 (not -8)" in each for each in likely)
     assert likely[-len(G2.causes) :] == list(G2.causes)
@@ -113,6 +114,23 @@ def test_what_can_be_seen_comes_before_what_can_only_be_guessed(
     other = open_labelled(root, split="train")
     likely, _ = suspects(G2, replace(setting, seeds=other))
     assert any("classes.yaml" in each for each in likely)
+
+
+def test_another_clip_is_the_first_guess(
+    setting: GateSetting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published one has quick_gelu and a mean of its own; here its size is the tiny one's."""
+    monkeypatch.setattr(gates, "_PUBLISHED_CLIP", (4, 64, 16, 32, "quick_gelu"))
+    likely, right = suspects(G2, setting)
+    assert any("of width 64: CLIP, 4 blocks" in each for each in right)
+    gelu, mean = tiny_clip(tmp_path / "gelu", act="gelu"), tiny_clip(tmp_path / "mean")
+    write_pixel_norm(mean, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    for folder in (gelu, mean):
+        other = load_config(
+            base=setting.clip_es.to_dict(), overrides={"backbones.clip": str(folder)}
+        )
+        likely, _ = suspects(G2, replace(setting, clip_es=other))
+        assert likely[0].startswith(f"{folder}, of width 64"), folder
 
 
 def test_missing_background_words_are_seen(setting: GateSetting, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import DataError, counted
 from ssrseg.feature_cache import photo_sizes
 from ssrseg.manifest import mask_path
-from ssrseg.networks.clip import FrozenCLIP
+from ssrseg.networks.clip import USUAL_PIXELS, FrozenCLIP
 from ssrseg.paper.experiments import Experiment, Result, Training, Workspace
 from ssrseg.paper.provenance import run_settings, scoring_settings, vocabulary_of
 from ssrseg.paper.published import Cell
@@ -35,6 +35,7 @@ BACKGROUND_WORDS = 25
 """That CLIP-ES asks CLIP for beside VOC's classes; without them G1 is about 30."""
 
 _TRIED = 50
+_PUBLISHED_CLIP = (12, 768, 16, 512, "quick_gelu")
 
 
 @dataclass(frozen=True)
@@ -287,16 +288,17 @@ def _looked_at(gate: Gate, setting: GateSetting) -> Iterator[tuple[bool, str]]:
 
 
 def _clip(config: Config) -> tuple[bool, str]:
+    """Whether CLIP has the form of the one that the figures were published with."""
     clip = FrozenCLIP.load(config.backbones.clip, texts=())
-    shape = (clip.depth, clip.width, clip.patch_size, clip.dim)
     activation = str(clip.model.config.vision_config.hidden_act)
-    fine = shape == (12, 768, 16, 512) and activation == "quick_gelu"
-    found = (
-        f"CLIP {config.backbones.clip}: {clip.depth} blocks of width {clip.width}, patches of"
-        f" {clip.patch_size} pixels, {activation}"
+    form = (clip.depth, clip.width, clip.patch_size, clip.dim, activation)
+    fine = form == _PUBLISHED_CLIP and clip.pixels.numbers == USUAL_PIXELS.numbers
+    found = f"{config.backbones.clip}, of width {clip.width}: {clip.description}"
+    wanted = (
+        "; the published figures are of OpenAI's ViT-B/16: 12 blocks of width 768, patches of 16"
+        " pixels, quick_gelu, 512 numbers shared with texts, CLIP's own mean and deviation"
     )
-    wanted = "" if fine else "; the published figure is of 12 blocks, 768, 16, quick_gelu"
-    return fine, found + wanted
+    return fine, found if fine else found + wanted
 
 
 def _changed(
