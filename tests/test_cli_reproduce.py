@@ -252,7 +252,8 @@ def test_data_that_lack_something_are_named_before_anything_is_computed(
     words[words.index("--voc") + 1] = voc
     code, shown, err = run(*words)
     assert code == 1, err
-    assert "benchmark.tgz (1.4 GB) from https://" in shown and f"into {voc}/downloads" in shown
+    assert "benchmark.tgz (1.4 GB) from https://" in shown
+    assert f"into {voc / 'downloads'} and run the same command again" in shown
     assert not (tmp_path / "out").exists()
     code, _, err = run("--voc", tmp_path / "gone", *words[2:])
     assert code == 2

@@ -11,6 +11,7 @@ from typing import get_args
 
 import torch
 
+from ssrseg.console import printable
 from ssrseg.data.files import write_text
 from ssrseg.errors import counted
 from ssrseg.markdown import markdown_text
@@ -131,7 +132,7 @@ def _facts(job: Reproduction, gates: Mapping[Name, GateResult], standings: Stand
     seeds = ", ".join(str(first + number) for number in range(job.seeds))
     facts = [("machine", machine), *measured_with(results), ("seeds", seeds)]
     lines = [f"- {what}: {markdown_text(text)}" for what, text in facts]
-    return "\n".join([*lines, f"- command: `{job.command}`"])
+    return "\n".join([*lines, f"- command: `{printable(job.command)}`"])
 
 
 def _gates(gates: Mapping[Name, GateResult]) -> ReportTable:
