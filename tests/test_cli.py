@@ -33,7 +33,7 @@ VERBS = (
     *("demo", "check", "masks", "train", "predict", "report", "evaluate", "export"),
     *("doctor", "config"),
     *("prepare", "archive"),
-    *("table", "ablate", "seeds", "figure"),
+    *("table", "ablate", "seeds", "figure", "reproduce"),
 )
 
 

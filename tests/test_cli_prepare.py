@@ -98,7 +98,7 @@ def test_input_that_is_refused(terminal: Terminal, voc: Path, coco: Path, tmp_pa
     assert terminal.run("prepare", "--data", voc) == 2
     assert terminal.run("prepare", "voc", "--data", voc, "--workers", "0") == 2
     message = terminal.refused("prepare", "voc", "--data", tmp_path / "gone")
-    assert f"{tmp_path / 'gone'} (--data): there is no such folder" in message
+    assert f"{tmp_path / 'gone'}: there is no such folder" in message
     message = terminal.refused("prepare", "voc", "--data", tmp_path, "--set", "sgc.n_segment=3")
     assert 'Did you mean "sgc.n_segments"?' in message
     message = terminal.refused(

@@ -11,6 +11,7 @@ import pytest
 from ssrseg.cli import app
 from ssrseg.config import load_config
 from ssrseg.paper.ablation import combinations
+from ssrseg.paper.gates import GATES
 from ssrseg.paper.published import PAPER
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "tables.md"
@@ -50,6 +51,13 @@ def test_expected_figures_are_those_of_the_paper() -> None:
         assert rows[name] == str(each.cells[-1])
     losses = [str(each.cells[0]) for each in PAPER[4].rows]
     assert rows["G2: CLIP CAM"] == losses[0]
+    gates = {
+        line.split("|")[1].split(":")[0].strip(): line.split("|")[3].strip()
+        for line in TEXT.split("## Expected")[1].splitlines()
+        if line.startswith("| G")
+    }
+    for gate in GATES:
+        assert gate.expected.endswith(gates[gate.name].removesuffix(" or more")), gate.name
     assert rows["L_feature / L_in_modal / L_crossmodal by GradCAM"] == " / ".join(losses[1:])
     clip_es = next(each for each in PAPER[2].rows if each.name == "CLIP-ES")
     assert rows["G1: CLIP CAM, CLIP attention, box (CLIP-ES)"] == str(clip_es.cells[-1])

@@ -14,10 +14,12 @@ from ssrseg.checkpoint import load_checkpoint
 from ssrseg.config import Config, load_config
 from ssrseg.data.class_ids import read_class_ids, write_class_ids
 from ssrseg.data.open import open_labelled
+from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import CheckpointError, ConfigError, DataError
 from ssrseg.evaluation import evaluate
 from ssrseg.model import SSR
+from ssrseg.paper import provenance
 from ssrseg.paper import run_experiments as machinery
 from ssrseg.paper.ablation import ablation_rows
 from ssrseg.paper.cam_seeds import score_seeds
@@ -239,6 +241,31 @@ def test_a_changed_setting_is_measured_anew_and_the_old_figure_stays(
     after = sorted(workspace.out.glob("results/*.json"))
     assert set(before) < set(after) and len(after) == len(before) + 1
     assert run_experiments((STEPS[-1],), workspace, seeds=2) == by_row(results)["+ SGC"]
+
+
+def test_data_are_looked_at_once_and_again_the_next_time(
+    template: Workspace, voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every row and seed names the data; to ask ten thousand files each time takes minutes."""
+    root = Path(shutil.copytree(voc, tmp_path / "voc"))
+    images = open_labelled(root, split="train")
+    workspace = replace(template, out=tmp_path / "exp", train=images, seeds=images)
+    looks: list[bool] = []
+    digest = provenance.data_digest
+
+    def counted(data: LabelledImages, *, truth: bool = False) -> str:
+        looks.append(truth)
+        return digest(data, truth=truth)
+
+    monkeypatch.setattr(provenance, "data_digest", counted)
+    first = tasks(STEPS, workspace, 3)
+    assert len(first) == 12 and sorted(looks) == [False, True]  # trained on, scored
+    truth = images.samples[0].truth
+    assert truth is not None
+    write_class_ids(truth, read_class_ids(truth).fill_(1))
+    again = tasks(STEPS, workspace, 3)
+    assert len(looks) == 4
+    assert not {task.key for task in first} & {task.key for task in again}
 
 
 @pytest.mark.parametrize(

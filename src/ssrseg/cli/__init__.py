@@ -3,7 +3,7 @@
 torch and transformers are imported inside the commands, so that ``--help`` answers at once.
 """
 
-from ssrseg.cli import commands, paper  # each registers its commands
+from ssrseg.cli import commands, paper, reproduce  # each registers its commands
 from ssrseg.cli.app import app, main
 
-__all__ = ["app", "commands", "main", "paper"]
+__all__ = ["app", "commands", "main", "paper", "reproduce"]

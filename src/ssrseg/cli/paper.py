@@ -69,6 +69,13 @@ class Download:
     """Address that has the archives by their names, if not the official one."""
 
 
+def processors() -> int:
+    """How many there are for us: a scheduler often grants fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @command(DATA_SETS)
 def prepare(
     dataset: Literal["voc", "coco"],
@@ -97,15 +104,13 @@ def prepare(
     from ssrseg.prepare.coco import prepare_coco
     from ssrseg.prepare.voc import prepare_voc
 
-    # a scheduler often grants fewer processors than there are
-    granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     result = (prepare_voc if dataset == "voc" else prepare_coco)(
         data,
         config=config,
         download=fetch.download and (fetch.mirror or True),
         superpixels=folder,
         split=cells.split,
-        workers=workers or granted or 1,
+        workers=workers or processors(),
     )
     code = show(result.checks)
     if code == 0:

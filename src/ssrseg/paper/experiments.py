@@ -17,14 +17,16 @@ from ssrseg.checkpoint import MODEL_FILE
 from ssrseg.config import Config, load_config, uses_decoder
 from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import ConfigError, DataError
-from ssrseg.networks.vocabulary import build_vocabulary, refuse_lone_texts
+from ssrseg.networks.vocabulary import refuse_lone_texts
 from ssrseg.paper.provenance import (
     Measure,
     content_key,
     encoder_digests,
+    one_look,
     run_identity,
     scored_digest,
     scoring_settings,
+    vocabulary_of,
 )
 from ssrseg.paper.records import read_marker, read_settings
 from ssrseg.schedule import Supervision, resolved
@@ -190,7 +192,8 @@ def tasks(rows: Sequence[Experiment], workspace: Workspace, seeds: int) -> list[
     # decoders first: their runs hold heads too
     wanted.sort(key=lambda each: each[0].measure != "segmentation")
     heads = _finished_heads(workspace)
-    found = [_task(row, seed, workspace, heads) for row, seed in wanted]
+    with one_look():
+        found = [_task(row, seed, workspace, heads) for row, seed in wanted]
     order = {row.name: index for index, row in enumerate(rows)}
     return sorted(found, key=lambda each: (order[each.experiment.name], each.seed))
 
@@ -232,9 +235,7 @@ def _task(row: Experiment, seed: int, workspace: Workspace, heads: _HeadRuns) ->
     if row.measure == "segmentation":
         identity["crf"] = row.crf
     else:
-        vocabulary = build_vocabulary(
-            data.classes, config.prompts.set, data.prompts, data.background
-        )
+        vocabulary = vocabulary_of(config, data)
         if config.cam.mode != "centre":
             refuse_lone_texts(vocabulary, {each.name: each.labels for each in data.samples})
         identity["texts"] = vocabulary.texts

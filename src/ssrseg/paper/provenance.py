@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -25,9 +27,10 @@ from ssrseg.config import Config, deciding_settings
 from ssrseg.data.files import write_json
 from ssrseg.data.sample import LabelledImages
 from ssrseg.networks.frozen import PACKAGED
-from ssrseg.networks.vocabulary import build_vocabulary
+from ssrseg.networks.vocabulary import Vocabulary, build_vocabulary
 from ssrseg.schedule import Supervision
 
+Found = TypeVar("Found")
 Measure = Literal["seeds", "masks", "segmentation"]
 
 _DECODER = {
@@ -86,21 +89,59 @@ def scoring_settings(config: Config, measure: Measure) -> dict[str, Any]:
     }
 
 
+_looked: ContextVar[dict[Any, tuple[LabelledImages, Any]] | None] = ContextVar(
+    "looked", default=None
+)
+
+
+@contextmanager
+def one_look() -> Iterator[None]:
+    """Look once at each data set and its texts, however often they are named in the block.
+
+    A table names them for every row and seed, and to ask the disk whether ten thousand files are
+    as they were takes a second.
+    """
+    token = _looked.set(_looked.get() or {})
+    try:
+        yield
+    finally:
+        _looked.reset(token)
+
+
+def _once(data: LabelledImages, what: Hashable, look: Callable[[], Found]) -> Found:
+    looked = _looked.get()
+    if looked is None:
+        return look()
+    key = (id(data), what)
+    if key not in looked:
+        looked[key] = data, look()  # kept: an id counts as long as its object lives
+    found: Found = looked[key][1]
+    return found
+
+
+def vocabulary_of(config: Config, data: LabelledImages) -> Vocabulary:
+    """What CLIP is asked about the data under these settings."""
+    chosen = config.prompts.set
+    return _once(
+        data,
+        chosen,
+        lambda: build_vocabulary(data.classes, chosen, data.prompts, data.background),
+    )
+
+
 def run_identity(
     config: Config, data: LabelledImages, supervision: Supervision, *, heads_only: bool
 ) -> dict[str, Any]:
     """All that decides a run, or its heads."""
-    encoders = encoder_digests(config)
+    encoders, full = encoder_digests(config), supervision == "full"
     if heads_only and config.cmpa.cam_source != "refined":
         del encoders["dino"]
     return {
         "settings": head_settings(config) if heads_only else run_settings(config, supervision),
         "supervision": supervision,
-        "data": data_digest(data, truth=supervision == "full"),
+        "data": _once(data, ("contents", full), lambda: data_digest(data, truth=full)),
         "classes": data.classes,
-        "texts": build_vocabulary(
-            data.classes, config.prompts.set, data.prompts, data.background
-        ).texts,
+        "texts": vocabulary_of(config, data).texts,
         "encoders": encoders,
     }
 
@@ -113,7 +154,7 @@ def content_key(identity: dict[str, Any]) -> str:
 def scored_digest(data: LabelledImages) -> str:
     """A name for the images that are scored: those with a true mask, labels and masks included."""
     known = tuple(sample for sample in data.samples if sample.truth is not None)
-    return data_digest(replace(data, samples=known), truth=True)
+    return _once(data, "scored", lambda: data_digest(replace(data, samples=known), truth=True))
 
 
 def encoder_digests(config: Config) -> dict[str, str]:

@@ -58,3 +58,36 @@ class PaperTable:
 
 _TEXT = (files("ssrseg") / "paper" / "published.yaml").read_text(encoding="utf-8")
 PAPER = TypeAdapter(dict[int, PaperTable]).validate_python(yaml.safe_load(_TEXT))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A printed figure: where it stands.
+
+    Attributes:
+        table: Number of the table.
+        row: Name of the row.
+        column: Name of the column.
+    """
+
+    table: int
+    row: str
+    column: str = "mIoU"
+
+    @property
+    def in_row(self) -> PaperRow:
+        """The row, with the experiments of ours that measure the same."""
+        (found,) = (each for each in PAPER[self.table].rows if each.name == self.row)
+        return found
+
+    @property
+    def printed(self) -> float:
+        """The figure as printed."""
+        value = self.in_row.cells[PAPER[self.table].columns.index(self.column)]
+        assert isinstance(value, float)
+        return value
+
+    @property
+    def ours(self) -> str | None:
+        """Our experiment that measures it; of several read-outs the first, which is the paper's."""
+        return next(iter(self.in_row.ours), None)

@@ -266,7 +266,7 @@ class TableReport:
         for table in (*self.tables, *self.details):
             if table.title != self.title:
                 parts.append(f"## {table.title}")
-            parts += [_markdown_table(table), *([table.text] if table.text else ())]
+            parts += [markdown_table(table), *([table.text] if table.text else ())]
             if table is self.tables[-1]:
                 notes = enumerate(self.notes, 1)
                 parts.append("\n".join(f"{index}. {note}" for index, note in notes))
@@ -286,7 +286,8 @@ class TableReport:
         return folder / f"{stem}.md"
 
 
-def _markdown_table(table: ReportTable) -> str:
+def markdown_table(table: ReportTable) -> str:
+    """A table without its title, controls in italics."""
     lines = [[*map(markdown_text, table.columns)], ["---"] * len(table.columns)]
     for row in table.rows:
         name = markdown_text(row.name)

@@ -56,26 +56,32 @@ def run_experiments(
     Raises:
         SSRError: Whatever is wrong with data, encoders or settings; finished results stay.
     """
-    wanted = tasks(rows, workspace, seeds)
-    there = _results(workspace)
-    missing = {task.key: task for task in wanted if task.key not in there}
+    found, missing = look(rows, workspace, seeds=seeds)
     if missing and not collect:
-        _run(list(missing.values()), workspace)
-        there = _results(workspace)
-    found = []
-    for task in wanted:
+        _run(list({task.key: task for task in missing}.values()), workspace)
+        found, _ = look(rows, workspace, seeds=seeds)
+    return found
+
+
+def look(
+    rows: Sequence[Experiment], workspace: Workspace, *, seeds: int = 1
+) -> tuple[list[Result], list[Task]]:
+    """What is there, read, and what ``run_experiments`` would have to do."""
+    there, found, missing = _results(workspace), [], []
+    for task in tasks(rows, workspace, seeds):
         if task.key in there:
             record = read_result(there[task.key], task.key, task.data.classes)
             found.append(Result(task.experiment.name, task.seed, record["figures"], record))
-    return found
+        else:
+            missing.append(task)
+    return found, missing
 
 
 def missing_tasks(
     rows: Sequence[Experiment], workspace: Workspace, *, seeds: int = 1
 ) -> list[Task]:
     """What ``run_experiments`` would have to do."""
-    there = _results(workspace)
-    return [task for task in tasks(rows, workspace, seeds) if task.key not in there]
+    return look(rows, workspace, seeds=seeds)[1]
 
 
 def _results(workspace: Workspace) -> dict[str, Path]:

@@ -32,7 +32,9 @@ OTHER_DATA = (
     "The paper's figures: VOC 2012 or COCO 2014, CLIP ViT-B/16 and DINO ViT-S/16, both pretrained."
     " Ours can be held against them only if they were made with the same images and encoders."
 )
-_FULL = {DECODER.name: FULL_DECODER.name, DECODER_CRF.name: FULL_DECODER_CRF.name}
+FULL = {DECODER.name: FULL_DECODER.name, DECODER_CRF.name: FULL_DECODER_CRF.name}
+"""The row on true masks that each decoder is a share of."""
+
 _CONTROLS = tuple(PaperRow(row.name, ours=(row.name,), kind="control") for row in CONTROLS)
 
 
@@ -97,7 +99,7 @@ def _cells(
         elif source == "coco":
             yield coco.text(row.ours[0], "miou") if coco else NOT_MEASURED
         elif source == "share":
-            full = _FULL.get(row.ours[0])
+            full = FULL.get(row.ours[0])
             yield found.share(row.ours[0], full) if full else ""
         elif source in READOUTS:
             index = READOUTS.index(source)

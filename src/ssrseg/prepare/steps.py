@@ -125,7 +125,9 @@ def report_missing(missing: Sequence[MissingFiles], source: ArchiveSource) -> li
     for each in missing:
         archive = each.archive
         size = f" ({archive.size / 1e9:.1f} GB)" if archive.size else ""
-        cure = f"put {archive.name}{size} into {source.downloads} and run the same command again."
+        where = f" from {archive.url}" if archive.url else ""
+        cure = f"put {archive.name}{size}{where} into {source.downloads} and run the same command"
+        cure += " again."
         if archive.url and not source.fetch:
             cure = f"run the same command with --download, or {cure}"
         shown = ", ".join(each.names[:_SHOWN]) + (more if each.names[_SHOWN:] else "")
@@ -193,13 +195,13 @@ def check_root(
         may_be_new: It will be filled by downloads.
     """
     if root.is_file():
-        raise DataError(f"{root} (--data) is a file, but a folder for {what} is expected.")
+        raise DataError(f"{root} is a file, but a folder for {what} is expected.")
     deeper = next((root / name for name in inner if (root / name).is_dir()), None)
     if deeper is not None and not any((root / name).is_dir() for name in own):
-        raise DataError(f"{root} (--data) is a folder too high. Give {deeper}.")
+        raise DataError(f"{root} is a folder too high. Give {deeper}.")
     if not root.is_dir() and not may_be_new:
         raise DataError(
-            f"{root} (--data): there is no such folder. Give the one that holds {what}, or make it"
+            f"{root}: there is no such folder. Give the one that holds {what}, or make it"
             " by download=True (--download)."
         )
 
