@@ -179,7 +179,7 @@ class CmpaConfig:
     text_gradient: bool = False
     """Images move the texts that they are compared with, or P_T is constant there [0008]."""
     trained: Literal["both", "isa", "tsa"] = "both"
-    """Heads that learn; the other one stays as it began [0039]."""
+    """Heads that learn; the other one stays as it began [0040]."""
     cam_source: Literal["clip", "refined", "cmpa"] = "clip"
     """CAM that pools foreground features (Eq. 2): CLIP's, its SGC-corrected form, or the current
     model's, pooled again at every refresh. ``refined`` needs pool_then_project."""

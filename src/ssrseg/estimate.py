@@ -388,7 +388,7 @@ def _try_pairs(model: SSR, optimizer: torch.optim.Optimizer, pairs: int) -> floa
         torch.randn(count, dim), torch.randn(count, dim),
     )  # fmt: skip
     labels = torch.nn.functional.one_hot(found.classes, model.n_classes).bool()
-    prototypes = torch.randn(model.n_classes, config.cmpa.out, device=model.device)
+    prototypes = torch.randn(model.n_prototypes, config.cmpa.out, device=model.device)
     for _ in range(3):
         clock = _Clock(model.device)
         optimizer.zero_grad(set_to_none=True)

@@ -666,6 +666,11 @@ class SSR(nn.Module, Loadable):
         return len(self.vocabulary.classes)
 
     @property
+    def n_prototypes(self) -> int:
+        """K, image prototypes: C, or C + M with ``cmpa.bg_prototypes``."""
+        return len(self.text_features) if self.config.cmpa.bg_prototypes else self.n_classes
+
+    @property
     def patch_size(self) -> int:
         """Side of a patch in pixels."""
         return self.clip.patch_size

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssrseg.checkpoint import Checkpoint, check_part, load_part
 from ssrseg.config import CmpaConfig, DecoderConfig
@@ -106,21 +106,40 @@ def without_training(alignment: Alignment, temperature: float) -> Alignment | No
         In eval mode; None where the heads began at random, which nothing remembers.
     """
     start = deepcopy(alignment).eval()
-    if start.isa.gain is None or start.tsa.gain is None:
-        return None
-    start.isa.gain.zero_()
-    start.tsa.gain.zero_()
+    for head in (start.isa, start.tsa):
+        if not isinstance(head, Projector) or head.gain is None:
+            return None
+        head.gain.zero_()
     start.log_temperature.fill_(math.log(temperature))
     return start
 
 
-def identity_alignment(clip: FrozenCLIP, temperature: float) -> Alignment:
+class FixedTexts(nn.Module):
+    """In TSA's place: T' is given, whatever T is."""
+
+    rows: Float[Tensor, "words dim1"]
+
+    def __init__(self, rows: Float[Tensor, "words dim1"]) -> None:
+        super().__init__()
+        self.register_buffer("rows", rows)
+
+    def forward(self, features: Float[Tensor, "words dim1"]) -> Float[Tensor, "words dim1"]:
+        """The given rows."""
+        return self.rows
+
+
+def identity_alignment(
+    clip: FrozenCLIP, temperature: float, *, text: Float[Tensor, "words dim1"] | None = None
+) -> Alignment:
     """Heads that change nothing: CMPA's read-outs on CLIP's own features, a control.
 
-    CLIP's own ``temperature`` is 1 / exp(logit_scale).
+    Args:
+        temperature: CLIP's own is 1 / exp(logit_scale).
+        text: Rows in the place of T; None = T.
     """
-    heads = (Projector(clip.dim, clip.dim, hidden=1, basis=torch.eye(clip.dim)) for _ in range(2))
-    alignment = Alignment(*heads, temperature=temperature, learnable=False)
+    isa, tsa = (Projector(clip.dim, clip.dim, basis=torch.eye(clip.dim)) for _ in range(2))
+    texts = tsa if text is None else FixedTexts(text)
+    alignment = Alignment(isa, texts, temperature=temperature, learnable=False)
     return alignment.to(clip.device).eval()
 
 

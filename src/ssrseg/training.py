@@ -183,9 +183,7 @@ class _State:
                 load_part(part, checkpoint, name, origin)
         prototypes = checkpoint.part("prototypes")
         if prototypes:
-            config = self.model.config.cmpa
-            texts = len(self.model.text_features)
-            size = (texts if config.bg_prototypes else self.model.n_classes, config.out)
+            size = (self.model.n_prototypes, self.model.config.cmpa.out)
             purity = torch.tensor(self.purity, dtype=torch.float64)
             expected = {"image": torch.empty(size, device="meta"), "purity": purity}
             check_tensors(prototypes, expected, f"The prototypes in {origin}")
@@ -749,14 +747,12 @@ def _refresh_prototypes(run: _Run, state: _State, iteration: int) -> None:
     found.save(run.foreground_file(iteration + 1))  # the name counts finished iterations
     pooled = found.pooled.to(model.device)
     aligned, classes = pooled if literal else model.alignment.isa(pooled), found.classes
-    text = model.alignment.tsa(model.text_features)
+    text = model.alignment.tsa(model.text_features)[: model.n_prototypes]
     if config.bg_prototypes:  # K = C + M: a background word is a class of its own
         background = found.background.to(model.device)
         words = background_words(background, model.text_features, model.n_classes)
         aligned = torch.cat([aligned, model.alignment.isa(background)])
         classes = torch.cat([classes, words.to(classes)])
-    else:
-        text = text[: model.n_classes]
     made = image_prototypes(aligned, classes.to(model.device), text, method=config.proto)
     state.foreground, state.prototypes, state.purity = found, made.image, made.purity
 

@@ -113,7 +113,7 @@ class Alignment(nn.Module):
     log_temperature: Tensor
 
     def __init__(
-        self, isa: Projector, tsa: Projector, *, temperature: float = 0.05, learnable: bool = True
+        self, isa: Projector, tsa: nn.Module, *, temperature: float = 0.05, learnable: bool = True
     ) -> None:
         super().__init__()
         self.isa, self.tsa = isa, tsa

@@ -39,6 +39,23 @@ LOSS_TRAININGS = {
 }
 """Table 4: the losses alone, and the last one with background pairs, which are our addition."""
 
+_PAIRS = (_CMPA, "cmpa.loss=crossmodal", "cmpa.bg_pairs=1.0")
+READINGS = {
+    "Eq. 6 as printed": Training(
+        "eq6",
+        (*(_CMPA, "cmpa.loss=crossmodal", "cmpa.symmetric=false"),
+         *("cmpa.bg_pairs=0", "cmpa.bg_negatives=false")),
+    ),
+    "heads of one layer": Training("layers-1", (*_PAIRS, "cmpa.depth=1")),
+    "heads of two layers": Training("layers-2", (*_PAIRS, "cmpa.depth=2")),
+    "K = C + M": Training("K-all", (*_PAIRS, "cmpa.bg_prototypes=true")),
+    "TSA alone, K = C + M, P_T moves": Training(
+        "tsa-alone",
+        (*_PAIRS, "cmpa.trained=tsa", "cmpa.bg_prototypes=true", "cmpa.text_gradient=true"),
+    ),
+}  # fmt: skip
+"""Readings of L_crossmodal; all but the first with background pairs."""
+
 CLIP_CAM = Experiment("CLIP CAM", (CLIP, *RAW))
 CENTRE_PRIOR = Experiment("centre prior, no image", (_CENTRE, *RAW))
 CMPA_CAM = Experiment("CMPA CAM", RAW, CMPA)
@@ -110,6 +127,9 @@ def by_readout(
 LOSSES = tuple(row for name, each in LOSS_TRAININGS.items() for row in by_readout(name, each))
 UNTRAINED = by_readout("untrained projector", CMPA, "untrained")
 TEMPERATURE = by_readout("CLIP at CMPA's temperature", CMPA, "temperature")
+READING_ROWS = tuple(row for name, each in READINGS.items() for row in by_readout(name, each))
+PROTOTYPES = by_readout("image prototypes as texts", CMPA, "prototypes")
+"""P_I in CLIP's space in the place of T, nothing trained: is it the prototypes, or the heads?"""
 CLIP_READ = by_readout("CLIP", None, "clip")[1:]
 """Frozen CLIP by the read-outs of CMPA; by GradCAM it is ``CLIP_CAM``."""
 
@@ -147,7 +167,10 @@ TABLES: dict[int, tuple[Experiment, ...]] = {
     1: (DECODER, DECODER_CRF, CLIP_ES_DECODER),
     2: (STEPS[-1], AS_SET, WITH_PAR, WITH_CRF, CLIP_ES),
     3: (*STEPS, AS_SET, *GRID, *CONTROLS),
-    4: (CENTRE_PRIOR, CLIP_CAM, *CLIP_READ, *LOSSES, *UNTRAINED, *TEMPERATURE),
+    4: (
+        *(CENTRE_PRIOR, CLIP_CAM, *CLIP_READ, *LOSSES, *READING_ROWS),
+        *(*UNTRAINED, *TEMPERATURE, *PROTOTYPES),
+    ),
     5: (DECODER, DECODER_CRF),
     6: (DECODER, DECODER_CRF, FULL_DECODER, FULL_DECODER_CRF),
 }

@@ -23,7 +23,8 @@ from ssrseg.data.photos import refuse_unusable
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.evaluation import Evaluation, class_figures, evaluate, mean_figures
-from ssrseg.method.cmpa import Alignment
+from ssrseg.foreground import collect_foreground
+from ssrseg.method.cmpa import Alignment, background_words, image_prototypes
 from ssrseg.model import SSR
 from ssrseg.paper.cam_seeds import SeedScores, score_seeds
 from ssrseg.paper.experiments import KEY_FILE, Experiment, Result, Task, Workspace, tasks
@@ -184,14 +185,19 @@ def _score_seeds(workspace: Workspace, group: Sequence[Task]) -> None:
         background=data.background,
         device=workspace.device,
     )
+    superpixels = SuperpixelCache.of(workspace.superpixels, first.sgc)
     heads: dict[object, Alignment | None] = {}
     models = {}
     for task in group:
         which = (task.run, task.experiment.heads)
         if which not in heads:
-            heads[which] = _alignment(base, task)
+            prototypes = task.experiment.heads == "prototypes"
+            heads[which] = (
+                _prototypes_as_texts(base, workspace, task, superpixels)
+                if prototypes
+                else _alignment(base, task)
+            )
         models[task.key] = base.with_config(task.config, alignment=heads[which])
-    superpixels = SuperpixelCache.of(workspace.superpixels, first.sgc)
     unfinished = workspace.out / "unfinished" / group[0].key
     found = score_seeds(models, data, superpixels, alphas=workspace.alphas, keep=unfinished)
     seconds = time.monotonic() - start
@@ -219,6 +225,23 @@ def _alignment(base: SSR, task: Task) -> Alignment | None:
     if kind == "temperature":
         return identity_alignment(base.clip, float(alignment.temperature.detach()))
     return alignment
+
+
+def _prototypes_as_texts(
+    base: SSR, workspace: Workspace, task: Task, superpixels: SuperpixelCache
+) -> Alignment:
+    """Means of the pooled features of each class and background word, from the training set."""
+    assert workspace.train is not None and task.run_config is not None
+    model = base.with_config(task.run_config, alignment=None)
+    found = collect_foreground(model, workspace.train, superpixels, aligned=False)
+    text = base.text_features
+    features, classes = found.pooled.to(text), found.classes.to(text.device)
+    if len(text) > base.n_classes:
+        background = found.background.to(text)
+        words = background_words(background, text, base.n_classes)
+        features, classes = torch.cat([features, background]), torch.cat([classes, words])
+    rows = image_prototypes(features, classes, text, method="class_mean").image
+    return identity_alignment(base.clip, 1 / base.clip.logit_scale, text=rows)
 
 
 def _score_masks(workspace: Workspace, task: Task) -> None:
