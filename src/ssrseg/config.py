@@ -174,8 +174,8 @@ class CmpaConfig:
     bg_pairs: NotNegative = 1.0
     """Weight of background-pooled features with a background text as positive; 0 = off [0005]."""
     bg_prototypes: bool = False
-    """K = C + M: background words have image prototypes too, which pull their texts [0025]. Needs
-    pool_then_project."""
+    """K = C + M: background words have image prototypes too, which pull their texts [0025], and
+    are negatives whatever bg_negatives says. Needs pool_then_project."""
     text_gradient: bool = False
     """Images move the texts that they are compared with, or P_T is constant there [0008]."""
     trained: Literal["both", "isa", "tsa"] = "both"
