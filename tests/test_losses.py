@@ -22,10 +22,13 @@ READINGS = {
     "Eq. 6 as printed": (("cmpa.symmetric=false", "cmpa.bg_pairs=0"), True, False, "none"),
     "no background pairs": (("cmpa.bg_pairs=0",), True, True, "classes"),
     "K = C + M": (("cmpa.bg_prototypes=true",), True, True, "paired"),
+    "K = C + M, Eq. 6 as printed": (
+        ("cmpa.bg_prototypes=true", "cmpa.symmetric=false"), True, False, "none",
+    ),
     "P_T moves": (("cmpa.text_gradient=true",), True, True, "all"),
     "TSA alone": (("cmpa.trained=tsa", "cmpa.text_gradient=true"), False, True, "all"),
     "ISA alone": (("cmpa.trained=isa",), True, False, "none"),
-}
+}  # fmt: skip
 """Settings; whether ISA and TSA get a gradient; which rows of T' do."""
 
 

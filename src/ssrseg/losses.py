@@ -180,7 +180,7 @@ def proto_loss(
                 background_words(pairs.clip_background, model.text_features, model.n_classes),
                 text,
                 temperature,
-                image_prototypes=prototypes if config.bg_prototypes else None,
+                image_prototypes=prototypes if config.bg_prototypes and config.symmetric else None,
                 text_gradient=config.text_gradient,
             )
     return loss
