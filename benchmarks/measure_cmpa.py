@@ -64,7 +64,7 @@ def trained(model: SSR, found: ForegroundFeatures, labels: torch.Tensor, config:
         if iteration % cmpa.update_every == 0:
             with torch.no_grad():
                 pooled, classes = found.pooled, found.classes
-                if cmpa.bg_prototypes:
+                if cmpa.bg_prototypes != "none":
                     pooled, classes = found.with_backgrounds(model.text_features, model.n_classes)
                 text = heads.tsa(model.text_features)[: model.n_prototypes]
                 made = image_prototypes(heads.isa(pooled), classes, text, method=cmpa.proto)
@@ -135,7 +135,7 @@ def variants(study: str) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield "two layers", ("cmpa.depth=2",)
         yield (
             "TSA alone, K = C + M, P_T moves",
-            ("cmpa.trained=tsa", "cmpa.bg_prototypes=true", "cmpa.text_gradient=true"),
+            ("cmpa.trained=tsa", "cmpa.bg_prototypes=pull", "cmpa.text_gradient=true"),
         )
 
 

@@ -21,9 +21,10 @@ READINGS = {
     "preset ssr": ((), True, True, "classes"),
     "Eq. 6 as printed": (("cmpa.symmetric=false", "cmpa.bg_pairs=0"), True, False, "none"),
     "no background pairs": (("cmpa.bg_pairs=0",), True, True, "classes"),
-    "K = C + M": (("cmpa.bg_prototypes=true",), True, True, "paired"),
-    "K = C + M, Eq. 6 as printed": (
-        ("cmpa.bg_prototypes=true", "cmpa.symmetric=false"), True, False, "none",
+    "background texts pulled": (("cmpa.bg_prototypes=pull",), True, True, "paired"),
+    "K = C": (("cmpa.bg_prototypes=none",), True, True, "classes"),
+    "pulled, but Eq. 6 as printed": (
+        ("cmpa.bg_prototypes=pull", "cmpa.symmetric=false"), True, False, "none",
     ),
     "P_T moves": (("cmpa.text_gradient=true",), True, True, "all"),
     "TSA alone": (("cmpa.trained=tsa", "cmpa.text_gradient=true"), False, True, "all"),

@@ -737,7 +737,7 @@ def _earlier_foreground(run: _Run, state: _State, iteration: int) -> ForegroundF
 
 @torch.no_grad()
 def _refresh_prototypes(run: _Run, state: _State, iteration: int) -> None:
-    """K-means over the training set; features are pooled again if they depend on the heads."""
+    """P_I over the training set; features are pooled again if they depend on the heads."""
     config, model = run.config.cmpa, state.without_rfm
     assert model.alignment is not None
     literal = config.aligns_patches
@@ -746,7 +746,7 @@ def _refresh_prototypes(run: _Run, state: _State, iteration: int) -> None:
         found = collect_foreground(model, run.data, run.superpixels, aligned=literal)
     found.save(run.foreground_file(iteration + 1))  # the name counts finished iterations
     pooled, classes = found.pooled, found.classes
-    if config.bg_prototypes:  # K = C + M: a background word is a class of its own
+    if config.bg_prototypes != "none":  # K = C + M: a background word is a class of its own
         pooled, classes = found.with_backgrounds(model.text_features, model.n_classes)
     pooled = pooled.to(model.device)
     aligned = pooled if literal else model.alignment.isa(pooled)
