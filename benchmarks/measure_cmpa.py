@@ -27,7 +27,7 @@ from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.foreground import ForegroundFeatures, collect_foreground
 from ssrseg.losses import draw_pairs, proto_loss
-from ssrseg.method.cmpa import background_words, image_prototypes, pool_foreground
+from ssrseg.method.cmpa import image_prototypes, pool_foreground
 from ssrseg.method.peers import centre_prior
 from ssrseg.model import SSR
 from ssrseg.paper.cam_seeds import ALPHAS, score_seeds
@@ -63,13 +63,12 @@ def trained(model: SSR, found: ForegroundFeatures, labels: torch.Tensor, config:
     for iteration in range(optim.cmpa_iterations):
         if iteration % cmpa.update_every == 0:
             with torch.no_grad():
-                features, classes = heads.isa(found.pooled), found.classes
-                if cmpa.bg_prototypes:
-                    words = background_words(found.background, model.text_features, model.n_classes)
-                    features = torch.cat([features, heads.isa(found.background)])
-                    classes = torch.cat([classes, words])
+                pooled, classes = found.pooled, found.classes
+                if cmpa.bg_prototypes != "none":
+                    pooled, classes = found.with_backgrounds(model.text_features, model.n_classes)
                 text = heads.tsa(model.text_features)[: model.n_prototypes]
-                prototypes = image_prototypes(features, classes, text, method=cmpa.proto).image
+                made = image_prototypes(heads.isa(pooled), classes, text, method=cmpa.proto)
+                prototypes = made.image
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(
                 optim.cmpa_lr, iteration, optim.cmpa_iterations, optim.warmup, optim.power
@@ -136,7 +135,7 @@ def variants(study: str) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield "two layers", ("cmpa.depth=2",)
         yield (
             "TSA alone, K = C + M, P_T moves",
-            ("cmpa.trained=tsa", "cmpa.bg_prototypes=true", "cmpa.text_gradient=true"),
+            ("cmpa.trained=tsa", "cmpa.bg_prototypes=pull", "cmpa.text_gradient=true"),
         )
 
 

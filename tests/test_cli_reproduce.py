@@ -99,6 +99,16 @@ def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_settings_for_the_gates_win_over_what_they_share(clip_dir: Path, dino_dir: Path) -> None:
+    ours = tiny_config(clip_dir, dino_dir, "data.workers=1", "affinity.power=3")
+    given = cli_reproduce.Measuring(gate_set=("backbones.clip=other", "data.workers=2"))
+    plain, changed = (each.gate("clip-es", ours) for each in (cli_reproduce.Measuring(), given))
+    assert (plain.backbones.clip, plain.data.workers) == (str(clip_dir), 1)
+    assert (changed.backbones.clip, changed.data.workers) == ("other", 2)
+    assert {plain.backbones.dino, changed.backbones.dino} == {str(dino_dir)}
+    assert plain.affinity.power == changed.affinity.power == 2  # CLIP-ES's own
+
+
 def test_a_gate_that_fails_says_why(world: Path, run: Run, tmp_path: Path) -> None:
     code, shown, err = run(*options(world, tmp_path / "out"))
     assert code == 1, err

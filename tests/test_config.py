@@ -112,6 +112,25 @@ def test_ssr_plus_is_ssr_with_another_affinity() -> None:
     assert plus.affinity.mask == "slic"  # CD-CLIP: boxes conflict with it
 
 
+@pytest.mark.parametrize(
+    ("settings", "cure"),
+    [
+        (("trained=tsa", "symmetric=false"), "cmpa.text_gradient=true, or cmpa.symmetric=true"),
+        (("map_order=project_then_pool",), "cmpa.bg_prototypes=none"),
+    ],
+)
+def test_settings_of_cmpa_that_exclude_each_other(settings: tuple[str, ...], cure: str) -> None:
+    given = [f"cmpa.{each}" for each in settings]
+    with pytest.raises(ConfigError, match=re.escape(cure)):
+        load_config(overrides=given)
+    if len(given) > 1:
+        for alone in given:
+            load_config(overrides=[alone])
+    load_config(overrides=["cmpa.map_order=project_then_pool", "cmpa.bg_prototypes=none"])
+    load_config(overrides=["cmpa.trained=tsa", "cmpa.symmetric=false", "cmpa.text_gradient=true"])
+    load_config(overrides=["cmpa.trained=tsa", "cmpa.symmetric=false", "cmpa.loss=feature"])
+
+
 def test_defaults_of_the_peers() -> None:
     config = Config()
     assert (config.data.crop, config.data.scale) == (320, (0.5, 2.0))

@@ -66,3 +66,18 @@ def test_which_cam_pools(voc: LabelledImages, clip_dir: Path, dino_dir: Path) ->
     assert (found["clip"].pooled - found["refined"].pooled).abs().max() > 1e-3
     assert (found["clip"].pooled - found["cmpa"].pooled).abs().max() > 1e-3
     assert torch.equal(found["clip"].mean, found["cmpa"].mean)
+
+
+def test_backgrounds_become_pairs_of_their_nearest_word() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pooled, background, text = (torch.randn(rows, 8, generator=generator) for rows in (5, 3, 6))
+    text = text / text.norm(dim=1, keepdim=True)
+    classes = torch.tensor([0, 1, 1, 0, 1])
+    found = ForegroundFeatures(pooled, torch.arange(5), classes, background, background)
+    features, owners = found.with_backgrounds(text, 2)
+    assert torch.equal(features, torch.cat([pooled, background]))
+    words = [max(range(2, 6), key=lambda word: float(text[word] @ row)) for row in background]
+    assert owners.tolist() == [*classes.tolist(), *words]
+    # without background words there is nothing that backgrounds could be pairs of
+    alone = found.with_backgrounds(text[:2], 2)
+    assert torch.equal(alone[0], pooled) and torch.equal(alone[1], classes)

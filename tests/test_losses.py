@@ -21,11 +21,15 @@ READINGS = {
     "preset ssr": ((), True, True, "classes"),
     "Eq. 6 as printed": (("cmpa.symmetric=false", "cmpa.bg_pairs=0"), True, False, "none"),
     "no background pairs": (("cmpa.bg_pairs=0",), True, True, "classes"),
-    "K = C + M": (("cmpa.bg_prototypes=true",), True, True, "paired"),
+    "background texts pulled": (("cmpa.bg_prototypes=pull",), True, True, "paired"),
+    "K = C": (("cmpa.bg_prototypes=none",), True, True, "classes"),
+    "pulled, but Eq. 6 as printed": (
+        ("cmpa.bg_prototypes=pull", "cmpa.symmetric=false"), True, False, "none",
+    ),
     "P_T moves": (("cmpa.text_gradient=true",), True, True, "all"),
     "TSA alone": (("cmpa.trained=tsa", "cmpa.text_gradient=true"), False, True, "all"),
     "ISA alone": (("cmpa.trained=isa",), True, False, "none"),
-}
+}  # fmt: skip
 """Settings; whether ISA and TSA get a gradient; which rows of T' do."""
 
 

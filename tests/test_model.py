@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ssrseg.data.sample import present_slots
 from ssrseg.errors import BackboneError, ConfigError
+from ssrseg.loading import _note_usual_pixels
 from ssrseg.method.affinity import balance, feature_attention
 from ssrseg.method.peers import centre_prior, class_distribution_affinity
 from ssrseg.method.sgc import slic_labels
 from ssrseg.model import SSR
-from ssrseg.networks.clip import FrozenCLIP
+from ssrseg.networks.clip import USUAL_PIXELS, FrozenCLIP
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.dino import FAMILIES, FrozenDINO
 from ssrseg.networks.dino import USUAL_PIXELS as IMAGENET
@@ -368,6 +369,9 @@ def test_an_encoder_without_mean_and_deviation_is_named(
     said = capfd.readouterr().err
     assert f"{folders[0]} has no preprocessor_config.json: it is given CLIP's mean" in said
     assert f"{folders[1]} has no preprocessor_config.json: it is given ImageNet's mean" in said
+    _note_usual_pixels("org/clip", USUAL_PIXELS, "CLIP's")
+    said = capfd.readouterr().err
+    assert "org/clip has no preprocessor_config.json, or it cannot be fetched now: it is" in said
 
 
 def test_dino_is_loaded_only_where_it_counts(tmp_path: Path, clip_dir: Path) -> None:

@@ -62,12 +62,22 @@ RUNS = [
     (),
     ("optim.schedule=joint", "optim.iterations=20"),
     ("optim.schedule=joint", "optim.iterations=20", "cmpa.cam_source=cmpa"),
-    ("cmpa.map_order=project_then_pool", "cam.readout=gradcam"),
+    ("cmpa.map_order=project_then_pool", "cmpa.bg_prototypes=none", "cam.readout=gradcam"),
     ("cmpa.cam_source=refined", "affinity.rfm_after=4"),
-    ("cmpa.map_order=project_then_pool", "cmpa.bg_pairs=0"),
-    ("optim.schedule=joint", "optim.iterations=20", "cmpa.map_order=project_then_pool"),
+    ("cmpa.map_order=project_then_pool", "cmpa.bg_prototypes=none", "cmpa.bg_pairs=0"),
+    (
+        "optim.schedule=joint",
+        "optim.iterations=20",
+        "cmpa.map_order=project_then_pool",
+        "cmpa.bg_prototypes=none",
+    ),
     ("optim.features=cached",),
-    ("optim.features=cached", "cmpa.map_order=project_then_pool", "optim.affinity_weight=0.1"),
+    (
+        "optim.features=cached",
+        "cmpa.map_order=project_then_pool",
+        "cmpa.bg_prototypes=none",
+        "optim.affinity_weight=0.1",
+    ),
     ("optim.features=auto", "cam.mode=clip", "optim.iterations=20", "optim.micro_batch=1"),
 ]
 
@@ -364,7 +374,9 @@ def test_plan(settings: Settings) -> None:
     staged = plan(settings(), "labels")
     assert (staged.align, staged.segment) == (range(8), range(8, 20))
     assert (staged.crops, staged.total) == (range(8, 20), 20)
-    literal = plan(settings("cmpa.map_order=project_then_pool"), "labels")
+    literal = plan(
+        settings("cmpa.map_order=project_then_pool", "cmpa.bg_prototypes=none"), "labels"
+    )
     assert (literal.crops, literal.total) == (range(20), 20)
     joint = plan(settings("optim.schedule=joint"), "labels")
     assert joint.align == joint.segment == joint.crops == range(12)
@@ -510,7 +522,14 @@ JOINT = ("optim.schedule=joint", "optim.iterations=20")
     [
         ("SIGINT", 130, ()),
         ("SIGTERM", 143, (*JOINT, "cmpa.cam_source=cmpa")),
-        ("SIGHUP", 129, ("cmpa.map_order=project_then_pool",)),
+        (
+            "SIGHUP",
+            129,
+            (
+                "cmpa.map_order=project_then_pool",
+                "cmpa.bg_prototypes=none",
+            ),
+        ),
     ],
 )
 def test_a_signal_saves_the_iteration_and_nothing_is_lost(

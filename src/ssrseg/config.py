@@ -165,21 +165,22 @@ class CmpaConfig:
     pos: Literal["cluster", "class", "cluster_present"] = "class"
     """Positive prototype of a pair: nearest cluster (paper), its class, or nearest of the image's
     classes [0004]."""
-    proto: Literal["kmeans", "class_mean"] = "kmeans"
-    """How image prototypes are made."""
+    proto: Literal["kmeans", "class_mean"] = "class_mean"
+    """How image prototypes are made: K-means (paper), or the mean of each class [0009]."""
     update_every: Count = 100
     """Iterations between prototype refreshes; the paper's 5000 belongs to its 30,000 [0013]."""
     bg_negatives: bool = True
     """Background texts are further negatives [0005]."""
     bg_pairs: NotNegative = 1.0
     """Weight of background-pooled features with a background text as positive; 0 = off [0005]."""
-    bg_prototypes: bool = False
-    """K = C + M: background words have image prototypes too, which pull their texts [0025]. Needs
-    pool_then_project."""
+    bg_prototypes: Literal["none", "negatives", "pull"] = "negatives"
+    """Background words have image prototypes: none (K = C); as negatives of class texts (K = C +
+    M); or they pull the words' own texts too [0025]. All but none need pool_then_project."""
     text_gradient: bool = False
     """Images move the texts that they are compared with, or P_T is constant there [0008]."""
     trained: Literal["both", "isa", "tsa"] = "both"
-    """Heads that learn; the other one stays as it began [0040]."""
+    """Heads that learn; the other one stays as it began [0040]. ``tsa`` needs symmetric or
+    text_gradient."""
     cam_source: Literal["clip", "refined", "cmpa"] = "clip"
     """CAM that pools foreground features (Eq. 2): CLIP's, its SGC-corrected form, or the current
     model's, pooled again at every refresh. ``refined`` needs pool_then_project."""
@@ -495,18 +496,26 @@ def load_config(
         more = [f"... and {len(faults) - _SHOWN} more."] if faults[_SHOWN:] else []
         end = "`ssrseg config` lists every setting."
         raise ConfigError(" ".join([*faults[:_SHOWN], *more, end]))
-    if config.cmpa.aligns_patches:
-        cure = "Set cmpa.map_order=pool_then_project."
-        if config.cmpa.cam_source == "refined":
+    cmpa = config.cmpa
+    moves_texts = cmpa.symmetric or cmpa.text_gradient or cmpa.loss == "feature"
+    if cmpa.trained == "tsa" and not moves_texts:
+        raise ConfigError(
+            "cmpa.trained = tsa cannot be combined with cmpa.symmetric = false: no gradient would"
+            " reach TSA, and nothing would be learned. Set cmpa.text_gradient=true, or"
+            " cmpa.symmetric=true."
+        )
+    if cmpa.aligns_patches:
+        if cmpa.cam_source == "refined":
             raise ConfigError(
                 "cmpa.cam_source = refined cannot be combined with cmpa.map_order ="
-                f" project_then_pool: crops are pooled before they are rectified. {cure}"
+                " project_then_pool: crops are pooled before they are rectified. Set"
+                " cmpa.map_order=pool_then_project."
             )
-        if config.cmpa.bg_prototypes:
+        if cmpa.bg_prototypes != "none":
             raise ConfigError(
-                "cmpa.bg_prototypes = true cannot be combined with cmpa.map_order ="
-                " project_then_pool: the background word of an image is that of CLIP's own feature,"
-                f" which is not kept there. {cure}"
+                f"cmpa.bg_prototypes = {cmpa.bg_prototypes} cannot be combined with cmpa.map_order"
+                " = project_then_pool: the background word of an image is that of CLIP's own"
+                " feature, which is not kept there. Set cmpa.bg_prototypes=none."
             )
     return config
 

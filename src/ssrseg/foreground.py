@@ -17,7 +17,7 @@ from ssrseg.data.photos import PhotoBatch, photo_batches
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.method.cam import min_max
-from ssrseg.method.cmpa import pool_foreground, usable_pairs
+from ssrseg.method.cmpa import background_words, pool_foreground, usable_pairs
 from ssrseg.model import SSR, InitialCam
 from ssrseg.networks.frozen import weights_digest
 
@@ -39,6 +39,20 @@ class ForegroundFeatures:
     classes: Int[Tensor, " pairs"]
     background: Float[Tensor, "images dim"]
     mean: Float[Tensor, "images dim1"]
+
+    def with_backgrounds(
+        self, text: Float[Tensor, "words dim"], n_classes: int
+    ) -> tuple[Float[Tensor, "rows dim"], Int[Tensor, " rows"]]:
+        """Features and classes with K = C + M: every image is a pair of its background word, too.
+
+        Args:
+            text: T, unit norm, the classes first; without backgrounds nothing is added.
+            n_classes: C.
+        """
+        if len(text) == n_classes:
+            return self.pooled, self.classes
+        words = background_words(self.background, text.to(self.background), n_classes)
+        return torch.cat([self.pooled, self.background]), torch.cat([self.classes, words])
 
     def save(self, path: Path) -> None:
         """Write atomically, with a digest of the numbers."""

@@ -429,9 +429,10 @@ def _load_encoders(
 def _note_usual_pixels(source: str, pixels: PixelNorm, whose: str) -> None:
     """Say that nobody says how an encoder wants its pixels."""
     if not pixels.origin:
+        gone = "" if _is_local(source) else ", or it cannot be fetched now"
         note(
-            f"{source} has no preprocessor_config.json: it is given {whose} mean and deviation. If"
-            " it was trained with others, copy that file from where it is from."
+            f"{source} has no preprocessor_config.json{gone}: it is given {whose} mean and"
+            " deviation. If it was trained with others, copy that file from where it is from."
         )
 
 

@@ -144,7 +144,7 @@ def proto_loss(
     Args:
         model: With heads, which get the gradient.
         pairs: A batch.
-        prototypes: P_I, one row per class; with ``cmpa.bg_prototypes`` one per text.
+        prototypes: P_I, one row per class; or per text, as ``cmpa.bg_prototypes`` says.
     """
     assert model.alignment is not None
     config = model.config.cmpa
@@ -175,12 +175,13 @@ def proto_loss(
         )
         # ours: a background feature belongs to the background text that CLIP finds nearest
         if len(background) and len(text) > model.n_classes:
+            pulled = config.bg_prototypes == "pull" and config.symmetric
             loss = loss + config.bg_pairs * background_loss(
                 background,
                 background_words(pairs.clip_background, model.text_features, model.n_classes),
                 text,
                 temperature,
-                image_prototypes=prototypes if config.bg_prototypes else None,
+                image_prototypes=prototypes if pulled else None,
                 text_gradient=config.text_gradient,
             )
     return loss

@@ -667,8 +667,9 @@ class SSR(nn.Module, Loadable):
 
     @property
     def n_prototypes(self) -> int:
-        """K, image prototypes: C, or C + M with ``cmpa.bg_prototypes``."""
-        return len(self.text_features) if self.config.cmpa.bg_prototypes else self.n_classes
+        """K, image prototypes: C, or C + M where background words have some."""
+        with_words = self.config.cmpa.bg_prototypes != "none"
+        return len(self.text_features) if with_words else self.n_classes
 
     @property
     def patch_size(self) -> int:

@@ -58,7 +58,7 @@ from ssrseg.foreground import ForegroundFeatures, collect_foreground
 from ssrseg.interruption import Interrupted, Stop, until_stopped
 from ssrseg.losses import crop_pairs, draw_pairs, online_masks, proto_loss, seg_loss
 from ssrseg.manifest import FILE as MANIFEST
-from ssrseg.method.cmpa import background_words, image_prototypes
+from ssrseg.method.cmpa import image_prototypes
 from ssrseg.method.objective import ssr_loss
 from ssrseg.model import SSR
 from ssrseg.networks.vocabulary import build_vocabulary, refuse_lone_texts
@@ -737,7 +737,7 @@ def _earlier_foreground(run: _Run, state: _State, iteration: int) -> ForegroundF
 
 @torch.no_grad()
 def _refresh_prototypes(run: _Run, state: _State, iteration: int) -> None:
-    """K-means over the training set; features are pooled again if they depend on the heads."""
+    """P_I over the training set; features are pooled again if they depend on the heads."""
     config, model = run.config.cmpa, state.without_rfm
     assert model.alignment is not None
     literal = config.aligns_patches
@@ -745,14 +745,12 @@ def _refresh_prototypes(run: _Run, state: _State, iteration: int) -> None:
     if found is None or literal or (config.cam_source == "cmpa" and iteration > 0):
         found = collect_foreground(model, run.data, run.superpixels, aligned=literal)
     found.save(run.foreground_file(iteration + 1))  # the name counts finished iterations
-    pooled = found.pooled.to(model.device)
-    aligned, classes = pooled if literal else model.alignment.isa(pooled), found.classes
+    pooled, classes = found.pooled, found.classes
+    if config.bg_prototypes != "none":  # K = C + M: a background word is a class of its own
+        pooled, classes = found.with_backgrounds(model.text_features, model.n_classes)
+    pooled = pooled.to(model.device)
+    aligned = pooled if literal else model.alignment.isa(pooled)
     text = model.alignment.tsa(model.text_features)[: model.n_prototypes]
-    if config.bg_prototypes:  # K = C + M: a background word is a class of its own
-        background = found.background.to(model.device)
-        words = background_words(background, model.text_features, model.n_classes)
-        aligned = torch.cat([aligned, model.alignment.isa(background)])
-        classes = torch.cat([classes, words.to(classes)])
     made = image_prototypes(aligned, classes.to(model.device), text, method=config.proto)
     state.foreground, state.prototypes, state.purity = found, made.image, made.purity
 

@@ -18,6 +18,7 @@ from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import CheckpointError, ConfigError, DataError
 from ssrseg.evaluation import evaluate
+from ssrseg.foreground import collect_foreground
 from ssrseg.model import SSR
 from ssrseg.paper import provenance
 from ssrseg.paper import run_experiments as machinery
@@ -35,6 +36,7 @@ from ssrseg.paper.rows import (
     DECODER,
     DECODER_CRF,
     FULL_DECODER,
+    PROTOTYPES,
     RAW,
     SSR_TRAINING,
     STEPS,
@@ -44,7 +46,7 @@ from ssrseg.paper.rows import (
 )
 from ssrseg.paper.run_experiments import missing_tasks, run_experiments
 from ssrseg.pseudo_masks import make_masks
-from ssrseg.trained_parts import load_alignment, untrained_alignment
+from ssrseg.trained_parts import identity_alignment, load_alignment, untrained_alignment
 from ssrseg.training import train
 
 SMALL = ("optim.cmpa_iterations=3", "optim.iterations=1", "optim.warmup=1", "optim.cmpa_lr=1e-2")
@@ -229,6 +231,43 @@ def test_speed_and_places_do_not_count(
     assert run_experiments((CMPA_CAM,), other, seeds=2) == by_row(results)["CMPA CAM"]
 
 
+def test_image_prototypes_stand_in_the_place_of_texts(
+    measured: tuple[Workspace, list[Result]], clip_dir: Path, tmp_path: Path
+) -> None:
+    """Means of unit features by class and by nearest background word; encoders may have moved."""
+    workspace = measured[0]
+    moved = Path(shutil.copytree(clip_dir, tmp_path / "moved"))
+    other = replace(workspace, config=workspace.settings(0, f"backbones.clip={moved}"))
+    assert other.train is not None and other.seeds is not None
+    row = PROTOTYPES[1]
+    (found,) = run_experiments((row,), other)
+    assert found.record["training"]["run"] == "runs/ssr/seed-0"
+    # by hand
+    cells = SuperpixelCache(None, n_segments=20, compactness=10.0)
+    config = other.settings(0, *row.settings)
+    base = SSR.from_config(config, other.train.classes)
+    pooled = collect_foreground(base, other.train, cells, aligned=False)
+    features = [*pooled.pooled, *pooled.background]
+    texts, n_classes = base.text_features, base.n_classes
+    words = [n_classes + int((texts[n_classes:] @ each).argmax()) for each in pooled.background]
+    owners = [*pooled.classes.tolist(), *words]
+    rows = texts.clone()
+    for word in set(owners):
+        own = [each / each.norm() for each, owner in zip(features, owners, strict=True)
+               if owner == word]  # fmt: skip
+        rows[word] = torch.stack(own).mean(0)
+    heads = identity_alignment(base.clip, 1 / base.clip.logit_scale, text=rows)
+    model = base.with_config(config, alignment=heads)
+    (direct,) = score_seeds({"x": model}, other.seeds, cells).values()
+    assert found.figures["miou"] == pytest.approx(direct.scores.miou, abs=1e-6)
+    plain = base.with_config(config, alignment=identity_alignment(base.clip, 0.01))
+    (texts_alone,) = score_seeds({"x": plain}, other.seeds, cells).values()
+    assert direct.matrix.tolist() != texts_alone.matrix.tolist()
+    # other training images are other prototypes
+    fewer = replace(other, train=replace(other.train, samples=other.train.samples[1:]))
+    assert {task.key for task in tasks((row,), fewer, 1)}.isdisjoint({found.record["key"]})
+
+
 def test_a_changed_setting_is_measured_anew_and_the_old_figure_stays(
     measured: tuple[Workspace, list[Result]],
 ) -> None:
@@ -265,6 +304,10 @@ def test_data_are_looked_at_once_and_again_the_next_time(
     write_class_ids(truth, read_class_ids(truth).fill_(1))
     again = tasks(STEPS, workspace, 3)
     assert len(looks) == 4
+    with provenance.one_look():
+        assert [task.key for task in again] == [task.key for task in tasks(STEPS, workspace, 3)]
+        tasks(STEPS[:1], workspace, 2)
+    assert len(looks) == 6
     assert not {task.key for task in first} & {task.key for task in again}
 
 

@@ -57,8 +57,8 @@ class Measuring:
         values = ours.to_dict()
         keys = (key.split(".") for key in (*SPEED_KEYS, "backbones.clip", "backbones.dino"))
         shared = {f"{section}.{key}": values[section][key] for section, key in keys}
-        config = load_config(name, overrides=self.gate_set)
-        return load_config(base=config.to_dict(), overrides=shared)
+        config = load_config(name, overrides=shared)
+        return load_config(base=config.to_dict(), overrides=self.gate_set)
 
 
 @command(PAPER)

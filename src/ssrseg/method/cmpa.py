@@ -313,7 +313,8 @@ def alignment_loss(
             gradient).
         symmetric: Also texts to prototypes; without it, and without ``text_gradient``, TSA has no
             gradient (Eq. 6, literally).
-        bg_negatives: Background texts join P_T as further negatives.
+        bg_negatives: Background texts join P_T as further negatives; with K = C + M they are
+            rows of P_T anyway.
         text_gradient: P_T passes the gradient of the images' term on to TSA.
     """
     pair_text = text[classes]  # f_text of each pair
@@ -351,7 +352,8 @@ def background_loss(
         word: Row of ``text`` that is the positive.
         text: T'.
         image_prototypes: P_I with K = C + M, a row per text: background texts are then pulled to
-            theirs, as the texts of classes are by ``alignment_loss``. None = K = C.
+            theirs, as the texts of classes are by ``alignment_loss`` if it is symmetric. None =
+            K = C, or images to texts only.
         text_gradient: A gradient flows into ``text`` from the images too.
     """
     facing_image = text if text_gradient else text.detach()

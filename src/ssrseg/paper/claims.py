@@ -14,7 +14,7 @@ from scipy.stats import t as student
 from ssrseg.paper.experiments import Result
 from ssrseg.paper.published import Cell
 from ssrseg.paper.results import Results
-from ssrseg.paper.rows import AS_SET, CLIP_ES_DECODER, DECODER_CRF
+from ssrseg.paper.rows import AS_SET, CLIP_CAM, CLIP_ES_DECODER, DECODER_CRF
 from ssrseg.paper.tables import FULL
 
 Word = Literal["holds", "does not hold", "within noise", "one seed", "not measured"]
@@ -144,6 +144,11 @@ class Control:
 CONTROLS = (
     Control("CMPA's CAM: its training, not its read-out", "CMPA CAM", "untrained CMPA CAM"),
     Control("CMPA's CAM: over CLIP read alike", "CMPA CAM", "CLIP CAM, read as CMPA's is"),
+    Control(
+        "CMPA by GradCAM, with the background pairs that the paper does not have",
+        "L_crossmodal + background pairs, gradcam",
+        CLIP_CAM.name,
+    ),
     Control("CMPA behind everything else", AS_SET.name, "the preset without CMPA"),
     Control("SGC's mask behind everything else", AS_SET.name, "the preset without a mask"),
     Control(

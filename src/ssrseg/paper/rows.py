@@ -29,10 +29,11 @@ BOX, SLIC = "affinity.mask=box", "affinity.mask=slic"
 SSR_TRAINING = Training("ssr")
 CMPA = Training("ssr", (_CMPA,))  # the same run, unless the preset has no CMPA
 FULL = Training("full", supervision="full")
+_ALONE = ("cmpa.bg_pairs=0", "cmpa.bg_prototypes=none")
 LOSS_TRAININGS = {
-    "L_feature": Training("L_feature", (_CMPA, "cmpa.loss=feature", "cmpa.bg_pairs=0")),
-    "L_in_modal": Training("L_in_modal", (_CMPA, "cmpa.loss=in_modal", "cmpa.bg_pairs=0")),
-    "L_crossmodal": Training("L_crossmodal", (_CMPA, "cmpa.loss=crossmodal", "cmpa.bg_pairs=0")),
+    "L_feature": Training("L_feature", (_CMPA, "cmpa.loss=feature", *_ALONE)),
+    "L_in_modal": Training("L_in_modal", (_CMPA, "cmpa.loss=in_modal", *_ALONE)),
+    "L_crossmodal": Training("L_crossmodal", (_CMPA, "cmpa.loss=crossmodal", *_ALONE)),
     "L_crossmodal + background pairs": Training(
         "L_crossmodal-pairs", (_CMPA, "cmpa.loss=crossmodal", "cmpa.bg_pairs=1.0")
     ),
@@ -43,17 +44,17 @@ _PAIRS = (_CMPA, "cmpa.loss=crossmodal", "cmpa.bg_pairs=1.0")
 READINGS = {
     "Eq. 6 as printed": Training(
         "eq6",
-        (*(_CMPA, "cmpa.loss=crossmodal", "cmpa.symmetric=false"),
-         *("cmpa.bg_pairs=0", "cmpa.bg_negatives=false")),
+        (_CMPA, "cmpa.loss=crossmodal", "cmpa.symmetric=false", "cmpa.bg_negatives=false", *_ALONE),
     ),
-    "heads of one layer": Training("layers-1", (*_PAIRS, "cmpa.depth=1")),
     "heads of two layers": Training("layers-2", (*_PAIRS, "cmpa.depth=2")),
-    "K = C + M": Training("K-all", (*_PAIRS, "cmpa.bg_prototypes=true")),
-    "TSA alone, K = C + M, P_T moves": Training(
+    "P_I by K-means": Training("kmeans", (*_PAIRS, "cmpa.proto=kmeans")),
+    "K = C": Training("K-classes", (*_PAIRS, "cmpa.bg_prototypes=none")),
+    "background texts pulled": Training("pull", (*_PAIRS, "cmpa.bg_prototypes=pull")),
+    "TSA alone, background texts pulled, P_T moves": Training(
         "tsa-alone",
-        (*_PAIRS, "cmpa.trained=tsa", "cmpa.bg_prototypes=true", "cmpa.text_gradient=true"),
+        (*_PAIRS, "cmpa.trained=tsa", "cmpa.bg_prototypes=pull", "cmpa.text_gradient=true"),
     ),
-}  # fmt: skip
+}
 """Readings of L_crossmodal; all but the first with background pairs."""
 
 CLIP_CAM = Experiment("CLIP CAM", (CLIP, *RAW))

@@ -24,7 +24,7 @@ from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.evaluation import Evaluation, class_figures, evaluate, mean_figures
 from ssrseg.foreground import collect_foreground
-from ssrseg.method.cmpa import Alignment, background_words, image_prototypes
+from ssrseg.method.cmpa import Alignment, image_prototypes
 from ssrseg.model import SSR
 from ssrseg.paper.cam_seeds import SeedScores, score_seeds
 from ssrseg.paper.experiments import KEY_FILE, Experiment, Result, Task, Workspace, tasks
@@ -232,15 +232,15 @@ def _prototypes_as_texts(
 ) -> Alignment:
     """Means of the pooled features of each class and background word, from the training set."""
     assert workspace.train is not None and task.run_config is not None
-    model = base.with_config(task.run_config, alignment=None)
+    # the run may have named the same encoders and prompts otherwise
+    config = replace(task.run_config, backbones=base.config.backbones, prompts=base.config.prompts)
+    model = base.with_config(config, alignment=None)
     found = collect_foreground(model, workspace.train, superpixels, aligned=False)
     text = base.text_features
-    features, classes = found.pooled.to(text), found.classes.to(text.device)
-    if len(text) > base.n_classes:
-        background = found.background.to(text)
-        words = background_words(background, text, base.n_classes)
-        features, classes = torch.cat([features, background]), torch.cat([classes, words])
-    rows = image_prototypes(features, classes, text, method="class_mean").image
+    features, classes = found.with_backgrounds(text, base.n_classes)
+    rows = image_prototypes(
+        features.to(text), classes.to(text.device), text, method="class_mean"
+    ).image
     return identity_alignment(base.clip, 1 / base.clip.logit_scale, text=rows)
 
 
