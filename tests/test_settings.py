@@ -41,7 +41,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "cmpa.pos": ("cluster", "cmpa.init=random"),
     "cmpa.proto": ("kmeans", "cmpa.init=random"),
     "cmpa.update_every": ("3",),
-    "cmpa.bg_negatives": ("false",),
+    "cmpa.bg_negatives": ("false", "cmpa.bg_prototypes=none"),
     "cmpa.bg_pairs": ("0.5",),
     "cmpa.bg_prototypes": ("none",),
     "cmpa.text_gradient": ("true",),
