@@ -241,6 +241,8 @@ def test_without_coco_its_claims_stay_open(whole: Path, world: Path, run: Run) -
     del words[at : at + 2]
     code, _, err = run(*words, "--plus-set", "sgc.high=0.4")
     assert code == 2 and "--plus-set is for ssr-plus" in err
+    code, _, err = run(*words, "--preset", "ssr-plus")  # the file has every setting
+    assert code == 2 and "preset ssr-plus is ssr again" in err and "--plus-set" in err
     code, _, err = run(*words, "--seeds", 1, "--past-gates")
     assert code == 0, err
     page = (whole / "results.md").read_text(encoding="utf-8")

@@ -86,6 +86,11 @@ def reproduce(
     tables = TableSetup(data=voc, out=out, **vars(setup))
     main = measuring.preset(BESIDE.get(wanted, wanted), tables, coco or voc)
     beside = measuring.preset(wanted, tables, coco or voc) if wanted in BESIDE else None
+    if beside is not None and beside.voc == main.voc:
+        raise ConfigError(
+            f"With these settings preset {wanted} is {BESIDE[wanted]} again: --config or --set give"
+            " all that tells the two apart. Leave those settings out, or give them by --plus-set."
+        )
     clip_es, weclip = (measuring.gate(name, main.voc) for name in ("clip-es", "weclip"))
     from ssrseg.paper.reproduce import reproduce
     from ssrseg.paper.studies import Reproduction
