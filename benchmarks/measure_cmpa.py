@@ -153,7 +153,7 @@ def main() -> None:
     train = open_labelled(given.data, split=given.train_split)
     scored = open_labelled(given.data, split=given.seed_split)
     worlds = {name: words for name, words in WORDS.items()} if given.study == "words" else {"": ()}
-    none = SuperpixelCache(None, 1, 1.0)
+    none = SuperpixelCache(None, n_segments=1, compactness=1.0)
     print("| what | words | seed | " + " | ".join(READOUTS) + " |")
     print("|---|---|---|" + "---|" * len(READOUTS))
     for world, words in worlds.items():
