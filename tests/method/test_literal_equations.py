@@ -52,7 +52,7 @@ def norm(a: list[float]) -> float:
 def test_eq_1_projection():
     """v' = ISA(v): linear, BatchNorm, ReLU, linear, BatchNorm, number by number."""
     torch.manual_seed(0)
-    isa = Projector(5, 3, hidden=4).eval()
+    isa = Projector(5, 3, hidden=4, depth=2).eval()
     first, norm_1, _, second, norm_2 = isa.mlp
     for layer in (norm_1, norm_2):
         layer.running_mean.copy_(randn(1, layer.num_features))

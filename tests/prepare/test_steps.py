@@ -127,15 +127,16 @@ def test_what_is_missing_is_named_with_its_archive(tree: Path) -> None:
     result = prepare_voc(tree)
     assert not result.complete
     voc = (
-        "run the same command with --download, or put VOCtrainval_11-May-2012.tar (2.0 GB) into"
-        f" {tree}/downloads and run the same command again."
+        "run the same command with --download, or put VOCtrainval_11-May-2012.tar (2.0 GB) from"
+        f" {VOC_TRAINVAL.url} into {tree}/downloads and run the same command again."
     )
     assert cures(result) == {
         "images": f"2007_000001: {voc}",
         "annotations": f"2007_000007: {voc}",
         "masks of VOC": f"2007_000003, 2007_000004, 2007_000005: {voc}",
         "masks of SBD": "2007_000006, 2007_000008: run the same command with --download, or put"
-        f" benchmark.tgz (1.4 GB) into {tree}/downloads and run the same command again.",
+        f" benchmark.tgz (1.4 GB) from {SBD.url} into {tree}/downloads and run the same command"
+        " again.",
     }
     assert found(result)["masks of VOC"] == "3 of 6 missing"
     assert len(list((tree / "SegmentationClassAug").iterdir())) == 4  # those that can be made
@@ -469,7 +470,8 @@ def test_coco_without_images_or_annotations(coco: Path, tmp_path: Path) -> None:
     result = prepare_coco(coco)
     assert cures(result) == {
         "images of train": "COCO_train2014_000000000025.jpg: run the same command with --download,"
-        f" or put train2014.zip (13.5 GB) into {coco}/downloads and run the same command again."
+        f" or put train2014.zip (13.5 GB) from {COCO_IMAGES['train'].url} into {coco}/downloads"
+        " and run the same command again."
     }
     assert found(result)["true masks of train"] == "3, 3 written now"
     instances_file(coco, "val").unlink()
