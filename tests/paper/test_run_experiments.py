@@ -473,6 +473,20 @@ def test_heads_alone_need_no_decoder(template: Workspace, tmp_path: Path) -> Non
     assert all(a[name].equal(b[name]) for name in a)  # which is why they may be shared
 
 
+def test_what_a_run_decides_when_it_begins_does_not_hide_its_figures(
+    template: Workspace, tmp_path: Path
+) -> None:
+    """Heads are trained with ``optim.features = auto``, and their run says cached or online."""
+    config = load_config(base=template.config.to_dict(), overrides=["optim.features=auto"])
+    workspace = replace(template, out=tmp_path / "auto", config=config)
+    found = run_experiments((CMPA_CAM, DECODER), workspace)
+    assert [each.row for each in found] == ["CMPA CAM", "decoder"]
+    assert missing_tasks((CMPA_CAM, DECODER), workspace) == []
+    alone = replace(workspace, out=tmp_path / "alone")
+    assert [each.figures for each in run_experiments((CMPA_CAM,), alone)] == [found[0].figures]
+    assert missing_tasks((CMPA_CAM,), alone) == []
+
+
 def test_an_interrupted_measurement_goes_on(
     template: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -240,11 +240,11 @@ def read_pixel_norm(source: str | Path, usual: PixelNorm) -> PixelNorm:
         given = table.get("image_mean"), table.get("image_std")
         if given != (None, None):
             mean, deviation = map(_three_numbers, given)
-            if mean is None or deviation is None or min(deviation) <= 0:
+            if mean is None or deviation is None or not _of_unit_pixels(mean, deviation):
                 raise BackboneError(
                     f"{path}: image_mean = {given[0]!r:.80} and image_std = {given[1]!r:.80}, but"
-                    " three numbers each are expected, for red, green and blue in [0, 1], the"
-                    " second above 0. Copy the file from where the model is from."
+                    " three numbers each are expected, for red, green and blue in [0, 1] and not in"
+                    " 0 .. 255, the second above 0. Copy the file from where the model is from."
                 )
             return PixelNorm(mean, deviation, name)
     return usual
@@ -255,6 +255,14 @@ def _three_numbers(values: object) -> tuple[float, ...] | None:
         return None
     usable = all(isinstance(each, (int, float)) and abs(each) <= 1000 for each in values)
     return tuple(map(float, values)) if usable else None
+
+
+def _of_unit_pixels(mean: tuple[float, ...], deviation: tuple[float, ...]) -> bool:
+    """Whether these can be those of pixels in [0, 1]: a deviation is at most half of the range.
+
+    1 is a common deviation all the same, of what is only shifted.
+    """
+    return min(mean) >= 0 and max(mean) <= 1 and min(deviation) > 0 and max(deviation) <= 1
 
 
 def _file_of(source: str, name: str) -> Path | None:

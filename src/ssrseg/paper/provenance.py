@@ -38,6 +38,8 @@ _DECODER = {
     "optim.seg_weight",
     "optim.affinity_weight",
     "optim.affinity_radius",
+    "optim.features",  # resolved when a run begins
+    "optim.views",
 }
 _CROPS = {"data.crop", "data.scale", "data.flip"}
 
