@@ -15,6 +15,7 @@ from tiny_encoders import tiny_config
 
 from ssrseg import training
 from ssrseg.cli import reproduce as cli_reproduce
+from ssrseg.paper import reproduce as paper_reproduce
 from ssrseg.paper import run_experiments
 from ssrseg.paper.claims import CLAIMS
 from ssrseg.paper.experiments import Task, Workspace
@@ -163,6 +164,18 @@ def test_everything_is_prepared_and_measured_once(whole: Path, world: Path, run:
     assert contents(whole) == before
     again = (whole / "results.md").read_bytes()
     assert again == page
+
+
+def test_a_figure_that_is_missing_at_the_end_is_no_success(
+    whole: Path, world: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "repro"
+    shutil.copytree(whole, out)
+    next((out / "results").glob("*l-crossmodal-gradcam*.json")).unlink()
+    monkeypatch.setattr(paper_reproduce, "_measure", lambda *_: None)
+    code, shown, _ = run(*options(world, out), "--seeds", 1, "--past-gates")
+    assert code == 1
+    assert "1 figures are missing still. Give the same command again." in shown
 
 
 def test_more_seeds_go_on_from_fewer(

@@ -62,7 +62,8 @@ def reproduce(job: Reproduction, *, past_gates: bool = False) -> int:
         past_gates: Go on though a gate fails.
 
     Returns:
-        0; 1 if the machine, the data or a gate does not allow what follows, which is said.
+        0; 1 if the machine, the data or a gate does not allow what follows, or a figure is missing
+        at the end, which is said.
 
     Raises:
         SSRError: Whatever is wrong with data, encoders or settings; finished results stay.
@@ -82,7 +83,12 @@ def reproduce(job: Reproduction, *, past_gates: bool = False) -> int:
         return 1
     _measure(course, times)
     draw_figures(job, course.standings)
-    echo(f"\n{write_page(job, course.gates, course.standings)} holds everything against the paper.")
+    page = write_page(job, course.gates, course.standings)
+    missing = sum(len(todo) for each in course.standings for todo in each.missing.values())
+    if missing:
+        echo(f"\n{page}: {missing} figures are missing still. Give the same command again.")
+        return 1
+    echo(f"\n{page} holds everything against the paper.")
     return 0
 
 
