@@ -41,7 +41,7 @@ def test_sound_data(photos: Path, settings: tuple[str, ...]) -> None:
         assert re.search(rf"^{name} +\d+ +\d+ %", out, flags=re.MULTILINE)
     assert "Background words: " in out
     assert re.search(r"^ssrseg masks +\d+ s +[\d.]+ [MG]B +[\d.]+ [kM]B", out, flags=re.MULTILINE)
-    assert re.search(r"^ssrseg train +\d+ s +\d+ MB +", out, flags=re.MULTILINE)
+    assert re.search(r"^ssrseg train +\d+ s +[\d.]+ [MG]B +", out, flags=re.MULTILINE)
     assert "12 iterations of 2 crops" in out
     assert len(out.splitlines()) < 45
 
