@@ -125,11 +125,26 @@ def test_digests_and_descriptions(clip_on_stem: Path, dino_on_stem: Path, tmp_pa
         assert before.digest not in {load(folder).digest, load(changed).digest}
 
 
-def test_a_file_of_the_library_says_what_it_was(clip_on_stem: Path) -> None:
+def test_files_have_the_names_of_the_library(
+    clip_on_stem: Path, dino_on_stem: Path, dino_dir: Path, tmp_path: Path
+) -> None:
     config = json.loads((clip_on_stem / "config.json").read_text())
     assert config["architectures"] == ["CLIPModel"]
     vision = config["vision_config"]
     assert (vision["stem"], vision["stem_blocks"]) == ("efficientnet-lite0", 16)
+    # the library saves a ViT by its old names, as those on the hub have; the new ones are read too
+    stored, usual = (load_file(folder / "model.safetensors") for folder in (dino_on_stem, dino_dir))
+    place = "embeddings.patch_embeddings.projection."
+    assert "encoder.layer.0.attention.attention.query.weight" in usual
+    assert {name for name in stored if not name.startswith(place)} == {
+        name for name in usual if not name.startswith(place)
+    }
+    dino = FrozenDINO.load(dino_on_stem)
+    new = Path(shutil.copytree(dino_on_stem, tmp_path / "new"))
+    own = dino.model.state_dict()
+    assert "layers.0.attention.q_proj.weight" in own
+    save_file(own, new / "model.safetensors", metadata={"format": "pt"})
+    assert FrozenDINO.load(new).digest == dino.digest
 
 
 def test_encoders_without_a_stem_are_the_librarys_own(clip_dir: Path, dino_dir: Path) -> None:
