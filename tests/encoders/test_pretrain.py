@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from encoders.surroundings import Corner
 from make_tiny import opened_files, tiny_voc
 from safetensors.torch import load_file
 from transformers import ViTModel
@@ -21,7 +22,6 @@ from encoders.objective import Objective
 from encoders.photos import CaptionedPhotos, Photo, PhotoPictures
 from encoders.pretrain import Pretraining, build_objective, pretrain
 from encoders.scenes import CLIP_SEEDS, CaptionedScenes, ScenePictures, ScenePool
-from encoders.surroundings import Corner
 from ssrseg.errors import DataError
 from ssrseg.networks.clip import FrozenCLIP
 
