@@ -111,7 +111,7 @@ def window_lesson(
     """Correct the teachers by what is known of the photographs.
 
     A tag that is known to be absent is nowhere. One that is known to be present is raised, at all
-    patches of the view alike, until its best one has ``SURE``; a window without that one may lack it.
+    patches of the view alike, until the best has ``SURE``; a window without that one may lack it.
 
     Args:
         whole: Probabilities of all names in the window.

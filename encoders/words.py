@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import cache
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -114,6 +115,7 @@ def known_words() -> frozenset[str]:
     return frozenset(word for text in texts for word in re.findall(r"[a-z0-9]+|[.,'-]", text))
 
 
+@cache
 def build_word_tokenizer(words: frozenset[str], longest: int) -> CLIPTokenizer:
     """Byte-pair tokenizer in which each of these words is one token; others fall into pieces.
 

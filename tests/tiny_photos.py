@@ -15,7 +15,7 @@ from ssrseg.networks.stem import Stem
 
 CLIP = PhotoClipRecipe(
     views=16, batch=4, width=24, depth=2, heads=2, grid=8, warmup=1, text_width=16, text_depth=1,
-    dim=12, kept=2, window=6, whole_share=0.25, names=(12, 6), bfloat16=False,
+    lr=2e-4, dim=12, kept=2, window=6, whole_share=0.25, names=(12, 6), bfloat16=False,
 )  # fmt: skip
 DINO = PhotoDinoRecipe(
     views=16, batch=4, width=24, depth=2, heads=2, grid=8, warmup=1, kept=2, bfloat16=False
@@ -23,7 +23,7 @@ DINO = PhotoDinoRecipe(
 
 THINGS = ("cat;person", "cow", "dog", "horse", "person", "sheep")
 AROUND = ("cow;grass;sky", "building;road;sky;zebra", "face;tree;water", "body;mountain;sign")
-"""Labels of the photographs of two folders; every second one of the second has every background."""
+"""Labels of the photographs of two folders; in the first nobody looked for backgrounds."""
 
 
 def random_lite0() -> dict[str, Tensor]:

@@ -6,10 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_photos import AROUND, THINGS, random_lite0, write_photos
 from torch import Tensor
 
 from encoders.photos import Photo, open_photos
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Random numbers of a test are the same in every run."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

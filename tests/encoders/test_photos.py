@@ -124,7 +124,7 @@ def test_a_view_shows_what_its_box_says(shape: tuple[int, int]) -> None:
     areas, mirrored, ratios = [], [], []
     along = (np.arange(SIDE) + 0.5) / SIDE
     for _ in range(40):
-        view, box = cut_view(photo, rng)
+        view, box = cut_view(photo, rng, whole=False)
         assert view.shape == (SIDE, SIDE, 3) and view.dtype == np.uint8
         assert 0 <= box.top < box.bottom <= 1 and 0 <= box.left < box.right <= 1
         tall, wide = box.bottom - box.top, box.right - box.left
@@ -141,7 +141,17 @@ def test_a_view_shows_what_its_box_says(shape: tuple[int, int]) -> None:
         assert 0.29 < min(areas) < 0.5 < max(areas) <= 1
         assert np.exp(-0.6) - 1e-6 <= min(ratios) < 0.8 and 1.2 < max(ratios) <= np.exp(0.6) + 1e-6
     else:  # no view of a long photograph is as long
-        assert max(ratios) < 2.6
+        assert 1.5 < max(ratios) < np.exp(0.3) * 2 + 1e-6 < 4
+
+
+def test_a_view_of_the_whole_shows_all_of_it() -> None:
+    photo, rng = coordinates(90, 120), np.random.default_rng(0)
+    found = [cut_view(photo, rng, whole=True) for _ in range(12)]
+    assert {box[:4] for _, box in found} == {(0, 0, 1, 1)}
+    views = {box.mirrored: view for view, box in found}
+    assert np.array_equal(views[False], views[True][:, ::-1])
+    rows = views[False][:, :, 0].mean(1)
+    assert rows[0] < 3 and rows[-1] > 247 and (np.diff(rows) >= 0).all()
 
 
 def test_jitter_changes_colours_and_greys_a_tenth() -> None:
@@ -161,7 +171,7 @@ def test_jitter_changes_colours_and_greys_a_tenth() -> None:
 @pytest.mark.parametrize(("side", "grid"), [(5, 8), (20, 24)])
 def test_places_against_a_slow_loop(side: int, grid: int) -> None:
     rng = np.random.default_rng(0)
-    boxes = np.array([cut_view(coordinates(60, 80), rng)[1] for _ in range(6)])
+    boxes = np.array([cut_view(coordinates(60, 80), rng, whole=False)[1] for _ in range(6)])
     boxes[0] = 0, 0, 1, 1, 0
     boxes[1] = 0, 0.2, 1, 1, 1
     found = places(boxes, side, grid)
@@ -186,7 +196,7 @@ def test_a_whole_photograph_of_the_tables_grid_has_its_rows_in_order() -> None:
 def test_places_are_where_the_pixels_of_a_view_are_from() -> None:
     photo, rng, grid = coordinates(200, 300), np.random.default_rng(3), 24
     for _ in range(10):
-        view, box = cut_view(photo, rng)
+        view, box = cut_view(photo, rng, whole=False)
         patches = view.reshape(20, 16, 20, 16, 3).mean((1, 3)) / 250 * grid - 0.5
         found = places(np.array([box]), 20, grid)[0].numpy()
         for channel, cells in ((0, found // grid), (1, found % grid)):
@@ -203,6 +213,7 @@ def test_a_view_is_the_stem_on_the_pixels_it_says(
     features = views[np.array([1, 0]), np.array([0, 1])]
     assert features.mid.shape == (2, MID, 20, 20) and features.top.shape == (2, TOP, 10, 10)
     assert features.mid.dtype == torch.float32
+    assert tuple(features.boxes[1, :4]) == (0, 0, 1, 1) != tuple(features.boxes[0, :4])
     for mid, top, numbers, photo in zip(*features, some, strict=True):
         box = Box(*numbers)
         with PIL.Image.open(photo.path) as image:

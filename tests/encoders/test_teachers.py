@@ -55,9 +55,8 @@ class ToyViews:
         rng = np.random.default_rng([view, index])
         mid = rng.normal(0, 0.05, (MID, 2, 2))
         for channel, tag in enumerate(self.CHANNELS):
-            mid[channel] += (
-                6 * (tag in self.photos[index].present) * self.seen(view, index, channel)
-            )
+            if tag in self.photos[index].present:
+                mid[channel] += 6 * self.seen(view, index, channel)
         return torch.from_numpy(mid).float()
 
     @staticmethod
@@ -65,7 +64,7 @@ class ToyViews:
         return np.eye(4)[(view + index + channel) % 4].reshape(2, 2)
 
     def __getitem__(self, chosen: tuple[np.ndarray, np.ndarray]) -> Features:
-        mid = torch.stack([self.at(int(view), int(index)) for view, index in zip(*chosen)])
+        mid = torch.stack([self.at(view, index) for view, index in np.stack(chosen, 1)])
         return Features(mid, torch.zeros(len(mid), TOP, 1, 1), np.zeros((len(mid), 5)))
 
     def moments(self, seed: int) -> tuple[Tensor, Tensor]:

@@ -101,6 +101,14 @@ def test_all_texts_of_the_training_are_read_to_their_end(tokenizer: CLIPTokenize
     assert {re.search(r"\w+ / \w+", text) is not None for text in unknown} == {True}
 
 
+def test_the_most_frequent_pair_is_joined_first_then_the_first_of_the_alphabet() -> None:
+    tokenizer = build_word_tokenizer(frozenset({"tab", "cab", "cat", "sees"}), 8)
+    vocabulary = tokenizer.get_vocab()
+    joined = ["ab</w>", "at</w>", "cab</w>", "cat</w>", "ee", "ees</w>", "sees</w>", "tab</w>"]
+    assert sorted(vocabulary, key=vocabulary.get)[80:-3] == joined
+    assert tokenizer.tokenize("scab tabs") == ["s", "cab</w>", "t", "a", "b", "s</w>"]
+
+
 def test_other_words_fall_into_pieces(tokenizer: CLIPTokenizer) -> None:
     for word in ("zebrafish", "xylophones", "quokka", "qwxyz"):
         pieces = tokenizer.tokenize(word)
