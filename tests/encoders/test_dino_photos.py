@@ -162,7 +162,7 @@ def test_the_exported_folder_is_the_trained_model_on_pixels(
         expected, maps = encode_patches(run.model["encoder"], channels.flatten(2).mT, where)
     found = dino.features(pixels).flatten(0, 1)
     for one, other in zip(found, expected[:, 1:].flatten(0, 1), strict=True):
-        assert (one - other).norm() < 0.02 * other.norm()  # files are in half precision
+        assert (one - other).norm() < 0.05 * other.norm()  # files are in half precision
     attention = torch.stack(maps).mean(0)
     assert (dino.attention(pixels) - attention).abs().max() < 0.02 * attention.max()
     stored = load_file(tmp_path / "model.safetensors")
