@@ -26,7 +26,7 @@ from encoders.clip_photos import (
 )
 from encoders.photos import MID, TOP, Features, Photo, frozen_stem
 from encoders.pretrain import Pretraining
-from encoders.words import KINDS, MEMBERS, NAMES, TAGS
+from encoders.words import KINDS, MEMBERS, NAMES, TAGS, TEMPLATES
 from ssrseg.networks.clip import FrozenCLIP
 
 TAG = {tag: k for k, tag in enumerate(TAGS)}
@@ -258,6 +258,37 @@ def test_a_step_depends_on_seed_and_step_alone(objective: PhotoClipObjective) ->
     assert one == two and one["loss"] != other["loss"]
     sigmoids = one["tags"] + one["places"] + one["kinds"] + 0.5 * one["pointed"]
     assert one["loss"] == pytest.approx(one["names"] + CLIP.sigmoid * sigmoids, rel=1e-6)
+
+
+def test_texts_are_names_then_a_word_for_each_tag_then_kinds(
+    objective: PhotoClipObjective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, tokenizer = [], objective.tokenizer
+
+    def spy(texts: list[str], **options: Any) -> Any:
+        said.append(texts)
+        return tokenizer(texts, **options)
+
+    model, chosen, templates = objective.build_model(), [], set()
+    monkeypatch.setattr(objective, "tokenizer", spy)
+    for step in range(24):
+        with torch.no_grad():
+            objective.losses(model, model, step)
+        texts = said.pop()
+        template = texts[-1].replace(list(KINDS)[-1], "{}")
+        templates.add(template)
+        names, tags, kinds = np.split(np.array(texts), [-len(TAGS) - len(KINDS), -len(KINDS)])
+        assert list(kinds) == [template.format(kind) for kind in KINDS]
+        assert len(set(names)) == len(names) and 12 <= len(names) <= 18
+        assert set(names) <= {template.format(name) for name in NAMES}
+        for text, words in zip(tags, TAGS.values(), strict=True):
+            said_as = [template.format(word) for word in words].index(text)
+            if len(words) == 3:
+                chosen.append(said_as)
+    assert templates <= set(TEMPLATES) and len(templates) > 3
+    # 40 %, and a third of the others
+    assert np.mean([word == 0 for word in chosen]) == pytest.approx(0.6, abs=0.1)
+    assert set(chosen) == {0, 1, 2}
 
 
 def test_gradients_reach_both_towers_and_the_biases(objective: PhotoClipObjective) -> None:

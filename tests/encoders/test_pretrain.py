@@ -193,6 +193,16 @@ def test_training_on_photographs_writes_log_and_encoders(
     assert FrozenDINO.load(tmp_path / "d/dino").depth == 2
 
 
+@pytest.mark.parametrize("name", ["clip-photos", "dino-photos"])
+def test_mixed_precision_is_near_the_full_one(objectives: Objectives, name: str) -> None:
+    objective = objectives[name]()
+    run = Pretraining(objective)
+    full = objective.losses(run.model, run.average, 1)["loss"].item()
+    objective.recipe = replace(objective.recipe, bfloat16=True)
+    mixed = objective.losses(run.model, run.average, 1)["loss"].item()
+    assert mixed != full and mixed == pytest.approx(full, rel=0.03)
+
+
 def test_recipes_of_photographs_share_views(
     hasty: None, folders: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,34 @@ def test_whitening_and_scores_are_linear(toy: tuple[ToyViews, TagTeacher]) -> No
     assert torch.allclose(middle, scores.mean(0, keepdim=True), atol=1e-4)
 
 
+def test_the_odds_of_a_photograph_are_the_mean_of_those_of_its_places(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(teachers, "STEPS", 40)
+    monkeypatch.setattr(teachers, "LEARNING_RATE", 0.05)
+    photos = [photo for photo in toy_photos(30) if "sky" not in photo.known][:8]
+    views = ToyViews(photos)
+    teacher = TagTeacher(views, seed=0)
+    # of one tag, with all eight at every step
+    weight = torch.zeros(MID + TOP, requires_grad=True)
+    bias = torch.tensor(-3.0, requires_grad=True)
+    dogs = torch.tensor(["dog" in photo.present for photo in photos])
+    optimizer = torch.optim.AdamW([weight, bias], weight_decay=0.3)
+    for step in range(40):
+        white = teacher.whiten(join(views[np.full(8, step % 2), np.arange(8)]))
+        odds = (white.flatten(2).mT @ weight + bias).exp().mean(1)
+        chance = odds / (1 + odds)
+        loss = -torch.where(dogs, chance, 1 - chance).log().sum() / (2 * 8) * len(TAGS) / 8
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 40)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    found = teacher.scores(white)[..., NAMES.index("dog")]
+    expected = white.flatten(2).mT @ weight + bias
+    assert expected.std() > 1
+    assert torch.allclose(found, expected, atol=0.01)
+
+
 def test_unknown_tags_teach_nothing(
     toy: tuple[ToyViews, TagTeacher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
