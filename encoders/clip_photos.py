@@ -4,7 +4,9 @@ Every reading of the image tower is taught what a place shows: the patches V, th
 the image feature v; and U, the values of the last block without its attention (MaskCLIP's reading),
 along which GradCAM's gradient goes. Two vocabularies are asked of them:
 
-* ImageNet's names, softmax: Lite0's own classifier is the teacher;
+* ImageNet's names, softmax: Lite0's own classifier is the teacher. Vectors of patches and of names
+  also follow its features and its rows, and parts of views are imagined to show random names, so
+  that names that no photograph shows are learned, too;
 * tags, backgrounds and kinds of names, one sigmoid each: the teacher of tags, corrected by what is
   known of the photograph.
 """
@@ -40,7 +42,7 @@ from encoders.photos import (
     places,
     sampling_weights,
 )
-from encoders.teachers import NameTeacher, TagTeacher, tag_truth
+from encoders.teachers import NameLesson, NameTeacher, TagTeacher, tag_truth
 from encoders.words import KINDS, MEMBERS, NAMES, TAGS, TEMPLATES, build_word_tokenizer, known_words
 from ssrseg.networks.clip import FrozenCLIP
 
@@ -78,6 +80,8 @@ class PhotoClipRecipe(Recipe):
     """Names asked at a step: those that the teacher sees most, and random ones."""
     sigmoid: float = 20.0
     """Weight of the sigmoid losses beside the softmax losses."""
+    likeness: float = 4.0
+    """Weight of the likeness to the teacher's vectors beside the softmax losses."""
 
 
 class Lesson(NamedTuple):
@@ -177,7 +181,7 @@ def lesson_losses(
     lesson: Lesson,
     texts: Float[Tensor, "texts dim"],
     scale: Tensor,
-    bias: Float[Tensor, 3],
+    bias: Float[Tensor, " 3"],
 ) -> dict[str, Tensor]:
     """Losses of a batch, by name.
 
@@ -189,14 +193,7 @@ def lesson_losses(
     asked, count = lesson.names.shape[1], len(TAGS)
     names, words = texts[:asked], texts[asked:]
     v, patches, values = (functional.normalize(each, dim=-1) for each in tower)
-    side = math.isqrt(tower.patches.shape[1])
-    # the teacher of names speaks at stride 32: mean of 2 x 2 patches
-    coarse = [
-        functional.normalize(
-            functional.avg_pool2d(each.mT.unflatten(2, (side, side)), 2).flatten(2).mT, dim=-1
-        )
-        for each in tower[1:]
-    ]
+    coarse = [at_stride_32(each) for each in tower[1:]]
     softmax = cross_entropy(scale * v @ names.T, lesson.names) + sum(
         cross_entropy(scale * each @ names.T, lesson.name_places) for each in coarse
     )
@@ -219,6 +216,40 @@ def lesson_losses(
         "places": places,
         "kinds": kinds,
         "pointed": masked_bce(pointed, lesson.tags, lesson.known),
+    }
+
+
+def at_stride_32(
+    patches: Float[Tensor, "windows patches dim"],
+) -> Float[Tensor, "windows places dim"]:
+    """Unit vectors of 2 x 2 patches each: that is where the teacher of names speaks."""
+    side = math.isqrt(patches.shape[1])
+    means = functional.avg_pool2d(patches.mT.unflatten(2, (side, side)), 2)
+    return functional.normalize(means.flatten(2).mT, dim=-1)
+
+
+def likeness_losses(
+    tower: ImageTower,
+    said: NameLesson,
+    texts: Float[Tensor, "names dim"],
+    targets: Float[Tensor, "names dim"],
+) -> dict[str, Tensor]:
+    """1 - cosine with the teacher's features, of the three readings; with its vectors of names.
+
+    Args:
+        texts: Unit-norm features of the names asked.
+        targets: The teacher's, unit norm.
+    """
+    pairs = (
+        (functional.normalize(tower.v, dim=-1), said.whole_feature),
+        *((at_stride_32(each), said.place_features) for each in tower[1:]),
+    )
+    unlike = [
+        1 - functional.cosine_similarity(ours, theirs, dim=-1).mean() for ours, theirs in pairs
+    ]
+    return {
+        "features": torch.stack(unlike).sum(),
+        "texts": 1 - (texts * targets).sum(1).mean(),
     }
 
 
@@ -257,7 +288,9 @@ class PhotoClipObjective(Objective):
         self._views = StemViews(cache, photos, recipe.kept, recipe.seed)
         self._weights = sampling_weights(photos)
         self._present, self._known = tag_truth(photos)
-        self._name_teacher, self._tag_teacher = NameTeacher(), TagTeacher(self._views, recipe.seed)
+        places = self._views.some(recipe.seed).top.permute(0, 2, 3, 1).flatten(0, 2)
+        self._name_teacher = NameTeacher(recipe.dim, places)
+        self._tag_teacher = TagTeacher(self._views, recipe.seed)
         self.tokenizer = build_word_tokenizer(known_words(), LONGEST)
 
     def build_model(self) -> nn.ModuleDict:
@@ -318,22 +351,23 @@ class PhotoClipObjective(Objective):
         side = GRID if whole else recipe.window
         row, column = 2 * rng.integers(0, (GRID - side) // 2 + 1, size=2)
         down, across = slice(row, row + side), slice(column, column + side)
+        features = features._replace(top=self._name_teacher.imagine(features.top, rng))
         channels = self._tag_teacher.whiten(join(features))
         # what the teachers say of the window, and which names are asked
         top = features.top[:, :, row // 2 : (row + side) // 2, column // 2 : (column + side) // 2]
-        names, name_places = self._name_teacher(top)
+        said = self._name_teacher(top)
         most, random = recipe.names
         asked = torch.cat(
             [
-                names.sum(0).topk(most).indices,
+                said.whole.sum(0).topk(most).indices,
                 torch.from_numpy(rng.integers(len(NAMES), size=random)),
             ]
         ).unique()
         inside = torch.zeros(GRID, GRID, dtype=torch.bool)
         inside[down, across] = True
         lesson = window_lesson(
-            names,
-            name_places,
+            said.whole,
+            said.places,
             self._tag_teacher.scores(channels),
             inside.flatten(),
             self._present[index],
@@ -341,10 +375,10 @@ class PhotoClipObjective(Objective):
             asked,
         )
         template = TEMPLATES[rng.integers(len(TEMPLATES))]
-        said = [
+        synonyms = [
             words[rng.integers(len(words)) if rng.random() < 0.6 else 0] for words in TAGS.values()
         ]
-        texts = [template.format(word) for word in (*(NAMES[k] for k in asked), *said, *KINDS)]
+        texts = [template.format(word) for word in (*(NAMES[k] for k in asked), *synonyms, *KINDS)]
         where = places(features.boxes, GRID, recipe.grid)[:, down, across].flatten(1)
         clip = model["clip"]
         words = self.tokenizer(texts, padding=True, return_tensors="pt")
@@ -354,7 +388,12 @@ class PhotoClipObjective(Objective):
         encoded = functional.normalize(encoded.float(), dim=-1)
         terms = lesson_losses(tower, lesson, encoded, clip.logit_scale.exp(), model["bias"][0])
         sigmoids = terms["tags"] + terms["places"] + terms["kinds"] + 0.5 * terms["pointed"]
-        return {"loss": terms["names"] + recipe.sigmoid * sigmoids, **terms}
+        likeness = likeness_losses(
+            tower, said, encoded[: len(asked)], self._name_teacher.texts[asked]
+        )
+        alike = torch.stack([*likeness.values()]).sum()
+        loss = terms["names"] + recipe.sigmoid * sigmoids + recipe.likeness * alike
+        return {"loss": loss, **terms, **likeness}
 
     def momentum(self, step: int) -> float:
         """At most 0.995."""

@@ -239,13 +239,17 @@ class StemViews:
         mid, top = (torch.from_numpy(file[chosen]).float() for file in (self._mid, self._top))
         return Features(mid, top, self._boxes[chosen])
 
+    def some(self, seed: int) -> Features:
+        """The first view of 600 photographs."""
+        rng, count = np.random.default_rng(seed), len(self.photos)
+        chosen = np.sort(rng.choice(count, min(600, count), replace=False))
+        return self[np.zeros_like(chosen), chosen]
+
     def moments(
         self, seed: int
     ) -> tuple[Float[Tensor, "channels 1 1"], Float[Tensor, "channels 1 1"]]:
-        """Mean and deviation of the joined channels, over the first view of 600 photographs."""
-        rng, count = np.random.default_rng(seed), len(self.photos)
-        some = np.sort(rng.choice(count, min(600, count), replace=False))
-        channels = join(self[np.zeros_like(some), some])
+        """Mean and deviation of the joined channels, over ``some``."""
+        channels = join(self.some(seed))
         mean, deviation = channels.mean((0, 2, 3)), channels.std((0, 2, 3))
         return mean[:, None, None], deviation[:, None, None]
 

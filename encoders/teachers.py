@@ -6,7 +6,9 @@ things. Both teachers speak of every place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,22 +24,83 @@ STEPS, LEARNING_RATE, WEIGHT_DECAY = 500, 3e-3, 0.3
 BATCH = (40, 24)
 """Photographs of a step: whose backgrounds nobody looked for, and whose somebody did."""
 
+STEP, MOST_STEPS, CONVINCED = 4.0, 6, 0.8
+"""Of what is imagined: length and greatest number of steps, probability at which they end."""
+
+
+class NameLesson(NamedTuple):
+    """What Lite0 says of views, as a whole and at each of their places."""
+
+    whole: Float[Tensor, "views names"]
+    places: Float[Tensor, "views places names"]
+    """Probabilities."""
+    whole_feature: Float[Tensor, "views dim"]
+    place_features: Float[Tensor, "views places dim"]
+    """Their cosine with ``NameTeacher.texts`` orders the names as Lite0 does."""
+
 
 class NameTeacher:
-    """Lite0's head and classifier: which of ImageNet's names a place shows."""
+    """Lite0's head and classifier: which of ImageNet's names a place shows.
 
-    def __init__(self) -> None:
+    Attributes:
+        texts: A vector for each name, (names, dim), unit norm: the classifier's rows, reduced to
+            their first ``dim`` singular directions.
+    """
+
+    def __init__(self, dim: int, places: Float[Tensor, "some channels"]) -> None:
+        """Reduce the classifier; ``places`` are features of real places, as many as there are."""
         weights = load_lite0()
         self._head = weights["head.weight"].flatten(1), weights["head.bias"]
         self._classes = weights["fc.weight"], weights["fc.bias"]
+        # what all rows share does not tell names apart
+        rows = self._classes[0] - self._classes[0].mean(0)
+        left, values, right = torch.linalg.svd(rows, full_matrices=False)
+        self.texts = functional.normalize(left[:, :dim] * values[:dim], dim=1)
+        self._directions = right[:dim]
+        self._covariance = places.T.cov()
 
-    def __call__(
-        self, top: Float[Tensor, "views channels rows columns"]
-    ) -> tuple[Float[Tensor, "views names"], Float[Tensor, "views places names"]]:
-        """Probabilities of the names for each view as a whole, and at each of its places."""
-        wide = functional.relu6(functional.linear(top.flatten(2).mT, *self._head))
-        whole = functional.linear(wide.mean(1), *self._classes).softmax(1)
-        return whole, functional.linear(wide, *self._classes).softmax(2)
+    def __call__(self, top: Float[Tensor, "views channels rows columns"]) -> NameLesson:
+        """Ask it about views."""
+        wide = self._wide(top.flatten(2).mT)
+        whole, each = (
+            functional.linear(x, *self._classes).softmax(-1) for x in (wide.mean(1), wide)
+        )
+        features = wide @ self._directions.T
+        return NameLesson(whole, each, features.mean(1), features)
+
+    def _wide(self, top: Float[Tensor, "*n channels"]) -> Float[Tensor, "*n wide"]:
+        return functional.relu6(functional.linear(top, *self._head))
+
+    def imagine(
+        self, top: Float[Tensor, "views channels rows columns"], rng: np.random.Generator
+    ) -> Float[Tensor, "views channels rows columns"]:
+        """Let a rectangle of every second view look like a random name, as far as Lite0 can see.
+
+        A few thousand photographs show few of the names; of the others nothing would be learned.
+        The features of each place go up the gradient of the name's log-probability, in steps of
+        ``STEP`` standard deviations of real places (natural gradient), until it is ``CONVINCED``.
+        """
+        changed, (rows, columns) = top.clone(), top.shape[2:]
+        inside = torch.zeros(len(top), rows, columns, dtype=torch.bool)
+        names = torch.zeros(len(top), rows, columns, dtype=torch.long)
+        for view in range(0, len(top), 2):
+            height, width = rng.integers(2, 6, size=2)
+            row, column = rng.integers(0, (rows - height + 1, columns - width + 1))
+            part = (view, slice(row, row + height), slice(column, column + width))
+            inside[part], names[part] = True, int(rng.integers(len(self.texts)))
+        places, wanted = changed.permute(0, 2, 3, 1)[inside], names[inside]
+        for _ in range(int(rng.integers(2, MOST_STEPS + 1))):
+            with torch.enable_grad():
+                places.requires_grad_()
+                logits = functional.linear(self._wide(places), *self._classes).log_softmax(1)
+                chosen = logits.gather(1, wanted[:, None])
+                (gradient,) = torch.autograd.grad(chosen.sum(), places)
+            uphill = gradient @ self._covariance
+            length = (uphill * gradient).sum(1, keepdim=True).clamp_min(1e-12).sqrt()
+            doubtful = chosen.detach() < math.log(CONVINCED)
+            places = places.detach() + STEP * doubtful * uphill / length
+        changed.permute(0, 2, 3, 1)[inside] = places
+        return changed
 
 
 def tag_truth(
