@@ -1,0 +1,83 @@
+"""Photographs that come with the package, and their masks by preset ``photos``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ssrseg.config import load_config
+from ssrseg.data.class_ids import read_class_ids
+from ssrseg.data.images import read_image
+from ssrseg.data.open import open_labelled
+from ssrseg.errors import counted
+from ssrseg.kept_cams import cams_path, read_cams
+from ssrseg.manifest import mask_path
+from ssrseg.method.pseudo_mask import IGNORE
+from ssrseg.overlay import heat_overlay, ids_overlay, mask_palette, upsample
+from ssrseg.packaged import PACKAGED, unpacked
+from ssrseg.pseudo_masks import make_masks
+from ssrseg.report.page import Picture, PictureRow, Section
+from ssrseg.safe_yaml import read_yaml
+
+SAMPLE = f"{PACKAGED}photos/sample"
+"""Tagged photographs that are free to show, of things that preset ``photos`` knows."""
+
+SHOWN = 4
+
+
+def read_credits() -> dict[str, dict[str, str]]:
+    """By name of a photograph: ``title``, ``author``, ``licence``, ``source`` and ``from``."""
+    found: dict[str, dict[str, str]] = read_yaml(Path(unpacked(SAMPLE), "credits.yaml"))
+    return found
+
+
+def photograph_sections(folder: Path, device: str) -> tuple[Section, Section]:
+    """Make masks of the sample, without training: some to show, and the others to fold away.
+
+    Args:
+        folder: Gets what ``make_masks`` writes, always anew: it takes seconds.
+        device: ``cpu`` or ``cuda``.
+    """
+    photographs, owners = open_labelled(SAMPLE), read_credits()
+    make_masks(photographs, folder, load_config("photos"), device=device, overwrite=True)
+    rows, ids = [], set()
+    for sample in photographs.samples:
+        photo = read_image(sample.image).numpy()
+        mask = read_class_ids(folder / mask_path(sample.name)).numpy()
+        cams = read_cams(folder / cams_path(sample.name))
+        assert cams is not None  # written a moment ago
+        size = photo.shape[:2]
+        initial, refined = (
+            heat_overlay(photo, upsample(maps[0].numpy(), size))
+            for maps in (cams.cam, cams.refined_cam)
+        )
+        owner = owners[sample.name]
+        pictures = (
+            Picture(f"{owner['title']}, {owner['author']}, {owner['licence']}", photo),
+            Picture(f"CLIP's CAM: {cams.classes[0]}", initial),
+            Picture(f"refined CAM: {cams.classes[0]}", refined),
+            Picture("pseudo mask", ids_overlay(photo, mask)),
+        )
+        rows.append(PictureRow(", ".join(cams.classes), pictures))
+        ids |= set(np.unique(mask).tolist())
+    names, colours = photographs.classes, mask_palette()
+    legend = tuple(
+        (names[value - 1], tuple(colours[value].tolist())) for value in sorted(ids - {0, IGNORE})
+    )
+    first = Section(
+        "Photographs",
+        f"{counted(len(rows), 'photograph', 'photographs')} of this package, by the alphabet and"
+        " not by how well they turned out: preset photos with encoders of its own, which have not"
+        " been trained on them, and labels alone. The folder photographs beside this page has"
+        f" the masks and a report on them; ssrseg masks --preset photos --data {SAMPLE} --out masks"
+        " makes them.",
+        (*legend, ("undecided", None)),
+        tuple(rows[:SHOWN]),
+    )
+    sources = "\n\n".join(
+        f"{name}: {each['title']}, {each['author']}, {each['licence']}, {each['source']}"
+        for name, each in owners.items()
+    )
+    text = f"All were made smaller. Whose they are:\n\n{sources}"
+    return first, Section("More photographs", text, first.legend, tuple(rows[SHOWN:]), folded=True)
