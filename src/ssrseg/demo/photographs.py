@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,17 +68,18 @@ def photograph_sections(folder: Path, device: str) -> tuple[Section, Section]:
     )
     first = Section(
         "Photographs",
-        f"{counted(len(rows), 'photograph', 'photographs')} of this package, by the alphabet and"
-        " not by how well they turned out: preset photos with encoders of its own, which have not"
-        " been trained on them, and labels alone. The folder photographs beside this page has"
-        f" the masks and a report on them; ssrseg masks --preset photos --data {SAMPLE} --out masks"
-        " makes them.",
+        f"{counted(len(rows), 'photograph', 'photographs')} that come with the package, in the"
+        " order of the alphabet, however well they turned out. Preset photos has encoders that were"
+        " not trained on them; nothing else is trained, and labels are all it is told."
+        "\n\n"
+        "The folder photographs beside this page has the masks, with a report of their own. The"
+        f" same in one command: ssrseg masks --preset photos --data {SAMPLE} --out masks",
         (*legend, ("undecided", None)),
         tuple(rows[:SHOWN]),
     )
-    sources = "\n\n".join(
-        f"{name}: {each['title']}, {each['author']}, {each['licence']}, {each['source']}"
+    sources = tuple(
+        (name, f"{each['author']}, {each['licence']}, {each['source']}, made smaller")
         for name, each in owners.items()
     )
-    text = f"All were made smaller. Whose they are:\n\n{sources}"
-    return first, Section("More photographs", text, first.legend, tuple(rows[SHOWN:]), folded=True)
+    more = Section("More photographs, and whose they are", "", first.legend, tuple(rows[SHOWN:]))
+    return first, replace(more, terms=sources, folded=True)
