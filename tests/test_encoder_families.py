@@ -15,6 +15,7 @@ from tiny_encoders import tiny_clip, tiny_config, tiny_dino
 from ssrseg.config import Config, load_config
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
+from ssrseg.doctor import examine
 from ssrseg.errors import CheckpointError, SSRError
 from ssrseg.model import SSR
 from ssrseg.networks.dino import FAMILIES
@@ -87,6 +88,19 @@ def test_cached_features_of_patches_of_14(voc: LabelledImages, tmp_path: Path) -
     clip = tiny_clip(tmp_path / "clip", patch=14, act="gelu")
     dino = tiny_dino(tmp_path / "dino", "dinov2_with_registers", patch=14)
     run_both(voc, tmp_path, tiny_config(clip, dino, *SHORT, "optim.features=cached"))
+
+
+@pytest.mark.parametrize("features", ["online", "cached"])
+def test_encoders_on_a_stem(voc: LabelledImages, tmp_path: Path, features: str) -> None:
+    clip = tiny_clip(tmp_path / "clip", stem_blocks=16)
+    dino = tiny_dino(tmp_path / "dino", stem_blocks=11)
+    bf16 = "backbones.precision=bf16"
+    config = tiny_config(clip, dino, *SHORT, bf16, f"optim.features={features}")
+    run_both(voc, tmp_path, config)
+    said = {each.what: each for each in examine(config)}
+    assert "patch embedding by EfficientNet-Lite0 (16 blocks), " in said["CLIP"].found
+    assert "patch embedding by EfficientNet-Lite0 (11 blocks), " in said["DINO"].found
+    assert not said["CLIP"].cure + said["DINO"].cure
 
 
 def test_other_mean_and_deviation_are_another_encoder(

@@ -25,6 +25,8 @@ from transformers import (
 
 from ssrseg.config import Config, load_config
 from ssrseg.networks import clip, dino
+from ssrseg.networks.stem import NAME as STEM
+from ssrseg.networks.stem import with_stem
 
 WIDTH, DEPTH, HEADS, DIM, PATCH = 64, 4, 4, 32, 16
 
@@ -60,6 +62,7 @@ def clip_config(
     image_size: int,
     patch: int = PATCH,
     act: str = "quick_gelu",
+    stem_blocks: int | None = None,
 ) -> CLIPConfig:
     """A CLIP of 16-pixel patches."""
     return CLIPConfig(
@@ -73,9 +76,15 @@ def clip_config(
             "patch_size": patch,
             "projection_dim": dim,
             "hidden_act": act,
+            **stem_settings(stem_blocks),
         },
         projection_dim=dim,
     )
+
+
+def stem_settings(blocks: int | None) -> dict[str, Any]:
+    """What a configuration says of a stem; None = there is none."""
+    return {} if blocks is None else {"stem": STEM, "stem_blocks": blocks}
 
 
 def stir(model: torch.nn.Module) -> None:
@@ -103,6 +112,7 @@ def tiny_clip(
     act: str = "quick_gelu",
     positions: int = 77,
     old_eos: bool = False,
+    stem_blocks: int | None = None,
 ) -> Path:
     """Write a random CLIP with its tokenizer; returns the folder.
 
@@ -133,8 +143,9 @@ def tiny_clip(
             image_size=4 * patch,
             patch=patch,
             act=act,
+            stem_blocks=stem_blocks,
         )
-        model = CLIPModel(config)
+        model = (with_stem(CLIPModel) if stem_blocks else CLIPModel)(config)
         stir(model)
     with torch.no_grad():
         model.logit_scale.fill_(3.0)  # a scale at which a random CLIP's softmax is not one-hot
@@ -162,7 +173,9 @@ _MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 }
 
 
-def dino_model(family: str = "vit", *, seed: int = 1, patch: int = PATCH) -> PreTrainedModel:
+def dino_model(
+    family: str = "vit", *, seed: int = 1, patch: int = PATCH, stem_blocks: int | None = None
+) -> PreTrainedModel:
     """A random ViT of a family, by its ``model_type``, without a pooler, with eager attention."""
     kind, config, own = _MODELS[family]
     settings = config(
@@ -172,7 +185,9 @@ def dino_model(family: str = "vit", *, seed: int = 1, patch: int = PATCH) -> Pre
         image_size=4 * patch,
         patch_size=patch,
         **own,
+        **stem_settings(stem_blocks),
     )
+    kind = with_stem(kind) if stem_blocks else kind
     settings._attn_implementation = "eager"
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -181,9 +196,9 @@ def dino_model(family: str = "vit", *, seed: int = 1, patch: int = PATCH) -> Pre
     return model.eval()
 
 
-def tiny_dino(folder: Path, family: str = "vit", *, seed: int = 1, patch: int = PATCH) -> Path:
+def tiny_dino(folder: Path, family: str = "vit", **options: Any) -> Path:
     """Write what ``dino_model`` makes; returns the folder."""
-    dino_model(family, seed=seed, patch=patch).save_pretrained(folder)
+    dino_model(family, **options).save_pretrained(folder)
     write_pixel_norm(folder, dino.PIXEL_MEAN, dino.PIXEL_STD)
     return folder
 

@@ -39,6 +39,7 @@ from ssrseg.networks.frozen import (
     refuse_not_finite,
     weights_digest,
 )
+from ssrseg.networks.stem import Stem, find_stem
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -152,12 +153,16 @@ class FrozenCLIP(Frozen):
     @cached_property
     def digest(self) -> str:
         """A name for the weights that images pass through, 16 hexadecimal digits."""
-        # older digests mean the usual pixels
-        other = self.pixels.numbers != USUAL_PIXELS.numbers
+        # older digests mean the usual pixels, and no stem
+        more: tuple[object, ...] = ()
+        if self.pixels.numbers != USUAL_PIXELS.numbers:
+            more += (self.pixels.numbers,)
+        if self._stem is not None:
+            more += (self._stem.settings,)
         return self._digest(
             self.model.config.vision_config,
             ("vision_model", "visual_projection"),
-            more=(self.pixels.numbers,) if other else (),
+            more=more,
         )
 
     @cached_property
@@ -196,6 +201,7 @@ class FrozenCLIP(Frozen):
                 "CLIP",
                 f"{self.depth} blocks",
                 f"patches of {self.patch_size} pixels",
+                *([self._stem.description] if self._stem else []),
                 act if act == text_act else f"{act} for images and {text_act} for texts",
                 f"{self.dim} numbers shared with texts of up to {self._most_tokens} tokens",
                 self.pixels.said("CLIP's usual"),
@@ -205,6 +211,10 @@ class FrozenCLIP(Frozen):
     @property
     def _blocks(self) -> Any:  # the library's blocks: their parts have no types
         return self.model.vision_model.encoder.layers
+
+    @property
+    def _stem(self) -> Stem | None:
+        return find_stem(self.model.vision_model)
 
     @property
     def device(self) -> torch.device:

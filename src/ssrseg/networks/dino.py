@@ -26,6 +26,7 @@ from ssrseg.networks.frozen import (
     refuse_not_finite,
     weights_digest,
 )
+from ssrseg.networks.stem import Stem, find_stem
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
@@ -152,6 +153,8 @@ class FrozenDINO(Frozen):
             settings += (config.rope_theta,)
         if self.pixels.numbers != USUAL_PIXELS.numbers:
             settings += (self.pixels.numbers,)
+        if self._stem is not None:
+            settings += (self._stem.settings,)
         return weights_digest(self.model.state_dict(), settings=settings)
 
     @property
@@ -163,6 +166,7 @@ class FrozenDINO(Frozen):
                 self.family.name,
                 f"{self.depth} blocks",
                 f"patches of {self.patch_size} pixels",
+                *([self._stem.description] if self._stem else []),
                 *([f"{registers} registers"] if registers else []),
                 str(self.model.config.hidden_act),
                 self.pixels.said("ImageNet's"),
@@ -172,6 +176,10 @@ class FrozenDINO(Frozen):
     @property
     def _blocks(self) -> Any:  # the library's blocks: their parts have no types
         return attrgetter(self.family.blocks)(self.model)
+
+    @property
+    def _stem(self) -> Stem | None:
+        return find_stem(self.model)
 
     def _embed(
         self, pixels: Float[Tensor, "batch 3 height width"]

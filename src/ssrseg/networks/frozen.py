@@ -18,6 +18,7 @@ from huggingface_hub.errors import GatedRepoError
 from torch import nn
 
 from ssrseg.errors import BackboneError, counted
+from ssrseg.networks.stem import asks_for_stem, with_stem
 from ssrseg.networks.vocabulary import NAMES
 from ssrseg.packaged import unpacked
 from ssrseg.safe_json import JsonError, read_json
@@ -151,6 +152,9 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
         )
     source = unpacked(source)
     local = os.path.isdir(source)
+    config = _file_of(source, "config.json") if is_model else None
+    if config is not None and asks_for_stem(_table(config), config):
+        kind = with_stem(kind)
     if is_model:  # so that a mismatch comes back in the report below
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
