@@ -106,8 +106,9 @@ def describe_unlearnt(vocabulary: Vocabulary, names: Collection[str]) -> str:
     example = [f"{printable(phrase)}: {name}" for phrase, name in near.items() if name][:1]
     return (
         f"CLIP has not learnt {shown}: what it finds for that is a guess. It knows the"
-        f" {counted(len(names), 'name', 'names')} in {NAMES} beside its weights, where `ssrseg"
-        " doctor` says. Give one of them as prompt in classes.yaml (or --prompts)"
+        f" {counted(len(names), 'name', 'names')} in {NAMES} beside its weights; `ssrseg"
+        " doctor` with these settings says where. Give one of them as prompt in classes.yaml (or"
+        " --prompts)"
         f"{''.join(f', such as {each}' for each in example)}."
     )
 
