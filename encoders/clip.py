@@ -18,12 +18,12 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from encoders.dino import sincos_positions
-from encoders.objective import Objective, Recipe
+from encoders.objective import Objective, SceneRecipe
 from ssrseg.networks.clip import PIXEL_MEAN, PIXEL_STD, FrozenCLIP
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipRecipe(Recipe):
+class ClipRecipe(SceneRecipe):
     """Recipe of a CLIP; the defaults are the demo world's."""
 
     log_every = 250
@@ -44,10 +44,6 @@ class ClipRecipe(Recipe):
     """Share of the steps that see the large windows."""
     loss_weights: tuple[float, float, float] = (0.1, 0.3, 0.6)
     """CLS, mean over patches, patches weighted by the text."""
-    start: str = ""
-    """CLIP whose image tower is the start, of the same shape; none = random."""
-    average: float = 0.0
-    """Momentum of the moving average of the weights that is exported; 0 = the last weights."""
 
     def window(self, step: int) -> int:
         """Side of the windows at a step, in patches."""
@@ -148,7 +144,7 @@ class ClipObjective(Objective):
         self.tokenizer = source.tokenizer()
 
     def build_model(self) -> CLIPModel:
-        """A CLIP with sine-cosine positions, random but for an image tower to start from."""
+        """A random CLIP with sine-cosine positions."""
         recipe = self.recipe
         model = CLIPModel(
             CLIPConfig(
@@ -179,9 +175,6 @@ class ClipObjective(Objective):
         with torch.no_grad():
             table = model.vision_model.embeddings.position_embedding.weight
             table.copy_(sincos_positions(recipe.grid, recipe.width, scale=0.2)[0])
-        if recipe.start:
-            donor = FrozenCLIP.load(recipe.start).model
-            model.vision_model.load_state_dict(donor.vision_model.state_dict())
         return model
 
     def losses(self, model: CLIPModel, average: CLIPModel, step: int) -> dict[str, Tensor]:
@@ -199,8 +192,8 @@ class ClipObjective(Objective):
         return {"loss": clip_loss(tokens.float(), captions, batch.right, scale, weights)}
 
     def momentum(self, step: int) -> float:
-        """The recipe's, once the average is long enough."""
-        return min(self.recipe.average, (1 + step) / (10 + step))
+        """The last weights are exported."""
+        return 0.0
 
     def constrain(self, model: CLIPModel) -> None:
         """At most 100 times the cosine, as in CLIP."""

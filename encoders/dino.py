@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import ViTConfig, ViTModel
 
-from encoders.objective import Objective, Recipe
+from encoders.objective import Objective, SceneRecipe
 from ssrseg.networks.dino import PIXEL_MEAN, PIXEL_STD
 
 
 @dataclass(frozen=True, kw_only=True)
-class DinoRecipe(Recipe):
+class DinoRecipe(SceneRecipe):
     """Recipe of a DINO-style ViT; the defaults are the demo world's."""
 
     log_every = 100
@@ -50,7 +50,7 @@ class DinoRecipe(Recipe):
 
 
 class PictureSource(Protocol):
-    """Rendered scenes or photographs; ``name`` is ``.Objective.pictures``."""
+    """Rendered scenes; ``name`` is ``.Objective.pictures``."""
 
     name: str
 

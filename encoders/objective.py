@@ -38,10 +38,6 @@ class Recipe:
     """Steps in which the learning rate rises to ``lr``."""
     bfloat16: bool = True
     """Mixed precision: faster on a CPU with AVX-512 bf16 (DINO 1.7 times), else slower."""
-    pool: int
-    """Rendered scenes in memory; means nothing for photographs."""
-    fresh: int
-    """Scenes of the pool that are rendered anew at every step."""
 
     @property
     def steps(self) -> int:
@@ -59,6 +55,16 @@ class Recipe:
             return self.lr * (step + 1) / self.warmup
         progress = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneRecipe(Recipe):
+    """One that learns from rendered scenes."""
+
+    pool: int
+    """Scenes in memory."""
+    fresh: int
+    """Scenes of the pool that are rendered anew at every step."""
 
 
 class Objective(ABC):

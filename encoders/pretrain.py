@@ -1,6 +1,6 @@
 """Pretraining of a small encoder on freshly rendered scenes or on labelled photographs.
 
-Run ``python -m encoders.pretrain RECIPE --out DIR``, with ``--photos DIR[:SPLIT]`` for the recipes
+Run ``python -m encoders.pretrain RECIPE --out DIR``, with ``--photos DIR[:PART]`` for the recipes
 of photographs. Every random choice follows from the seed and the step, so a resumed run ends at
 the same weights as one that was never stopped.
 """
@@ -19,27 +19,19 @@ import torch
 from torch import nn
 
 from encoders.clip import ClipObjective, ClipRecipe
+from encoders.clip_photos import PhotoClipObjective, PhotoClipRecipe
 from encoders.dino import DinoObjective, DinoRecipe
+from encoders.dino_photos import PhotoDinoObjective, PhotoDinoRecipe
 from encoders.objective import Objective, Recipe
-from encoders.photos import CaptionedPhotos, PhotoPictures, open_photos, split_off
+from encoders.photos import open_photos
 from encoders.scenes import CaptionedScenes, ScenePictures
 from ssrseg.data.files import atomic_write
-from ssrseg.errors import DataError
-
-_CLIP_PHOTOS = ClipRecipe(
-    views=168_000, batch=96, width=160, heads=5, windows=(8, 12), late_share=0.15, lr=1e-3,
-    average=0.998,
-)  # fmt: skip
 
 RECIPES: dict[str, Recipe] = {
     "clip-demo": ClipRecipe(),
-    "clip-photos": _CLIP_PHOTOS,
-    # from the demo world's image tower, which has seen endless scenes and no photograph
-    "clip-photos-from-scenes": replace(
-        _CLIP_PHOTOS, start="ssrseg:demo/weights/clip", views=96_000, width=128, heads=4, lr=5e-4
-    ),
     "dino-demo": DinoRecipe(),
-    "dino-photos": DinoRecipe(views=120_000, width=128, depth=5, heads=4, lr=1e-3),
+    "clip-photos": PhotoClipRecipe(),
+    "dino-photos": PhotoDinoRecipe(),
 }
 """Those of photographs are meant for a few thousand of them."""
 
@@ -153,28 +145,23 @@ def pretrain(
 
 
 def build_objective(
-    recipe: Recipe, photos: Sequence[str] = (), held_out: Sequence[str] = ()
+    recipe: Recipe, photos: Sequence[str], held_out: Sequence[str], cache: Path
 ) -> Objective:
-    """A recipe with its pictures: the photographs of folders, or rendered scenes.
+    """A recipe with its pictures.
 
-    A CLIP is checked on ``held_out``, else on every twentieth photograph.
-
-    Raises:
-        DataError: If there are fewer than twenty photographs for a CLIP, and no others.
+    Args:
+        photos: Folders as ``encoders.photos.open_photos`` takes them; for recipes of photographs.
+        held_out: The same, for the log of a CLIP.
+        cache: Folder for features of photographs, which both recipes may share.
     """
-    opened = open_photos(photos)
-    if isinstance(recipe, DinoRecipe):
-        pictures = PhotoPictures(opened, recipe) if photos else ScenePictures(recipe)
-        return DinoObjective(recipe, pictures)
-    if not photos:
+    if isinstance(recipe, ClipRecipe):
         return ClipObjective(recipe, CaptionedScenes(recipe))
-    kept, checked = (opened, open_photos(held_out)) if held_out else split_off(opened)
-    if not checked:
-        raise DataError(
-            f"{len(kept)} photographs are too few to hold out every twentieth. Name others, with"
-            " labels, by --held-out."
-        )
-    return ClipObjective(recipe, CaptionedPhotos(recipe, kept, checked))
+    if isinstance(recipe, DinoRecipe):
+        return DinoObjective(recipe, ScenePictures(recipe))
+    if isinstance(recipe, PhotoClipRecipe):
+        return PhotoClipObjective(recipe, open_photos(photos), open_photos(held_out), cache)
+    assert isinstance(recipe, PhotoDinoRecipe)
+    return PhotoDinoObjective(recipe, open_photos(photos), cache)
 
 
 def main() -> None:
@@ -182,21 +169,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", choices=RECIPES)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--photos", action="append", default=[], metavar="DIR[:SPLIT]")
-    parser.add_argument("--held-out", action="append", default=[], metavar="DIR[:SPLIT]")
+    parser.add_argument("--photos", action="append", default=[], metavar="DIR[:PART]")
+    parser.add_argument("--held-out", action="append", default=[], metavar="DIR[:PART]")
+    parser.add_argument("--cache", type=Path, help="features of photographs; default OUT/views")
     parser.add_argument("--views", type=int, help="windows to see in all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, help="steps between lines of the log")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action="store_true")
     chosen = parser.parse_args()
-    if ("photos" in chosen.recipe) != bool(chosen.photos):
-        parser.error(f"{chosen.recipe} {'takes no' if chosen.photos else 'needs'} --photos")
-    if chosen.held_out and not chosen.recipe.startswith("clip-photos"):
-        parser.error(f"{chosen.recipe} takes no --held-out")
-    torch.set_num_threads(1)
+    for option, recipes in (("photos", "clip-photos dino-photos"), ("held_out", "clip-photos")):
+        if (chosen.recipe in recipes.split()) != bool(getattr(chosen, option)):
+            takes = "needs" if chosen.recipe in recipes.split() else "takes no"
+            parser.error(f"{chosen.recipe} {takes} --{option.replace('_', '-')}")
+    torch.set_num_threads(chosen.threads)
     recipe = RECIPES[chosen.recipe]
     recipe = replace(recipe, seed=chosen.seed, views=chosen.views or recipe.views)
-    objective = build_objective(recipe, chosen.photos, chosen.held_out)
+    cache = chosen.cache or chosen.out / "views"
+    objective = build_objective(recipe, chosen.photos, chosen.held_out, cache)
     pretrain(objective, chosen.out, resume=chosen.resume, every=chosen.every)
 
 

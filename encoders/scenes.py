@@ -12,7 +12,7 @@ from encoders.captions import build_tokenizer, caption
 from encoders.clip import CaptionBatch, ClipRecipe, normalise
 from encoders.dino import DinoRecipe
 from encoders.gate import check_clip, held_out_scenes
-from encoders.objective import Recipe
+from encoders.objective import SceneRecipe
 from ssrseg.demo.scenes import Scene, render_scene
 from ssrseg.networks.clip import FrozenCLIP
 
@@ -23,7 +23,7 @@ CLIP_SEEDS, DINO_SEEDS = 10_000_000, 50_000_000
 class ScenePool:
     """A slowly changing stock of scenes; what it holds depends on the step alone."""
 
-    def __init__(self, recipe: Recipe, first_seed: int, crowded: tuple[int, int]) -> None:
+    def __init__(self, recipe: SceneRecipe, first_seed: int, crowded: tuple[int, int]) -> None:
         """Render nothing yet; ``crowded`` = (a, b) makes a of b scenes crowded."""
         self._recipe, self._crowded = recipe, crowded
         self._first_seed = first_seed + 10_000_000 * recipe.seed

@@ -126,18 +126,24 @@ class Stem(nn.Module):
     ) -> Float[Tensor, "batch dim grid_h grid_w"]:
         """Embed patches; what exceeds a whole number of them is cut off at the right and bottom."""
         height, width = (side // STRIDE * STRIDE for side in pixels.shape[-2:])
-        maps = functional.relu6(self.first(pixels[..., :height, :width]), inplace=True)
-        joined = []
+        first, *more = self.features(pixels[..., :height, :width])
+        more = [
+            functional.interpolate(each, size=first.shape[-2:], mode="bilinear", align_corners=False)
+            for each in more
+        ]
+        return self.projection(torch.cat([first, *more], 1))
+
+    def features(
+        self, pixels: Float[Tensor, "batch 3 height width"]
+    ) -> list[Float[Tensor, "batch channels rows columns"]]:
+        """112 channels at stride 16, and with 16 blocks 320 at stride 32, not resized."""
+        maps = functional.relu6(self.first(pixels), inplace=True)
+        found = []
         for count, block in enumerate(self.blocks, start=1):
             maps = block(maps)
             if count in BLOCKS:
-                joined.append(maps)
-        grid = joined[0].shape[-2:]
-        joined[1:] = (
-            functional.interpolate(each, size=grid, mode="bilinear", align_corners=False)
-            for each in joined[1:]
-        )
-        return self.projection(torch.cat(joined, 1))
+                found.append(maps)
+        return found
 
 
 def find_stem(model: nn.Module) -> Stem | None:

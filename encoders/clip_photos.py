@@ -1,0 +1,375 @@
+"""A CLIP that knows photographs: a small ViT on Lite0's frozen blocks, and a text tower for names.
+
+Every reading of the image tower is taught what a place shows: the patches V, the mean of which is
+the image feature v; and U, the values of the last block without its attention (MaskCLIP's reading),
+along which GradCAM's gradient goes. Two vocabularies are asked of them:
+
+* ImageNet's names, softmax: Lite0's own classifier is the teacher;
+* tags, backgrounds and kinds of names, one sigmoid each: the teacher of tags, corrected by what is
+  known of the photograph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPConfig, CLIPModel
+
+from encoders.dino import sincos_positions
+from encoders.lite0 import PIXEL_MEAN, PIXEL_STD
+from encoders.objective import Objective, Recipe
+from encoders.photo_gate import tag_precision
+from encoders.photos import (
+    GRID,
+    MID,
+    TOP,
+    Photo,
+    StemViews,
+    fingerprint,
+    fold_stem,
+    join,
+    places,
+    sampling_weights,
+)
+from encoders.teachers import NameTeacher, TagTeacher, tag_truth
+from encoders.words import KINDS, MEMBERS, NAMES, TAGS, TEMPLATES, build_word_tokenizer, known_words
+from ssrseg.networks.clip import FrozenCLIP
+
+LONGEST = 24
+"""Tokens of a text."""
+
+SURE = 3.0
+"""Logit that the best place of a photograph gets for a tag that is known to be there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoClipRecipe(Recipe):
+    """Recipe of the photo CLIP."""
+
+    log_every = 250
+    views: int = 64_000
+    batch: int = 32
+    width: int = 192
+    depth: int = 3
+    heads: int = 6
+    patch: int = 16
+    grid: int = 24
+    lr: float = 1e-3
+    warmup: int = 60
+    text_width: int = 72
+    text_depth: int = 2
+    dim: int = 128
+    kept: int = 6
+    """Views of each photograph whose features are kept."""
+    window: int = 14
+    """Side of the part of a view that is seen, in patches; whole views at the end."""
+    whole_share: float = 0.15
+    """Share of the steps, at the end, that see whole views."""
+    names: tuple[int, int] = (200, 100)
+    """Names asked at a step: those that the teacher sees most, and random ones."""
+    sigmoid: float = 20.0
+    """Weight of the sigmoid losses beside the softmax losses."""
+
+
+class Lesson(NamedTuple):
+    """What is taught of a batch of windows; w places of them at stride 32, n = 4 w patches.
+
+    ``names`` and ``places`` sum to 1 over the names asked where the teacher sees no others.
+    """
+
+    names: Float[Tensor, "windows names"]
+    name_places: Float[Tensor, "windows places names"]
+    tags: Float[Tensor, "windows words"]
+    """Tags, then kinds."""
+    known: Float[Tensor, "windows words"]
+    tag_patches: Float[Tensor, "windows patches tags"]
+    kind_places: Float[Tensor, "windows places kinds"]
+
+
+def window_lesson(
+    whole: Float[Tensor, "windows names"],
+    each: Float[Tensor, "windows places names"],
+    scores: Float[Tensor, "windows patches tags"],
+    inside: Tensor,
+    present: Float[Tensor, "windows tags"],
+    known: Float[Tensor, "windows tags"],
+    asked: Tensor,
+) -> Lesson:
+    """Correct the teachers by what is known of the photographs.
+
+    A tag that is known to be absent is nowhere; one that is known to be present is seen with
+    ``SURE`` at its best place of the view, so that a window may be without it.
+
+    Args:
+        whole: Probabilities of all names in the window.
+        each: The same at its places.
+        scores: Logits of the tags at every patch of the view.
+        inside: Which of these patches the window shows.
+        asked: Numbers of the names that are asked.
+    """
+    there = present * known
+    lacking = functional.relu(SURE - scores.amax(1)) * there
+    seen = (scores + lacking[:, None])[:, inside]
+    absent = known * (1 - present)
+    tags = torch.cat([there * seen.amax(1).sigmoid(), whole @ MEMBERS], 1)
+    kinds = torch.ones(len(whole), len(KINDS))
+    names = whole[:, asked]
+    return Lesson(
+        names / names.sum(1, keepdim=True),
+        each[:, :, asked],
+        tags,
+        torch.cat([known, kinds], 1),
+        seen.sigmoid() * (1 - absent)[:, None],
+        each @ MEMBERS,
+    )
+
+
+class ImageTower(NamedTuple):
+    """Three readings of the tower, not normalised."""
+
+    v: Float[Tensor, "windows dim"]
+    patches: Float[Tensor, "windows patches dim"]
+    values: Float[Tensor, "windows patches dim"]
+
+
+def encode_stem(
+    model: CLIPModel,
+    channels: Float[Tensor, "windows channels side side"],
+    where: Tensor,
+) -> ImageTower:
+    """Encode windows whose patches lie at ``where`` of the model's grid.
+
+    The library's own forward only knows whole pictures.
+    """
+    vision = model.vision_model
+    embedded = vision.embeddings.patch_embedding(channels).flatten(2).mT
+    rows = vision.embeddings.position_embedding.weight
+    cls = (vision.embeddings.class_embedding + rows[0]).expand(len(channels), 1, -1)
+    hidden = vision.pre_layrnorm(torch.cat([cls, embedded + rows[1:][where]], 1))
+    *blocks, last = vision.encoder.layers
+    for block in blocks:
+        hidden = block(hidden, None)
+    values = last.self_attn.v_proj(last.layer_norm1(hidden)[:, 1:])
+    readings = last(hidden, None)[:, 1:], last.self_attn.out_proj(values)
+    patches, values = (
+        model.visual_projection(vision.post_layernorm(each)).float() for each in readings
+    )
+    return ImageTower(patches.mean(1), patches, values)
+
+
+def lesson_losses(
+    tower: ImageTower,
+    lesson: Lesson,
+    texts: Float[Tensor, "texts dim"],
+    scale: Tensor,
+    bias: Float[Tensor, 3],
+) -> dict[str, Tensor]:
+    """Losses of a batch, by name.
+
+    Args:
+        texts: Unit-norm features: names asked, tags, kinds.
+        scale: exp(logit_scale).
+        bias: Of the sigmoids: of v, of patches, of values. Not part of the model.
+    """
+    asked, count = lesson.names.shape[1], len(TAGS)
+    names, words = texts[:asked], texts[asked:]
+    v, patches, values = (functional.normalize(each, dim=-1) for each in tower)
+    side = math.isqrt(tower.patches.shape[1])
+    # the teacher of names speaks at stride 32: mean of 2 x 2 patches
+    coarse = [
+        functional.normalize(
+            functional.avg_pool2d(each.mT.unflatten(2, (side, side)), 2).flatten(2).mT, dim=-1
+        )
+        for each in tower[1:]
+    ]
+    softmax = cross_entropy(scale * v @ names.T, lesson.names) + sum(
+        cross_entropy(scale * each @ names.T, lesson.name_places) for each in coarse
+    )
+    whole = scale * v @ words.T + bias[0]
+    tags = masked_bce(whole, lesson.tags, lesson.known)
+    fine = [
+        scale * each @ words.T + offset
+        for each, offset in zip((patches, values), bias[1:], strict=True)
+    ]
+    places = sum(bce(each[:, :, :count], lesson.tag_patches) for each in fine)
+    kinds = sum(
+        bce(scale * each @ words[count:].T + offset, lesson.kind_places)
+        for each, offset in zip(coarse, bias[1:], strict=True)
+    )
+    # the patches that a word points at (MIL)
+    pointed = (fine[0].detach().softmax(1) * fine[0]).sum(1)
+    return {
+        "names": softmax,
+        "tags": tags,
+        "places": places,
+        "kinds": kinds,
+        "pointed": masked_bce(pointed, lesson.tags, lesson.known),
+    }
+
+
+def cross_entropy(logits: Float[Tensor, "*n names"], target: Float[Tensor, "*n names"]) -> Tensor:
+    """Mean over all but the last axis; a target that sums to less than 1 counts less."""
+    return -(target * logits.log_softmax(-1)).sum(-1).mean()
+
+
+def bce(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy, mean."""
+    return functional.binary_cross_entropy_with_logits(logits, target)
+
+
+def masked_bce(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """Binary cross-entropy, mean over what is known."""
+    losses = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return (losses * known).sum() / known.sum()
+
+
+class PhotoClipObjective(Objective):
+    """What the module's docstring says."""
+
+    folder, processor, mean, std = "clip", "CLIPImageProcessor", PIXEL_MEAN, PIXEL_STD
+    fused = True
+
+    def __init__(
+        self,
+        recipe: PhotoClipRecipe,
+        photos: Sequence[Photo],
+        held_out: Sequence[Photo],
+        cache: Path,
+    ) -> None:
+        """Keep features of views in ``cache``, and teach the teacher of tags."""
+        self.recipe, self.pictures = recipe, fingerprint(photos)
+        self._held_out = held_out
+        self._views = StemViews(cache, photos, recipe.kept, recipe.seed)
+        self._weights = sampling_weights(photos)
+        self._present, self._known = tag_truth(photos)
+        self._name_teacher, self._tag_teacher = NameTeacher(), TagTeacher(self._views, recipe.seed)
+        self.tokenizer = build_word_tokenizer(known_words(), LONGEST)
+
+    def build_model(self) -> nn.ModuleDict:
+        """A random CLIP on whitened channels of the stem, and the sigmoids' biases.
+
+        Blocks begin near the identity, so that they keep what the stem knows.
+        """
+        recipe = self.recipe
+        clip = CLIPModel(self._config())
+        # plain attention: the fused kernel's backward pass is many times slower in bf16 on a CPU
+        clip.set_attn_implementation("eager")
+        vision, channels = clip.vision_model, MID + TOP
+        vision.embeddings.patch_embedding = nn.Conv2d(channels, recipe.width, 1)
+        nn.init.normal_(vision.embeddings.patch_embedding.weight, std=channels**-0.5)
+        nn.init.zeros_(vision.embeddings.patch_embedding.bias)
+        with torch.no_grad():
+            table = vision.embeddings.position_embedding.weight
+            table.copy_(sincos_positions(recipe.grid, recipe.width, scale=0.2)[0])
+            for block in vision.encoder.layers:
+                for layer in (block.self_attn.out_proj, block.mlp.fc2):
+                    layer.weight.mul_(0.3)
+            clip.logit_scale.fill_(math.log(20.0))
+        bias = nn.ParameterList([nn.Parameter(torch.full((3,), -6.0))])
+        return nn.ModuleDict({"clip": clip, "bias": bias})
+
+    def _config(self, **stem: object) -> CLIPConfig:
+        recipe = self.recipe
+        return CLIPConfig(
+            text_config={
+                "vocab_size": len(self.tokenizer),
+                "hidden_size": recipe.text_width,
+                "intermediate_size": 4 * recipe.text_width,
+                "num_hidden_layers": recipe.text_depth,
+                "num_attention_heads": 4,
+                "max_position_embeddings": LONGEST,
+                "bos_token_id": self.tokenizer.bos_token_id,
+                "eos_token_id": self.tokenizer.eos_token_id,
+                "pad_token_id": self.tokenizer.pad_token_id,
+            },
+            vision_config={
+                "hidden_size": recipe.width,
+                "intermediate_size": 4 * recipe.width,
+                "num_hidden_layers": recipe.depth,
+                "num_attention_heads": recipe.heads,
+                "image_size": recipe.side,
+                "patch_size": recipe.patch,
+                **stem,
+            },
+            projection_dim=recipe.dim,
+        )
+
+    def losses(self, model: nn.ModuleDict, average: nn.ModuleDict, step: int) -> dict[str, Tensor]:
+        """Losses of one window of each of some photographs, at one place of their views."""
+        recipe, rng = self.recipe, np.random.default_rng([self.recipe.seed, step])
+        index = rng.choice(len(self._weights), recipe.batch, replace=False, p=self._weights)
+        features = self._views[rng.integers(recipe.kept, size=recipe.batch), index]
+        whole = step >= (1 - recipe.whole_share) * recipe.steps
+        side = GRID if whole else recipe.window
+        row, column = 2 * rng.integers(0, (GRID - side) // 2 + 1, size=2)
+        down, across = slice(row, row + side), slice(column, column + side)
+        channels = self._tag_teacher.whiten(join(features))
+        # what the teachers say of the window, and which names are asked
+        top = features.top[:, :, row // 2 : (row + side) // 2, column // 2 : (column + side) // 2]
+        names, name_places = self._name_teacher(top)
+        most, random = recipe.names
+        asked = torch.cat(
+            [
+                names.sum(0).topk(most).indices,
+                torch.from_numpy(rng.integers(len(NAMES), size=random)),
+            ]
+        ).unique()
+        inside = torch.zeros(GRID, GRID, dtype=torch.bool)
+        inside[down, across] = True
+        lesson = window_lesson(
+            names,
+            name_places,
+            self._tag_teacher.scores(channels),
+            inside.flatten(),
+            self._present[index],
+            self._known[index],
+            asked,
+        )
+        template = TEMPLATES[rng.integers(len(TEMPLATES))]
+        said = [
+            words[rng.integers(len(words)) if rng.random() < 0.6 else 0] for words in TAGS.values()
+        ]
+        texts = [template.format(word) for word in (*(NAMES[k] for k in asked), *said, *KINDS)]
+        where = places(features.boxes, GRID, recipe.grid)[:, down, across].flatten(1)
+        clip = model["clip"]
+        words = self.tokenizer(texts, padding=True, return_tensors="pt")
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+            tower = encode_stem(clip, channels[:, :, down, across], where)
+            encoded = clip.text_projection(clip.text_model(**words).pooler_output)
+        encoded = functional.normalize(encoded.float(), dim=-1)
+        terms = lesson_losses(tower, lesson, encoded, clip.logit_scale.exp(), model["bias"][0])
+        sigmoids = terms["tags"] + terms["places"] + terms["kinds"] + 0.5 * terms["pointed"]
+        return {"loss": terms["names"] + recipe.sigmoid * sigmoids, **terms}
+
+    def momentum(self, step: int) -> float:
+        """At most 0.995."""
+        return min(0.995, (1 + step) / (10 + step))
+
+    def constrain(self, model: nn.ModuleDict) -> None:
+        """At most 100 times the cosine, as in CLIP."""
+        model["clip"].logit_scale.clamp_(max=math.log(100))
+
+    def export(self, model: nn.ModuleDict, folder: Path) -> None:
+        """Write model and tokenizer; the stem becomes its patch embedding."""
+        teacher = self._tag_teacher
+        config = self._config(stem="efficientnet-lite0", stem_blocks=16)
+        place = "vision_model.embeddings.patch_embedding"
+        super().export(
+            fold_stem(model["clip"], config, place, teacher.mean, teacher.deviation), folder
+        )
+        self.tokenizer.save_pretrained(folder)
+
+    def evaluate(self, average: nn.ModuleDict, folder: Path) -> dict[str, float]:
+        """The temperature, and the mean average precision of tags of held-out photographs."""
+        scale = average["clip"].logit_scale.exp().item()
+        found = tag_precision(FrozenCLIP.load(folder), self._held_out)
+        return {"logit_scale": scale, "tag_map": sum(found.values()) / len(found)}
