@@ -19,7 +19,7 @@ from ssrseg.networks.attention import resolve_layers
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.dino import FrozenDINO
 from ssrseg.networks.frozen import read_names
-from ssrseg.networks.vocabulary import NAMES
+from ssrseg.networks.vocabulary import NAMES_FILE
 from ssrseg.packaged import unpacked
 
 PACKAGES = ("torch", "transformers", "safetensors", "numpy", "scipy", "scikit-image", "pillow")
@@ -67,7 +67,7 @@ def _encoders(config: Config) -> list[CheckResult]:
     results: list[CheckResult] = []
     clip = _loaded(results, "CLIP", FrozenCLIP.load, config.backbones.clip)
     if clip is not None and (names := read_names(config.backbones.clip)):
-        path = Path(unpacked(config.backbones.clip), NAMES)
+        path = Path(unpacked(config.backbones.clip), NAMES_FILE)
         found = f"{counted(len(names), 'name', 'names')}, and no others, in {path}"
         results.append(CheckResult("CLIP has learnt", found))
     affinity = config.affinity

@@ -19,7 +19,7 @@ from torch import nn
 
 from ssrseg.errors import BackboneError, counted
 from ssrseg.networks.stem import asks_for_stem, with_stem
-from ssrseg.networks.vocabulary import NAMES
+from ssrseg.networks.vocabulary import NAMES_FILE
 from ssrseg.packaged import unpacked
 from ssrseg.safe_json import JsonError, read_json
 
@@ -265,7 +265,7 @@ def read_names(source: str | Path) -> frozenset[str] | None:
         BackboneError: If the file cannot be read, or names nothing.
     """
     folder = folder_on_disk(source)
-    if folder is None or not (path := folder / NAMES).is_file():
+    if folder is None or not (path := folder / NAMES_FILE).is_file():
         return None
     try:
         names = frozenset(filter(None, map(str.strip, path.read_text("utf-8").splitlines())))

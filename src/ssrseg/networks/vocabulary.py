@@ -15,7 +15,7 @@ from ssrseg.errors import ConfigError, counted, did_you_mean
 from ssrseg.safe_yaml import YamlError, read_yaml
 
 PROMPTS = Path(__file__).with_name("prompts")
-NAMES = "names.txt"
+NAMES_FILE = "names.txt"
 """Lists what a small CLIP has learnt, one name a line in lower case, beside its weights."""
 
 
@@ -106,7 +106,7 @@ def describe_unlearnt(vocabulary: Vocabulary, names: Collection[str]) -> str:
     example = [f"{printable(phrase)}: {name}" for phrase, name in near.items() if name][:1]
     return (
         f"CLIP has not learnt {shown}: what it finds for that is a guess. It knows the"
-        f" {counted(len(names), 'name', 'names')} in {NAMES} beside its weights; `ssrseg"
+        f" {counted(len(names), 'name', 'names')} in {NAMES_FILE} beside its weights; `ssrseg"
         " doctor` with these settings says where. Give one of them as prompt in classes.yaml (or"
         " --prompts)"
         f"{''.join(f', such as {each}' for each in example)}."
