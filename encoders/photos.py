@@ -105,13 +105,18 @@ def sampling_weights(photos: Sequence[Photo]) -> Float[np.ndarray, " photos"]:
 
 
 def cut_view(
-    photo: UInt8[np.ndarray, "height width 3"], rng: np.random.Generator
+    photo: UInt8[np.ndarray, "height width 3"], rng: np.random.Generator, *, whole: bool
 ) -> tuple[UInt8[np.ndarray, "side side 3"], Box]:
-    """Random part of a photograph, of a random shape near a square, resized and maybe mirrored."""
+    """Random part of a photograph, of a random shape near a square, resized and maybe mirrored.
+
+    ``whole`` takes all of it.
+    """
     height, width, _ = photo.shape
-    edge, shape = np.sqrt(rng.uniform(*AREA) * height * width), np.exp(rng.uniform(-0.3, 0.3))
-    tall, wide = min(1.0, edge / shape / height), min(1.0, edge * shape / width)
-    top, left = rng.uniform(0, 1 - tall), rng.uniform(0, 1 - wide)
+    tall = wide = 1.0
+    if not whole:
+        edge, shape = np.sqrt(rng.uniform(*AREA) * height * width), np.exp(rng.uniform(-0.3, 0.3))
+        tall, wide = min(1.0, edge / shape / height), min(1.0, edge * shape / width)
+    top, left = (rng.uniform(0, 1 - share) if share < 1 else 0.0 for share in (tall, wide))
     mirrored = bool(rng.random() < 0.5)
     box = (left * width, top * height, (left + wide) * width, (top + tall) * height)
     image = Image.fromarray(photo).resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box)
@@ -181,6 +186,8 @@ class Features(NamedTuple):
 class StemViews:
     """Random views of photographs, as the stem's features in three files of a folder.
 
+    The first view of each shows all of it.
+
     Attributes:
         photos: In the order of the files.
         count: Views of each.
@@ -216,8 +223,8 @@ class StemViews:
 
     @torch.inference_mode()
     def _fill(self, stem: Stem, view: int, index: int, photo: np.ndarray, seed: int) -> None:
-        rng = np.random.default_rng([seed, view, index])
-        image, box = cut_view(photo, rng)
+        rng = np.random.default_rng([view, index, seed])
+        image, box = cut_view(photo, rng, whole=view == 0)
         pixels = (jitter(image / 255, rng) - PIXEL_MEAN) / PIXEL_STD
         mid, top = stem.features(torch.from_numpy(pixels).float().permute(2, 0, 1)[None])
         self._mid[view, index], self._top[view, index] = mid[0].numpy(), top[0].numpy()

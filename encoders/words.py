@@ -6,14 +6,13 @@ OpenCLIP (MIT licence). What stands in brackets there explains a name and is lef
 
 from __future__ import annotations
 
-import json
 import re
-from itertools import chain
+from collections import Counter
+from itertools import chain, pairwise
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import CLIPTokenizer
 
@@ -123,16 +122,14 @@ def known_names() -> tuple[str, ...]:
 def build_word_tokenizer(words: frozenset[str], longest: int) -> CLIPTokenizer:
     """Byte-pair tokenizer in which each of these words is one token; others fall into pieces.
 
-    A text has at most ``longest`` tokens.
+    A text has at most ``longest`` tokens. (The library's trainer breaks ties by chance.)
     """
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=100_000, min_frequency=1, show_progress=False, end_of_word_suffix="</w>",
-        initial_alphabet=list(_LETTERS), special_tokens=[],
-    )  # fmt: skip
-    learner.train_from_iterator(sorted(words), trainer)
-    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    pieces = [(*word[:-1], f"{word[-1]}</w>") for word in sorted(words)]
+    merges: list[tuple[str, str]] = []
+    while pairs := Counter(chain.from_iterable(map(pairwise, pieces))):
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        pieces = [_merged(word, best) for word in pieces]
     tokens = dict.fromkeys([*_LETTERS, *(f"{letter}</w>" for letter in _LETTERS)])
     tokens |= dict.fromkeys(map("".join, merges))
     tokens |= dict.fromkeys(["<|unknown|>", "<|startoftext|>", "<|endoftext|>"])
@@ -142,3 +139,14 @@ def build_word_tokenizer(words: frozenset[str], longest: int) -> CLIPTokenizer:
         unk_token="<|unknown|>",
         model_max_length=longest,
     )
+
+
+def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    """The pieces of a word with every ``pair`` of neighbours made one."""
+    found: list[str] = []
+    for piece in word:
+        if found and (found[-1], piece) == pair:
+            found[-1] += piece
+        else:
+            found.append(piece)
+    return tuple(found)
