@@ -39,7 +39,9 @@ def test_each_is_free_and_says_whose_it_is() -> None:
     data, owners = open_labelled(SAMPLE), read_credits()
     assert list(owners) == [each.name for each in data.samples]
     for owner in owners.values():
+        terms = owner.pop("terms", "")
         assert owner.keys() == {"title", "author", "licence", "source", "from"}
+        assert terms.startswith("https://creativecommons.org/") == owner["licence"].startswith("CC")
         assert owner["licence"] in FREE
         assert re.fullmatch(r"https://\S+", owner["source"])
 

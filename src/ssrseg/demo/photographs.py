@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ssrseg.config import load_config
 from ssrseg.data.class_ids import read_class_ids
 from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
+from ssrseg.data.sample import Sample
 from ssrseg.errors import counted
 from ssrseg.kept_cams import cams_path, read_cams
 from ssrseg.manifest import mask_path
@@ -25,10 +27,14 @@ SAMPLE = f"{PACKAGED}photos/sample"
 """Tagged photographs that are free to show, of things that preset ``photos`` knows."""
 
 SHOWN = 4
+_SAID = ("author", "licence", "terms", "source")
 
 
 def read_credits() -> dict[str, dict[str, str]]:
-    """By name of a photograph: ``title``, ``author``, ``licence``, ``source`` and ``from``."""
+    """By name: ``title``, ``author``, ``licence`` with its ``terms``, ``source`` and ``from``.
+
+    What is in the public domain has no terms.
+    """
     found: dict[str, dict[str, str]] = read_yaml(Path(unpacked(SAMPLE), "credits.yaml"))
     return found
 
@@ -42,29 +48,11 @@ def photograph_sections(folder: Path, device: str) -> tuple[Section, Section]:
     """
     photographs, owners = open_labelled(SAMPLE), read_credits()
     make_masks(photographs, folder, load_config("photos"), device=device, overwrite=True)
-    rows, ids = [], set()
-    for sample in photographs.samples:
-        photo = read_image(sample.image).numpy()
-        mask = read_class_ids(folder / mask_path(sample.name)).numpy()
-        cams = read_cams(folder / cams_path(sample.name))
-        assert cams is not None  # written a moment ago
-        size = photo.shape[:2]
-        initial, refined = (
-            heat_overlay(photo, upsample(maps[0].numpy(), size))
-            for maps in (cams.cam, cams.refined_cam)
-        )
-        owner = owners[sample.name]
-        pictures = (
-            Picture(f"{owner['title']}, {owner['author']}, {owner['licence']}", photo),
-            Picture(f"CLIP's CAM: {cams.classes[0]}", initial),
-            Picture(f"refined CAM: {cams.classes[0]}", refined),
-            Picture("pseudo mask", ids_overlay(photo, mask)),
-        )
-        rows.append(PictureRow(", ".join(cams.classes), pictures))
-        ids |= set(np.unique(mask).tolist())
+    found = [_masked(each, folder, owners[each.name]) for each in photographs.samples]
+    rows, shown = tuple(row for row, _ in found), set().union(*(ids for _, ids in found))
     names, colours = photographs.classes, mask_palette()
     legend = tuple(
-        (names[value - 1], tuple(colours[value].tolist())) for value in sorted(ids - {0, IGNORE})
+        (names[value - 1], tuple(colours[value].tolist())) for value in sorted(shown - {0, IGNORE})
     )
     first = Section(
         "Photographs",
@@ -75,11 +63,31 @@ def photograph_sections(folder: Path, device: str) -> tuple[Section, Section]:
         "The folder photographs beside this page has the masks, with a report of their own. The"
         f" same in one command: ssrseg masks --preset photos --data {SAMPLE} --out masks",
         (*legend, ("undecided", None)),
-        tuple(rows[:SHOWN]),
+        rows[:SHOWN],
     )
     sources = tuple(
-        (name, f"{each['author']}, {each['licence']}, {each['source']}, made smaller")
+        (name, ", ".join([*(each[key] for key in _SAID if key in each), "made smaller"]))
         for name, each in owners.items()
     )
-    more = Section("More photographs, and whose they are", "", first.legend, tuple(rows[SHOWN:]))
+    more = Section("More photographs, and whose they are", "", first.legend, rows[SHOWN:])
     return first, replace(more, terms=sources, folded=True)
+
+
+def _masked(sample: Sample, folder: Path, owner: Mapping[str, str]) -> tuple[PictureRow, set[int]]:
+    """A photograph with the CAMs of its first class and its mask, and the ids in the mask."""
+    photo = read_image(sample.image).numpy()
+    mask = read_class_ids(folder / mask_path(sample.name)).numpy()
+    cams = read_cams(folder / cams_path(sample.name))
+    assert cams is not None  # written a moment ago
+    size, label = photo.shape[:2], cams.classes[0]
+    initial, refined = (
+        heat_overlay(photo, upsample(maps[0].numpy(), size))
+        for maps in (cams.cam, cams.refined_cam)
+    )
+    pictures = (
+        Picture(f"{owner['title']}, {owner['author']}, {owner['licence']}", photo),
+        Picture(f"CLIP's CAM: {label}", initial),
+        Picture(f"refined CAM: {label}", refined),
+        Picture("pseudo mask", ids_overlay(photo, mask)),
+    )
+    return PictureRow(", ".join(cams.classes), pictures), set(np.unique(mask).tolist())
