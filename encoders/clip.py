@@ -64,7 +64,7 @@ class CaptionBatch(NamedTuple):
 
 
 class CaptionSource(Protocol):
-    """Rendered scenes or labelled photographs; ``name`` is ``.Objective.pictures``."""
+    """Rendered scenes; ``name`` is ``.Objective.pictures``."""
 
     name: str
 

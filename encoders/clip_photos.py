@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel
@@ -92,15 +92,19 @@ class PhotoClipRecipe(Recipe):
 
 
 class Lesson(NamedTuple):
-    """What is taught of a batch of windows; w places of them at stride 32, n = 4 w patches.
+    """What is taught of a batch of windows; a place, at stride 32, is 2 x 2 patches.
 
-    ``names`` and ``places`` sum to 1 over the names asked where the teacher sees no others.
+    All are probabilities. Words are the tags, then the kinds.
+
+    Attributes:
+        names: Of the names asked; sums to 1.
+        name_places: The same at each place, but that of the other names is missing in the sum.
+        known: 1 where ``tags`` counts, 0 where nobody looked for the word.
     """
 
     names: Float[Tensor, "windows names"]
     name_places: Float[Tensor, "windows places names"]
     tags: Float[Tensor, "windows words"]
-    """Tags, then kinds."""
     known: Float[Tensor, "windows words"]
     tag_patches: Float[Tensor, "windows patches tags"]
     kind_places: Float[Tensor, "windows places kinds"]
@@ -109,22 +113,24 @@ class Lesson(NamedTuple):
 def window_lesson(
     whole: Float[Tensor, "windows names"],
     each: Float[Tensor, "windows places names"],
-    scores: Float[Tensor, "windows patches tags"],
-    inside: Tensor,
+    scores: Float[Tensor, "windows view_patches tags"],
+    inside: Bool[Tensor, " view_patches"],
     present: Float[Tensor, "windows tags"],
     known: Float[Tensor, "windows tags"],
-    asked: Tensor,
+    asked: Int[Tensor, " names_asked"],
 ) -> Lesson:
     """Correct the teachers by what is known of the photographs.
 
-    A tag that is known to be absent is nowhere; one that is known to be present is seen with
-    ``SURE`` at its best place of the view, so that a window may be without it.
+    A tag that is known to be absent is nowhere. One that is known to be present is raised, at all
+    patches of the view alike, until the best has ``SURE``; a window without that one may lack it.
 
     Args:
         whole: Probabilities of all names in the window.
         each: The same at its places.
-        scores: Logits of the tags at every patch of the view.
+        scores: Logits of the tags at every patch of the view, row-major.
         inside: Which of these patches the window shows.
+        present: 1 where the photograph is tagged so.
+        known: 1 where somebody looked for the tag.
         asked: Numbers of the names that are asked.
     """
     there = present * known
@@ -155,9 +161,9 @@ class ImageTower(NamedTuple):
 def encode_stem(
     model: CLIPModel,
     channels: Float[Tensor, "windows channels side side"],
-    where: Tensor,
+    where: Int[Tensor, "windows patches"],
 ) -> ImageTower:
-    """Encode windows whose patches lie at ``where`` of the model's grid.
+    """Encode windows of whitened channels, whose patches lie at ``where`` of the model's grid.
 
     The library's own forward only knows whole pictures.
     """

@@ -155,11 +155,6 @@ class PhotoDinoObjective(Objective):
     def export(self, model: nn.ModuleDict, folder: Path) -> None:
         """Write the ViT without the decoder; the stem becomes its patch embedding."""
         config = self._config(stem="efficientnet-lite0", stem_blocks=11)
-        place, mean, deviation = (
-            "embeddings.patch_embeddings.projection",
-            self._mean,
-            self._deviation,
-        )
-        super().export(
-            fold_stem(model["encoder"], config, place, mean[:MID], deviation[:MID]), folder
-        )
+        place = "embeddings.patch_embeddings.projection"
+        mean, deviation = self._mean[:MID], self._deviation[:MID]
+        super().export(fold_stem(model["encoder"], config, place, mean, deviation), folder)

@@ -68,13 +68,21 @@ def main() -> None:
     parser.add_argument("--backgrounds", required=True, metavar="DIR:HALF")
     parser.add_argument("images", nargs="*", type=Path, help="photographs to name")
     chosen = parser.parse_args()
+    voc, around = open_photos([chosen.voc]), open_photos([chosen.backgrounds])
+    for folder, photos, wanted in (
+        (chosen.voc, voc, FREQUENT),
+        (chosen.backgrounds, around, BACKGROUNDS),
+    ):
+        shown = frozenset[str]().union(*(photo.present for photo in photos))
+        if lacking := [tag for tag in wanted if tag not in shown]:
+            parser.error(f"no photograph of {folder} is tagged {', '.join(lacking)}")
     clip = FrozenCLIP.load(chosen.clip)
-    tags = tag_precision(clip, open_photos([chosen.voc]))
-    around = tag_precision(clip, open_photos([chosen.backgrounds]))
+    tags, backgrounds = tag_precision(clip, voc), tag_precision(clip, around)
+    backgrounds = {name: backgrounds[name] for name in BACKGROUNDS}
     print(f"tags, frequent classes {mean([tags[name] for name in FREQUENT]):.3f}  wanted .85")
     print(f"tags, all that occur   {mean(list(tags.values())):.3f}  wanted .45")
-    print(f"background words       {mean([around[name] for name in BACKGROUNDS]):.3f}  wanted .5")
-    for name, value in (tags | {name: around[name] for name in BACKGROUNDS}).items():
+    print(f"background words       {mean(list(backgrounds.values())):.3f}  wanted .5")
+    for name, value in (tags | backgrounds).items():
         print(f"  {name:12s} {value:.3f}")
     for path in chosen.images:
         print(f"{path.name}: {', '.join(best_names(clip, path))}")

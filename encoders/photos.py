@@ -67,21 +67,21 @@ def open_photos(folders: Sequence[str]) -> tuple[Photo, ...]:
     """Photographs and their labels; masks beside them are left alone.
 
     A folder is one that ``ssrseg.data.open.open_labelled`` takes. Behind it ``:split`` takes a
-    part, ``:even`` and ``:odd`` every second photograph. Known are the labels that any photograph
-    of the folder has: where none is tagged with a background, nobody looked for backgrounds.
+    part, ``:even`` and ``:odd`` every second photograph, from the first and from the second. Known
+    are the folder's classes: where no background is one, nobody looked for backgrounds.
     """
     photos = []
     for folder in folders:
         root, _, split = folder.partition(":")
         halves = {"even": slice(0, None, 2), "odd": slice(1, None, 2)}
         data = open_labelled(Path(root), split=None if split in halves else split or None)
-        known = frozenset(SAME_TAG.get(name, name) for name in data.classes) & TAGS.keys()
+        tags = [SAME_TAG.get(name, name) for name in data.classes]
+        known = frozenset(TAGS.keys() & tags)
         for sample in data.samples[halves.get(split, slice(None))]:
-            labels = {data.classes[k] for k in sample.labels}
-            present = frozenset(SAME_TAG.get(name, name) for name in labels)
+            present = TAGS.keys() & {tags[k] for k in sample.labels}
             if "face" in present:
                 present |= {"person"}
-            photos.append(Photo(sample.image, present & TAGS.keys(), known))
+            photos.append(Photo(sample.image, frozenset(present), known))
     return tuple(photos)
 
 
@@ -194,15 +194,19 @@ class StemViews:
     """
 
     def __init__(self, folder: Path, photos: Sequence[Photo], count: int, seed: int) -> None:
-        """Open the files, and fill in what is missing: a view takes 0.04 s of two cores."""
+        """Open the files, and fill in what is missing: a view takes 0.04 s of two cores.
+
+        Files of other photographs, of another count or seed are written anew.
+        """
         self.photos, self.count = photos, count
         name = {"photos": fingerprint(photos), "views": count, "seed": seed}
         told = folder / "views.json"
         done = json.loads(told.read_text()) if told.is_file() else {}
+        folder.mkdir(parents=True, exist_ok=True)
         if {key: done.get(key) for key in name} != name:
             done = name | {"done": 0}
+            write_text(told, json.dumps(done))  # the files of other views are about to go
         shapes = ((MID, GRID, GRID), (TOP, TOP_GRID, TOP_GRID), (len(Box._fields),))
-        folder.mkdir(parents=True, exist_ok=True)
         files = [
             np.lib.format.open_memmap(
                 folder / f"{part}.npy",
@@ -256,7 +260,11 @@ def join(features: Features) -> Float[Tensor, "views channels grid grid"]:
 def places(
     boxes: Float[np.ndarray, "views 5"], side: int, grid: int
 ) -> Int[Tensor, "views side side"]:
-    """Rows of a position table of ``grid`` x ``grid`` nearest to where a view's patches lie."""
+    """Rows of a position table of ``grid`` x ``grid`` for the patches of views.
+
+    The table spans the photograph; a patch of the view, which has ``side`` x ``side`` of them, gets
+    the row of the cell in which its centre lies.
+    """
     top, left, bottom, right, mirrored = boxes.T[:, :, None]
     left, right = np.where(mirrored, right, left), np.where(mirrored, left, right)
     along = (np.arange(side) + 0.5) / side

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import cache
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -119,6 +120,7 @@ def known_names() -> tuple[str, ...]:
     return tuple(sorted({*NAMES, *chain.from_iterable(TAGS.values()), *KINDS}))
 
 
+@cache
 def build_word_tokenizer(words: frozenset[str], longest: int) -> CLIPTokenizer:
     """Byte-pair tokenizer in which each of these words is one token; others fall into pieces.
 

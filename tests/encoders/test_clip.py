@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from encoders.clip import ClipObjective, ClipRecipe, clip_loss, contrast, encode_windows
-from encoders.pretrain import RECIPES
 from encoders.scenes import CaptionedScenes, caption_windows
 from ssrseg.demo.scenes import render_scene
 from ssrseg.networks.clip import PIXEL_MEAN, PIXEL_STD, FrozenCLIP
@@ -93,27 +92,3 @@ def test_exported_model_is_half_precision_and_loads(
         expected = model.get_image_features(pixels).pooler_output
         found = clip.model.get_image_features(pixels).pooler_output
     assert torch.allclose(found, expected, atol=5e-3)
-
-
-def test_a_run_can_start_from_another_image_tower(scenes: CaptionedScenes, tmp_path: Path) -> None:
-    def built(recipe: ClipRecipe, seed: int) -> torch.nn.Module:
-        torch.manual_seed(seed)
-        return ClipObjective(recipe, scenes).build_model()
-
-    donor = built(TINY, seed=5)
-    ClipObjective(TINY, scenes).export(donor, tmp_path)
-    fresh, started = built(TINY, seed=0), built(replace(TINY, start=str(tmp_path)), seed=0)
-    ours, theirs, random = (
-        model.vision_model.embeddings.patch_embedding.weight for model in (started, donor, fresh)
-    )
-    assert torch.allclose(ours, theirs, atol=1e-3)  # half precision
-    assert not torch.allclose(ours, random, atol=1e-3)
-    assert torch.equal(started.text_projection.weight, fresh.text_projection.weight)
-    assert ours.requires_grad
-
-
-def test_the_recipe_from_scenes_fits_the_demo_world(scenes: CaptionedScenes) -> None:
-    started = ClipObjective(RECIPES["clip-photos-from-scenes"], scenes).build_model()
-    demo = FrozenCLIP.load("ssrseg:demo/weights/clip").model.vision_model
-    ours = started.vision_model.state_dict()
-    assert all(torch.equal(ours[name], value) for name, value in demo.state_dict().items())

@@ -1,29 +1,30 @@
-"""The pretraining loop, with each objective on each kind of pictures, in miniature."""
+"""The pretraining loop, with each objective, in miniature."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pytest
+import tiny_photos
 import torch
-from make_tiny import opened_files, tiny_voc
 from safetensors.torch import load_file
 from transformers import ViTModel
 
 from encoders import pretrain as loop
 from encoders.clip import ClipObjective, ClipRecipe
+from encoders.clip_photos import PhotoClipObjective
 from encoders.dino import DinoObjective, DinoRecipe
+from encoders.dino_photos import PhotoDinoObjective
 from encoders.objective import Objective
-from encoders.photos import CaptionedPhotos, Photo, PhotoPictures
+from encoders.photos import Photo
 from encoders.pretrain import Pretraining, build_objective, pretrain
 from encoders.scenes import CLIP_SEEDS, CaptionedScenes, ScenePictures, ScenePool
-from encoders.surroundings import Corner
-from ssrseg.errors import DataError
 from ssrseg.networks.clip import FrozenCLIP
+from ssrseg.networks.dino import FrozenDINO
 
 CLIP = ClipRecipe(
     views=32, batch=8, width=32, depth=2, heads=2, text_width=16, text_depth=1, dim=16, pool=6,
@@ -33,42 +34,36 @@ DINO = DinoRecipe(
     views=40, batch=4, width=24, depth=2, heads=2, window=4, pool=4, warmup=2, bfloat16=False,
     full_share=0.1,
 )  # fmt: skip
-CLIP_PHOTOS = replace(CLIP, windows=(4, 6), average=0.5)
+
+Objectives = dict[str, Callable[[], Objective]]
+NAMES = ("clip-demo", "clip-photos", "dino-demo", "dino-photos")
+each = pytest.mark.parametrize("name", NAMES)
 
 
-def made_up(count: int = 40) -> list[Photo]:
-    """Dogs on grass and cats; pixels are noise."""
-    rng = np.random.default_rng(0)
-    grass = (Corner("grass", 0.89, 0.16), Corner("grass", 0.89, 0.84))
-    kinds = [(("dog",), grass), (("cat",), ())]
-    return [
-        Photo(f"photo{k}", rng.integers(0, 256, (90, 120, 3), dtype=np.uint8), *kinds[k % 2])
-        for k in range(count)
-    ]
-
-
-OBJECTIVES: dict[str, Callable[[], Objective]] = {
-    "clip-demo": lambda: ClipObjective(CLIP, CaptionedScenes(CLIP, checked=24)),
-    "clip-photos": lambda: ClipObjective(
-        CLIP_PHOTOS, CaptionedPhotos(CLIP_PHOTOS, made_up(), made_up(20))
-    ),
-    "dino-demo": lambda: DinoObjective(DINO, ScenePictures(DINO)),
-    "dino-photos": lambda: DinoObjective(DINO, PhotoPictures(made_up(), DINO)),
-}
-each = pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.fixture
+def objectives(hasty: None, photos: tuple[Photo, ...], cache: Path) -> Objectives:
+    makers: tuple[Callable[[], Objective], ...] = (
+        lambda: ClipObjective(CLIP, CaptionedScenes(CLIP, checked=24)),
+        lambda: PhotoClipObjective(tiny_photos.CLIP, photos, photos[:4], cache),
+        lambda: DinoObjective(DINO, ScenePictures(DINO)),
+        lambda: PhotoDinoObjective(tiny_photos.DINO, photos, cache),
+    )
+    return dict(zip(NAMES, makers, strict=True))
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("clip-demo", (2.623752, 2.510767, 3.586796)),
-        ("clip-photos", (3.697438, 3.417811, 2.809194)),
+        ("clip-photos", (86.529808, 142.282471, 61.513756)),
         ("dino-demo", (2.428161, 2.342885, 1.975914)),
-        ("dino-photos", (3.053073, 3.132210, 2.951299)),
+        ("dino-photos", (3.516756, 3.505980, 3.482524)),
     ],
 )
-def test_losses_of_the_first_steps(name: str, expected: tuple[float, ...]) -> None:
-    run = Pretraining(OBJECTIVES[name]())
+def test_losses_of_the_first_steps(
+    objectives: Objectives, name: str, expected: tuple[float, ...]
+) -> None:
+    run = Pretraining(objectives[name]())
     assert [run.advance()["loss"] for _ in range(3)] == pytest.approx(expected, rel=1e-4)
 
 
@@ -93,10 +88,10 @@ def test_learning_rate_rises_then_falls() -> None:
 
 @each
 def test_resumed_run_ends_at_the_same_weights(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    objectives: Objectives, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    pretrain(OBJECTIVES[name](), straight, every=2)
+    pretrain(objectives[name](), straight, every=2)
     save = Pretraining.save
 
     def power_cut(run: Pretraining, path: Path) -> None:
@@ -106,11 +101,11 @@ def test_resumed_run_ends_at_the_same_weights(
     with monkeypatch.context() as patch:
         patch.setattr(Pretraining, "save", power_cut)
         with pytest.raises(KeyboardInterrupt):
-            pretrain(OBJECTIVES[name](), broken, every=2)
+            pretrain(objectives[name](), broken, every=2)
     log = broken / "log.csv"
     assert [line.split(",")[0] for line in log.read_text().splitlines()] == ["step", "2"]
     log.write_text(log.read_text() + "3,after,the,checkpoint\n")
-    pretrain(OBJECTIVES[name](), broken, every=2, resume=True)
+    pretrain(objectives[name](), broken, every=2, resume=True)
     ours, theirs = (torch.load(folder / "checkpoint.pt") for folder in (straight, broken))
     for part in ("model", "average"):
         assert all(torch.equal(ours[part][key], theirs[part][key]) for key in ours[part])
@@ -123,30 +118,30 @@ def test_resumed_run_ends_at_the_same_weights(
 
 @each
 def test_checkpoint_of_another_recipe_or_other_pictures_is_refused(
-    name: str, tmp_path: Path
+    objectives: Objectives, name: str, tmp_path: Path
 ) -> None:
-    objective = OBJECTIVES[name]()
+    objective = objectives[name]()
     Pretraining(objective).save(tmp_path / "checkpoint.pt")
     objective.recipe = replace(objective.recipe, lr=1.0)
     with pytest.raises(ValueError, match="lr"):
         Pretraining(objective).load(tmp_path / "checkpoint.pt")
-    objective = OBJECTIVES[name]()
+    objective = objectives[name]()
     objective.pictures = "41 photographs"
     with pytest.raises(ValueError, match=r"not .*41 photographs"):
         Pretraining(objective).load(tmp_path / "checkpoint.pt")
 
 
 @each
-def test_the_average_follows_the_weights(name: str) -> None:
-    objective = OBJECTIVES[name]()
+def test_the_average_follows_the_weights(objectives: Objectives, name: str) -> None:
+    objective = objectives[name]()
     run = Pretraining(objective)
     expected = next(run.model.parameters()).detach().clone()
     for step in range(3):
         run.advance()
         momentum = {
             "clip-demo": 0.0,
-            "clip-photos": min(0.5, (1 + step) / (10 + step)),
-        }.get(name, 0.9 + 0.0985 * step / 1000)
+            "dino-demo": 0.9 + 0.0985 * step / 1000,
+        }.get(name, (1 + step) / (10 + step))
         expected = momentum * expected + (1 - momentum) * next(run.model.parameters())
     found = next(run.average.parameters())
     assert torch.allclose(found, expected, atol=1e-6)
@@ -165,42 +160,75 @@ def test_dino_loss_falls_on_a_fixed_batch() -> None:
     assert values[-1]["relation"] < values[0]["relation"]
 
 
-def test_training_writes_log_checkpoint_and_model(tmp_path: Path) -> None:
-    pretrain(OBJECTIVES["clip-demo"](), tmp_path / "c", every=3)
+def test_training_writes_log_checkpoint_and_model(objectives: Objectives, tmp_path: Path) -> None:
+    pretrain(objectives["clip-demo"](), tmp_path / "c", every=3)
     lines = (tmp_path / "c/log.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["step", "3", "4"]
     spent = "step,views,cpu_seconds,wall_seconds,loss,"
     assert lines[0] == f"{spent}logit_scale,tag_map,tag_map_cls,cam_miou,zero_shot,probe"
-    pretrain(OBJECTIVES["clip-demo"](), tmp_path / "c", resume=True)
+    pretrain(objectives["clip-demo"](), tmp_path / "c", resume=True)
     assert (tmp_path / "c/log.csv").read_text().splitlines() == lines
     assert FrozenCLIP.load(tmp_path / "c/clip").depth == 2
 
-    pretrain(OBJECTIVES["dino-demo"](), tmp_path / "d")
+    pretrain(objectives["dino-demo"](), tmp_path / "d")
     assert (tmp_path / "d/log.csv").read_text().startswith(f"{spent}denoise,relation\n10,40,")
     model = ViTModel.from_pretrained(tmp_path / "d/dino", add_pooling_layer=False)
     hidden = model(torch.zeros(1, 3, 128, 128)).last_hidden_state
     assert hidden.shape == (1, 257, 24) and torch.isfinite(hidden).all()
 
 
-def test_pretraining_opens_no_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tree, asked, original = tiny_voc(tmp_path / "voc", n=12), [], PIL.Image.open
-    spy = lambda path, *a, **k: (asked.append(str(path)), original(path, *a, **k))[1]  # noqa: E731
-    monkeypatch.setattr(PIL.Image, "open", spy)
-    with opened_files() as opened:
-        for recipe in (CLIP_PHOTOS, DINO):
-            objective = build_objective(recipe, [f"{tree}:train"], [f"{tree}:val"])
-            pretrain(objective, tmp_path / objective.folder)
-    paths = [*asked, *opened]
-    assert sum(path.endswith(".jpg") for path in paths) >= 12  # the spy does see photographs
-    assert [path for path in paths if "SegmentationClass" in path] == []
+def test_training_on_photographs_writes_log_and_encoders(
+    objectives: Objectives, tmp_path: Path
+) -> None:
+    spent = "step,views,cpu_seconds,wall_seconds,loss,"
+    pretrain(objectives["clip-photos"](), tmp_path / "c", every=3)
+    header, *rows = (tmp_path / "c/log.csv").read_text().splitlines()
+    assert header == f"{spent}names,tags,places,kinds,pointed,logit_scale,tag_map"
+    assert [row.split(",")[:2] for row in rows] == [["3", "12"], ["4", "16"]]
+    scale, precision = map(float, rows[-1].split(",")[-2:])
+    assert scale == pytest.approx(20, abs=0.5) and 0 < precision <= 1
+    assert FrozenCLIP.load(tmp_path / "c/clip").depth == 2
+    pretrain(objectives["dino-photos"](), tmp_path / "d")
+    assert (tmp_path / "d/log.csv").read_text().startswith(f"{spent}denoise,relation\n4,16,")
+    assert FrozenDINO.load(tmp_path / "d/dino").depth == 2
+
+
+@pytest.mark.parametrize("name", ["clip-photos", "dino-photos"])
+def test_mixed_precision_is_near_the_full_one(objectives: Objectives, name: str) -> None:
+    objective = objectives[name]()
+    run = Pretraining(objective)
+    full = objective.losses(run.model, run.average, 1)["loss"].item()
+    objective.recipe = replace(objective.recipe, bfloat16=True)
+    mixed = objective.losses(run.model, run.average, 1)["loss"].item()
+    assert mixed != full and mixed == pytest.approx(full, rel=0.03)
+
+
+def test_recipes_of_photographs_share_views(
+    hasty: None, folders: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [f"{folders[1]}:even", f"{folders[1]}:odd"]
+    build_objective(tiny_photos.CLIP, parts, parts, tmp_path)
+    before = (tmp_path / "mid.npy").read_bytes()
+    monkeypatch.setattr("encoders.photos.read_image", None)  # no view is computed again
+    found = build_objective(tiny_photos.DINO, parts, [], tmp_path)
+    assert (tmp_path / "mid.npy").read_bytes() == before
+    assert found.pictures.startswith("4 photographs ")
+
+
+def test_momentum_of_the_photographs_average_is_bounded(objectives: Objectives) -> None:
+    for name in ("clip-photos", "dino-photos"):
+        objective = objectives[name]()
+        assert [objective.momentum(step) for step in (0, 8, 10**6)] == [0.1, 0.5, 0.995]
 
 
 def test_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tree = str(tiny_voc(tmp_path / "voc", n=12))
-    recipes = {"clip-photos": CLIP_PHOTOS, "dino-photos": DINO, "dino-demo": DINO}
+    hasty: None, folders: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    recipes = {"clip-photos": tiny_photos.CLIP, "dino-photos": tiny_photos.DINO, "dino-demo": DINO}
     monkeypatch.setattr(loop, "RECIPES", recipes)
+    things, around = folders
+    both = ("--photos", things, "--photos", around)
 
     def run(recipe: str, *options: str) -> list[str]:
         out = tmp_path / recipe
@@ -209,26 +237,30 @@ def test_command_line(
         loop.main()
         return (out / "log.csv").read_text().splitlines()
 
-    header, row = run("clip-photos", "--photos", tree, "--held-out", tree)
-    assert header.split(",")[-2:] == ["tag_map", "tag_map_cls"]
-    assert all(0 < float(value) <= 1 for value in row.split(",")[-2:])
+    header, row = run("clip-photos", *both, "--held-out", f"{around}:odd")
+    assert header.split(",")[-1] == "tag_map" and row.split(",")[:2] == ["2", "8"]
     assert FrozenCLIP.load(tmp_path / "clip-photos/clip").depth == 2
-    with pytest.raises(DataError, match=r"12 photographs.*--held-out"):
-        run("clip-photos", "--photos", tree)
-    run("dino-photos", "--photos", tree)
+    views = tmp_path / "clip-photos/views"
+    told = json.loads((views / "views.json").read_text())
+    assert (told["seed"], told["done"]) == (3, 2) and told["photos"].startswith("10 photographs ")
+    run("dino-photos", *both, "--cache", str(views))
+    assert not (tmp_path / "dino-photos/views").exists()
     assert load_file(tmp_path / "dino-photos/dino/model.safetensors")
     assert [line.split(",")[0] for line in run("dino-demo", "--every", "1")] == ["step", "1", "2"]
-    for recipe, options in (("dino-photos", ()), ("dino-demo", ("--photos", tree))):
+    wrong = {
+        ("dino-photos",): "dino-photos needs --photos",
+        ("dino-demo", "--photos", things): "dino-demo takes no --photos",
+        ("clip-photos", "--photos", things): "clip-photos needs --held-out",
+        ("dino-photos", *both, "--held-out", things): "dino-photos takes no --held-out",
+    }
+    for command, said in wrong.items():
         with pytest.raises(SystemExit):
-            run(recipe, *options)
-        assert f"{recipe} {'takes no' if options else 'needs'} --photos" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        run("dino-photos", "--photos", tree, "--held-out", tree)
+            run(*command)
+        assert said in capsys.readouterr().err
 
 
 def test_the_recipes() -> None:
     steps = {name: recipe.steps for name, recipe in loop.RECIPES.items()}
-    assert steps == {
-        "clip-demo": 6500, "clip-photos": 1750, "clip-photos-from-scenes": 1000,
-        "dino-demo": 4688, "dino-photos": 3750,
-    }  # fmt: skip
+    assert steps == {"clip-demo": 6500, "clip-photos": 2000, "dino-demo": 4688, "dino-photos": 1000}
+    sides = {name: recipe.side for name, recipe in loop.RECIPES.items()}
+    assert sides == {"clip-demo": 128, "clip-photos": 384, "dino-demo": 128, "dino-photos": 384}

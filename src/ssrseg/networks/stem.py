@@ -128,7 +128,9 @@ class Stem(nn.Module):
         height, width = (side // STRIDE * STRIDE for side in pixels.shape[-2:])
         first, *more = self.features(pixels[..., :height, :width])
         more = [
-            functional.interpolate(each, size=first.shape[-2:], mode="bilinear", align_corners=False)
+            functional.interpolate(
+                each, size=first.shape[-2:], mode="bilinear", align_corners=False
+            )
             for each in more
         ]
         return self.projection(torch.cat([first, *more], 1))
