@@ -8,7 +8,7 @@ The last compares CLIP's tokens of a patch in the whole photograph with those in
 thirds of it, seen as a picture of their own, as a crop is: mean cosine of each block.
 
 Prints a Markdown table, seed by seed; finished runs in OUT are not run again. The scenes are those
-of `ssrseg demo`, the photographs' encoders those in benchmarks/photo-encoders.
+of `ssrseg demo`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,9 @@ from ssrseg.data.transforms import fit_to_patches, limit_side, to_unit
 from ssrseg.demo.run import FIRST_SCENE, TRAIN_SCENES, VAL_SCENES
 from ssrseg.demo.scenes import write_dataset
 from ssrseg.evaluation import evaluate
-from ssrseg.networks.clip import PIXEL_MEAN, PIXEL_STD, FrozenCLIP
+from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.prediction import predict
 from ssrseg.training import train
-
-ENCODERS = Path(__file__).parent / "photo-encoders"
 
 
 def scenes(out: Path, seed: int) -> tuple[LabelledImages, LabelledImages]:
@@ -52,9 +50,10 @@ def opened(source: str) -> LabelledImages:
 
 def compare_tokens(val: LabelledImages) -> list[float]:
     """Mean cosine by block; then of a patch and its neighbour in the whole photograph."""
-    config = load_config("photos", overrides=[f"backbones.clip={ENCODERS / 'clip'}"])
-    clip, patch = FrozenCLIP.load(ENCODERS / "clip"), 8
-    mean, deviation = (torch.tensor(each)[:, None, None] for each in (PIXEL_MEAN, PIXEL_STD))
+    config = load_config("photos")
+    clip = FrozenCLIP.load(config.backbones.clip)
+    patch = clip.patch_size
+    mean, deviation = (torch.tensor(each)[:, None, None] for each in clip.pixels.numbers)
     rows = []
     for sample in val.samples[:50]:
         photo = fit_to_patches(limit_side(read_image(sample.image), config.data.max_side), patch)
@@ -103,7 +102,6 @@ def main() -> None:
             data, val = scenes(options.out, seed)
         else:
             data, val = opened(options.train), opened(options.val)
-            common += [f"backbones.{name}={ENCODERS / name}" for name in ("clip", "dino")]
         unseen = {sample.name: sample.image for sample in val.samples}
         for way in ways:
             run = options.out / f"{way.replace(' ', ' and ')} {seed}"

@@ -67,7 +67,7 @@ class PhotoClipRecipe(Recipe):
     """Recipe of the photo CLIP."""
 
     log_every = 250
-    views: int = 64_000
+    views: int = 48_000
     batch: int = 32
     width: int = 192
     depth: int = 3

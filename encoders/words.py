@@ -1,7 +1,8 @@
 """What the photo CLIP can be asked: ImageNet's names, kinds of them, VOC's tags, backgrounds.
 
 ``imagenet_names.txt`` holds OpenAI's names of ImageNet's 1,000 classes in their order, from
-OpenCLIP (MIT licence). What stands in brackets there explains a name and is left out.
+OpenCLIP (MIT licence). What stands there in brackets, or behind a stroke, explains a name and is
+left out.
 """
 
 from __future__ import annotations
@@ -17,9 +18,14 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+_TWICE = {744: "projectile", 836: "sunglass"}
+"""By class id: ImageNet's own names where two classes have the same."""
+
 NAMES: tuple[str, ...] = tuple(
-    re.sub(r" *\(.*?\)", "", line)
-    for line in Path(__file__).with_name("imagenet_names.txt").read_text().lower().splitlines()
+    _TWICE.get(number) or re.sub(r" */.*| *\(.*?\)", "", line)
+    for number, line in enumerate(
+        Path(__file__).with_name("imagenet_names.txt").read_text().lower().splitlines()
+    )
 )
 """Names of ImageNet's classes, by class id."""
 
@@ -79,18 +85,19 @@ KINDS: dict[str, tuple[int, ...]] = {
         "parrot": "87-90", "eagle": "22-23", "chicken": "7-8", "wolf": "269-272", "fox": "277-280",
         "lion": "291", "tiger": "292", "bear": "294-297", "beetle": "300-307",
         "insect": "300-326", "butterfly": "321-326", "rabbit": "330-332", "squirrel": "335",
-        "pig": "341-342", "goat": "348-350", "antelope": "351-353", "camel": "354-355",
-        "elephant": "385-386", "monkey": "369-384", "ape": "365-369",
-        "truck": "555 569 717 864 867", "van": "656 734", "clock": "409 530 892",
+        "pig": "341-342", "goat": "350", "antelope": "351-353", "camel": "354-355",
+        "elephant": "385-386", "monkey": "370-382", "ape": "365-369",
+        "truck": "555 569 717 864 867", "van": "656 675 734", "clock": "409 530 892",
         "watch": "531 826", "bridge": "821 839 888", "keyboard": "508 878",
         "phone": "487 528 707", "computer": "527 590 620 681", "guitar": "402 546",
         "piano": "579 881", "shoe": "502 514 630 770 774", "hat": "439 515 793 808",
-        "helmet": "518 560", "cup": "504 968", "coffee": "504 967-968", "fruit": "948-957",
-        "bread": "930-932", "ball": "429-430 522 574 722 747 768 805 852 890",
-        "castle": "483", "church": "497", "tower": "437 900", "wall": "825", "fence": "716",
-        "rocket": "657 812", "gun": "413 763-764", "knife": "499 623", "bag": "414 636 728 748",
-        "bed": "431 516 564", "lamp": "619 846", "mushroom": "991-996", "vegetable": "936-945",
-        "lakeside": "975",
+        "helmet": "518 560", "cup": "504 647 968", "coffee": "504 967-968", "fruit": "948-957",
+        "bread": "930-932", "ball": "429-430 522 574 722 768 805 852 890",
+        "castle": "483", "church": "497", "tower": "437 442 900", "wall": "825",
+        "fence": "489 716 912",
+        "rocket": "657 744 812", "gun": "413 763-764", "knife": "499 623", "bag": "414 636 728 748",
+        "bed": "431 516 520 564", "lamp": "619 846", "mushroom": "947 991-996",
+        "vegetable": "936-945", "lakeside": "975",
     }.items()
 }  # fmt: skip
 """Everyday words, and the ImageNet classes that each is true of."""
