@@ -14,7 +14,7 @@ def test_names_are_in_order_and_in_lower_case() -> None:
     names = known_names()
     assert list(names) == sorted({name.lower() for name in names})
     assert {*NAMES, *KINDS, *TAGS} - set(names) == set()
-    assert len(names) == 1123
+    assert len(names) == 1125
 
 
 @pytest.mark.parametrize("classes", [VOC_CLASSES, ("dog",)])
