@@ -25,7 +25,9 @@ from encoders.dino_photos import PhotoDinoObjective, PhotoDinoRecipe
 from encoders.objective import Objective, Recipe
 from encoders.photos import open_photos
 from encoders.scenes import CaptionedScenes, ScenePictures
+from encoders.words import TAGS
 from ssrseg.data.files import atomic_write
+from ssrseg.errors import DataError
 
 RECIPES: dict[str, Recipe] = {
     "clip-demo": ClipRecipe(),
@@ -153,15 +155,30 @@ def build_objective(
         photos: Folders as ``encoders.photos.open_photos`` takes them; for recipes of photographs.
         held_out: The same, for the log of a CLIP.
         cache: Folder for features of photographs, which both recipes may share.
+
+    Raises:
+        DataError: If there are fewer photographs than a step takes, or tags that nobody knows.
     """
     if isinstance(recipe, ClipRecipe):
         return ClipObjective(recipe, CaptionedScenes(recipe))
     if isinstance(recipe, DinoRecipe):
         return DinoObjective(recipe, ScenePictures(recipe))
-    if isinstance(recipe, PhotoClipRecipe):
-        return PhotoClipObjective(recipe, open_photos(photos), open_photos(held_out), cache)
-    assert isinstance(recipe, PhotoDinoRecipe)
-    return PhotoDinoObjective(recipe, open_photos(photos), cache)
+    opened, checked = open_photos(photos), open_photos(held_out)
+    if len(opened) < recipe.batch:
+        raise DataError(
+            f"{', '.join(photos)}: {len(opened)} photographs, but a step takes {recipe.batch}. Name"
+            " more folders by --photos."
+        )
+    if isinstance(recipe, PhotoDinoRecipe):
+        return PhotoDinoObjective(recipe, opened, cache)
+    assert isinstance(recipe, PhotoClipRecipe)
+    for folders, found in ((photos, opened), (held_out, checked)):
+        if not any(photo.present for photo in found):
+            raise DataError(
+                f"{', '.join(folders)}: no photograph has a label among those that are learned"
+                f" ({', '.join(TAGS)}). Name others."
+            )
+    return PhotoClipObjective(recipe, opened, checked, cache)
 
 
 def main() -> None:

@@ -74,7 +74,8 @@ class TagTeacher:
                 for group, count in zip(groups, BATCH, strict=True)
             )
             index = np.concatenate(list(drawn))
-            scores = self.scores(self.whiten(join(views[np.full_like(index, step % 2), index])))
+            view = np.full_like(index, step % min(2, views.count))
+            scores = self.scores(self.whiten(join(views[view, index])))
             whole = scores.logsumexp(1) - np.log(scores.shape[1])
             losses = functional.binary_cross_entropy_with_logits(
                 whole, present[index], reduction="none"

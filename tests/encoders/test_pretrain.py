@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import tiny_photos
 import torch
@@ -23,6 +24,7 @@ from encoders.objective import Objective
 from encoders.photos import Photo
 from encoders.pretrain import Pretraining, build_objective, pretrain
 from encoders.scenes import CLIP_SEEDS, CaptionedScenes, ScenePictures, ScenePool
+from ssrseg.errors import DataError
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.dino import FrozenDINO
 
@@ -259,8 +261,22 @@ def test_command_line(
         assert said in capsys.readouterr().err
 
 
+def test_too_few_photographs_and_foreign_labels_are_refused(
+    folders: tuple[str, str], tmp_path: Path
+) -> None:
+    things, around = folders
+    with pytest.raises(DataError, match=r"photographs, but a step takes 32.*--photos"):
+        build_objective(loop.RECIPES["dino-photos"], [things], [], tmp_path)
+    table = tmp_path / "others/labels.csv"
+    table.parent.mkdir()
+    PIL.Image.new("RGB", (32, 32)).save(table.with_name("a.png"))
+    table.write_text("image,labels\na.png,zeppelin\n")
+    with pytest.raises(DataError, match=r"others: no photograph has a label among"):
+        build_objective(tiny_photos.CLIP, [things, around], [str(table.parent)], tmp_path)
+
+
 def test_the_recipes() -> None:
     steps = {name: recipe.steps for name, recipe in loop.RECIPES.items()}
-    assert steps == {"clip-demo": 6500, "clip-photos": 2000, "dino-demo": 4688, "dino-photos": 1000}
+    assert steps == {"clip-demo": 6500, "clip-photos": 1500, "dino-demo": 4688, "dino-photos": 1000}
     sides = {name: recipe.side for name, recipe in loop.RECIPES.items()}
     assert sides == {"clip-demo": 128, "clip-photos": 384, "dino-demo": 128, "dino-photos": 384}
