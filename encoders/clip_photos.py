@@ -43,8 +43,19 @@ from encoders.photos import (
     sampling_weights,
 )
 from encoders.teachers import NameLesson, NameTeacher, TagTeacher, tag_truth
-from encoders.words import KINDS, MEMBERS, NAMES, TAGS, TEMPLATES, build_word_tokenizer, known_words
+from encoders.words import (
+    KINDS,
+    MEMBERS,
+    NAMES,
+    TAGS,
+    TEMPLATES,
+    build_word_tokenizer,
+    known_names,
+    known_words,
+)
+from ssrseg.data.files import write_text
 from ssrseg.networks.clip import FrozenCLIP
+from ssrseg.networks.vocabulary import NAMES_FILE
 
 LONGEST = 24
 """Tokens of a text."""
@@ -404,7 +415,7 @@ class PhotoClipObjective(Objective):
         model["clip"].logit_scale.clamp_(max=math.log(100))
 
     def export(self, model: nn.ModuleDict, folder: Path) -> None:
-        """Write model and tokenizer; the stem becomes its patch embedding."""
+        """Write model, tokenizer and names; the stem becomes its patch embedding."""
         teacher = self._tag_teacher
         config = self._config(stem="efficientnet-lite0", stem_blocks=16)
         place = "vision_model.embeddings.patch_embedding"
@@ -412,6 +423,7 @@ class PhotoClipObjective(Objective):
             fold_stem(model["clip"], config, place, teacher.mean, teacher.deviation), folder
         )
         self.tokenizer.save_pretrained(folder)
+        write_text(folder / NAMES_FILE, "".join(f"{name}\n" for name in known_names()))
 
     def evaluate(self, average: nn.ModuleDict, folder: Path) -> dict[str, float]:
         """The temperature, and the mean average precision of tags of held-out photographs."""

@@ -122,6 +122,11 @@ def known_words() -> frozenset[str]:
     return frozenset(word for text in texts for word in re.findall(r"[a-z0-9]+|[.,'-]", text))
 
 
+def known_names() -> tuple[str, ...]:
+    """Every text that is trained in the place of a name, for ``names.txt`` beside the weights."""
+    return tuple(sorted({*NAMES, *chain.from_iterable(TAGS.values()), *KINDS}))
+
+
 @cache
 def build_word_tokenizer(words: frozenset[str], longest: int) -> CLIPTokenizer:
     """Byte-pair tokenizer in which each of these words is one token; others fall into pieces.

@@ -129,3 +129,12 @@ def test_patches_of_a_shrunk_photograph() -> None:
     assert patches_of((480, 640), 640, 16) == 30 * 40
     assert patches_of((3000, 4000), 640, 16) == 30 * 40
     assert patches_of((17, 33), 640, 16) == 2 * 3
+
+
+def test_names_that_the_encoder_has_not_learnt_want_mending(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("bird\nbird avian\ndog\ntree\n", encoding="utf-8")
+    found = findings(check(folder, f"backbones.clip={tmp_path}"))
+    (said,) = (each.cure for each in found if each.what == "prompts")
+    assert said.startswith('CLIP has not learnt "brid", "ground", "land", "grass"')
+    assert said.endswith("such as brid: bird.")
+    assert "prompts" not in {each.what for each in findings(check(folder))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,6 +167,21 @@ def test_classes_that_the_text_tower_cannot_tell_apart(
     said = load("dog", "cat", cat="ground")
     assert "the same" not in said  # the background of that name was left out
     assert "the same" not in load("dog", "cat")
+
+
+def test_names_that_a_small_clip_has_not_learnt_are_said(
+    clip_dir: Path, dino_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    clip = Path(shutil.copytree(clip_dir, tmp_path / "clip"))
+    words = build_vocabulary(("cat", "dog"), "voc").phrases
+    (clip / "names.txt").write_text("\n".join(words), encoding="utf-8")
+    SSR.from_config(tiny_config(clip, dino_dir), ("cat", "dog"))
+    assert notes(capfd) == ""
+    SSR.from_config(tiny_config(clip, dino_dir), ("cat", "my dog", "quokka"))
+    said = notes(capfd)
+    assert 'Note: CLIP has not learnt "my dog", "quokka": what it finds' in said
+    assert f"the {len(words)} names in names.txt" in said
+    assert said.endswith("such as my dog: dog.")
 
 
 LONE = r"no background text, and .* a single label \(such as .*its mask all background"

@@ -19,7 +19,13 @@ from ssrseg.data.text import quoted
 from ssrseg.data.transforms import limited_size, patch_grid
 from ssrseg.data.walk import list_images
 from ssrseg.errors import ConfigError, SSRError, counted
-from ssrseg.networks.vocabulary import Vocabulary, build_vocabulary, refuse_lone_texts
+from ssrseg.networks.frozen import read_names
+from ssrseg.networks.vocabulary import (
+    Vocabulary,
+    build_vocabulary,
+    describe_unlearnt,
+    refuse_lone_texts,
+)
 
 FEW_PATCHES = 49
 """Patches of an image below which its CAM says little: a quarter of the 14 x 14 that CLIP knows."""
@@ -68,6 +74,7 @@ class DataCheck:
         patch: Side of a patch in pixels.
         max_side: ``data.max_side``.
         fault: Of the prompts.
+        unlearnt: What CLIP would be asked without having learnt it, in words.
     """
 
     data: LabelledImages
@@ -82,6 +89,7 @@ class DataCheck:
     patch: int
     max_side: int
     fault: str = ""
+    unlearnt: str = ""
 
     @property
     def usable(self) -> tuple[ImageFacts, ...]:
@@ -144,13 +152,15 @@ def check_data(
             same.setdefault(each.content, []).append(each.sample)
     groups = [tuple(group) for group in same.values() if group[1:]]
     at_odds = [group for group in groups if len({each.labels for each in group}) > 1]
-    vocabulary, fault = None, ""
+    vocabulary, fault, unlearnt = None, "", ""
     try:
         vocabulary = build_vocabulary(
             data.classes, config.prompts.set, data.prompts, data.background
         )
         if config.cam.mode != "centre":
             refuse_lone_texts(vocabulary, {each.name: each.labels for each in data.samples})
+        if names := read_names(config.backbones.clip):
+            unlearnt = describe_unlearnt(vocabulary, names)
     except ConfigError as error:
         fault = str(error)
     return DataCheck(
@@ -166,6 +176,7 @@ def check_data(
         patch,
         config.data.max_side,
         fault,
+        unlearnt,
     )
 
 
@@ -316,6 +327,8 @@ def _of_texts(check: DataCheck) -> list[CheckResult]:
     assert check.vocabulary is not None
     vocabulary = check.vocabulary
     found = []
+    if check.unlearnt:
+        found.append(CheckResult("prompts", "not all are known", check.unlearnt))
     if vocabulary.dropped:
         pairs = zip(vocabulary.dropped, vocabulary.dropped_for, strict=True)
         left_out = ", ".join(f"{quoted(word)} ({quoted(name)})" for word, name in pairs)

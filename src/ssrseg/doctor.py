@@ -14,10 +14,13 @@ import torch
 
 from ssrseg.config import Config, uses_dino
 from ssrseg.console import CheckResult
-from ssrseg.errors import SSRError
+from ssrseg.errors import SSRError, counted
 from ssrseg.networks.attention import resolve_layers
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.dino import FrozenDINO
+from ssrseg.networks.frozen import read_names
+from ssrseg.networks.vocabulary import NAMES_FILE
+from ssrseg.packaged import unpacked
 
 PACKAGES = ("torch", "transformers", "safetensors", "numpy", "scipy", "scikit-image", "pillow")
 
@@ -63,6 +66,10 @@ def _encoders(config: Config) -> list[CheckResult]:
     """What they are, whether they load, and whether they and the settings fit each other."""
     results: list[CheckResult] = []
     clip = _loaded(results, "CLIP", FrozenCLIP.load, config.backbones.clip)
+    if clip is not None and (names := read_names(config.backbones.clip)):
+        path = Path(unpacked(config.backbones.clip), NAMES_FILE)
+        found = f"{counted(len(names), 'name', 'names')}, and no others, in {path}"
+        results.append(CheckResult("CLIP has learnt", found))
     affinity = config.affinity
     if clip is not None and affinity.kind == "attention" and affinity.clip_weight:
         _check_layers(results, affinity.clip_layers, clip.depth, "affinity.clip_layers")

@@ -36,8 +36,14 @@ from ssrseg.method.cmpa import Alignment
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.dino import FrozenDINO
-from ssrseg.networks.frozen import PACKAGED, PixelNorm, folder_on_disk
-from ssrseg.networks.vocabulary import Vocabulary, build_vocabulary, refuse_lone_texts
+from ssrseg.networks.frozen import PixelNorm, folder_on_disk, read_names
+from ssrseg.networks.vocabulary import (
+    Vocabulary,
+    build_vocabulary,
+    describe_unlearnt,
+    refuse_lone_texts,
+)
+from ssrseg.packaged import PACKAGED
 from ssrseg.safe_json import JsonError, read_json
 from ssrseg.trained_parts import load_alignment, load_decoder
 
@@ -377,6 +383,9 @@ def _doubtful_texts(model: Loadable) -> list[str]:
     if unknown:
         shown = ", ".join(f'"{name}"' for name in unknown[:8]) + (", ..." if unknown[8:] else "")
         found.append(f"CLIP's tokenizer does not know the characters of {shown}. {cure}")
+    names = read_names(model.config.backbones.clip)
+    if names is not None and (unlearnt := describe_unlearnt(model.vocabulary, names)):
+        found.append(unlearnt)
     # unit norm: 1 for the same direction
     cosine = model.text_features[: len(classes)] @ model.text_features.T
     twins = (cosine > 1 - 1e-6).triu(1).nonzero().tolist()

@@ -13,6 +13,7 @@ import pytest
 from ssrseg.config import Config
 from ssrseg.data.open import open_labelled
 from ssrseg.demo import run
+from ssrseg.demo.photographs import read_credits
 from ssrseg.demo.rows import GROUPS, SHORT
 
 
@@ -55,11 +56,11 @@ def test_it_says_first_what_it_will_do(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     _, found = result
-    monkeypatch.setattr(run, "_one_seed", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(run, "photograph_sections", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run.run_demo(tmp_path)
     said = capsys.readouterr().err
-    assert said.startswith("Note: the demo draws 16 scenes, trains SSR and its controls on 10 of")
+    assert said.startswith("Note: the demo makes masks of a few photographs, draws 16 scenes, tr")
     assert f"scores {len(found.figures)} rows" in said
 
 
@@ -77,13 +78,28 @@ def test_the_terminal_shows_a_few_rows_and_where_the_others_are(
 def test_the_report_shows_every_step(result: tuple[Path, run.DemoResult]) -> None:
     _, found = result
     text = found.page.read_text(encoding="utf-8")
-    scenes = 6
-    assert text.count("data:image/webp;base64,") == 8 * scenes
+    scenes, photographs = 6, 14
+    assert text.count("data:image/webp;base64,") == 8 * scenes + 4 * photographs
     assert 'src="http' not in text
     assert text.count("<svg ") == 2  # the steps, the loss
     assert text.index("<img") < text.index("<svg ") < text.index("<table>")
     folded = html.unescape(text[text.index("Controls: what") :])
     assert all(name in folded for name in GROUPS["controls"])
+
+
+def test_the_report_shows_photographs_and_whose_they_are(
+    result: tuple[Path, run.DemoResult],
+) -> None:
+    out, found = result
+    text = html.unescape(found.page.read_text(encoding="utf-8"))
+    assert len(list((out / "photographs" / "masks").glob("*.png"))) == 14
+    for owner in read_credits().values():
+        credit = f"{owner['title']}, {owner['author']}, {owner['licence']}"
+        assert f"<figcaption>{credit}</figcaption>" in text
+        assert f'<a href="{owner["source"]}"' in text
+    shown, folded = text.split("<summary>More photographs, and whose they are</summary>")
+    assert "<figcaption>CLIP's CAM: bee</figcaption>" in shown
+    assert "<figcaption>CLIP's CAM: palace</figcaption>" in folded
 
 
 def test_scenes_are_fresh_and_apart(result: tuple[Path, run.DemoResult]) -> None:

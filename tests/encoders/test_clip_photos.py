@@ -26,8 +26,9 @@ from encoders.clip_photos import (
 )
 from encoders.photos import MID, TOP, Features, Photo, frozen_stem
 from encoders.pretrain import Pretraining
-from encoders.words import KINDS, MEMBERS, NAMES, TAGS, TEMPLATES
+from encoders.words import KINDS, MEMBERS, NAMES, TAGS, TEMPLATES, known_names
 from ssrseg.networks.clip import FrozenCLIP
+from ssrseg.networks.frozen import read_names
 
 TAG = {tag: k for k, tag in enumerate(TAGS)}
 KIND = {kind: k for k, kind in enumerate(KINDS)}
@@ -319,6 +320,7 @@ def test_the_exported_folder_is_the_trained_model_on_pixels(
     clip = FrozenCLIP.load(tmp_path)
     assert "patch embedding by EfficientNet-Lite0 (16 blocks)" in clip.description
     assert clip.pixels.numbers == ((127 / 255,) * 3, (128 / 255,) * 3)
+    assert read_names(tmp_path) == set(known_names())
     pixels = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     teacher = objective._tag_teacher
     with torch.no_grad():

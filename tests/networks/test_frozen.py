@@ -18,7 +18,8 @@ from transformers.utils import logging
 from ssrseg.errors import BackboneError
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.dino import FrozenDINO
-from ssrseg.networks.frozen import PACKAGED, PixelNorm, files_digest, load_pretrained
+from ssrseg.networks.frozen import PixelNorm, files_digest, load_pretrained, read_names
+from ssrseg.packaged import PACKAGED
 
 CLIP_CURE = r"Give a hub id such as openai/clip-vit-base-patch16, or a directory"
 DINO_CURE = r"Give a hub id such as facebook/dino-vits16, or a directory"
@@ -315,7 +316,7 @@ def test_the_librarys_messages_are_back_after_threads(tmp_path: Path) -> None:
 
 
 def test_folders_of_the_package(monkeypatch: pytest.MonkeyPatch, clip_dir: Path) -> None:
-    monkeypatch.setattr("ssrseg.networks.frozen.files", lambda _: clip_dir.parent)
+    monkeypatch.setattr("ssrseg.packaged.files", lambda _: clip_dir.parent)
     assert FrozenCLIP.load(f"{PACKAGED}{clip_dir.name}").depth == 4
     with pytest.raises(BackboneError, match=r"absent \(--clip\): there is no such directory"):
         FrozenCLIP.load(f"{PACKAGED}absent")
@@ -472,3 +473,19 @@ def test_encoders_known_by_their_files(
     for nowhere in (tmp_path / "nowhere", "no/such/hub/id", "", tmp_path):
         assert files_digest(nowhere) == ""
     assert files_digest("ssrseg:demo/weights/clip")
+
+
+def test_names_beside_the_weights(copy: Path) -> None:
+    assert read_names(copy) is None
+    assert read_names("openai/clip-not-here") is None  # nothing is fetched
+    (copy / "names.txt").write_text("dog\n\n  red panda \n", encoding="utf-8")
+    assert read_names(copy) == {"dog", "red panda"}
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"), [(b"dog\n\xff", "cannot be read"), (b"\n", "names nothing")]
+)
+def test_faulty_names_beside_the_weights(copy: Path, content: bytes, fault: str) -> None:
+    (copy / "names.txt").write_bytes(content)
+    with pytest.raises(BackboneError, match=rf"names\.txt {fault}.*Copy the directory again"):
+        read_names(copy)

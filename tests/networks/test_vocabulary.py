@@ -13,6 +13,7 @@ from ssrseg.networks.vocabulary import (
     changed_background,
     changed_prompts,
     check_prompts,
+    describe_unlearnt,
 )
 
 VOC_PROMPTS = [
@@ -246,3 +247,40 @@ def test_what_has_changed_between_two_vocabularies() -> None:
     assert changed_background(many, ()) == [
         'background texts: "a", "b", "c", "d", "e", 2 more left out'
     ]
+
+
+NAMES = {"dog", "koala", "red panda", "panda", "person with clothes,people,human", "people", "sky"}
+
+
+@pytest.mark.parametrize(
+    ("name", "prompts", "asked", "cure"),
+    [
+        ("quokka", {}, "quokka", "(or --prompts)."),
+        ("my dog", {}, "my dog", ", such as my dog: dog."),
+        ("old red panda", {}, "old red panda", ", such as old red panda: red panda."),
+        ("koalas", {}, "koalas", ", such as koalas: koala."),
+        ("red dog", {}, "red dog", ", such as red dog: dog."),  # both words are known, it is not
+        ("dog", {"dog": "hound of mine"}, "hound of mine", "(or --prompts)."),
+        ("dog", {"dog": "dog, hound"}, "dog, hound", "(or --prompts)."),
+    ],
+)
+def test_a_name_that_a_small_clip_has_not_learnt(
+    name: str, prompts: dict[str, str], asked: str, cure: str
+) -> None:
+    vocabulary = build_vocabulary((name, "panda"), "voc", prompts, ("sky",))
+    said = describe_unlearnt(vocabulary, NAMES)
+    assert said.startswith(f'CLIP has not learnt "{asked}": what it finds')
+    assert "knows the 7 names in names.txt" in said
+    assert said.endswith(cure)
+
+
+@pytest.mark.parametrize("name", ["dog", "Red  Panda", "person"])
+def test_a_name_that_it_has_learnt(name: str) -> None:
+    asked = {"dog": "koala, dog"} if name == "dog" else {}
+    vocabulary = build_vocabulary((name,), "voc", asked, ("Sky",))
+    assert describe_unlearnt(vocabulary, NAMES) == ""
+
+
+def test_background_words_that_it_has_not_learnt_are_said_too() -> None:
+    said = describe_unlearnt(build_vocabulary(("dog",), "voc", {}, ("sky", *"abcdefghi")), NAMES)
+    assert 'learnt "a", "b", "c", "d", "e", "f", "g", "h", ...:' in said

@@ -67,6 +67,7 @@ DataFolder = Annotated[
     Parameter(
         help="VOC 2012 or COCO 2014 folder, or your own with images and labels: labels.csv (columns"
         " image, labels), an export of a label tool, a folder per class. Or the label file itself."
+        " ssrseg:photos/sample are photographs of this package."
     ),
 ]
 Split = Annotated[
@@ -82,8 +83,8 @@ class Method:
     """Settings; the last one wins."""
 
     preset: str | None = None
-    """Named settings: ssr (default), paper, clip-es, weclip; ssr-plus is experimental; demo and
-    photos are for the small encoders."""
+    """Named settings: ssr (default), paper, clip-es, weclip; ssr-plus is experimental; photos needs
+    no network, for it has small encoders of its own; demo is for drawn scenes."""
     config: Path | None = None
     """YAML file of settings that differ from the preset; `ssrseg config` lists them all."""
     overrides: Annotated[tuple[str, ...], Parameter(name="--set")] = ()

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @command(EVERYDAY)
 def demo(*, out: Path = Path("demo-run"), seeds: Count = 1, device: Device = "auto") -> None:
-    """Try it offline: train on drawn scenes, segment new ones, report.
+    """Try it offline: masks of photographs; train on drawn scenes, segment new ones; report.
 
     Args:
         out: Folder for data, run and report.

@@ -34,6 +34,7 @@ from ssrseg.data.text import fault_report, nearest, quoted, read_lines
 from ssrseg.data.voc import read_annotations
 from ssrseg.data.walk import list_images
 from ssrseg.errors import DataError, LabelsError, counted, did_you_mean
+from ssrseg.packaged import unpacked
 
 _WORKBOOKS = (".xlsx", ".xls", ".ods", ".numbers")
 _MAY_BE_LABELS = frozenset({
@@ -60,7 +61,7 @@ def open_labelled(root: str | Path, *, split: str | None = None) -> LabelledImag
     docs/datasets.md. Labels never come from masks, of which only the file names are looked up, for
     scoring. Classes come from ``classes.txt`` or ``classes.yaml``, else they are those of the
     format, and elsewhere those that occur. A sample is called like its image below the folder, see
-    ``sample_name``.
+    ``sample_name``. ``ssrseg:photos/sample`` is a folder that comes with the package.
 
     A split is a part that the labels name, as folders, files or a column do, or a list of image
     names, ``ImageSets/Segmentation/<split>.txt`` or ``<split>.txt``; None = all images.
@@ -70,7 +71,7 @@ def open_labelled(root: str | Path, *, split: str | None = None) -> LabelledImag
         LabelsError: If labels or classes are faulty, all faults of a file at once; or if there are
             several label files.
     """
-    root = user_path(root, "a data set")
+    root = _data_path(root)
     try:
         if root.is_file():
             source, found = _open_file(root, split)
@@ -83,6 +84,10 @@ def open_labelled(root: str | Path, *, split: str | None = None) -> LabelledImag
             " or copy the data elsewhere."
         ) from error
     return replace(found, source=source)
+
+
+def _data_path(root: object) -> Path:
+    return Path(unpacked(user_path(root, "a data set")))
 
 
 def _open(root: Path, split: str | None) -> tuple[str, LabelledImages]:
@@ -211,7 +216,7 @@ def open_images(root: str | Path, *, split: str | None = None) -> dict[str, Path
     Raises:
         DataError: If there are no such images, or the split does not fit them.
     """
-    root = user_path(root, "a data set")
+    root = _data_path(root)
     if _is_voc(root) and not coco.is_coco(root):
         images, _ = _images_by_name(root / "JPEGImages")
         return {name: images[name] for name in _choose(root, split, images, "JPEGImages")}

@@ -79,7 +79,12 @@ TERMS = (
 
 
 def write_report(
-    page: Path, folder: Path, model: SSR, figures: Figures, facts: tuple[tuple[str, str], ...]
+    page: Path,
+    folder: Path,
+    model: SSR,
+    figures: Figures,
+    facts: tuple[tuple[str, str], ...],
+    photographs: tuple[Section, Section],
 ) -> None:
     """Write report.html.
 
@@ -89,6 +94,7 @@ def write_report(
         model: With the trained heads of that seed.
         figures: All rows.
         facts: Shown at the end, as (what, value).
+        photographs: Masks of photographs: those to show, and those to fold away.
     """
     shown, more = _scenes(folder, model)
     seeds = len(next(iter(figures.values())))
@@ -114,6 +120,7 @@ def write_report(
             " boats, and so do all masks made from its CAM. Click a picture to enlarge it.",
         ),
         *((replace(more, folded=True),) if more.rows else ()),
+        *photographs,
         Section("What each step brings", charts=(chart,), terms=TERMS),
         _why_they_fall(figures),
         Section("Figures", tables=(_main_table(figures),)),

@@ -15,6 +15,7 @@ from ssrseg.config import Config, load_config
 from ssrseg.console import note
 from ssrseg.data.files import only_writer, user_path
 from ssrseg.data.open import open_labelled
+from ssrseg.demo.photographs import photograph_sections
 from ssrseg.demo.report import Figures, short_table, write_figures, write_report
 from ssrseg.demo.rows import ROWS
 from ssrseg.demo.scenes import write_dataset
@@ -57,8 +58,9 @@ def run_demo(out: str | Path, *, seeds: int = 1, device: str = "auto") -> DemoRe
     scored = SCORED_SCENES if seeds > 1 else QUICK_SCENES
     for_each = " for each seed" if seeds > 1 else ""
     note(
-        f"the demo draws {TRAIN_SCENES + VAL_SCENES} scenes, trains SSR and its controls on"
-        f" {TRAIN_SCENES} of them and scores {len(ROWS)} rows: 5 to 10 minutes on two cores"
+        f"the demo makes masks of a few photographs, draws {TRAIN_SCENES + VAL_SCENES} scenes,"
+        f" trains SSR and its controls on {TRAIN_SCENES} of them and scores {len(ROWS)} rows: 5 to"
+        " 10 minutes on two cores"
         f"{for_each}, less what is already in {out}."
     )
     threads = torch.get_num_threads()
@@ -67,6 +69,7 @@ def run_demo(out: str | Path, *, seeds: int = 1, device: str = "auto") -> DemoRe
     torch.set_num_threads(1)
     try:
         with only_writer(out):
+            photographs = photograph_sections(out / "photographs", device)
             found = [_one_seed(out / f"seed-{seed}", seed, scored, device) for seed in range(seeds)]
     finally:
         torch.set_num_threads(threads)
@@ -82,7 +85,7 @@ def run_demo(out: str | Path, *, seeds: int = 1, device: str = "auto") -> DemoRe
         ("encoders", f"{config.backbones.clip}, {config.backbones.dino}"),
         ("time of the last call", f"{minutes:.1f} minutes"),
     )
-    write_report(page, first, model, figures, facts)
+    write_report(page, first, model, figures, facts, photographs)
     return DemoResult(figures, page, f"{short_table(figures)}\nAll {len(figures)} rows: {table}")
 
 

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +19,9 @@ from torch import nn
 
 from ssrseg.errors import BackboneError, counted
 from ssrseg.networks.stem import asks_for_stem, with_stem
+from ssrseg.networks.vocabulary import NAMES_FILE
+from ssrseg.packaged import unpacked
 from ssrseg.safe_json import JsonError, read_json
-
-PACKAGED = "ssrseg:"
-"""Marks a folder inside this package, so that saved settings hold on every machine."""
 
 _QUIET = threading.Lock()
 
@@ -152,7 +150,7 @@ def load_pretrained(kind: Any, source: str | Path, role: str, example: str, **op
             f"{source} is not a {role}: its config.json describes {found or 'no model'}, not"
             f" {kind.config_class.model_type}. {cure}"
         )
-    source = _unpacked(source)
+    source = unpacked(source)
     local = os.path.isdir(source)
     config = _file_of(source, "config.json") if is_model else None
     if config is not None and asks_for_stem(_table(config), config):
@@ -192,7 +190,7 @@ def model_type(source: str | Path, role: str, example: str) -> str | None:
     Raises:
         BackboneError: If there is no such encoder, or its configuration is damaged or absurd.
     """
-    source = _unpacked(source)
+    source = unpacked(source)
     encoder, cure = _encoder(role), _cure(example)
     # a hub id has one slash
     looks_local = os.path.exists(source) or source.startswith((".", "/")) or source.count("/") > 1
@@ -233,7 +231,7 @@ def read_pixel_norm(source: str | Path, usual: PixelNorm) -> PixelNorm:
         BackboneError: If the file is damaged, or its numbers can be none.
     """
     for name in ("preprocessor_config.json", "processor_config.json"):
-        path = _file_of(_unpacked(source), name)
+        path = _file_of(unpacked(source), name)
         if path is None:
             continue
         table = _table(path)
@@ -252,6 +250,32 @@ def read_pixel_norm(source: str | Path, usual: PixelNorm) -> PixelNorm:
                 )
             return PixelNorm(mean, deviation, name)
     return usual
+
+
+def read_names(source: str | Path) -> frozenset[str] | None:
+    """What a small CLIP has learnt, in lower case, from names.txt beside its weights.
+
+    None = there is no such file, as with CLIPs that have learnt from captions of the web: they may
+    be asked anything.
+
+    Args:
+        source: As for ``load_pretrained``; nothing is fetched.
+
+    Raises:
+        BackboneError: If the file cannot be read, or names nothing.
+    """
+    folder = folder_on_disk(source)
+    if folder is None or not (path := folder / NAMES_FILE).is_file():
+        return None
+    try:
+        names = frozenset(filter(None, map(str.strip, path.read_text("utf-8").splitlines())))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BackboneError(
+            f"{path} cannot be read ({error}). Copy the directory again."
+        ) from error
+    if not names:
+        raise BackboneError(f"{path} names nothing. Copy the directory again, or remove the file.")
+    return names
 
 
 def _three_numbers(values: object) -> tuple[float, ...] | None:
@@ -292,13 +316,6 @@ def _cure(example: str) -> str:
     return f"Give a hub id such as {example}, or a directory written by save_pretrained."
 
 
-def _unpacked(source: str | Path) -> str:
-    """A source with the places that ``ssrseg:`` and ``~`` stand for."""
-    if str(source).startswith(PACKAGED):
-        source = str(files("ssrseg") / str(source).removeprefix(PACKAGED))
-    return os.path.expanduser(str(source))
-
-
 def files_digest(source: str | Path) -> str:
     """A name for the files of an encoder, told without loading it; empty if they are not here.
 
@@ -331,7 +348,7 @@ def folder_on_disk(source: str | Path) -> Path | None:
     Args:
         source: As for ``load_pretrained``.
     """
-    folder = Path(_unpacked(source))
+    folder = Path(unpacked(source))
     if os.path.isdir(folder):  # of any text, also one that no path can be
         return folder
     try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as brief
@@ -14,6 +15,8 @@ from ssrseg.errors import ConfigError, counted, did_you_mean
 from ssrseg.safe_yaml import YamlError, read_yaml
 
 PROMPTS = Path(__file__).with_name("prompts")
+NAMES_FILE = "names.txt"
+"""Lists what a small CLIP has learnt, one name a line in lower case, beside its weights."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,28 @@ def build_vocabulary(
     phrases = (*phrases, *kept)
     texts = tuple(template.replace("{}", phrase) for phrase in phrases)
     return Vocabulary(classes, texts, tuple(found), tuple(found.values()), phrases)
+
+
+def describe_unlearnt(vocabulary: Vocabulary, names: Collection[str]) -> str:
+    """What CLIP would be asked in vain, and what to ask instead, in words; empty if nothing.
+
+    Args:
+        names: All that it has learnt, in lower case, see ``networks.frozen.read_names``.
+    """
+    unlearnt = [phrase for phrase in vocabulary.phrases if not _is_learnt(phrase, names)]
+    if not unlearnt:
+        return ""
+    shown = ", ".join(f'"{printable(phrase)}"' for phrase in unlearnt[:8])
+    shown += ", ..." if unlearnt[8:] else ""
+    near = {phrase: _near_name(phrase, names) for phrase in unlearnt[:8]}
+    example = [f"{printable(phrase)}: {name}" for phrase, name in near.items() if name][:1]
+    return (
+        f"CLIP has not learnt {shown}: what it finds for that is a guess. It knows the"
+        f" {counted(len(names), 'name', 'names')} in {NAMES_FILE} beside its weights; `ssrseg"
+        " doctor` with these settings says where. Give one of them as prompt in classes.yaml (or"
+        " --prompts)"
+        f"{''.join(f', such as {each}' for each in example)}."
+    )
 
 
 def changed_prompts(
@@ -191,6 +216,20 @@ def check_prompts(own: object, classes: tuple[str, ...]) -> dict[str, str]:
             )
         checked[plain] = str.strip(text)
     return checked
+
+
+def _is_learnt(phrase: str, names: Collection[str]) -> bool:
+    """Whether it is a name, or several that are joined by commas."""
+    parts = map(_as_clip_reads, phrase.split(","))
+    return _as_clip_reads(phrase) in names or all(part in names for part in parts)
+
+
+def _near_name(phrase: str, names: Collection[str]) -> str:
+    """The longest name that ends a phrase, or else one in nearly the same letters; or ''."""
+    text = _as_clip_reads(phrase)
+    ends = [name for name in names if text.endswith(f" {name}")]
+    near = difflib.get_close_matches(text, sorted(names), n=1, cutoff=0.75)
+    return max(ends, key=len, default="") or next(iter(near), "")
 
 
 def _as_clip_reads(text: str) -> str:

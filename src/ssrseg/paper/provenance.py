@@ -16,7 +16,6 @@ from contextvars import ContextVar
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -26,8 +25,8 @@ from ssrseg.checkpoint import data_digest, model_digest
 from ssrseg.config import Config, deciding_settings
 from ssrseg.data.files import write_json
 from ssrseg.data.sample import LabelledImages
-from ssrseg.networks.frozen import PACKAGED
 from ssrseg.networks.vocabulary import Vocabulary, build_vocabulary
+from ssrseg.packaged import unpacked
 from ssrseg.schedule import Supervision
 
 Found = TypeVar("Found")
@@ -166,9 +165,7 @@ def encoder_digests(config: Config) -> dict[str, str]:
 
 
 def _digest(source: str) -> str:
-    folder = Path(source).expanduser()
-    if source.startswith(PACKAGED):
-        folder = Path(str(files("ssrseg") / source.removeprefix(PACKAGED)))
+    folder = Path(unpacked(source))
     if not folder.is_dir():
         return source
     kinds = ("*.safetensors", "*.bin", "*.json", "merges.txt")
