@@ -60,6 +60,9 @@ from ssrseg.networks.vocabulary import NAMES_FILE
 LONGEST = 24
 """Tokens of a text."""
 
+RIDGE = 1e-4
+"""Of the map from channels to the teacher's features, as a share of a channel's variance."""
+
 SURE = 3.0
 """Logit that the best place of a photograph gets for a tag that is known to be there."""
 
@@ -76,10 +79,12 @@ class PhotoClipRecipe(Recipe):
     heads: int = 6
     patch: int = 16
     grid: int = 24
-    lr: float = 1e-3
+    lr: float = 5e-4
     warmup: int = 60
     text_width: int = 72
     text_depth: int = 2
+    text_steps: int = 300
+    """Steps in which the text tower learns the names, before everything else."""
     dim: int = 128
     kept: int = 6
     """Views of each photograph whose features are kept."""
@@ -91,7 +96,7 @@ class PhotoClipRecipe(Recipe):
     """Names asked at a step: those that the teacher sees most, and random ones."""
     sigmoid: float = 20.0
     """Weight of the sigmoid losses beside the softmax losses."""
-    likeness: float = 4.0
+    likeness: float = 8.0
     """Weight of the likeness to the teacher's vectors beside the softmax losses."""
 
 
@@ -305,9 +310,11 @@ class PhotoClipObjective(Objective):
         self.tokenizer = build_word_tokenizer(known_words(), LONGEST)
 
     def build_model(self) -> nn.ModuleDict:
-        """A random CLIP on whitened channels of the stem, and the sigmoids' biases.
+        """A CLIP on whitened channels of the stem that begins as Lite0, and the sigmoids' biases.
 
-        Blocks begin near the identity, so that they keep what the stem knows.
+        A linear map of the channels carries the teacher's features through all blocks, which begin
+        near the identity, to all three readings; and the text tower is taught its vectors of names.
+        What images show outside the few thousand photographs is kept by that more than learned.
         """
         recipe = self.recipe
         clip = CLIPModel(self._config())
@@ -322,10 +329,47 @@ class PhotoClipObjective(Objective):
             table.copy_(sincos_positions(recipe.grid, recipe.width, scale=0.2)[0])
             for block in vision.encoder.layers:
                 for layer in (block.self_attn.out_proj, block.mlp.fc2):
-                    layer.weight.mul_(0.3)
+                    layer.weight.mul_(0.1)
+            weight, bias = self._read_teacher()
+            vision.embeddings.patch_embedding.weight[: recipe.dim] = weight[:, :, None, None]
+            vision.embeddings.patch_embedding.bias[: recipe.dim] = bias
+            torch.nn.init.eye_(clip.visual_projection.weight)
+            values = vision.encoder.layers[-1].self_attn
+            torch.nn.init.eye_(values.v_proj.weight)
+            torch.nn.init.eye_(values.out_proj.weight).mul_(0.3)
             clip.logit_scale.fill_(math.log(20.0))
+        self._teach_texts(clip)
         bias = nn.ParameterList([nn.Parameter(torch.full((3,), -6.0))])
         return nn.ModuleDict({"clip": clip, "bias": bias})
+
+    def _read_teacher(self) -> tuple[Float[Tensor, "dim channels"], Float[Tensor, " dim"]]:
+        """Weight and bias of least squares from channels to the teacher's features, of size 1."""
+        some = self._views.some(self.recipe.seed)
+        channels = functional.avg_pool2d(self._tag_teacher.whiten(join(some)), 2)
+        inputs = functional.pad(channels.flatten(2).mT.flatten(0, 1), (0, 1), value=1.0)
+        wanted = self._name_teacher(some.top).place_features.flatten(0, 1)
+        wanted = wanted / wanted.square().mean().sqrt()
+        gram = inputs.T @ inputs + RIDGE * len(inputs) * torch.eye(inputs.shape[1])
+        found = torch.linalg.solve(gram, inputs.T @ wanted).T
+        return found[:, :-1], found[:, -1]
+
+    def _teach_texts(self, clip: CLIPModel) -> None:
+        """Let the text tower give the teacher's vector of every name in every template."""
+        rng, targets = np.random.default_rng(self.recipe.seed), self._name_teacher.texts
+        parts = [*clip.text_model.parameters(), *clip.text_projection.parameters()]
+        optimizer = torch.optim.AdamW(parts, lr=1e-3, fused=True)
+        for _ in range(self.recipe.text_steps):
+            chosen = rng.choice(len(NAMES), len(NAMES) // 2, replace=False)
+            template = TEMPLATES[rng.integers(len(TEMPLATES))]
+            words = self.tokenizer(
+                [template.format(NAMES[k]) for k in chosen], padding=True, return_tensors="pt"
+            )
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bfloat16):
+                texts = clip.text_projection(clip.text_model(**words).pooler_output)
+            loss = 1 - functional.cosine_similarity(texts.float(), targets[chosen]).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 
     def _config(self, **stem: object) -> CLIPConfig:
         recipe = self.recipe

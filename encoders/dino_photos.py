@@ -32,7 +32,7 @@ class PhotoDinoRecipe(Recipe):
     """Recipe of the photo DINO."""
 
     log_every = 250
-    views: int = 32_000
+    views: int = 16_000
     batch: int = 32
     width: int = 96
     depth: int = 2
