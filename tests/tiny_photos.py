@@ -15,7 +15,8 @@ from ssrseg.networks.stem import Stem
 
 CLIP = PhotoClipRecipe(
     views=16, batch=4, width=24, depth=2, heads=2, grid=8, warmup=1, text_width=16, text_depth=1,
-    lr=2e-4, dim=12, kept=2, window=6, whole_share=0.25, names=(12, 6), bfloat16=False,
+    lr=2e-4, dim=12, kept=2, window=6, whole_share=0.25, names=(12, 6), text_steps=2,
+    bfloat16=False,
 )  # fmt: skip
 DINO = PhotoDinoRecipe(
     views=16, batch=4, width=24, depth=2, heads=2, grid=8, warmup=1, kept=2, bfloat16=False

@@ -20,13 +20,12 @@ from encoders.clip_photos import (
     ImageTower,
     Lesson,
     PhotoClipObjective,
-    PhotoClipRecipe,
     encode_stem,
     lesson_losses,
     likeness_losses,
     window_lesson,
 )
-from encoders.photos import MID, TOP, Features, Photo, frozen_stem
+from encoders.photos import MID, TOP, Features, Photo, frozen_stem, join
 from encoders.pretrain import Pretraining
 from encoders.teachers import NameLesson, NameTeacher
 from encoders.words import KINDS, MEMBERS, NAMES, TAGS, TEMPLATES, known_names
@@ -275,6 +274,7 @@ def test_windows_then_whole_views_each_with_its_place_and_what_the_teachers_say_
         seen = asked[name] = []
         monkeypatch.setattr(owner, name, lambda *given: (seen.append(given), original(*given))[1])
 
+    run, corners = Pretraining(objective), set()
     objective._views = Coordinates()
     monkeypatch.setattr(objective._tag_teacher, "whiten", lambda channels: channels)
     # what is imagined is what the teachers and the tower see
@@ -282,7 +282,6 @@ def test_windows_then_whole_views_each_with_its_place_and_what_the_teachers_say_
     spy(NameTeacher, "__call__")
     spy(clip_photos, "window_lesson")
     spy(clip_photos, "encode_stem")
-    run, corners = Pretraining(objective), set()
     for step in range(CLIP.steps):
         objective.losses(run.model, run.average, step)
         _, channels, where = asked["encode_stem"].pop()
@@ -330,7 +329,6 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(objective: PhotoClipObjective
         assert min(terms.values()) > 0.1 and len(terms) == 7
         found.append(terms)
     assert found[0] == found[1]
-    assert (PhotoClipRecipe().sigmoid, PhotoClipRecipe().likeness) == (20.0, 4.0)
 
 
 def test_texts_are_names_then_a_word_for_each_tag_then_kinds(
@@ -463,6 +461,44 @@ def test_what_teaches_is_the_same_for_every_run(
     assert torch.equal(first._name_teacher.texts, again._name_teacher.texts)
     assert first.pictures == again.pictures
     assert first.pictures.startswith(f"{len(photos)} photographs ")
+
+
+def test_the_patch_embedding_begins_as_the_teachers_features(
+    objective: PhotoClipObjective, photos: tuple[Photo, ...]
+) -> None:
+    views = objective._views[np.zeros(len(photos), int), np.arange(len(photos))]
+    channels = objective._tag_teacher.whiten(join(views)).double().numpy()
+    inputs = [
+        np.append(image[:, row : row + 2, column : column + 2].mean((1, 2)), 1.0)
+        for image in channels
+        for row in range(0, 20, 2)
+        for column in range(0, 20, 2)
+    ]
+    wanted = objective._name_teacher(views.top).place_features.flatten(0, 1).double().numpy()
+    wanted /= np.sqrt((wanted**2).mean())
+    # ridge regression, as ordinary least squares with a row for each weight
+    ridge = np.sqrt(1e-4 * len(inputs)) * np.eye(MID + TOP + 1)
+    nothing = np.zeros((MID + TOP + 1, CLIP.dim))
+    expected, *_ = np.linalg.lstsq(np.vstack([inputs, ridge]), np.vstack([wanted, nothing]))
+    patch = objective.build_model()["clip"].vision_model.embeddings.patch_embedding
+    found = patch.weight[: CLIP.dim, :, 0, 0].detach().double().numpy()
+    bias = patch.bias[: CLIP.dim].detach().double().numpy()
+    fitted = np.stack(inputs) @ np.vstack([found.T, bias])
+    assert np.abs(fitted - np.stack(inputs) @ expected).max() < 0.01
+    assert np.square(fitted - wanted).mean() < 0.1 < np.square(wanted - wanted.mean(0)).mean()
+
+
+def test_the_text_tower_begins_with_the_teachers_vectors(objective: PhotoClipObjective) -> None:
+    near, names = [], objective.tokenizer(list(NAMES), padding=True, return_tensors="pt")
+    for steps in (0, 5, 15):
+        objective.recipe = replace(CLIP, text_steps=steps)
+        torch.manual_seed(0)
+        clip = objective.build_model()["clip"]
+        with torch.no_grad():
+            texts = clip.text_projection(clip.text_model(**names).pooler_output)
+        targets = objective._name_teacher.texts
+        near.append(nn.functional.cosine_similarity(texts, targets).mean().item())
+    assert abs(near[0]) < 0.05 and near[0] + 0.02 < near[1] and near[1] + 0.02 < near[2]
 
 
 def test_the_temperature_is_bounded(objective: PhotoClipObjective) -> None:

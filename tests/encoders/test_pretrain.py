@@ -57,7 +57,7 @@ def objectives(hasty: None, photos: tuple[Photo, ...], cache: Path) -> Objective
     ("name", "expected"),
     [
         ("clip-demo", (2.623752, 2.510767, 3.586796)),
-        ("clip-photos", (105.498940, 159.611053, 62.372536)),
+        ("clip-photos", (72.686012, 99.156311, 50.046627)),
         ("dino-demo", (2.428161, 2.342885, 1.975914)),
         ("dino-photos", (3.516756, 3.505980, 3.482524)),
     ],
@@ -66,8 +66,12 @@ def test_losses_of_the_first_steps(
     objectives: Objectives, name: str, expected: tuple[float, ...]
 ) -> None:
     objective = objectives[name]()
-    if name == "clip-photos":  # signs of singular vectors depend on the library
-        objective.recipe = replace(tiny_photos.CLIP, likeness=0.0)
+    if isinstance(objective, PhotoClipObjective):  # singular vectors have any sign
+        teacher = objective._name_teacher
+        largest = teacher.texts.abs().argmax(0, keepdim=True)
+        signs = teacher.texts.gather(0, largest)[0].sign()
+        teacher.texts *= signs
+        teacher._directions *= signs[:, None]
     run = Pretraining(objective)
     assert [run.advance()["loss"] for _ in range(3)] == pytest.approx(expected, rel=1e-4)
 
