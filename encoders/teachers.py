@@ -36,7 +36,8 @@ class NameLesson(NamedTuple):
     """Probabilities."""
     whole_feature: Float[Tensor, "views dim"]
     place_features: Float[Tensor, "views places dim"]
-    """Their cosine with ``NameTeacher.texts`` orders the names as Lite0 does."""
+    """Their cosine with ``NameTeacher.texts`` orders the names as Lite0 does, but for its biases,
+    the lengths of its rows and the directions that are left out."""
 
 
 class NameTeacher:

@@ -15,7 +15,8 @@ from ssrseg.networks.stem import Stem
 
 CLIP = PhotoClipRecipe(
     views=16, batch=4, width=24, depth=2, heads=2, grid=8, warmup=1, text_width=16, text_depth=1,
-    lr=2e-4, dim=12, kept=2, window=6, whole_share=0.25, names=(12, 6), bfloat16=False,
+    lr=2e-4, dim=12, kept=2, window=6, whole_share=0.25, names=(12, 6), text_steps=2,
+    bfloat16=False,
 )  # fmt: skip
 DINO = PhotoDinoRecipe(
     views=16, batch=4, width=24, depth=2, heads=2, grid=8, warmup=1, kept=2, bfloat16=False
@@ -27,13 +28,16 @@ AROUND = ("cow;grass;sky", "building;road;sky;zebra", "face;tree;water", "body;m
 
 
 def random_lite0() -> dict[str, Tensor]:
-    """Weights as ``encoders.lite0.load_lite0`` gives them, without the package that has them."""
+    """Weights as ``encoders.lite0.load_lite0`` gives them, without the package that has them.
+
+    The head has 64 channels, not 1280: the classifier's singular vectors take no time.
+    """
     random = torch.Generator().manual_seed(0)
     shapes = {name: value.shape for name, value in Stem(1, 16).state_dict().items()}
     del shapes["projection.weight"], shapes["projection.bias"]
     shapes |= {
-        "head.weight": (1280, 320, 1, 1), "head.bias": (1280,),
-        "fc.weight": (1000, 1280), "fc.bias": (1000,),
+        "head.weight": (64, 320, 1, 1), "head.bias": (64,),
+        "fc.weight": (1000, 64), "fc.bias": (1000,),
     }  # fmt: skip
     found = {}
     for name, shape in shapes.items():

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_photos import CLIP
-from torch import Tensor
+from torch import Tensor, nn
 
 from encoders import clip_photos
 from encoders.clip_photos import (
@@ -22,16 +22,19 @@ from encoders.clip_photos import (
     PhotoClipObjective,
     encode_stem,
     lesson_losses,
+    likeness_losses,
     window_lesson,
 )
-from encoders.photos import MID, TOP, Features, Photo, frozen_stem
+from encoders.photos import MID, TOP, Features, Photo, frozen_stem, join
 from encoders.pretrain import Pretraining
+from encoders.teachers import NameLesson, NameTeacher
 from encoders.words import KINDS, MEMBERS, NAMES, TAGS, TEMPLATES, known_names
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.frozen import read_names
 
 TAG = {tag: k for k, tag in enumerate(TAGS)}
 KIND = {kind: k for k, kind in enumerate(KINDS)}
+NUMBER = {name: k for k, name in enumerate(NAMES)}
 
 
 @pytest.fixture
@@ -191,7 +194,7 @@ def test_only_what_is_known_of_the_whole_counts() -> None:
     generator = torch.Generator().manual_seed(0)
     lesson = made_up_lesson(generator)
     patches = torch.randn(2, 16, 6, generator=generator)
-    texts = torch.nn.functional.normalize(torch.randn(5 + len(TAGS) + len(KINDS), 6), dim=1)
+    texts = nn.functional.normalize(torch.randn(5 + len(TAGS) + len(KINDS), 6), dim=1)
     other = lesson._replace(tags=torch.where(lesson.known > 0, lesson.tags, 1 - lesson.tags))
     one, two = (
         lesson_losses(
@@ -202,6 +205,51 @@ def test_only_what_is_known_of_the_whole_counts() -> None:
     )  # fmt: skip
     assert not torch.equal(lesson.tags, other.tags)
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_likeness_against_a_slow_loop() -> None:
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator) + 0.3
+
+    def unlike(ours: np.ndarray, theirs: Tensor) -> float:
+        return 1 - float(unit(ours) @ unit(theirs.double().numpy()))
+
+    generator = torch.Generator().manual_seed(0)
+    tower = ImageTower(random(2, 6), random(2, 16, 6), random(2, 16, 6))
+    said = NameLesson(random(2, 9), random(2, 4, 9), 5 * random(2, 6), 5 * random(2, 4, 6))
+    texts, targets = (each / each.norm(dim=1, keepdim=True) for each in (random(7, 6),) * 2)
+    targets = targets.roll(1, 0)
+    found = likeness_losses(tower, said, texts, targets)
+
+    features = 0.0
+    for k in range(2):
+        features += unlike(tower.v[k].double().numpy(), said.whole_feature[k]) / 2
+        for reading in tower[1:]:
+            square = reading[k].double().numpy().reshape(4, 4, 6)
+            for place in range(4):
+                row, column = 2 * (place // 2), 2 * (place % 2)
+                mean = square[row : row + 2, column : column + 2].mean((0, 1))
+                features += unlike(mean, said.place_features[k, place]) / (2 * 4)
+    names = sum(unlike(texts[k].double().numpy(), targets[k]) for k in range(7)) / 7
+    assert 0.5 < features < 3 and 0.1 < names < 2
+    assert {name: value.item() for name, value in found.items()} == pytest.approx(
+        {"features": features, "texts": names}, rel=1e-5
+    )
+
+
+def test_vectors_like_the_teachers_have_no_loss() -> None:
+    means, texts = torch.randn(2, 4, 6), nn.functional.normalize(torch.randn(7, 6), dim=1)
+    patches = means.view(2, 2, 2, 6).repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1, 2)
+    said = NameLesson(torch.ones(2, 9), torch.ones(2, 4, 9), 3 * means.mean(1), 3 * means)
+    tower = ImageTower(patches.mean(1), patches, patches)
+    found = likeness_losses(tower, said, texts, texts)
+    assert found["features"].item() == pytest.approx(0, abs=1e-5)
+    assert found["texts"].item() == pytest.approx(0, abs=1e-5)
+    turned = ImageTower(-tower.v, -patches, -patches)
+    found = likeness_losses(turned, said, texts, -texts)
+    assert found["features"].item() == pytest.approx(6) and found["texts"].item() == pytest.approx(
+        2
+    )
 
 
 class Coordinates:
@@ -226,16 +274,19 @@ def test_windows_then_whole_views_each_with_its_place_and_what_the_teachers_say_
         seen = asked[name] = []
         monkeypatch.setattr(owner, name, lambda *given: (seen.append(given), original(*given))[1])
 
+    run, corners = Pretraining(objective), set()
     objective._views = Coordinates()
     monkeypatch.setattr(objective._tag_teacher, "whiten", lambda channels: channels)
-    spy(objective, "_name_teacher")
+    # what is imagined is what the teachers and the tower see
+    monkeypatch.setattr(NameTeacher, "imagine", lambda teacher, top, rng: 1000 - top)
+    spy(NameTeacher, "__call__")
     spy(clip_photos, "window_lesson")
     spy(clip_photos, "encode_stem")
-    run, corners = Pretraining(objective), set()
     for step in range(CLIP.steps):
         objective.losses(run.model, run.average, step)
         _, channels, where = asked["encode_stem"].pop()
-        inside, (top,) = asked["window_lesson"].pop()[3], asked["_name_teacher"].pop()
+        whole, _, scores, inside, *_ = asked["window_lesson"].pop()
+        teacher, top = asked["__call__"].pop()
         side = CLIP.window if step < 3 else 20
         assert channels.shape == (4, MID + TOP, side, side) and where.shape == (4, side**2)
         cells = channels[0, 0].long()
@@ -243,7 +294,11 @@ def test_windows_then_whole_views_each_with_its_place_and_what_the_teachers_say_
         assert (rows.diff(dim=0) == 1).all() and (columns.diff(dim=1) == 1).all()
         assert torch.equal(inside.nonzero()[:, 0], cells.flatten())
         coarse = rows[::2, ::2] // 2 * 10 + columns[::2, ::2] // 2
-        assert torch.equal(top[0, 0].long(), coarse)
+        assert torch.equal(1000 - top[0, 0].long(), coarse)
+        assert torch.equal(whole, teacher(top).whole)
+        assert (channels[:, MID:] > 900).all()
+        if side == 20:
+            assert torch.equal(scores, objective._tag_teacher.scores(channels))
         expected = (8 * rows + 4) // 20 * 8 + (8 * columns + 4) // 20  # of a table of 8 x 8
         assert torch.equal(where[0].view(side, side), expected)
         corners.add(cells[0, 0].item())
@@ -257,31 +312,62 @@ def test_a_step_depends_on_seed_and_step_alone(objective: PhotoClipObjective) ->
         for k in (2, 2, 1)
     )
     assert one == two and one["loss"] != other["loss"]
-    sigmoids = one["tags"] + one["places"] + one["kinds"] + 0.5 * one["pointed"]
-    assert one["loss"] == pytest.approx(one["names"] + CLIP.sigmoid * sigmoids, rel=1e-6)
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms(objective: PhotoClipObjective) -> None:
+    model = objective.build_model()
+    found = []
+    for sigmoid, likeness in ((20.0, 4.0), (3.0, 0.5)):
+        objective.recipe = replace(CLIP, sigmoid=sigmoid, likeness=likeness)
+        losses = objective.losses(model, model, 1)
+        terms = {name: value.item() for name, value in losses.items()}
+        loss = terms.pop("loss")
+        sigmoids = terms["tags"] + terms["places"] + terms["kinds"] + 0.5 * terms["pointed"]
+        alike = terms["features"] + terms["texts"]
+        expected = terms["names"] + sigmoid * sigmoids + likeness * alike
+        assert loss == pytest.approx(expected, rel=1e-6)
+        assert min(terms.values()) > 0.1 and len(terms) == 7
+        found.append(terms)
+    assert found[0] == found[1]
 
 
 def test_texts_are_names_then_a_word_for_each_tag_then_kinds(
     objective: PhotoClipObjective, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said, tokenizer = [], objective.tokenizer
+    alike: list[tuple[Any, ...]] = []
+
+    def likeness(*given: Any) -> dict[str, Tensor]:
+        alike.append(given)
+        return likeness_losses(*given)
 
     def spy(texts: list[str], **options: Any) -> Any:
         said.append(texts)
         return tokenizer(texts, **options)
 
     model, chosen, templates = objective.build_model(), [], set()
+    clip = model["clip"]
     monkeypatch.setattr(objective, "tokenizer", spy)
+    monkeypatch.setattr(clip_photos, "likeness_losses", likeness)
     for step in range(24):
         with torch.no_grad():
             objective.losses(model, model, step)
         texts = said.pop()
-        template = texts[-1].replace(list(KINDS)[-1], "{}")
+        before, after = texts[-1].split(list(KINDS)[-1])
+        template = f"{before}{{}}{after}"
         templates.add(template)
         names, tags, kinds = np.split(np.array(texts), [-len(TAGS) - len(KINDS), -len(KINDS)])
         assert list(kinds) == [template.format(kind) for kind in KINDS]
         assert len(set(names)) == len(names) and 12 <= len(names) <= 18
-        assert set(names) <= {template.format(name) for name in NAMES}
+        numbers = [NUMBER[text.removeprefix(before).removesuffix(after)] for text in names]
+        # each name has the teacher's vector of itself
+        *_, ours, targets = alike.pop()
+        assert torch.equal(targets, objective._name_teacher.texts[numbers])
+        words = tokenizer(texts, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            encoded = clip.text_projection(clip.text_model(**words).pooler_output)
+        expected = nn.functional.normalize(encoded[: len(names)], dim=1)
+        assert torch.allclose(ours, expected, atol=1e-5)
         for text, words in zip(tags, TAGS.values(), strict=True):
             said_as = [template.format(word) for word in words].index(text)
             if len(words) == 3:
@@ -344,7 +430,7 @@ def test_the_exported_folder_is_the_trained_model_on_pixels(
         text = run.model["clip"].text_model(**ours).pooler_output
         expected = run.model["clip"].text_projection(text)
     found = clip.text_features(("a photo of a dog.",))
-    assert torch.nn.functional.cosine_similarity(found, expected).item() > 0.9999
+    assert nn.functional.cosine_similarity(found, expected).item() > 0.9999
 
 
 def test_the_values_reading_is_the_last_block_with_attention_on_itself(
@@ -372,8 +458,47 @@ def test_what_teaches_is_the_same_for_every_run(
     first, again = (PhotoClipObjective(recipe, photos, photos, cache) for _ in range(2))
     white = torch.randn(1, MID + TOP, 2, 2)
     assert torch.equal(first._tag_teacher.scores(white), again._tag_teacher.scores(white))
+    assert torch.equal(first._name_teacher.texts, again._name_teacher.texts)
     assert first.pictures == again.pictures
     assert first.pictures.startswith(f"{len(photos)} photographs ")
+
+
+def test_the_patch_embedding_begins_as_the_teachers_features(
+    objective: PhotoClipObjective, photos: tuple[Photo, ...]
+) -> None:
+    views = objective._views[np.zeros(len(photos), int), np.arange(len(photos))]
+    channels = objective._tag_teacher.whiten(join(views)).double().numpy()
+    inputs = [
+        np.append(image[:, row : row + 2, column : column + 2].mean((1, 2)), 1.0)
+        for image in channels
+        for row in range(0, 20, 2)
+        for column in range(0, 20, 2)
+    ]
+    wanted = objective._name_teacher(views.top).place_features.flatten(0, 1).double().numpy()
+    wanted /= np.sqrt((wanted**2).mean())
+    # ridge regression, as ordinary least squares with a row for each weight
+    ridge = np.sqrt(1e-4 * len(inputs)) * np.eye(MID + TOP + 1)
+    nothing = np.zeros((MID + TOP + 1, CLIP.dim))
+    expected, *_ = np.linalg.lstsq(np.vstack([inputs, ridge]), np.vstack([wanted, nothing]))
+    patch = objective.build_model()["clip"].vision_model.embeddings.patch_embedding
+    found = patch.weight[: CLIP.dim, :, 0, 0].detach().double().numpy()
+    bias = patch.bias[: CLIP.dim].detach().double().numpy()
+    fitted = np.stack(inputs) @ np.vstack([found.T, bias])
+    assert np.abs(fitted - np.stack(inputs) @ expected).max() < 0.01
+    assert np.square(fitted - wanted).mean() < 0.1 < np.square(wanted - wanted.mean(0)).mean()
+
+
+def test_the_text_tower_begins_with_the_teachers_vectors(objective: PhotoClipObjective) -> None:
+    near, names = [], objective.tokenizer(list(NAMES), padding=True, return_tensors="pt")
+    for steps in (0, 5, 15):
+        objective.recipe = replace(CLIP, text_steps=steps)
+        torch.manual_seed(0)
+        clip = objective.build_model()["clip"]
+        with torch.no_grad():
+            texts = clip.text_projection(clip.text_model(**names).pooler_output)
+        targets = objective._name_teacher.texts
+        near.append(nn.functional.cosine_similarity(texts, targets).mean().item())
+    assert abs(near[0]) < 0.05 and near[0] + 0.02 < near[1] and near[1] + 0.02 < near[2]
 
 
 def test_the_temperature_is_bounded(objective: PhotoClipObjective) -> None:

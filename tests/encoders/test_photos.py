@@ -317,12 +317,30 @@ def test_moments_are_of_the_joined_channels(
     mean, deviation = views.moments(seed=0)
     assert mean.shape == deviation.shape == (MID + TOP, 1, 1)
     every = np.arange(len(photos))
-    mid, top, _ = views[np.zeros_like(every), every]
+    mid, top, _ = first = views[np.zeros_like(every), every]
+    assert all(map(np.array_equal, views.some(seed=1), first))  # there are only ten
     assert torch.allclose(mean[:MID, 0, 0], mid.mean((0, 2, 3)), atol=1e-4)
     assert torch.allclose(mean[MID:, 0, 0], top.mean((0, 2, 3)), rtol=0.05, atol=0.1)
     assert torch.allclose(deviation[:MID, 0, 0], mid.std((0, 2, 3)), rtol=1e-3)
     # resized channels vary less
     assert (deviation[MID:, 0, 0] < 1.001 * top.std((0, 2, 3))).all()
+
+
+class Many:
+    """Photographs whose views are their own numbers."""
+
+    photos = range(1500)
+
+    def __getitem__(self, chosen: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        return chosen
+
+
+def test_some_are_the_first_views_of_600_photographs() -> None:
+    views, numbers = StemViews.some(Many(), 0)
+    assert len(numbers) == 600 and (np.diff(numbers) > 0).all() and (views == 0).all()
+    assert numbers.min() < 20 and 1480 <= numbers.max() < 1500
+    again, other = (StemViews.some(Many(), seed)[1] for seed in (0, 1))
+    assert np.array_equal(numbers, again) and not np.array_equal(numbers, other)
 
 
 def whitened(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
