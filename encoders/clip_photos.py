@@ -13,6 +13,7 @@ along which GradCAM's gradient goes. Two vocabularies are asked of them:
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -167,29 +168,55 @@ class ImageTower(NamedTuple):
     values: Float[Tensor, "windows patches dim"]
 
 
-def encode_stem(
+def before_last_block(
     model: CLIPModel,
     channels: Float[Tensor, "windows channels side side"],
     where: Int[Tensor, "windows patches"],
-) -> ImageTower:
-    """Encode windows of whitened channels, whose patches lie at ``where`` of the model's grid.
+) -> Float[Tensor, "windows tokens width"]:
+    """All blocks but the last, for windows of whitened channels; CLS first.
 
     The library's own forward only knows whole pictures.
+
+    Args:
+        where: Places of the patches in the model's grid.
     """
     vision = model.vision_model
     embedded = vision.embeddings.patch_embedding(channels).flatten(2).mT
     rows = vision.embeddings.position_embedding.weight
     cls = (vision.embeddings.class_embedding + rows[0]).expand(len(channels), 1, -1)
     hidden = vision.pre_layrnorm(torch.cat([cls, embedded + rows[1:][where]], 1))
-    *blocks, last = vision.encoder.layers
-    for block in blocks:
+    for block in vision.encoder.layers[:-1]:
         hidden = block(hidden, None)
+    return hidden
+
+
+def encode_stem(
+    model: CLIPModel,
+    channels: Float[Tensor, "windows channels side side"],
+    where: Int[Tensor, "windows patches"],
+) -> ImageTower:
+    """All three readings of windows; arguments as for ``before_last_block``."""
+    hidden, vision = before_last_block(model, channels, where), model.vision_model
+    last = vision.encoder.layers[-1]
     values = last.self_attn.v_proj(last.layer_norm1(hidden)[:, 1:])
     readings = last(hidden, None)[:, 1:], last.self_attn.out_proj(values)
     patches, values = (
         model.visual_projection(vision.post_layernorm(each)).float() for each in readings
     )
     return ImageTower(patches.mean(1), patches, values)
+
+
+@torch.no_grad()
+def centre_last_norm(model: CLIPModel, mean: Float[Tensor, " width"]) -> None:
+    """Take ``mean`` from the output of the last block's first norm; what the model says is kept.
+
+    GradCAM weighs that output and knows no bias: what all patches share would make it dark, or
+    bright, all over. The biases behind it make up for the change.
+    """
+    last = model.vision_model.encoder.layers[-1]
+    last.layer_norm1.bias -= mean
+    for part in (last.self_attn.q_proj, last.self_attn.k_proj, last.self_attn.v_proj):
+        part.bias += part.weight @ mean
 
 
 def lesson_losses(
@@ -460,12 +487,16 @@ class PhotoClipObjective(Objective):
 
     def export(self, model: nn.ModuleDict, folder: Path) -> None:
         """Write model, tokenizer and names; the stem becomes its patch embedding."""
-        teacher = self._tag_teacher
+        teacher, clip = self._tag_teacher, copy.deepcopy(model["clip"])
+        some = self._views.some(self.recipe.seed)
+        where = places(some.boxes, GRID, self.recipe.grid).flatten(1)
+        with torch.no_grad():
+            hidden = before_last_block(clip, teacher.whiten(join(some)), where)[:, 1:]
+            normed = clip.vision_model.encoder.layers[-1].layer_norm1(hidden)
+        centre_last_norm(clip, normed.mean((0, 1)))
         config = self._config(stem="efficientnet-lite0", stem_blocks=16)
         place = "vision_model.embeddings.patch_embedding"
-        super().export(
-            fold_stem(model["clip"], config, place, teacher.mean, teacher.deviation), folder
-        )
+        super().export(fold_stem(clip, config, place, teacher.mean, teacher.deviation), folder)
         self.tokenizer.save_pretrained(folder)
         write_text(folder / NAMES_FILE, "".join(f"{name}\n" for name in known_names()))
 

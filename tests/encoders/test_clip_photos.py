@@ -20,6 +20,8 @@ from encoders.clip_photos import (
     ImageTower,
     Lesson,
     PhotoClipObjective,
+    before_last_block,
+    centre_last_norm,
     encode_stem,
     lesson_losses,
     likeness_losses,
@@ -394,6 +396,22 @@ def test_gradients_reach_both_towers_and_the_biases(objective: PhotoClipObjectiv
     assert not [name for name in moved if "depthwise" in name]
     count = sum(value.numel() for value in run.model.parameters())
     assert count < sum(value.numel() for value in frozen_stem().parameters()) / 5
+
+
+def test_the_last_norm_is_centred_and_nothing_else_changes(objective: PhotoClipObjective) -> None:
+    model = Pretraining(objective).model["clip"].requires_grad_(False)
+    norm = model.vision_model.encoder.layers[-1].layer_norm1
+    norm.bias.copy_(torch.linspace(-3, 3, len(norm.bias)))
+    channels, where = torch.randn(2, MID + TOP, 4, 4), torch.arange(16).expand(2, -1)
+    before = encode_stem(model, channels, where)
+    mean = norm(before_last_block(model, channels, where)[:, 1:]).mean((0, 1))
+    assert mean.abs().max() > 1
+    centre_last_norm(model, mean)
+    centred = norm(before_last_block(model, channels, where)[:, 1:])
+    assert centred.mean((0, 1)).abs().max() < 1e-5
+    after = encode_stem(model, channels, where)
+    for one, other in zip(before, after, strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
 
 
 def test_the_exported_folder_is_the_trained_model_on_pixels(
