@@ -32,7 +32,7 @@ class PhotoDinoRecipe(Recipe):
     """Recipe of the photo DINO."""
 
     log_every = 250
-    views: int = 16_000
+    views: int = 9_600
     batch: int = 32
     width: int = 96
     depth: int = 2
@@ -43,10 +43,8 @@ class PhotoDinoRecipe(Recipe):
     warmup: int = 60
     kept: int = 6
     """Views of each photograph whose features are kept."""
-    temperature: float = 0.15
-    """Of the resemblance; the smaller, the more alike patches must be."""
-    top: float = 0.5
-    """Weight of Lite0's last blocks in the resemblance, beside that of the stem's channels."""
+    temperature: float = 0.2
+    """Of the resemblance."""
 
 
 def corrupt(
@@ -70,22 +68,18 @@ def corrupt(
 
 
 def resemblance(
-    channels: Float[Tensor, "views patches channels"], temperature: float, top: float
+    channels: Float[Tensor, "views patches channels"], temperature: float
 ) -> Float[Tensor, "views patches patches"]:
     """Which patches of a view are alike: softmax of the cosine, what all of them share taken away.
 
     Rows sum to 1.
 
     Args:
-        channels: Whitened, those of the stem and behind them those of the last blocks.
-        temperature: Of the softmax.
-        top: Weight of the last blocks.
+        channels: The stem's, whitened.
+        temperature: Of the softmax; the smaller, the more alike patches must be.
     """
-    free = channels - channels.mean(1, keepdim=True)
-    parts = (functional.normalize(part, dim=-1) for part in free.split((MID, TOP), -1))
-    units = [weight * part for weight, part in zip((1.0, top), parts, strict=True)]
-    both = functional.normalize(torch.cat(units, -1), dim=-1)
-    return (both @ both.mT / temperature).softmax(-1)
+    units = functional.normalize(channels - channels.mean(1, keepdim=True), dim=-1)
+    return (units @ units.mT / temperature).softmax(-1)
 
 
 class PhotoDinoObjective(Objective):
@@ -142,7 +136,7 @@ class PhotoDinoObjective(Objective):
         error = functional.smooth_l1_loss(rebuilt, clean, reduction="none", beta=0.5).mean(-1)
         # what is not corrupted is easier
         denoise = (error * (0.3 + 0.7 * which)).mean()
-        relation = relation_loss(maps[-2:], resemblance(clean, recipe.temperature, recipe.top))
+        relation = relation_loss(maps[-2:], resemblance(clean[..., :MID], recipe.temperature))
         return {"loss": 2 * denoise + relation, "denoise": denoise, "relation": relation}
 
     def momentum(self, step: int) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor
 from encoders import dino_photos
 from encoders.dino import encode_patches
 from encoders.dino_photos import PhotoDinoObjective, corrupt, resemblance
-from encoders.photos import MID, TOP, Photo, StemViews, frozen_stem, join, places
+from encoders.photos import MID, Photo, StemViews, frozen_stem, join, places
 from encoders.pretrain import Pretraining
 from ssrseg.networks.dino import FrozenDINO
 
@@ -55,16 +55,12 @@ def test_corrupted_patches_are_the_mean_another_patch_or_noisy() -> None:
 
 def test_resemblance_against_its_slow_form() -> None:
     generator = torch.Generator().manual_seed(0)
-    channels = torch.randn(2, 5, MID + TOP, generator=generator) + 0.5
-    found = resemblance(channels, temperature=0.2, top=0.5)
+    channels = torch.randn(2, 5, MID, generator=generator) + 0.5
+    found = resemblance(channels, temperature=0.2)
     assert torch.allclose(found.sum(-1), torch.ones(2, 5))
     for view, patches in enumerate(channels.double().numpy()):
         free = patches - patches.mean(0)
-        units = []
-        for patch in free:
-            parts = patch[:MID], patch[MID:]
-            low, high = (part / np.linalg.norm(part) for part in parts)
-            units.append(np.concatenate([low, 0.5 * high]) / np.sqrt(1.25))
+        units = [patch / np.linalg.norm(patch) for patch in free]
         for row, one in enumerate(units):
             cosines = np.exp([one @ other / 0.2 for other in units])
             expected = torch.tensor(cosines / cosines.sum()).float()
@@ -73,11 +69,11 @@ def test_resemblance_against_its_slow_form() -> None:
 
 def test_resemblance_ignores_what_a_view_has_in_common_and_joins_parts() -> None:
     parts = torch.arange(16) // 4
-    basis = torch.randn(4, MID + TOP)
-    channels = (basis[parts] + 0.1 * torch.randn(3, 16, MID + TOP)).contiguous()
-    found = resemblance(channels, DINO.temperature, DINO.top)
-    lit = channels + 5 * torch.randn(3, 1, MID + TOP)
-    assert torch.allclose(found, resemblance(lit, DINO.temperature, DINO.top), atol=1e-4)
+    basis = torch.randn(4, MID)
+    channels = (basis[parts] + 0.1 * torch.randn(3, 16, MID)).contiguous()
+    found = resemblance(channels, DINO.temperature)
+    lit = channels + 5 * torch.randn(3, 1, MID)
+    assert torch.allclose(found, resemblance(lit, DINO.temperature), atol=1e-4)
     same = parts[:, None] == parts[None]
     assert (found * same).sum(-1).min() > 0.95
 
@@ -115,7 +111,7 @@ def test_the_losses_of_a_step(
         off = (model["decoder"](tokens[:, 1:]) - clean).abs()
     error = torch.where(off < 0.5, off**2, off - 0.25).mean(-1)  # Huber's over 0.5
     denoise = (error[:, :100].sum() + 0.3 * error[:, 100:].sum()) / (4 * 400)
-    target = resemblance(clean, DINO.temperature, DINO.top)
+    target = resemblance(clean[..., :MID], DINO.temperature)
     kept = [each / each.sum(-1, keepdim=True) for each in maps]
     relation = sum((target * (target / each).log()).sum(-1).mean() for each in kept) / 2
     assert found["denoise"].item() == pytest.approx(denoise.item(), rel=1e-4)
