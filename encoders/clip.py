@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -48,6 +48,39 @@ class ClipRecipe(SceneRecipe):
     def window(self, step: int) -> int:
         """Side of the windows at a step, in patches."""
         return self.windows[step >= (1 - self.late_share) * self.steps]
+
+
+def clip_config(recipe: Any, tokenizer: CLIPTokenizer, **vision: object) -> CLIPConfig:
+    """The library's configuration of both towers.
+
+    Args:
+        recipe: With ``text_width``, ``text_depth`` and ``dim``, beside what every recipe has.
+        tokenizer: Its special tokens, and the length of its longest text.
+        vision: More about the image tower.
+    """
+    return CLIPConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": recipe.text_width,
+            "intermediate_size": 4 * recipe.text_width,
+            "num_hidden_layers": recipe.text_depth,
+            "num_attention_heads": 4,
+            "max_position_embeddings": tokenizer.model_max_length,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        vision_config={
+            "hidden_size": recipe.width,
+            "intermediate_size": 4 * recipe.width,
+            "num_hidden_layers": recipe.depth,
+            "num_attention_heads": recipe.heads,
+            "image_size": recipe.side,
+            "patch_size": recipe.patch,
+            **vision,
+        },
+        projection_dim=recipe.dim,
+    )
 
 
 class CaptionBatch(NamedTuple):
@@ -146,30 +179,7 @@ class ClipObjective(Objective):
     def build_model(self) -> CLIPModel:
         """A random CLIP with sine-cosine positions."""
         recipe = self.recipe
-        model = CLIPModel(
-            CLIPConfig(
-                text_config={
-                    "vocab_size": len(self.tokenizer),
-                    "hidden_size": recipe.text_width,
-                    "intermediate_size": 4 * recipe.text_width,
-                    "num_hidden_layers": recipe.text_depth,
-                    "num_attention_heads": 4,
-                    "max_position_embeddings": self.tokenizer.model_max_length,
-                    "bos_token_id": self.tokenizer.bos_token_id,
-                    "eos_token_id": self.tokenizer.eos_token_id,
-                    "pad_token_id": self.tokenizer.pad_token_id,
-                },
-                vision_config={
-                    "hidden_size": recipe.width,
-                    "intermediate_size": 4 * recipe.width,
-                    "num_hidden_layers": recipe.depth,
-                    "num_attention_heads": recipe.heads,
-                    "image_size": recipe.side,
-                    "patch_size": recipe.patch,
-                },
-                projection_dim=recipe.dim,
-            )
-        )
+        model = CLIPModel(clip_config(recipe, self.tokenizer))
         # plain attention: the fused kernel's backward pass is many times slower in bf16 on a CPU
         model.set_attn_implementation("eager")
         with torch.no_grad():

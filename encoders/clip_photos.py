@@ -25,8 +25,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPModel
 
+from encoders.clip import clip_config
 from encoders.dino import sincos_positions
 from encoders.lite0 import PIXEL_MEAN, PIXEL_STD
 from encoders.objective import Objective, Recipe
@@ -344,7 +345,7 @@ class PhotoClipObjective(Objective):
         What images show outside the few thousand photographs is kept by that more than learned.
         """
         recipe = self.recipe
-        clip = CLIPModel(self._config())
+        clip = CLIPModel(clip_config(recipe, self.tokenizer))
         # plain attention: the fused kernel's backward pass is many times slower in bf16 on a CPU
         clip.set_attn_implementation("eager")
         vision, channels = clip.vision_model, MID + TOP
@@ -397,32 +398,6 @@ class PhotoClipObjective(Objective):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-
-    def _config(self, **stem: object) -> CLIPConfig:
-        recipe = self.recipe
-        return CLIPConfig(
-            text_config={
-                "vocab_size": len(self.tokenizer),
-                "hidden_size": recipe.text_width,
-                "intermediate_size": 4 * recipe.text_width,
-                "num_hidden_layers": recipe.text_depth,
-                "num_attention_heads": 4,
-                "max_position_embeddings": LONGEST,
-                "bos_token_id": self.tokenizer.bos_token_id,
-                "eos_token_id": self.tokenizer.eos_token_id,
-                "pad_token_id": self.tokenizer.pad_token_id,
-            },
-            vision_config={
-                "hidden_size": recipe.width,
-                "intermediate_size": 4 * recipe.width,
-                "num_hidden_layers": recipe.depth,
-                "num_attention_heads": recipe.heads,
-                "image_size": recipe.side,
-                "patch_size": recipe.patch,
-                **stem,
-            },
-            projection_dim=recipe.dim,
-        )
 
     def losses(self, model: nn.ModuleDict, average: nn.ModuleDict, step: int) -> dict[str, Tensor]:
         """Losses of one window of each of some photographs, at one place of their views."""
@@ -494,7 +469,7 @@ class PhotoClipObjective(Objective):
             hidden = before_last_block(clip, teacher.whiten(join(some)), where)[:, 1:]
             normed = clip.vision_model.encoder.layers[-1].layer_norm1(hidden)
         centre_last_norm(clip, normed.mean((0, 1)))
-        config = self._config(stem="efficientnet-lite0", stem_blocks=16)
+        config = clip_config(self.recipe, self.tokenizer, stem="efficientnet-lite0", stem_blocks=16)
         place = "vision_model.embeddings.patch_embedding"
         super().export(fold_stem(clip, config, place, teacher.mean, teacher.deviation), folder)
         self.tokenizer.save_pretrained(folder)
