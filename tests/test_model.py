@@ -19,7 +19,7 @@ from ssrseg.networks.clip import USUAL_PIXELS, FrozenCLIP
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.dino import FAMILIES, FrozenDINO
 from ssrseg.networks.dino import USUAL_PIXELS as IMAGENET
-from ssrseg.trained_parts import new_alignment
+from ssrseg.trained_parts import identity_alignment, new_alignment
 
 CLASSES = ("cat", "dog", "red car")
 
@@ -223,6 +223,28 @@ def test_readouts_of_cmpa(model: SSR, images: Tensor, readout: str, image_featur
     assert (found.clip_cam - plain.cam).abs().max() < 1e-4
     assert (found.cam - plain.cam).abs().max() > 1e-2
     assert not any(parameter.grad is not None for parameter in own.alignment.parameters())
+
+
+@pytest.mark.parametrize("readout", ["patch", "combined"])
+def test_readouts_of_frozen_clip_are_those_of_heads_that_change_nothing(
+    model: SSR, images: Tensor, readout: str
+) -> None:
+    own = changed(model, cam={"clip_readout": readout})
+    found = own.initial_cam(own.encode(images), PRESENT)
+    heads = identity_alignment(model.clip, 1 / model.clip.logit_scale)
+    cmpa = changed(model, cam={"readout": readout, "mode": "cmpa"})
+    cmpa = cmpa.with_config(cmpa.config, alignment=heads)
+    expected = cmpa.initial_cam(cmpa.encode(images), PRESENT).cam
+    assert (found.cam - expected).abs().max() < 1e-4
+    assert torch.equal(found.cam, found.clip_cam)
+    gradcam = model.initial_cam(model.encode(images), PRESENT).cam
+    assert (found.cam - gradcam).abs().max() > 1e-2
+    # CMPA's combined map stands on GradCAM, however frozen CLIP is read; the one that pools changes
+    aligned = with_heads(own, cam={"readout": "combined"})
+    both = aligned.initial_cam(aligned.encode(images), PRESENT, with_clip=True)
+    assert torch.equal(both.clip_cam, found.cam)
+    plain = changed(aligned, cam={"clip_readout": "gradcam"})
+    assert torch.equal(plain.initial_cam(plain.encode(images), PRESENT).cam, both.cam)
 
 
 def test_the_settings_say_whose_cam(model: SSR, images: Tensor) -> None:

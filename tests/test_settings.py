@@ -35,6 +35,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "prompts.set": ("coco",),
     "cam.mode": ("clip",),
     "cam.readout": ("patch",),
+    "cam.clip_readout": ("patch",),
     "cam.scale": ("1.0",),
     "cmpa.loss": ("in_modal",),
     "cmpa.symmetric": ("false",),

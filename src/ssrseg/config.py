@@ -149,7 +149,10 @@ class CamConfig:
     nobody's: a map that is high in the middle (control)."""
     readout: Literal["gradcam", "patch", "combined"] = "combined"
     """How CMPA's CAM is read: GradCAM (paper); the patches' own probabilities; or the geometric
-    mean of CMPA's patch map and CLIP's GradCAM [0006]. Without heads: CLIP's GradCAM."""
+    mean of CMPA's patch map and CLIP's GradCAM [0006]. Without heads clip_readout has its say."""
+    clip_readout: Literal["gradcam", "patch", "combined"] = "gradcam"
+    """How frozen CLIP's CAM is read, the one of masks without a model and the one that pools
+    (Eq. 2): GradCAM [CLIP-ES], or as CMPA's, by CLIP's own patch features [0006]."""
     scale: Positive | None = None
     """Inverse temperature in CLIP mode; null = the model's own exp(logit_scale)."""
 

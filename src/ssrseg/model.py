@@ -33,7 +33,14 @@ from ssrseg.errors import (
 )
 from ssrseg.loading import Loadable
 from ssrseg.method.affinity import balance, feature_attention, fuse_attention
-from ssrseg.method.cam import allowed_words, gradcam, min_max, patch_cam, word_probability
+from ssrseg.method.cam import (
+    allowed_words,
+    combined_cam,
+    gradcam,
+    min_max,
+    patch_cam,
+    word_probability,
+)
 from ssrseg.method.cmpa import Alignment
 from ssrseg.method.crf import dense_crf
 from ssrseg.method.evidence import class_evidence, pixel_confidence
@@ -68,7 +75,7 @@ class InitialCam:
         features: Output of every block of CLIP but the last.
         patch_features: V, CLIP's patch features, not normalised.
         attention: CLIP's attention in the blocks that the affinity needs, averaged over heads.
-        clip_cam: GradCAM of frozen CLIP, in [0, 1]; None where only CMPA's was asked for.
+        clip_cam: CAM of frozen CLIP, in [0, 1]; None where only CMPA's was asked for.
         cam: The CAM that SGC corrects, CLIP's or CMPA's, in [0, 1].
     """
 
@@ -249,7 +256,7 @@ class SSR(nn.Module, Loadable):
         *,
         with_clip: bool = False,
     ) -> InitialCam:
-        """CAM of the present classes: CLIP's GradCAM, or CMPA's by ``cam.readout``.
+        """CAM of the present classes: CLIP's by ``cam.clip_readout``, or CMPA's by ``cam.readout``.
 
         Args:
             present: Class ids, -1 = empty slot.
@@ -268,21 +275,25 @@ class SSR(nn.Module, Loadable):
         # last block -> V: (batch, patches, dim1)
         trace = self.clip.trace_last_block(features)
         heads = self.alignment if settings.mode == "cmpa" else None
-        clip_cam = cam = None
-        if heads is None or with_clip or settings.readout == "combined":
-            scale = settings.scale or self.clip.logit_scale
-            clip_cam = gradcam_closed_form(
+        clip_cam = cam = clip_gradcam = None
+        wants_clip = heads is None or with_clip
+        if (wants_clip and settings.clip_readout != "patch") or (
+            heads is not None and settings.readout == "combined"
+        ):
+            clip_gradcam = gradcam_closed_form(
                 self.clip.last_block_weights,
                 trace,
                 self.clip.last_norm(features),
-                lambda v: word_probability(v, self.text_features, scale, allowed),
+                lambda v: word_probability(v, self.text_features, self._clip_scale, allowed),
                 present,
                 grid,
             )
+        if wants_clip:
+            clip_cam = self._clip_cam(trace, present, allowed, grid, clip_gradcam)
         if settings.mode == "centre":
             cam = centre_prior(present, grid)
         elif heads is not None:
-            cam = self._cmpa_cam(heads, features, trace, present, allowed, clip_cam)
+            cam = self._cmpa_cam(heads, features, trace, present, allowed, clip_gradcam)
         else:
             cam = clip_cam
         assert cam is not None
@@ -297,8 +308,31 @@ class SSR(nn.Module, Loadable):
     @torch.no_grad()
     def class_evidence(self, initial: InitialCam) -> Float[Tensor, "batch classes"]:
         """How much an image looks like each class to frozen CLIP, in [0, 1]; no label is used."""
-        scale = self.config.cam.scale or self.clip.logit_scale
-        return class_evidence(initial.patch_features, self.text_features, scale, self.n_classes)
+        return class_evidence(
+            initial.patch_features, self.text_features, self._clip_scale, self.n_classes
+        )
+
+    def _clip_cam(
+        self,
+        trace: BlockTrace,
+        present: Int[Tensor, "batch slots"],
+        allowed: Bool[Tensor, "batch words"],
+        grid: tuple[int, int],
+        clip_gradcam: Float[Tensor, "batch slots grid_h grid_w"] | None,
+    ) -> Float[Tensor, "batch slots grid_h grid_w"]:
+        """CAM of frozen CLIP: GradCAM [CLIP-ES], ``patch`` or ``combined``."""
+        readout = self.config.cam.clip_readout
+        if readout == "gradcam":
+            assert clip_gradcam is not None
+            return clip_gradcam
+        with torch.no_grad():
+            cam = patch_cam(
+                trace.patch_features, self.text_features, self._clip_scale, allowed, present, grid
+            )
+        if readout == "patch":
+            return cam
+        assert clip_gradcam is not None
+        return combined_cam(cam, clip_gradcam)
 
     def _cmpa_cam(
         self,
@@ -307,7 +341,7 @@ class SSR(nn.Module, Loadable):
         trace: BlockTrace,
         present: Int[Tensor, "batch slots"],
         allowed: Bool[Tensor, "batch words"],
-        clip_cam: Float[Tensor, "batch slots grid_h grid_w"] | None,
+        clip_gradcam: Float[Tensor, "batch slots grid_h grid_w"] | None,
     ) -> Float[Tensor, "batch slots grid_h grid_w"]:
         """CAM in the aligned space (Eq. 1): ``patch``, ``combined``, or GradCAM in two forms."""
         readout, grid = self.config.cam.readout, features.grid
@@ -320,8 +354,8 @@ class SSR(nn.Module, Loadable):
             cam = patch_cam(aligned, text, scale, allowed, present, grid)
             if readout == "patch":
                 return cam
-            assert clip_cam is not None
-            return min_max((cam * clip_cam).sqrt())
+            assert clip_gradcam is not None
+            return combined_cam(cam, clip_gradcam)
         # gradcam of the aligned mean patch, or of the mean of aligned patches
         normed = self.clip.last_norm(features)
         if self.config.cmpa.image_feature == "project_mean":
@@ -685,6 +719,11 @@ class SSR(nn.Module, Loadable):
     def wants_superpixels(self) -> bool:
         """Whether the settings need superpixels (Eq. 7)."""
         return self.config.affinity.mask in ("slic", "box_and_slic")
+
+    @property
+    def _clip_scale(self) -> float:
+        """Inverse temperature of CLIP's own cosines."""
+        return self.config.cam.scale or self.clip.logit_scale
 
     @property
     def _decoder_gates(self) -> bool:

@@ -123,6 +123,17 @@ def patch_cam(
     return _empty_slots_to_zero(min_max(cam), present)
 
 
+def combined_cam(
+    patch: Float[Tensor, "batch slots grid_h grid_w"],
+    gradcam: Float[Tensor, "batch slots grid_h grid_w"],
+) -> Float[Tensor, "batch slots grid_h grid_w"]:
+    """The geometric mean of a ``patch`` map and a GradCAM, in [0, 1]: the ``combined`` read-out.
+
+    Our choice: each is wrong in places of its own, and a place has to convince both.
+    """
+    return min_max((patch * gradcam).sqrt())
+
+
 def _empty_slots_to_zero(
     cam: Float[Tensor, "batch slots grid_h grid_w"], present: Int[Tensor, "batch slots"]
 ) -> Float[Tensor, "batch slots grid_h grid_w"]:

@@ -80,7 +80,8 @@ def prior_config(config: Config, mask: Literal["box", "none"] = "box") -> Config
         power=2,
         cda_temperature=None,
     )
-    cam, sgc = replace(config.cam, mode="clip"), replace(config.sgc, axis="col")
+    cam = replace(config.cam, mode="clip", clip_readout="gradcam")
+    sgc = replace(config.sgc, axis="col")
     return replace(config, cam=cam, affinity=affinity, sgc=sgc)
 
 

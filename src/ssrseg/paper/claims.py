@@ -143,7 +143,7 @@ class Control:
 
 CONTROLS = (
     Control("CMPA's CAM: its training, not its read-out", "CMPA CAM", "untrained CMPA CAM"),
-    Control("CMPA's CAM: over CLIP read alike", "CMPA CAM", "CLIP CAM, read as CMPA's is"),
+    Control("CMPA's CAM: over CLIP read alike", "CMPA CAM", "CLIP CAM, combined"),
     Control(
         "CMPA by GradCAM, with the background pairs that the paper does not have",
         "L_crossmodal + background pairs, gradcam",

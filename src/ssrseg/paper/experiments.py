@@ -31,7 +31,7 @@ from ssrseg.paper.provenance import (
 from ssrseg.paper.records import read_marker, read_settings
 from ssrseg.schedule import Supervision, resolved
 
-Heads = Literal["trained", "untrained", "temperature", "clip", "prototypes"]
+Heads = Literal["trained", "untrained", "temperature", "prototypes"]
 KEY_FILE = "experiment.json"
 
 
@@ -61,8 +61,8 @@ class Experiment:
         measure: ``seeds``: CAMs against true masks; ``masks``: pseudo masks; ``segmentation``: the
             decoder on images whose labels it does not know.
         heads: Controls of CMPA: ``untrained``: its heads before training; ``temperature``: CLIP's
-            own features, read as CMPA's are, at the trained τ; ``clip``: at CLIP's own scale;
-            ``prototypes``: there too, with P_I in the place of the texts.
+            own features, read as CMPA's are, at the trained τ; ``prototypes``: at CLIP's own scale,
+            with P_I in the place of the texts.
         crf: DenseCRF behind a segmentation.
     """
 

@@ -13,7 +13,8 @@ READOUTS = ("gradcam", "patch", "combined")
 MASKS = ("none", "box", "slic", "box_and_slic")
 
 PLAIN = "pseudo.refine=none"
-CLIP, _CMPA, _CENTRE = "cam.mode=clip", "cam.mode=cmpa", "cam.mode=centre"
+_CLIP, _CMPA, _CENTRE = "cam.mode=clip", "cam.mode=cmpa", "cam.mode=centre"
+CLIP = (_CLIP, "cam.clip_readout=gradcam")  # CLIP-ES's CAM
 RAW = ("affinity.kind=none", "affinity.mask=none", PLAIN)
 # the paper's weights, and CLIP-ES's square
 _ATTENTION = (
@@ -57,7 +58,7 @@ READINGS = {
 }
 """Readings of L_crossmodal; all but the first with background pairs."""
 
-CLIP_CAM = Experiment("CLIP CAM", (CLIP, *RAW))
+CLIP_CAM = Experiment("CLIP CAM", (*CLIP, *RAW))
 CENTRE_PRIOR = Experiment("centre prior, no image", (_CENTRE, *RAW))
 CMPA_CAM = Experiment("CMPA CAM", RAW, CMPA)
 STEPS = (
@@ -86,7 +87,7 @@ GRID = tuple(
 """Table 3 in full: who propagates, and from where."""
 
 _CLIP_ES = (
-    *(CLIP, *CLIP_ONLY[:2], *_ATTENTION[:3], BOX),
+    *(*CLIP, *CLIP_ONLY[:2], *_ATTENTION[:3], BOX),
     *("affinity.sinkhorn=3", "affinity.cda_temperature=null", "sgc.axis=col"),
 )
 CLIP_ES = Experiment("CLIP CAM, CLIP attention, box", (*_CLIP_ES, PLAIN))
@@ -96,31 +97,26 @@ CONTROLS = (
         "centre prior, SGC without propagation", (_CENTRE, "affinity.kind=none", SLIC, PLAIN)
     ),
     CLIP_CAM,
-    Experiment("CLIP CAM, read as CMPA's is", (_CMPA, *RAW), heads="clip"),
+    Experiment("CLIP CAM, combined", (_CLIP, "cam.clip_readout=combined", *RAW)),
     Experiment("untrained CMPA CAM", RAW, CMPA, heads="untrained"),
     CLIP_ES,
-    Experiment("CLIP CAM, fused attention, box", (CLIP, *FUSED, BOX)),
-    Experiment("CLIP CAM, fused attention, SGC", (CLIP, *FUSED, SLIC)),
-    Experiment("CLIP CAM, SGC without propagation", (CLIP, "affinity.kind=none", SLIC, PLAIN)),
+    Experiment("CLIP CAM, fused attention, box", (*CLIP, *FUSED, BOX)),
+    Experiment("CLIP CAM, fused attention, SGC", (*CLIP, *FUSED, SLIC)),
+    Experiment("CLIP CAM, SGC without propagation", (*CLIP, "affinity.kind=none", SLIC, PLAIN)),
     Experiment("CMPA CAM, SGC without propagation", ("affinity.kind=none", SLIC, PLAIN), CMPA),
-    Experiment("the preset without CMPA", (CLIP, PLAIN)),
+    Experiment("the preset without CMPA", (_CLIP, PLAIN)),
     Experiment("the preset without a mask", ("affinity.mask=none", PLAIN), CMPA),
-    Experiment("CLIP CAM + PAR (nothing of SSR)", (CLIP, *RAW[:2], "pseudo.refine=par")),
+    Experiment("CLIP CAM + PAR (nothing of SSR)", (*CLIP, *RAW[:2], "pseudo.refine=par")),
     Experiment("colour-position kernel, no mask", (*KERNEL, "affinity.mask=none"), CMPA),
     Experiment("colour-position kernel + SGC", (*KERNEL, SLIC), CMPA),
 )
 """What each gain has to be held against."""
 
 
-def by_readout(
-    name: str, training: Training | None, heads: Heads = "trained"
-) -> tuple[Experiment, ...]:
+def by_readout(name: str, training: Training, heads: Heads = "trained") -> tuple[Experiment, ...]:
     """The initial CAM of CMPA with some heads, by every read-out."""
-    mode = () if training else (_CMPA,)
     return tuple(
-        Experiment(
-            f"{name}, {readout}", (*mode, f"cam.readout={readout}", *RAW), training, heads=heads
-        )
+        Experiment(f"{name}, {readout}", (f"cam.readout={readout}", *RAW), training, heads=heads)
         for readout in READOUTS
     )
 
@@ -131,7 +127,10 @@ TEMPERATURE = by_readout("CLIP at CMPA's temperature", CMPA, "temperature")
 READING_ROWS = tuple(row for name, each in READINGS.items() for row in by_readout(name, each))
 PROTOTYPES = by_readout("image prototypes as texts", CMPA, "prototypes")
 """P_I in CLIP's space in the place of T, nothing trained: is it the prototypes, or the heads?"""
-CLIP_READ = by_readout("CLIP", None, "clip")[1:]
+CLIP_READ = tuple(
+    Experiment(f"CLIP, {readout}", (_CLIP, f"cam.clip_readout={readout}", *RAW))
+    for readout in READOUTS[1:]
+)
 """Frozen CLIP by the read-outs of CMPA; by GradCAM it is ``CLIP_CAM``."""
 
 DECODER = Experiment("decoder", training=SSR_TRAINING, measure="segmentation")

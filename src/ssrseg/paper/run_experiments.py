@@ -216,8 +216,6 @@ def _score_seeds(workspace: Workspace, group: Sequence[Task]) -> None:
 def _alignment(base: SSR, task: Task) -> Alignment | None:
     """What stands between CLIP's features and the CAM of a row; None = GradCAM in CLIP's space."""
     kind, run = task.experiment.heads, task.run
-    if kind == "clip":
-        return identity_alignment(base.clip, 1 / base.clip.logit_scale)
     if run is None:
         return None
     load = untrained_alignment if kind == "untrained" else load_alignment
