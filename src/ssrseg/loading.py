@@ -29,7 +29,7 @@ from ssrseg.console import note
 from ssrseg.data.classes import check_background, check_class_names
 from ssrseg.data.files import user_path
 from ssrseg.data.sample import LabelledImages
-from ssrseg.device import pick_device
+from ssrseg.device import pick_device, settled_precision
 from ssrseg.errors import CheckpointError, ConfigError
 from ssrseg.markdown import markdown_text
 from ssrseg.method.cmpa import Alignment
@@ -129,6 +129,7 @@ class Loadable(
             BackboneError: If an encoder cannot be loaded.
             ConfigError: If the prompt set cannot be read or the layers do not fit.
         """
+        config = settled_precision(config, device)
         names = check_class_names(classes)
         words = check_background(background)
         vocabulary = build_vocabulary(names, config.prompts.set, prompts, words)
@@ -241,11 +242,12 @@ class Loadable(
         """
         file = model_file(source, **hub)
         checkpoint = load_checkpoint(file)
-        config = _with_encoders(checkpoint.config, clip, dino)
+        device = pick_device(device)
+        config = settled_precision(_with_encoders(checkpoint.config, clip, dino), device)
         clip_tower, dino_tower = _load_encoders(
             config,
             () if segment_only else checkpoint.texts,
-            pick_device(device),
+            device,
             with_dino=not segment_only,
         )
         model = cls(
@@ -420,17 +422,19 @@ def _load_encoders(
 ) -> tuple[FrozenCLIP, FrozenDINO | None]:
     """The encoders of the settings; DINO only where it has a weight."""
     backbones = config.backbones
+    precision = backbones.precision
+    assert precision != "auto"  # settled
     clip = FrozenCLIP.load(
         backbones.clip,
         pos_interpolation=backbones.pos_interpolation,
-        precision=backbones.precision,
+        precision=precision,
         texts=texts,
     ).to(device)
     if config.data.norm == "clip":
         _note_usual_pixels(backbones.clip, clip.pixels, "CLIP's")
     if not with_dino or not uses_dino(config):
         return clip, None
-    dino = FrozenDINO.load(backbones.dino, precision=backbones.precision).to(device)
+    dino = FrozenDINO.load(backbones.dino, precision=precision).to(device)
     _note_usual_pixels(backbones.dino, dino.pixels, "ImageNet's")
     return clip, dino
 

@@ -17,7 +17,7 @@ from ssrseg.console import steps
 from ssrseg.data.files import user_path
 from ssrseg.data.open import labelled_images
 from ssrseg.data.sample import LabelledImages
-from ssrseg.device import pick_device
+from ssrseg.device import pick_device, settled_precision
 from ssrseg.failures import Failure
 from ssrseg.interruption import until_stopped
 from ssrseg.kept_cams import cams_path
@@ -100,7 +100,7 @@ def make_masks(
         OutputError: If another process writes into ``out``, or the disk takes nothing.
     """
     start, out, device = time.monotonic(), user_path(out, "masks"), pick_device(device)
-    data, config = labelled_images(data), config_of(config)
+    data, config = labelled_images(data), settled_precision(config_of(config), device)
     source = CamSource(
         data,
         out,

@@ -43,7 +43,7 @@ from ssrseg.data.photos import all_faults, usable_photos
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.windows import WindowBatch, WindowDraws
-from ssrseg.device import pick_device
+from ssrseg.device import pick_device, settled_precision
 from ssrseg.errors import CheckpointError, ConfigError, DataError, DivergenceError, counted
 from ssrseg.estimate import PhotoRates, in_words, train_cost, try_crops, try_photos
 from ssrseg.failures import Failure, describe_failures, write_failures
@@ -252,7 +252,7 @@ def train(
     device = pick_device(device)
     say_again()
     data, given = labelled_images(data), config_of(config)
-    config = resolved(given, len(data))
+    config = resolved(settled_precision(given, device), len(data))
     _check_arguments(supervision, stop_after)
     superpixels = SuperpixelCache.of(cache or out / "superpixels", config.sgc)
     if supervision == "full":
@@ -269,7 +269,7 @@ def train(
         total = run.schedule.total
         run, earlier = _earlier_run(run, given)  # first, as what follows takes time
         model = SSR.from_config(
-            config,
+            run.config,
             data.classes,
             prompts=data.prompts,
             background=data.background,
@@ -871,6 +871,9 @@ def _earlier_run(run: _Run, given: Config) -> tuple[_Run, Checkpoint | None]:
     if run.config.optim.features == "auto":
         optim = replace(run.config.optim, features=earlier.config.optim.features)
         run = replace(run, config=replace(run.config, optim=optim))
+    if given.backbones.precision == "auto":
+        backbones = replace(run.config.backbones, precision=earlier.config.backbones.precision)
+        run = replace(run, config=replace(run.config, backbones=backbones))
     begun, now = earlier.config.optim.iterations, run.config.optim.iterations
     if given.optim.iterations is None and begun != now:
         raise CheckpointError(
