@@ -371,8 +371,9 @@ def _with_usable_images(
     write_failures(run.out, failures)
     for line in describe_failures(run.out, failures):
         note(line)
-    lost = run.data.labels.any(0) & ~data.labels.any(0)
-    for name in (run.data.classes[index] for index in lost.nonzero().flatten().tolist()):
+    shown = {index for sample in data.samples for index in sample.labels}
+    was_shown = {index for sample in run.data.samples for index in sample.labels}
+    for name in (data.classes[index] for index in sorted(was_shown - shown)):
         note(f'No usable image shows "{name}" any more: the model will not learn it.')
     return replace(run, data=data, digest=data_digest(data, truth=full)), monitor, failures
 
@@ -583,7 +584,7 @@ def _terms(
     if align and not from_crops:  # pairs of the whole training set
         assert state.foreground is not None and state.prototypes is not None
         seed = derive_seed(optim.seed, iteration, 2)
-        pairs = draw_pairs(model, state.foreground, run.data.labels, seed)
+        pairs = draw_pairs(model, state.foreground, torch.from_numpy(run.data.labels), seed)
         proto = proto_loss(model, pairs, state.prototypes)
         yield proto, torch.zeros_like(proto), pairs.rows, 1
     if crops is None:
