@@ -56,6 +56,11 @@ Layers = Annotated[
     Annotated[Index, Tag("number")] | Annotated[Indices, Tag("list")],
     Discriminator(lambda value: "list" if isinstance(value, (list, tuple)) else "number"),
 ]
+Tile = Annotated[
+    Annotated[Literal["none", "auto"], Tag("word")] | Annotated[Side, Tag("number")],
+    Discriminator(lambda value: "word" if isinstance(value, str) else "number"),
+]
+Band = Annotated[Count, Field(le=10_000)]
 Crf = tuple[Positive, NotNegative, Positive, Positive, NotNegative]
 Text = Annotated[str, Field(max_length=4096)]
 
@@ -104,10 +109,20 @@ class DataConfig:
     """Mean and deviation of CLIP's input: its own, or ImageNet's, as WeCLIP feeds it."""
     max_side: Side = 640
     """Larger photographs are shrunk to this longer side before CAMs are made, and their masks
-    enlarged again; VOC and COCO images are not larger [our choice]."""
+    enlarged again, unless they are cut into tiles; VOC and COCO images are not larger [our
+    choice]."""
+    tile: Tile = "auto"
+    """Side in pixels of the tiles in which larger images are masked and segmented; none = no image
+    is cut. auto = what is georeferenced, and what is longer than 6,000 pixels and not exposed by a
+    camera, is cut into tiles that need not be shrunk; of other images the whole is seen [0041]."""
+    tile_overlap: Annotated[Share, Field(le=0.5)] = 0.25
+    """Share of its side that a tile has in common with the next, at least."""
     range: BlackAndWhite | None = None
     """Black and white, such as [0, 4095], of photographs whose samples are not unsigned integers of
     at most 8 bits; null = by the file, or stretched, which is said."""
+    bands: tuple[Band, Band, Band] | None = None
+    """Which bands of TIFF files are red, green and blue, counted from 1, such as [4, 3, 2]; null =
+    the colours that the file names, or its only three."""
     workers: Annotated[CountOrZero, Field(le=256)] = 0
     """Processes that load crops and photographs beside the encoders; 0 loads in between."""
     patches: Count | None = None

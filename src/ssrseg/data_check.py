@@ -182,7 +182,7 @@ def check_data(
 
 def _look(sample: Sample, config: Config, patch: int) -> ImageFacts:
     try:
-        photo = read_image(sample.image, config.data.range)
+        photo = read_image(sample.image, config.data.range, config.data.bands)
         content = hashlib.blake2b(photo.numpy().tobytes(), digest_size=16)
         content.update(repr(tuple(photo.shape)).encode())
         size = (photo.shape[0], photo.shape[1])

@@ -211,7 +211,7 @@ def try_photos(model: SSR, samples: Sequence[Sample], images: int) -> PhotoRates
         for number, sample in enumerate((samples[0], *samples)):
             clock = _Clock(device)
             content_digest(sample.image)
-            photo = read_image(sample.image, config.data.range)
+            photo = read_image(sample.image, config.data.range, config.data.bands)
             small = limit_side(photo, config.data.max_side)
             clock.lap("read")
             ids = superpixels(small) if model.wants_superpixels else None

@@ -180,7 +180,7 @@ def photo_sizes(data: LabelledImages, config: Config) -> list[Size]:
             with QUIET, Image.open(sample.image) as found:
                 return found.height, found.width
         except (*UNREADABLE, Image.DecompressionBombError):  # to Pillow; our own reader knows more
-            photo = read_image(sample.image, config.data.range)
+            photo = read_image(sample.image, config.data.range, config.data.bands)
             return photo.shape[0], photo.shape[1]
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

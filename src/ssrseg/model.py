@@ -679,7 +679,7 @@ class SSR(nn.Module, Loadable):
         return SegmentedImage(photo.numpy(), self.classes, ids, confidence)
 
     def _photo(self, image: Any) -> UInt8[Tensor, "height width 3"]:
-        photo = as_photo(image, self.config.data.range)
+        photo = as_photo(image, self.config.data.range, self.config.data.bands)
         if min(photo.shape[:2]) < self.patch_size:
             raise DataError(
                 f"The image is {photo.shape[1]} x {photo.shape[0]} pixels, smaller than a patch"

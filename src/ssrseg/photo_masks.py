@@ -86,9 +86,10 @@ def pseudo_mask_miou(model: SSR, data: LabelledImages, superpixels: SuperpixelCa
     n_classes = len(data.classes) + 1
     matrix = torch.zeros(n_classes, n_classes, dtype=torch.long)
     undecided = torch.zeros(n_classes, dtype=torch.long)
+    settings = model.config.data
     for sample in data.samples:
         if sample.truth is not None:
-            photo = read_image(sample.image, model.config.data.range)
+            photo = read_image(sample.image, settings.range, settings.bands)
             ids = rectify_photo(model, photo, sample.labels, superpixels).pseudo_mask
             size = (photo.shape[0], photo.shape[1])
             truth = read_truth(sample.truth, size, len(data.classes), sample.labels)

@@ -322,7 +322,7 @@ def _report(run: _Run, model: SSR, done: int, seconds: float, finished: bool) ->
 
 def _seen(run: _Run, model: SSR, sample: Sample) -> TrainedImage:
     """A photograph as the model sees it: rectified with its labels, and segmented without."""
-    photo = read_image(sample.image, run.config.data.range)
+    photo = read_image(sample.image, run.config.data.range, run.config.data.bands)
     maps, masks = {}, {}
     if run.supervision == "labels":
         found = rectify_photo(model, photo, sample.labels, run.superpixels)

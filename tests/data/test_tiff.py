@@ -133,11 +133,31 @@ def test_many_bands(tmp_path, capsys, planar, dtype):
     values = (np.concatenate([ramp()] * 3, -1)[..., :7].astype(dtype)) * np.array(scale, dtype)
     if planar == "separate":
         values = values.transpose(2, 0, 1)
-    assert near(read(tmp_path, values, photometric="minisblack", planarconfig=planar), ramp(), 0)
-    assert (
-        "has 7 bands, of which the first three are read as red, green and blue"
-        in capsys.readouterr().err
-    )
+    with pytest.raises(DataError, match=r"has 7 bands, and nothing says which .* data\.bands="):
+        read(tmp_path, values, photometric="minisblack", planarconfig=planar)
+    assert near(read_image(tmp_path / "a.tif", bands=(1, 2, 3)).numpy(), ramp(), 0)
+    found = read_image(tmp_path / "a.tif", bands=(6, 7, 5)).numpy()
+    assert near(found, ramp()[..., [2, 0, 1]], 0)
+    with pytest.raises(DataError, match=r"has 7 bands, but data\.bands = \[1, 2, 8\] names band 8"):
+        read_image(tmp_path / "a.tif", bands=(1, 2, 8))
+    assert capsys.readouterr().err == ""
+
+
+def test_colours_that_the_file_names_need_no_bands(tmp_path, capsys):
+    values = np.dstack([ramp(), GREY])
+    found = read(tmp_path, values, photometric="rgb", extrasamples=["unspecified"])
+    assert near(found, ramp(), 0)
+    assert "has 4 bands, of which the first three are read as red" in capsys.readouterr().err
+    found = read_image(tmp_path / "a.tif", bands=(4, 1, 2)).numpy()
+    assert near(found, np.dstack([GREY, ramp()[..., :2]]), 0)
+
+
+def test_a_band_that_is_named_is_no_alpha(tmp_path):
+    infrared = np.where(GREY > 100, 255, 0).astype(np.uint8)
+    values = np.dstack([ramp(), infrared])
+    read(tmp_path, values, photometric="rgb", extrasamples=["unassalpha"])
+    found = read_image(tmp_path / "a.tif", bands=(4, 2, 3)).numpy()
+    assert near(found, np.dstack([infrared, ramp()[..., 1:]]), 0)
 
 
 @pytest.mark.parametrize("tag", ["unassalpha", "assocalpha"])

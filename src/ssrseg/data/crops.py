@@ -154,7 +154,7 @@ class CropDraws(Draws[CropBatch]):
     def __getitem__(self, draw: int) -> tuple[Crop, tuple[int, ...]]:
         """Crop and image-level labels."""
         sample = self.data.samples[self.row(draw)]
-        photo = read_image(sample.image, self.settings.range)
+        photo = read_image(sample.image, self.settings.range, self.settings.bands)
         check_size(photo, sample.image, self.patch)
         size = (photo.shape[0], photo.shape[1])
         photo = limit_side(photo, self.settings.max_side)

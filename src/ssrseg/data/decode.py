@@ -79,7 +79,9 @@ def decode(path: Path, what: str = "image") -> Image.Image | PixelValues:
         raise DataError(_what_else(content, path)) from error
     except Image.DecompressionBombError as error:
         raise DataError(
-            f"{what} {path} is too large to be a photograph ({error}). Scale it down or cut it up."
+            f"{what} {path} is too large to be a photograph ({error}). Scale it down or cut it up; or"
+            " let masks and predict read it in tiles (data.tile), for which the package rasterio"
+            ' is needed: pip install "ssrseg[geo]".'
         ) from error
     except UNREADABLE as error:
         raise DataError(

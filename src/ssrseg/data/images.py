@@ -19,7 +19,7 @@ from ssrseg.data.decode import QUIET, UNREADABLE, decode, decode_content, orient
 from ssrseg.data.files import user_path
 from ssrseg.data.levels import Range, to_levels
 from ssrseg.data.notices import note_once
-from ssrseg.data.pixels import PixelValues, on_white
+from ssrseg.data.pixels import Bands, PixelValues, on_white
 from ssrseg.errors import DataError, counted
 
 _FORMS = "Give a path, a PIL image, a numpy array or a torch tensor."
@@ -32,7 +32,7 @@ _UPRIGHT = {  # by EXIF's orientation
 
 
 def read_image(
-    path: Path | str, value_range: Range | None = None
+    path: Path | str, value_range: Range | None = None, bands: Bands | None = None
 ) -> UInt8[Tensor, "height width 3"]:
     """Read a photograph as RGB, 0 .. 255, the way a viewer shows it.
 
@@ -44,16 +44,21 @@ def read_image(
     Args:
         value_range: Black and white of samples that are not unsigned 8-bit integers
             (``data.range``); None = by the file and its values.
+        bands: Which bands of a TIFF are red, green and blue, from 1 (``data.bands``); None = by the
+            file.
 
     Raises:
-        DataError: If the file is missing, empty, truncated, or no image.
+        DataError: If the file is missing, empty, truncated, or no image, or has more than three
+            bands and nothing says which ones to read.
     """
     path = user_path(path, "an image")
     check_range(value_range)
-    return _rgb(decode(path), path, value_range)
+    return _rgb(decode(path), path, value_range, bands)
 
 
-def as_photo(image: object, value_range: Range | None = None) -> UInt8[Tensor, "height width 3"]:
+def as_photo(
+    image: object, value_range: Range | None = None, bands: Bands | None = None
+) -> UInt8[Tensor, "height width 3"]:
     """A photograph in any of the usual forms as RGB, 0 .. 255, in new memory.
 
     A path is read by ``read_image``, and a PIL image is treated as its file would be. NumPy
@@ -69,9 +74,9 @@ def as_photo(image: object, value_range: Range | None = None) -> UInt8[Tensor, "
     """
     check_range(value_range)
     if isinstance(image, str | os.PathLike):
-        return read_image(user_path(image, "an image"), value_range)
+        return read_image(user_path(image, "an image"), value_range, bands)
     if isinstance(image, Image.Image):
-        return _photo_of_pil(image, value_range)
+        return _photo_of_pil(image, value_range, bands)
     if isinstance(image, Tensor):
         return _photo_of_tensor(image, value_range)
     if isinstance(image, np.ndarray):
@@ -121,7 +126,9 @@ def _photo_of_tensor(image: Tensor, value_range: Range | None) -> UInt8[Tensor, 
     return _photo_of_array(array, what, value_range)
 
 
-def _photo_of_pil(image: Image.Image, value_range: Range | None) -> UInt8[Tensor, "height width 3"]:
+def _photo_of_pil(
+    image: Image.Image, value_range: Range | None, bands: Bands | None
+) -> UInt8[Tensor, "height width 3"]:
     name = f"the PIL image {getattr(image, 'filename', '')}".strip()
     if 0 in image.size:
         raise DataError(f"{name} is empty ({image.width} x {image.height}). Give a photograph.")
@@ -135,7 +142,7 @@ def _photo_of_pil(image: Image.Image, value_range: Range | None) -> UInt8[Tensor
             f"{name} cannot be decoded ({str(error) or type(error).__name__}). Is its file whole,"
             " and still open? Give its path, or load() it while the file is open."
         ) from error
-    return _rgb(decoded or _as_tagged(image, name), name, value_range)
+    return _rgb(decoded or _as_tagged(image, name), name, value_range, bands)
 
 
 def _as_tagged(image: Image.Image, name: str) -> Image.Image | PixelValues:
@@ -248,11 +255,14 @@ def _levels(array: np.ndarray, what: str) -> np.ndarray:
 
 
 def _rgb(
-    image: Image.Image | PixelValues, name: Path | str, value_range: Range | None
+    image: Image.Image | PixelValues,
+    name: Path | str,
+    value_range: Range | None,
+    bands: Bands | None,
 ) -> UInt8[Tensor, "height width 3"]:
     """A decoded image as a viewer shows it; ``name`` is for messages."""
     if isinstance(image, PixelValues):
-        orientation, rgb = image.orientation, image.to_rgb(name, value_range)
+        orientation, rgb = image.orientation, image.to_rgb(name, value_range, bands)
     else:
         orientation = orientation_of(image)
         try:

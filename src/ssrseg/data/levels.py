@@ -27,17 +27,35 @@ def to_levels(
 ) -> UInt8[np.ndarray, ...]:
     """Scale integers of more than 8 bits, signed ones, or floats to 0 .. 255.
 
-    Black and white are those that are ``chosen`` (``data.range``), else those that the file
-    declares, else 0 and the least white of 8, 10, 12, 14 or 16 bits (or 1.0 of floats) that the
-    values stay below. Where they then would span less than a quarter of the levels, or are
-    negative, they are stretched from the darkest to the brightest. All but the usual is noted, once
-    for photographs of a kind.
-
     Args:
         name: For messages.
+        chosen: Black and white; None = as ``black_and_white`` finds them.
         declared: Black and white by the file's header; ignored where values lie outside.
         missing: Pixels without a value; they become black, as nan and infinity do.
         white_is_low: The lowest value is white.
+
+    Raises:
+        DataError: If no pixel has a value, or they are complex.
+    """
+    span = black_and_white(values, name, chosen, declared=declared, missing=missing)
+    return scaled(values, span, missing=missing, white_is_low=white_is_low)
+
+
+def black_and_white(
+    values: np.ndarray,
+    name: Path | str,
+    chosen: Range | None,
+    *,
+    declared: Range | None = None,
+    missing: Bool[np.ndarray, ...] | None = None,
+) -> Range:
+    """Black and white of a picture, from all or some of its values.
+
+    They are those that are ``chosen`` (``data.range``), else those that the file declares, else 0
+    and the least white of 8, 10, 12, 14 or 16 bits (or 1.0 of floats) that the values stay below.
+    Where they then would span less than a quarter of the levels, or are negative, they are
+    stretched from the darkest to the brightest. All but the usual is noted, once for photographs of
+    a kind.
 
     Raises:
         DataError: If no pixel has a value, or they are complex.
@@ -47,9 +65,7 @@ def to_levels(
             f"{name} holds {values.dtype.name} values, of which no photograph can be made. Save"
             " their magnitude, or whatever is meant, as 16-bit integers."
         )
-    absent = np.zeros(values.shape, bool) if missing is None else missing
-    if values.dtype.kind == "f":
-        absent = absent | ~np.isfinite(values)
+    absent = _absent(values, missing)
     known = values[~absent] if absent.any() else values.reshape(-1)
     if known.size == 0:
         raise DataError(f"{name} has no pixel with a value: all are nan, infinite or nodata.")
@@ -61,16 +77,33 @@ def to_levels(
         )
     low, high = chosen or _range(known, name, declared)
     _say_if_flat(known, name, low, high)
+    return low, high
+
+
+def scaled(
+    values: np.ndarray,
+    span: Range,
+    *,
+    missing: Bool[np.ndarray, ...] | None = None,
+    white_is_low: bool = False,
+) -> UInt8[np.ndarray, ...]:
+    """Values as 0 .. 255 from black to white; see ``to_levels``."""
+    absent = _absent(values, missing)
     if values.dtype.kind in "iu" and values.dtype.itemsize <= 2:  # a table is faster
         least = np.iinfo(values.dtype).min
-        table = _scaled(np.arange(least, np.iinfo(values.dtype).max + 1), low, high)
+        table = _scaled(np.arange(least, np.iinfo(values.dtype).max + 1), *span)
         levels = table[values.astype(np.int32) - least]
     else:
-        levels = _scaled(np.where(absent, low, values), low, high)
+        levels = _scaled(np.where(absent, span[0], values), *span)
     if white_is_low:
         levels = 255 - levels
     levels[absent] = 0
     return levels
+
+
+def _absent(values: np.ndarray, missing: np.ndarray | None) -> Bool[np.ndarray, ...]:
+    absent = np.zeros(values.shape, bool) if missing is None else missing
+    return absent | ~np.isfinite(values) if values.dtype.kind == "f" else absent
 
 
 def _scaled(values: np.ndarray, low: float, high: float) -> UInt8[np.ndarray, ...]:

@@ -22,6 +22,7 @@ from ssrseg.data.class_ids import read_truth
 from ssrseg.data.files import content_digest
 from ssrseg.data.images import check_size, read_image
 from ssrseg.data.levels import Range
+from ssrseg.data.pixels import Bands
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.text import fault_report
@@ -86,14 +87,14 @@ class UnreadablePhoto:
 def _read(
     numbered: tuple[int, Sample],
     max_side: int,
-    value_range: Range | None,
+    levels: tuple[Range | None, Bands | None],
     patch: int,
     superpixels: SuperpixelCache | None,
 ) -> Photo | UnreadablePhoto:
     index, sample = numbered
     try:
         digest = content_digest(sample.image)
-        photo = read_image(sample.image, value_range)
+        photo = read_image(sample.image, *levels)
         check_size(photo, sample.image, patch)
         small = limit_side(photo, max_side)
         ids = None if superpixels is None else superpixels(small)
@@ -108,7 +109,7 @@ def usable_photos(
     """Read every photograph once, before anything is computed from them.
 
     Args:
-        settings: ``range`` is used.
+        settings: ``range`` and ``bands`` are used.
         patch: Side of a patch in pixels; smaller photographs cannot be used.
         truth: Read the true masks, too.
 
@@ -118,7 +119,7 @@ def usable_photos(
 
     def fault(sample: Sample) -> SSRError | None:
         try:
-            photo = read_image(sample.image, settings.range)
+            photo = read_image(sample.image, settings.range, settings.bands)
             check_size(photo, sample.image, patch)
             if truth and sample.truth is not None:
                 size = (photo.shape[0], photo.shape[1])
@@ -138,7 +139,7 @@ def refuse_unusable(data: LabelledImages, settings: DataConfig) -> None:
     """Raise DataError with all photographs and true masks that cannot be read.
 
     Args:
-        settings: ``range`` is used.
+        settings: ``range`` and ``bands`` are used.
     """
     _, faults = usable_photos(data, settings, 1, truth=True)
     if faults:
@@ -181,7 +182,7 @@ def read_photos(
     One that cannot be read comes as an ``UnreadablePhoto`` as soon as it is found.
 
     Args:
-        settings: ``max_side``, ``range``, ``workers`` and ``patches`` are used.
+        settings: ``max_side``, ``range``, ``bands``, ``workers`` and ``patches`` are used.
         patch: Side of a patch in pixels.
         superpixels: None = not needed.
     """
@@ -192,7 +193,7 @@ def read_photos(
     read = partial(
         _read,
         max_side=settings.max_side,
-        value_range=settings.range,
+        levels=(settings.range, settings.bands),
         patch=patch,
         superpixels=superpixels,
     )

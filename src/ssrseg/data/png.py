@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
+from mmap import mmap
 
 import numpy as np
 from PIL import Image
@@ -44,9 +46,9 @@ def check_png(image: Image.Image, content: bytes) -> None:
             raise OSError("it holds fewer rows than its header says")
 
 
-def png_profile(image: Image.Image, content: bytes, name: str) -> bytes | None:
+def png_profile(image: Image.Image, content: bytes | mmap, name: str) -> bytes | None:
     """The ICC profile that a PNG carries, or one of what it says of its colours otherwise."""
-    bodies = {kind: body for kind, body, _ in _chunks(content)}
+    bodies = {kind: body for kind, body, _ in _chunks(content) if kind != b"IDAT"}
     embedded: bytes | None = image.info.get("icc_profile")
     code = bodies.get(b"cICP", b"")
     if len(code) == 4:
@@ -74,16 +76,18 @@ def grey_step(content: bytes) -> int:
     return {1: 255, 2: 85, 4: 17}.get(content[24], 1)
 
 
-def _chunks(content: bytes) -> list[tuple[bytes, bytes, int]]:
+def png_exif(content: bytes | mmap) -> bytes:
+    """The EXIF block, wherever it stands; empty if there is none."""
+    return next((body for kind, body, _ in _chunks(content) if kind == b"eXIf"), b"")
+
+
+def _chunks(content: bytes | mmap) -> Iterator[tuple[bytes, bytes, int]]:
     """Name, content and checksum of each chunk that is whole."""
-    found, at = [], 8
+    at = 8
     while at + 12 <= len(content):
         end = at + 8 + int.from_bytes(content[at : at + 4], "big")
         if end + 4 > len(content):
             break
-        body = content[at + 8 : end]
-        found.append(
-            (content[at + 4 : at + 8], body, int.from_bytes(content[end : end + 4], "big"))
-        )
+        checksum = int.from_bytes(content[end : end + 4], "big")
+        yield content[at + 4 : at + 8], content[at + 8 : end], checksum
         at = end + 4
-    return found

@@ -6,6 +6,7 @@ import io
 import logging
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def read_page(content: bytes, name: Path | str) -> PixelValues | Image.Image:
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(content)) as file:
-        page = _full_page(file, name)
+        page = full_page(file, name)
         photometric = int(page.photometric)
         if photometric in _RAW:
             raise DataError(
@@ -80,10 +81,12 @@ def read_page(content: bytes, name: Path | str) -> PixelValues | Image.Image:
         samples = planes[:, 0].transpose(1, 2, 0, 3).reshape(*planes.shape[2:4], -1)
         if planes.shape[1] > 1:
             note_once("tiff layers", f"{name}: the first of {planes.shape[1]} layers is read.")
-        return _described(page, samples[..., 0] if samples.shape[2] == 1 else samples)
+        values = samples[..., 0] if samples.shape[2] == 1 else samples
+        return replace(describe_page(page), values=values)
 
 
-def _full_page(file: Any, name: Path | str) -> Any:
+def full_page(file: Any, name: Path | str) -> Any:
+    """The first page that is neither a thumbnail nor a mask, or a larger one."""
     first = list(islice(file.pages, _MOST_PAGES))
     pages = [each for page in first for each in (page, *(page.pages or ()))]
     full = [page for page in pages if not _kind(page) & (_REDUCED | _MASK)] or pages
@@ -151,7 +154,14 @@ def _ends_of_tags(page: Any, content: bytes, order: str) -> Iterator[int]:
     yield struct.unpack_from(order + pointer, content, first + count * size)[0]
 
 
-def _described(page: Any, values: np.ndarray) -> PixelValues:
+def is_plain(page: Any) -> bool:
+    """Whether its samples are whole bytes of grey, RGB or a palette, or JPEGs of RGB."""
+    plain = page.photometric in _PLAIN or (page.photometric == 6 and page.compression == 7)
+    return plain and page.bitspersample in (8, 16, 32, 64) and page.imagedepth == 1
+
+
+def describe_page(page: Any) -> PixelValues:
+    """What the samples of a page mean, without any of them."""
     palette = None
     if page.photometric == 3 and page.colormap is not None:
         wide = np.asarray(page.colormap).T
@@ -160,10 +170,10 @@ def _described(page: Any, values: np.ndarray) -> PixelValues:
     low, high = (np.atleast_1d(each if each is not None else np.nan) for each in limits)
     span = (float(low.min()) if np.isfinite(low).all() else 0.0, float(high.max()))
     return PixelValues(
-        values,
+        np.zeros((0, 0, page.samplesperpixel), page.dtype),
         page.bitspersample,
         palette=palette,
-        colour=page.photometric == 2,
+        colour=page.photometric in (2, 6),
         white_is_zero=page.photometric == 0,
         extra=tuple(map(int, page.extrasamples)),
         declared=span if span[0] < span[1] < np.inf else None,

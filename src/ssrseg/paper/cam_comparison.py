@@ -106,7 +106,7 @@ def _compare(
 ) -> CamComparison:
     sample, ours = shown.sample, models[OURS]
     classes, class_id = ours.classes, shown.class_index + 1
-    photo = read_image(sample.image, ours.config.data.range)
+    photo = read_image(sample.image, ours.config.data.range, ours.config.data.bands)
     check_size(photo, sample.image, ours.patch_size)
     size = (photo.shape[0], photo.shape[1])
     truth = None if sample.truth is None else read_truth(sample.truth, size, len(classes))

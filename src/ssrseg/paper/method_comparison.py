@@ -135,8 +135,8 @@ def _listed(folders: Sequence[Path]) -> str:
 def _compare(
     where: ComparedSet, sample: Sample, files: Mapping[str, Path | None]
 ) -> MethodComparison:
-    classes = where.data.classes
-    photo = read_image(sample.image, where.model.config.data.range)
+    classes, settings = where.data.classes, where.model.config.data
+    photo = read_image(sample.image, settings.range, settings.bands)
     check_size(photo, sample.image, where.model.patch_size)
 
     def mask(file: Path | None) -> UInt8[Tensor, "height width"] | None:

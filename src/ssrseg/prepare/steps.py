@@ -164,7 +164,9 @@ def store_superpixels(
 def _store(sample: Sample, *, cache: SuperpixelCache, settings: DataConfig) -> tuple[str, str]:
     """The name, and what is wrong with the image."""
     try:
-        cache(limit_side(read_image(sample.image, settings.range), settings.max_side))
+        cache(
+            limit_side(read_image(sample.image, settings.range, settings.bands), settings.max_side)
+        )
     except DataError as error:
         return sample.name, str(error)
     return sample.name, ""
@@ -176,7 +178,10 @@ def _superpixel_bytes(samples: Sequence[Sample], folder: Path, config: Config) -
     for sample in samples[:20]:
         with suppress(DataError):  # said when its turn comes
             pixels.append(
-                limit_side(read_image(sample.image), config.data.max_side)[..., 0].numel()
+                limit_side(
+                    read_image(sample.image, config.data.range, config.data.bands),
+                    config.data.max_side,
+                )[..., 0].numel()
             )
     there = sum(file.stat().st_size for file in folder.rglob("*.npy"))
     return max(0, round(2 * sum(pixels) / max(len(pixels), 1) * len(samples)) - there)
