@@ -19,15 +19,17 @@ from ssrseg.checkpoint import model_digest
 from ssrseg.config import Config, PseudoConfig, deciding_settings, uses_dino
 from ssrseg.console import note
 from ssrseg.data.classes import check_class_names
-from ssrseg.data.files import sweep
+from ssrseg.data.files import content_digest, sweep
+from ssrseg.data.large import Tiling, open_large, tiling_of
 from ssrseg.data.photos import PhotoBatch, UnreadablePhoto, read_photos
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.errors import ConfigError, SSRError
+from ssrseg.errors import ConfigError, DataError, SSRError
 from ssrseg.kept_cams import KeptCams, cams_path, read_cams, write_cams
 from ssrseg.made_with import MadeWith, folder_made_with
 from ssrseg.networks.frozen import files_digest
 from ssrseg.networks.vocabulary import build_vocabulary
+from ssrseg.tiled import Look, tiled_look
 
 _IN_TRAINING = ("data.crop", "data.scale", "data.flip", "decoder", "optim", "test")
 """Settings without a part in masks."""
@@ -48,6 +50,23 @@ class PhotoCams:
     cams: KeptCams
     photo: Float[Tensor, "3 height width"]
     size: tuple[int, int]
+    digest: str
+    kept: bool
+
+
+@dataclass(frozen=True)
+class TiledCams:
+    """A photograph that is seen in tiles, and its CAMs; its mask is made in windows.
+
+    Attributes:
+        tiling: How the photograph is cut.
+        digest: Of the content of its file, from before it was read.
+        kept: Whether the CAMs are those of an earlier call.
+    """
+
+    sample: Sample
+    cams: KeptCams
+    tiling: Tiling
     digest: str
     kept: bool
 
@@ -131,8 +150,8 @@ class CamSource:
     def _path(self, sample: Sample) -> Path:
         return self._out / cams_path(sample.name)
 
-    def of(self, samples: Sequence[Sample]) -> Iterator[PhotoCams | Unusable]:
-        """The CAMs of samples: first those that are kept, then the others.
+    def of(self, samples: Sequence[Sample]) -> Iterator[PhotoCams | TiledCams | Unusable]:
+        """The CAMs of samples: first those that are kept, then the others, then those in tiles.
 
         Raises:
             SSRError: If an encoder is needed and cannot be loaded.
@@ -140,7 +159,13 @@ class CamSource:
         """
         kept: list[Sample] = []
         missing: list[Sample] = []
+        tiled: list[tuple[Sample, Tiling]] = []
+        settings = self._config.data
         for sample in samples:
+            tiling = tiling_of(sample.image, settings, settings.max_side)
+            if tiling is not None:
+                tiled.append((sample, tiling))
+                continue
             there = not self._anew and self._path(sample).is_file()
             (kept if there else missing).append(sample)
         for batch in read_photos(kept, self._config.data, 1, None, torch.device(self._device)):
@@ -155,6 +180,42 @@ class CamSource:
                     yield _photo_cams(kept[index], cams, batch, row, kept=True)
         if missing:
             yield from self._made(missing)
+        for sample, tiling in tiled:
+            try:
+                yield self._tiled(sample, tiling)
+            except DataError as error:
+                yield Unusable(sample, error)
+
+    def _tiled(self, sample: Sample, tiling: Tiling) -> TiledCams:
+        """CAMs of a photograph that is seen in tiles, kept or new.
+
+        Raises:
+            DataError: If it cannot be read.
+        """
+        settings, digest = self._config.data, content_digest(sample.image)
+        kept = None if self._anew else self._kept(sample, digest)
+        if kept is not None:
+            return TiledCams(sample, kept, tiling, digest, True)
+        from ssrseg.photo_masks import looks
+
+        with open_large(sample.image, settings.range, settings.bands) as image:
+            found = tiled_look(
+                image,
+                tiling,
+                sample.labels,
+                settings.max_side,
+                lambda photos: looks(self._model, photos, sample.labels),
+            )
+        return TiledCams(sample, self._keep(sample, found, digest), tiling, digest, False)
+
+    def _keep(self, sample: Sample, found: Look, digest: str) -> KeptCams:
+        """Write CAMs; the numbers of half precision, so that nothing depends on the file."""
+        names = self.made_with.classes
+        classes = tuple(names[index] for index in sample.labels)
+        known = dict(zip(names, found.evidence.half().tolist(), strict=True))
+        cams = KeptCams(classes, found.cam.half().float(), found.refined_cam, known)
+        write_cams(self._path(sample), cams, self.made_with.cams_of(sample, digest))
+        return cams
 
     def _made(self, samples: Sequence[Sample]) -> Iterator[PhotoCams | Unusable]:
         """New CAMs; they are on the disk before they are handed out."""
@@ -170,19 +231,13 @@ class CamSource:
                 yield Unusable(samples[batch.index], batch.error)
                 continue
             # the batch's tokens are let go before anything is made from its CAMs
-            names = self.made_with.classes
             found = [
-                # the numbers of half precision that are kept, so that nothing depends on the file
-                (each.cam.half().float(), each.refined_cam, each.evidence.half().tolist())
+                Look(each.cam, each.refined_cam, each.evidence)
                 for each in photo_masks(model, batch)
             ]
-            for row, (cam, refined_cam, evidence) in enumerate(found):
+            for row, look in enumerate(found):
                 sample = samples[batch.index[row]]
-                classes = tuple(names[index] for index in sample.labels)
-                known = dict(zip(names, evidence, strict=True))
-                cams = KeptCams(classes, cam, refined_cam, known)
-                made_for = self.made_with.cams_of(sample, batch.digests[row])
-                write_cams(self._path(sample), cams, made_for)
+                cams = self._keep(sample, look, batch.digests[row])
                 yield _photo_cams(sample, cams, batch, row, kept=False)
 
 

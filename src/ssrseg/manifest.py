@@ -97,7 +97,11 @@ class Manifest:
         made_by: str,
         review: Review | None = None,
     ) -> None:
-        """Append the line of a mask that has been written; labels i have id i + 1 in it."""
+        """Append the line of a mask that has been written; labels i have id i + 1 in it.
+
+        Args:
+            ids: The mask, or each id that it shows once.
+        """
         pixels = torch.bincount(ids.flatten(), minlength=256)
         absent = self._names(index for index in sample.labels if not pixels[index + 1])
         labels, mask = self._names(sample.labels), mask_path(sample.name)

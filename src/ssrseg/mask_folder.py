@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -17,10 +18,12 @@ from ssrseg.data.class_ids import check_class_ids, read_class_ids
 from ssrseg.data.files import content_digest, only_writer, write_text, writing
 from ssrseg.data.images import image_size
 from ssrseg.data.notices import note_once, say_again
+from ssrseg.data.png_rows import RowsPng
 from ssrseg.data.sample import Sample
 from ssrseg.data.stamped_mask import (
     MaskState,
     has_confidence,
+    mask_ids,
     mask_note,
     mask_state,
     write_confidence,
@@ -110,7 +113,7 @@ class MaskFolder:
                     self.todo.append(sample)
                     continue
                 photo = content_digest(sample.image)
-                state, ids = mask_state(path, self.making.made_with.mask_of(sample, photo))
+                state, ids = mask_ids(path, self.making.made_with.mask_of(sample, photo))
                 if state is MaskState.CORRECTED:
                     self._keep(sample, path, photo)
                     self.done += 1
@@ -193,14 +196,15 @@ class MaskFolder:
     def write(
         self,
         sample: Sample,
-        ids: UInt8[Tensor, "height width"],
+        ids: UInt8[Tensor, "height width"] | RowsPng,
         photo: str,
         review: Review,
-        confidence: Float[Tensor, "height width"] | None,
+        confidence: Float[Tensor, "height width"] | RowsPng | None,
     ) -> None:
         """Write a mask, unless it is a person's, then its line.
 
         Args:
+            ids: The mask, or what has got it row by row.
             photo: Digest of the photograph from before it was read.
             confidence: Written too; None = one of an earlier mask is removed.
         """
@@ -213,7 +217,8 @@ class MaskFolder:
                 path.unlink(missing_ok=True)
         if sample.name not in self.corrected:
             write_mask(self.out / mask_path(sample.name), ids, made_for, review.to_text())
-            self._list(sample, ids, photo, review)
+            shown = ids if isinstance(ids, Tensor) else torch.from_numpy(ids.shown)[None]
+            self._list(sample, shown, photo, review)
             self.written += 1
             self.renewed += sample.name in self._stale
 

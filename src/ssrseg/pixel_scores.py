@@ -55,13 +55,33 @@ def mask_of_cam(
         labels: Class indices.
         photo: RGB in [0, 1] on the device that is to compute.
     """
+    scores = scores_of_cam(refined_cam, labels, photo, settings)
+    return ids_of_scores(scores, labels, settings), scores
+
+
+def scores_of_cam(
+    refined_cam: Float[Tensor, "slots grid_h grid_w"],
+    labels: tuple[int, ...],
+    photo: Float[Tensor, "3 height width"],
+    settings: PseudoConfig,
+) -> Float[Tensor, "channels height width"]:
+    """The scores alone, of a photograph or a window of one; arguments as of ``mask_of_cam``."""
     present = present_slots([labels]).to(photo.device)
     cam = refined_cam.to(photo.device)
     if not labels:  # an empty slot, so that there is a background score
         cam = photo.new_zeros(1, *refined_cam.shape[1:])
     scores = unit_class_scores(cam[None], (photo.shape[1], photo.shape[2]), alpha=settings.alpha)
-    scores = sharpen_scores(scores, present, photo[None], settings)
-    return class_ids(scores, present, min_score=settings.min_score)[0], scores[0]
+    return sharpen_scores(scores, present, photo[None], settings)[0]
+
+
+def ids_of_scores(
+    scores: Float[Tensor, "channels height width"],
+    labels: tuple[int, ...],
+    settings: PseudoConfig,
+) -> UInt8[Tensor, "height width"]:
+    """Class ids of the best scores; 255 below ``pseudo.min_score``."""
+    present = present_slots([labels]).to(scores.device)
+    return class_ids(scores[None], present, min_score=settings.min_score)[0]
 
 
 def enlarged(values: Float[Tensor, "_ _"], size: tuple[int, int]) -> Float[Tensor, "height width"]:

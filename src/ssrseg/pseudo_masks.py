@@ -10,22 +10,28 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssrseg.cam_source import CamSource, Unusable
+import torch
+
+from ssrseg.cam_source import CamSource, TiledCams, Unusable
 from ssrseg.checkpoint import model_file
 from ssrseg.config import Config, config_of
 from ssrseg.console import steps
 from ssrseg.data.files import user_path
+from ssrseg.data.large import Tiling, open_large
 from ssrseg.data.open import labelled_images
 from ssrseg.data.sample import LabelledImages
+from ssrseg.data.stamped_mask import confidence_rows, mask_rows
 from ssrseg.device import pick_device, settled_precision
+from ssrseg.errors import DataError
 from ssrseg.failures import Failure
 from ssrseg.interruption import until_stopped
 from ssrseg.kept_cams import cams_path
 from ssrseg.manifest import confidence_path, mask_path
-from ssrseg.mask_folder import Making, open_masks
+from ssrseg.mask_folder import Making, MaskFolder, open_masks
 from ssrseg.method.evidence import pixel_confidence
 from ssrseg.pixel_scores import enlarged, enlarged_ids, mask_of_cam
 from ssrseg.review import Review, review_mask
+from ssrseg.tiled import blocks_of_cam, labelled_choice, paint
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,13 @@ def make_masks(
         for each in source.of(masks.todo):
             if isinstance(each, Unusable):
                 masks.fail(each.sample, each.error)
+            elif isinstance(each, TiledCams):
+                try:
+                    _write_tiled(each, masks, config, data.classes, device)
+                except DataError as error:
+                    masks.fail(each.sample, error)
+                else:
+                    from_kept_cams += each.kept and each.sample.name not in masks.corrected
             else:
                 sample, cams = each.sample, each.cams
                 ids, scores = mask_of_cam(
@@ -155,3 +168,31 @@ def make_masks(
         reviews,
         tuple(masks.failures),
     )
+
+
+def _write_tiled(
+    found: TiledCams, masks: MaskFolder, config: Config, classes: tuple[str, ...], device: str
+) -> None:
+    """Make and write the mask of a photograph in windows, which need not be the tiles of its CAMs.
+
+    Raises:
+        DataError: If the photograph cannot be read.
+    """
+    sample, cams, settings, size = found.sample, found.cams, config.data, found.tiling.size
+    windows = Tiling.of(size, settings.max_side, settings.tile_overlap)
+    mask, sure = mask_rows(size), confidence_rows(size)
+    wanted = masks.making.confidence
+    with open_large(sample.image, settings.range, settings.bands) as image:
+        scores, ids = paint(
+            blocks_of_cam(
+                image, cams.refined_cam, sample.labels, windows, config.pseudo, torch.device(device)
+            ),
+            size,
+            labelled_choice(sample.labels, config.pseudo),
+            mask.add,
+            sure.add_shares if wanted else None,
+        )
+    shown = mask.shown.tolist()
+    pair = cams.cam, cams.refined_cam
+    review = review_mask(scores, ids, pair, sample.labels, cams.evidence, classes, shown)
+    masks.write(sample, mask, found.digest, review, sure if wanted else None)

@@ -8,7 +8,7 @@ outline that no class covers. No weight in it was fitted to true masks.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -97,6 +97,7 @@ def review_mask(
     labels: Sequence[int],
     evidence: Mapping[str, float],
     classes: Sequence[str],
+    shown: Collection[int] | None = None,
 ) -> Review:
     """The review of a mask that was made from labels.
 
@@ -107,6 +108,7 @@ def review_mask(
         labels: Class indices of the image.
         evidence: By name of the class; of all labels, and of the other classes that are known.
         classes: All names.
+        shown: Ids that the whole mask shows, if ``ids`` are some of its pixels.
     """
     channel_ids = torch.tensor([0, *(index + 1 for index in labels)], device=ids.device)
     iou = expected_iou(scores[: len(channel_ids)], ids, channel_ids).cpu()
@@ -118,7 +120,7 @@ def review_mask(
         if name in evidence
         and (evidence[name] < DOUBTFUL if name in names else evidence[name] >= SEEN)
     ]
-    shown = set(ids.unique().tolist())
+    shown = ids.unique().tolist() if shown is None else shown
     reasons = [f"nothing of {classes[index]} found" for index in labels if index + 1 not in shown]
     reasons += [f"hardly looks like {each.label}" for each in doubts if each.given]
     reasons += [f"looks like {each.label} too" for each in doubts if not each.given]

@@ -44,7 +44,9 @@ def written(path, kind):
     elif kind == "grey.png":
         Image.fromarray(rgb[..., 0]).save(path)
     elif kind == "jpg":
-        Image.fromarray(rgb).save(path, quality=90)
+        rows, columns = np.mgrid[: rgb.shape[0], : rgb.shape[1]]
+        smooth = np.stack([rows, columns, rows + columns], -1).astype(np.uint8)
+        Image.fromarray(smooth).save(path, quality=95)
     elif kind == "tif":
         tifffile.imwrite(path, rgb, photometric="rgb", tile=(32, 32), compression="zlib")
     elif kind == "deep.tif":
@@ -82,12 +84,9 @@ def test_windows_show_what_the_whole_shows(tmp_path, kind):
         for rows, columns in (((0, 50), (0, 60)), ((0, 50), (60, 130)), ((31, 90), (5, 6))):
             found = image.window(rows, columns)
             expected = whole[slice(*rows), slice(*columns)]
-            apart = (found.int() - expected.int()).abs()
-            if kind == "jpg":  # GDAL interpolates the halved colours in another way
-                assert apart.float().mean() < 6
-                assert apart.float().mean(-1).median() <= 4
-            else:
-                assert apart.max() == 0
+            # GDAL interpolates the halved colours of a JPEG in another way
+            most = 4 if kind == "jpg" else 0
+            assert (found.int() - expected.int()).abs().max() <= most
 
 
 @pytest.mark.parametrize("bands", [(4, 2, 6), (1, 2, 3)])
@@ -172,7 +171,7 @@ def test_what_is_cut_by_itself(tmp_path, capsys):
 
 
 def test_no_more_than_a_strip_is_read_beyond_the_limit_of_pillow(tmp_path, monkeypatch):
-    huge_png(tmp_path / "a.png", 20_000, 12_000)  # 240 million pixels
+    huge_png(tmp_path / "a.png", 14_000, 13_000)  # 182 million pixels
     with pytest.raises(DataError, match=r"too large to be .* in tiles \(data\.tile"):
         read_image(tmp_path / "a.png")
     largest = 0
@@ -203,9 +202,9 @@ def test_no_more_than_a_strip_is_read_beyond_the_limit_of_pillow(tmp_path, monke
         lambda self, path, dataset, *rest: real(self, path, Counted(dataset), *rest),
     )
     with open_large(tmp_path / "a.png") as image:
-        assert image.size == (20_000, 12_000)
+        assert image.size == (14_000, 13_000)
         assert image.window((0, 64), (100, 164)).shape == (64, 64, 3)
-    assert 0 < largest <= 64 * 12_000 * 3
+    assert 0 < largest <= 64 * 13_000 * 3
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "tif"])

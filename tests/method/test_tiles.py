@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,7 +26,7 @@ def test_tiles_cover_the_length_and_share_what_they_should(length, tile, quarter
     spans = tile_spans(length, tile, overlap)
     assert spans[0][0] == 0 and spans[-1][1] == length
     assert all(end - start == min(tile, length) for start, end in spans)
-    for (start, end), (after, _) in zip(spans, spans[1:], strict=False):
+    for (start, end), (after, _) in pairwise(spans):
         assert start < after and end - after >= overlap
 
 

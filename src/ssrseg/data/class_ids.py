@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -22,6 +22,7 @@ from ssrseg.data.png import grey_step
 from ssrseg.errors import DataError, counted
 from ssrseg.method.pseudo_mask import IGNORE
 
+_ROWS = 1024  # counted at once
 _LOSSLESS = ("BMP", "DIB", "GIF", "PNG", "TGA", "TIFF", "WEBP")  # and here looked into the last two
 _EXACT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "F", "I;16", "I;16B")
 _EXACT_TIFF = ("group3", "group4", "lzma", "packbits", "raw", "tiff_adobe_deflate", "tiff_ccitt",
@@ -163,7 +164,7 @@ def _by_colour(values: np.ndarray, path: Path) -> np.ndarray:
 def _colour_ids(indices: np.ndarray, palette: np.ndarray) -> dict[int, int] | None:
     """VOC's ids of the used colours, by index; None if not all have one, or it is the index."""
     colours = dict(enumerate(map(tuple, palette.tolist())))
-    used = np.unique(indices).tolist()
+    used = _used(indices)
     found = {index: _VOC_IDS.get(colours.get(index, ())) for index in used}
     ids = {index: each for index, each in found.items() if each is not None}
     return None if len(ids) < len(used) or all(a == b for a, b in ids.items()) else ids
@@ -208,7 +209,7 @@ def _grey_ids(
     """
     if indices.max() >= len(palette):
         return None
-    used = np.unique(indices).tolist()
+    used = _used(indices)
     colours = palette[used]
     greys = dict(zip(used, colours[:, 0].tolist(), strict=True))
     ids = {grey for grey in greys.values() if grey not in (0, IGNORE)}
@@ -216,6 +217,12 @@ def _grey_ids(
     if not known or (colours != colours[:, :1]).any() or all(a == b for a, b in greys.items()):
         return None
     return greys
+
+
+def _used(indices: np.ndarray) -> list[int]:
+    if indices.dtype == np.uint8:
+        return np.flatnonzero(pixel_counts(indices)).tolist()
+    return np.unique(indices).tolist()
 
 
 def _recoded(indices: np.ndarray, ids: dict[int, int], what: str, path: Path) -> np.ndarray:
@@ -280,6 +287,14 @@ def write_class_ids(path: Path, ids: UInt8[Tensor, "height width"]) -> None:
     """Write class ids as an indexed PNG in VOC's colours; it appears whole or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(class_ids_png(ids))
+
+
+def pixel_counts(ids: UInt8[np.ndarray, "height width"]) -> Int[np.ndarray, " 256"]:
+    """How many pixels have each id; numpy alone would need eight times the memory of the mask."""
+    counts = np.zeros(256, np.int64)
+    for top in range(0, len(ids), _ROWS):
+        counts += np.bincount(ids[top : top + _ROWS].ravel(), minlength=256)
+    return counts
 
 
 def class_ids_png(

@@ -17,7 +17,7 @@ from ssrseg.data.ignored_warnings import IgnoredWarnings
 from ssrseg.data.jpeg import load_whole
 from ssrseg.data.notices import note_once
 from ssrseg.data.pixels import PixelValues
-from ssrseg.data.png import check_png, grey_step, png_profile
+from ssrseg.data.png import check_png, grey_step, open_png, png_profile
 from ssrseg.data.pnm import read_deep
 from ssrseg.data.tiff import MAGIC, read_page
 from ssrseg.data.walk import nearest_sibling
@@ -72,15 +72,15 @@ def decode(path: Path, what: str = "image") -> Image.Image | PixelValues:
         content = path.read_bytes()
         if not content:
             raise DataError(f"{what} {path} is empty (0 bytes). Copy it again or remove it.")
-        return decode_content(content, path)
+        return decode_content(content, path, mask=what == "mask")
     except PermissionError as error:
         raise DataError(f"{what} {path} may not be read by you. Change its permissions.") from error
     except UnidentifiedImageError as error:
         raise DataError(_what_else(content, path)) from error
     except Image.DecompressionBombError as error:
         raise DataError(
-            f"{what} {path} is too large to be a photograph ({error}). Scale it down or cut it up; or"
-            " let masks and predict read it in tiles (data.tile), for which the package rasterio"
+            f"{what} {path} is too large to be a photograph ({error}). Scale it down or cut it up;"
+            " or let masks and predict read it in tiles (data.tile), for which the package rasterio"
             ' is needed: pip install "ssrseg[geo]".'
         ) from error
     except UNREADABLE as error:
@@ -90,8 +90,10 @@ def decode(path: Path, what: str = "image") -> Image.Image | PixelValues:
         ) from error
 
 
-def decode_content(content: bytes, name: Path | str) -> Image.Image | PixelValues:
-    """The same of the bytes of a file.
+def decode_content(
+    content: bytes, name: Path | str, *, mask: bool = False
+) -> Image.Image | PixelValues:
+    """The same of the bytes of a file; a ``mask`` may be a PNG that is larger than Pillow's limit.
 
     Raises:
         DataError: If it is no photograph.
@@ -107,7 +109,7 @@ def decode_content(content: bytes, name: Path | str) -> Image.Image | PixelValue
     with QUIET:
         if content.startswith(MAGIC):
             return read_page(content, name)
-        with _opened(content) as image:
+        with open_png(io.BytesIO(content)) if mask else _opened(content) as image:
             if image.format in _DRAWINGS:
                 raise DataError(f"{name} is a drawing ({image.format}), no photograph.")
             layout = image.tile[0].args if image.format == "PNG" and image.tile else None

@@ -274,10 +274,10 @@ def open_large(
 ) -> Iterator[LargeImage]:
     """Open an image to read windows of it, which show what ``read_image`` would.
 
-    With the package rasterio, TIFF, JPEG and PNG files are read as far as windows need them; black,
-    white and transparency are then found by some of the pixels, and the colours of a JPEG may differ
-    where they change from one pixel to the next. Other files, and all without it, are read as a
-    whole.
+    With the package rasterio, TIFF, JPEG and PNG files are read as far as windows need them. Black,
+    white and transparency are then found by some of the pixels, and the colours of a JPEG may
+    differ where they change from one pixel to the next. Other files, and all without it, are read
+    as a whole.
 
     Args:
         value_range: ``data.range``.

@@ -6,9 +6,10 @@ import struct
 import zlib
 from collections.abc import Iterator
 from mmap import mmap
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile, PngImagePlugin
 
 from ssrseg.data.colour import matrix_profile
 from ssrseg.data.notices import note_once
@@ -20,6 +21,26 @@ _PRIMARIES = {  # of ITU-T H.273
     12: (0.3127, 0.329, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06),
 }
 _GAMMAS = {1: None, 6: None, 13: None, 14: None, 15: None, 4: 2.2, 5: 2.8, 8: 1.0}  # None = sRGB's
+
+
+MOST_PIXELS = 1 << 30
+"""Of a mask; Pillow would refuse those of the largest images."""
+
+
+def open_png(file: BinaryIO) -> ImageFile.ImageFile:
+    """Open a mask with Pillow, a PNG whatever its size.
+
+    Raises:
+        DecompressionBombError: If it has more than ``MOST_PIXELS``.
+    """
+    begin = file.read(8)
+    file.seek(0)
+    if begin != b"\x89PNG\r\n\x1a\n":
+        return Image.open(file)
+    image = PngImagePlugin.PngImageFile(file)
+    if image.width * image.height > MOST_PIXELS:
+        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+    return image
 
 
 def check_png(image: Image.Image, content: bytes) -> None:

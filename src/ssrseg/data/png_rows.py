@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from ssrseg.data.files import atomic_write
 
@@ -47,6 +47,15 @@ class RowsPng:
         self._sum.update(rows.data)
         filters = np.zeros((len(rows), 1), np.uint8)  # none: runs of ids are as short as can be
         self._packed.write(self._zlib.compress(np.concatenate([filters, rows], 1).data))
+
+    def add_shares(self, rows: Float[np.ndarray, "rows width"]) -> None:
+        """Append rows of values in [0, 1], 255 = 1."""
+        self.add(np.rint(rows.clip(0, 1) * 255).astype(np.uint8))
+
+    @property
+    def shown(self) -> UInt8[np.ndarray, " values"]:
+        """Each value that occurs."""
+        return self.pixels.nonzero()[0].astype(np.uint8)
 
     @property
     def digest(self) -> str:

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
+import os
+from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
 
@@ -19,9 +22,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from ssrseg.data.class_ids import class_ids_png
+from ssrseg.data.class_ids import class_ids_png, voc_palette
 from ssrseg.data.decode import QUIET, UNREADABLE
 from ssrseg.data.files import atomic_write
+from ssrseg.data.png import open_png
+from ssrseg.data.png_rows import PngRows, RowsPng
 from ssrseg.errors import DataError
 
 KEY = "ssrseg"
@@ -32,6 +37,7 @@ _NOTE = "ssrseg-note"
 _OURS = b"tEXtssrseg\0"
 _BEGINNING = 120  # bytes in which the stamp begins
 _END = b"IEND\xaeB`\x82"
+_LARGE = 1 << 24  # pixels
 
 
 class MaskState(Enum):
@@ -55,16 +61,21 @@ def digest_of(*parts: str) -> str:
 
 
 def write_mask(
-    path: Path, ids: UInt8[Tensor, "height width"], made_for: str, note: str = ""
+    path: Path, ids: UInt8[Tensor, "height width"] | RowsPng, made_for: str, note: str = ""
 ) -> None:
     """Write class ids as an indexed PNG in VOC's colours, stamped, whole or not at all.
 
     Args:
+        ids: They, or ``mask_rows`` that has got them row by row.
         note: Text that ``mask_note`` finds again.
 
     Raises:
         OutputError: If it cannot be written.
     """
+    if isinstance(ids, RowsPng):
+        texts = {KEY: f"{made_for} {ids.digest[:16]}"}
+        ids.save(path, texts | ({_NOTE: note} if note else {}))
+        return
     texts = {KEY: f"{made_for} {_pixels(ids.cpu().numpy())}"}
     png = class_ids_png(ids, texts | ({_NOTE: note} if note else {}))
     with atomic_write(path) as temporary:
@@ -76,12 +87,30 @@ def mask_note(path: Path) -> str:
     return _text(path, _NOTE)
 
 
-def write_confidence(path: Path, confidence: Float[Tensor, "height width"], made_for: str) -> None:
+def mask_rows(size: tuple[int, int]) -> RowsPng:
+    """A mask to which rows of class ids are added, for ``write_mask``."""
+    return RowsPng(size, voc_palette())
+
+
+def confidence_rows(size: tuple[int, int]) -> RowsPng:
+    """A confidence to which rows are added, for ``write_confidence``."""
+    return RowsPng(size)
+
+
+def write_confidence(
+    path: Path, confidence: Float[Tensor, "height width"] | RowsPng, made_for: str
+) -> None:
     """Write a confidence in [0, 1] as a grey PNG, 255 = 1, stamped with what it was made for.
+
+    Args:
+        confidence: It, or a grey PNG that has got it row by row.
 
     Raises:
         OutputError: If it cannot be written.
     """
+    if isinstance(confidence, RowsPng):
+        confidence.save(path, {KEY: made_for})
+        return
     chunks = PngInfo()
     chunks.add_text(KEY, made_for)
     grey = Image.fromarray((confidence.clamp(0, 1) * 255).round().byte().cpu().numpy())
@@ -97,11 +126,38 @@ def has_confidence(path: Path, made_for: str) -> bool:
 def _text(path: Path, keyword: str) -> str:
     """A text chunk before the pixels of a PNG that is whole, else nothing."""
     try:
-        content = path.read_bytes()
-        with QUIET, Image.open(io.BytesIO(content)) as image:
-            return str(image.info.get(keyword, "")) if content.endswith(_END) else ""
+        with path.open("rb") as file, QUIET:
+            file.seek(-len(_END), os.SEEK_END)
+            if file.read() != _END:
+                return ""
+            file.seek(0)
+            with open_png(file) as image:
+                return str(image.info.get(keyword, ""))
     except (Image.DecompressionBombError, *UNREADABLE):
         return ""
+
+
+def mask_ids(path: Path, made_for: str) -> tuple[MaskState, UInt8[Tensor, "1 _"] | None]:
+    """As ``mask_state``, but with each id that the mask shows once.
+
+    Of a large mask of ours, only some rows are in memory.
+
+    Raises:
+        DataError: If it cannot be read, and may be a person's.
+    """
+    with suppress(OSError, ValueError):
+        rows = PngRows(path)
+        stamp = rows.texts.get(KEY, "").split()
+        if rows.indexed and len(stamp) == 2 and math.prod(rows.size) > _LARGE:
+            digest, shown = hashlib.sha256(str(rows.size).encode()), np.zeros(256, np.int64)
+            for each in rows:
+                digest.update(np.ascontiguousarray(each).data)
+                shown += np.bincount(each.ravel(), minlength=256)
+            if stamp[1] == digest.hexdigest()[:16]:
+                state = MaskState.DONE if stamp[0] == made_for else MaskState.STALE
+                return state, torch.from_numpy(shown.nonzero()[0].astype(np.uint8))[None]
+    state, ids = mask_state(path, made_for)
+    return state, None if ids is None else ids.unique()[None]
 
 
 def mask_state(path: Path, made_for: str) -> tuple[MaskState, UInt8[Tensor, "height width"] | None]:
@@ -119,7 +175,7 @@ def mask_state(path: Path, made_for: str) -> tuple[MaskState, UInt8[Tensor, "hei
     except OSError as error:
         raise DataError(f"mask {path} cannot be read ({error.strerror or error}).") from error
     try:
-        with QUIET, Image.open(io.BytesIO(content)) as image:
+        with QUIET, open_png(io.BytesIO(content)) as image:
             stamp = str(image.info.get(KEY, "")).split()
             ids = np.array(image)
     except (Image.DecompressionBombError, *UNREADABLE) as error:
@@ -138,4 +194,6 @@ def mask_state(path: Path, made_for: str) -> tuple[MaskState, UInt8[Tensor, "hei
 
 
 def _pixels(ids: np.ndarray) -> str:
-    return hashlib.sha256(str(ids.shape).encode() + ids.tobytes()).hexdigest()[:16]
+    digest = hashlib.sha256(str(ids.shape).encode())
+    digest.update(np.ascontiguousarray(ids).data)
+    return digest.hexdigest()[:16]

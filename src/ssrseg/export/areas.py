@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-
+from ssrseg.data.class_ids import pixel_counts
 from ssrseg.data.csv_lines import csv_line
 from ssrseg.export.output import Output
 from ssrseg.export.source import Mask
@@ -25,7 +24,7 @@ def write_areas(
     with output.text(file) as table:
         table.write(csv_line(COLUMNS))
         for mask in masks:
-            pixels = np.bincount(mask.ids.ravel(), minlength=256)
+            pixels = pixel_counts(mask.ids)
             undecided = int(pixels[IGNORE])
             decided = mask.ids.size - undecided
             height, width = mask.ids.shape

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ssrseg.checkpoint import STATE_FILE
 from ssrseg.console import track
-from ssrseg.data.class_ids import read_class_ids
+from ssrseg.data.class_ids import pixel_counts, read_class_ids
 from ssrseg.data.classes import read_classes_txt
 from ssrseg.data.csv_lines import rows_by_name
 from ssrseg.data.files import user_path
@@ -219,7 +219,7 @@ class _Cards:
         if ids is None:
             notes.append("the mask cannot be read")
         else:
-            pixels = np.bincount(ids.ravel(), minlength=256)[1 : len(self.classes) + 1] / ids.size
+            pixels = pixel_counts(ids)[1 : len(self.classes) + 1] / ids.size
             shares = {int(index): float(pixels[index]) for index in np.flatnonzero(pixels)}
             place = self.layers.index("mask")
             layers.append(Layer(place, self.pictures.keep(ids_png(ids), "png")))
