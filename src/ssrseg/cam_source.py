@@ -196,15 +196,13 @@ class CamSource:
         kept = None if self._anew else self._kept(sample, digest)
         if kept is not None:
             return TiledCams(sample, kept, tiling, digest, True)
-        from ssrseg.photo_masks import looks
-
         with open_large(sample.image, settings.range, settings.bands) as image:
             found = tiled_look(
                 image,
                 tiling,
                 sample.labels,
                 settings.max_side,
-                lambda photos: looks(self._model, photos, sample.labels),
+                lambda photos: self._model.looks(photos, sample.labels),
             )
         return TiledCams(sample, self._keep(sample, found, digest), tiling, digest, False)
 

@@ -38,7 +38,6 @@ from ssrseg.errors import BackboneError, ConfigError, DataError, OutputError, co
 from ssrseg.model import SSR
 from ssrseg.networks.clip import ClipFeatures
 from ssrseg.networks.frozen import weights_digest
-from ssrseg.photo_masks import refuse_not_finite_cams
 
 Size = tuple[int, int]
 
@@ -311,7 +310,7 @@ def _views(
                 n_superpixels=batch.n_superpixels,
                 initial=initial,
             )
-            refuse_not_finite_cams(model, way)
+            model.refuse_not_finite(way)
             mask = way.pseudo_mask[0].cpu()
         # (patches, blocks, dim) -> (rows, columns, blocks, dim)
         tokens = torch.stack([block[0, 1:] for block in features.tokens], 1).half()

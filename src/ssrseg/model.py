@@ -7,22 +7,25 @@ CAM (SGC) -> pseudo mask: that is ``SSR.forward``. The decoder learns from these
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ssrseg.checkpoint import Checkpoint
-from ssrseg.config import Config
+from ssrseg.config import Config, PseudoConfig
 from ssrseg.data.classes import label_indices
 from ssrseg.data.images import as_photo
-from ssrseg.data.photos import Photo, PhotoBatch, join_photos
-from ssrseg.data.transforms import limit_side, resize, to_unit
+from ssrseg.data.large import HeldImage, LargeImage, Tiling, tiling_of_size
+from ssrseg.data.photos import PATCHES, Photo, PhotoBatch, join_photos
+from ssrseg.data.transforms import limit_side, patch_grid, resize, to_unit
 from ssrseg.errors import (
     BackboneError,
     CheckpointError,
@@ -55,6 +58,7 @@ from ssrseg.method.peers import (
 )
 from ssrseg.method.pseudo_mask import class_ids
 from ssrseg.method.sgc import colour_regions, corrected_cam, slic_labels, target_patches
+from ssrseg.method.tiles import Span, blended_blocks
 from ssrseg.networks.attention import mean_attention
 from ssrseg.networks.clip import ClipFeatures, FrozenCLIP
 from ssrseg.networks.decoder import Decoder
@@ -65,6 +69,7 @@ from ssrseg.networks.vocabulary import Vocabulary, refuse_lone_texts
 from ssrseg.pixel_scores import enlarged, enlarged_ids, mask_scores, sharpen_scores
 from ssrseg.results import RectifiedImage, SegmentedImage
 from ssrseg.review import Review, review_prediction
+from ssrseg.tiled import HeldRows, Look, blocks_of_cam, labelled_choice, paint, tiled_look
 
 
 @dataclass(frozen=True)
@@ -570,24 +575,63 @@ class SSR(nn.Module, Loadable):
         Raises:
             BackboneError: If CLIP gives numbers that are not finite.
         """
+        decoded, refined = self._decoded(limit_side(photo, self.test_side), crf)
+        decoded, ids, confidence = _chosen(torch.stack([decoded, refined]))
+        review = review_prediction(decoded, ids)
+        return PhotoSegments(_enlarge(ids, photo), _enlarge(confidence, photo), review)
+
+    def segment_tiles(
+        self,
+        image: LargeImage,
+        tiling: Tiling,
+        take_ids: Callable[[UInt8[np.ndarray, "rows width"]], None],
+        take_confidence: Callable[[Float[np.ndarray, "rows width"]], None] | None = None,
+        *,
+        crf: bool | None = None,
+    ) -> Review:
+        """The same of an image tile by tile; probabilities are blended where tiles overlap.
+
+        Args:
+            take_ids: Gets rows of class ids, from top to bottom.
+            take_confidence: Gets their confidence, in [0, 1].
+
+        Raises:
+            BackboneError: If CLIP gives numbers that are not finite.
+            DataError: If the image cannot be read.
+        """
+
+        def scores(rows: Span, columns: Span) -> Float[Tensor, "channels rows columns"]:
+            photo = image.window(rows, columns)
+            both = self._decoded(limit_side(photo, self.test_side), crf)
+            size = (photo.shape[0], photo.shape[1])
+            return functional.interpolate(torch.stack(both), size, mode="bilinear").flatten(0, 1)
+
+        blocks = blended_blocks(tiling.rows, tiling.columns, scores)
+        decoded, ids = paint(
+            blocks,
+            image.size,
+            lambda block: _chosen(block.unflatten(0, (2, -1))),
+            take_ids,
+            take_confidence,
+        )
+        return review_prediction(decoded, ids)
+
+    def _decoded(
+        self, photo: UInt8[Tensor, "height width 3"], crf: bool | None
+    ) -> tuple[Float[Tensor, "channels height width"], Float[Tensor, "channels height width"]]:
+        """The decoder's probabilities, and these after the DenseCRF, if it is wanted."""
         test = self.config.test
-        small = limit_side(photo, max(self.config.data.max_side, test.long_side))
-        decoded = probabilities = self.probabilities(small)
+        decoded = probabilities = self.probabilities(photo)
         if test.crf if crf is None else crf:
             probabilities = dense_crf(
-                small, probabilities.cpu(), *test.crf_parameters, iterations=test.crf_iterations
+                photo, probabilities.cpu(), *test.crf_parameters, iterations=test.crf_iterations
             )
         if not torch.isfinite(probabilities).all():
             raise BackboneError(
                 f"{self.config.backbones.clip} and the decoder give probabilities that are nan or"
                 " infinite: weights of CLIP are damaged, or too large. Copy it again."
             )
-        ids = probabilities.argmax(0).to(decoded.device)
-        # a DenseCRF is sure of everything: the decoder's own probability says more
-        confidence = decoded.gather(0, ids[None])[0]
-        ids = ids.to(torch.uint8)
-        review = review_prediction(decoded, ids)
-        return PhotoSegments(_enlarge(ids, photo), _enlarge(confidence, photo), review)
+        return decoded, probabilities.to(decoded.device)
 
     # ---- public calls: photographs in, numpy arrays out
 
@@ -629,6 +673,8 @@ class SSR(nn.Module, Loadable):
     def _rectify_photo(
         self, photo: UInt8[Tensor, "height width 3"], ids: tuple[int, ...]
     ) -> RectifiedImage:
+        if (tiling := self._tiling(photo, self.config.data.max_side)) is not None:
+            return self._rectify_tiles(photo, ids, tiling)
         # a batch of one, at the size that the settings allow
         small = limit_side(photo, self.config.data.max_side)
         superpixels = None
@@ -654,6 +700,79 @@ class SSR(nn.Module, Loadable):
             {name: _enlarge(refined_cam[slot], photo).numpy() for slot, name in enumerate(names)},
         )
 
+    def _rectify_tiles(
+        self, photo: UInt8[Tensor, "height width 3"], ids: tuple[int, ...], tiling: Tiling
+    ) -> RectifiedImage:
+        config, size, image = self.config, tiling.size, HeldImage(photo)
+        unsharpened = self.with_config(replace(config, pseudo=PseudoConfig(refine="none")))
+        side = config.data.max_side
+        found = tiled_look(image, tiling, ids, side, lambda photos: unsharpened.looks(photos, ids))
+        windows = Tiling.of(size, side, config.data.tile_overlap)
+        blocks = blocks_of_cam(image, found.refined_cam, ids, windows, config.pseudo, self.device)
+        mask, confidence = HeldRows(size, np.uint8), HeldRows(size, np.float32)
+        choose = labelled_choice(ids, config.pseudo)
+        paint(blocks, size, choose, mask.add, confidence.add)
+        names = [self.classes[index] for index in ids]
+        maps = [
+            {name: _enlarge(each, photo).numpy() for name, each in zip(names, cams, strict=True)}
+            for cams in (found.cam, found.refined_cam)
+        ]
+        everywhere = np.ones(size, bool)
+        return RectifiedImage(
+            photo.numpy(),
+            self.classes,
+            mask.values,
+            confidence.values,
+            tuple(names),
+            maps[0],
+            dict.fromkeys(names, everywhere),
+            maps[1],
+        )
+
+    def looks(
+        self, photos: Sequence[UInt8[Tensor, "height width 3"]], labels: tuple[int, ...]
+    ) -> list[Look]:
+        """CAMs and evidence of photographs of one size, such as tiles of one, with these labels.
+
+        Raises:
+            BackboneError: If the CAMs are not finite.
+        """
+        settings, sgc = self.config.data, self.config.sgc
+        most = settings.patches or PATCHES["cuda" if self.device.type == "cuda" else "cpu"]
+        small = [limit_side(photo, settings.max_side) for photo in photos]
+        grid = patch_grid((small[0].shape[0], small[0].shape[1]), self.patch_size)
+        together = max(1, most // math.prod(grid))
+        found = []
+        for first in range(0, len(small), together):
+            some = [
+                Photo(
+                    0,
+                    photo,
+                    photo,
+                    slic_labels(photo, sgc.n_segments, sgc.compactness).int()
+                    if self.wants_superpixels
+                    else None,
+                )
+                for photo in small[first : first + together]
+            ]
+            every = [labels] * len(some)
+            way = self.rectify_batch(join_photos(some, every, self.patch_size, self.device))
+            self.refuse_not_finite(way)
+            evidence = self.class_evidence(way.initial).cpu()
+            n = len(labels)  # without labels there is an empty slot
+            cams, refined = way.initial.cam[:, :n].cpu(), min_max(way.refined_cam[:, :n]).cpu()
+            found += [Look(*each) for each in zip(cams, refined, evidence, strict=True)]
+        return found
+
+    def refuse_not_finite(self, way: Rectification) -> None:
+        """Raise BackboneError if a refined CAM is nan or infinite."""
+        if not torch.isfinite(way.refined_cam).all():
+            raise BackboneError(
+                f"{self.config.backbones.clip} or {self.config.backbones.dino} gives CAMs that are"
+                " nan or infinite: its weights are damaged, or too large. Copy it again, or choose"
+                " another one."
+            )
+
     def segment(
         self, image: Any, *, crf: bool | None = None
     ) -> SegmentedImage | list[SegmentedImage]:
@@ -674,6 +793,10 @@ class SSR(nn.Module, Loadable):
     def _segment(self, image: Any, crf: bool | None) -> SegmentedImage:
         with _fp32_with_gradients(self.device):
             photo = self._photo(image)
+            if (tiling := self._tiling(photo, self.test_side)) is not None:
+                mask, sure = HeldRows(tiling.size, np.uint8), HeldRows(tiling.size, np.float32)
+                self.segment_tiles(HeldImage(photo), tiling, mask.add, sure.add, crf=crf)
+                return SegmentedImage(photo.numpy(), self.classes, mask.values, sure.values)
             found = self.segment_photo(photo, crf=crf)
         ids, confidence = found.pseudo_mask.numpy(), found.confidence.numpy()
         return SegmentedImage(photo.numpy(), self.classes, ids, confidence)
@@ -686,6 +809,11 @@ class SSR(nn.Module, Loadable):
                 f" ({self.patch_size} x {self.patch_size}). Give a larger one."
             )
         return photo
+
+    def _tiling(self, photo: UInt8[Tensor, "height width 3"], long_side: int) -> Tiling | None:
+        """How a photograph in memory is cut, by its size and the settings."""
+        size = (photo.shape[0], photo.shape[1])
+        return tiling_of_size(size, "the image", self.config.data, long_side)
 
     # ---- facts about the parts
 
@@ -709,6 +837,11 @@ class SSR(nn.Module, Loadable):
     def patch_size(self) -> int:
         """Side of a patch in pixels."""
         return self.clip.patch_size
+
+    @property
+    def test_side(self) -> int:
+        """Pixels of the longer side at which a photograph is segmented."""
+        return max(self.config.data.max_side, self.config.test.long_side)
 
     @property
     def device(self) -> torch.device:
@@ -754,6 +887,22 @@ def _not_empty(images: Sequence[Any]) -> Sequence[Any]:
     if not images:
         raise DataError("The list of images is empty. Give at least one image.")
     return images
+
+
+def _chosen(
+    both: Float[Tensor, "2 channels height width"],
+) -> tuple[
+    Float[Tensor, "channels height width"],
+    UInt8[Tensor, "height width"],
+    Float[Tensor, "height width"],
+]:
+    """The decoder's probabilities, the ids that the DenseCRF chooses, and the confidence in these.
+
+    A DenseCRF is sure of everything: the decoder's own probability says more.
+    """
+    decoded, refined = both
+    ids = refined.argmax(0)
+    return decoded, ids.to(torch.uint8), decoded.gather(0, ids[None])[0]
 
 
 def _normalise(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,16 +10,14 @@ from torch import Tensor
 
 from ssrseg.data.class_ids import read_truth
 from ssrseg.data.images import read_image
-from ssrseg.data.photos import PATCHES, Photo, PhotoBatch, join_photos
+from ssrseg.data.photos import Photo, PhotoBatch, join_photos
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.data.transforms import limit_side, patch_grid
-from ssrseg.errors import BackboneError
+from ssrseg.data.transforms import limit_side
 from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import confusion_matrix, scores, undecided_pixels
 from ssrseg.model import SSR, Rectification
 from ssrseg.pixel_scores import enlarged_ids
-from ssrseg.tiled import Look
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ def rectify_photo(
 def photo_masks(model: SSR, batch: PhotoBatch) -> list[PhotoMask]:
     """CAMs and pseudo masks of photographs of one size; BackboneError if they are not finite."""
     way = model.rectify_batch(batch)
-    refuse_not_finite_cams(model, way)
+    model.refuse_not_finite(way)
     ids, cam, refined = (each.cpu() for each in (way.pseudo_mask, way.initial.cam, way.refined_cam))
     evidence = model.class_evidence(way.initial).cpu()
     found = []
@@ -72,45 +68,6 @@ def photo_masks(model: SSR, batch: PhotoBatch) -> list[PhotoMask]:
         maps = cam[row, :n], min_max(refined[row, :n])
         found.append(PhotoMask(labels, *maps, enlarged, evidence[row], way))
     return found
-
-
-def looks(
-    model: SSR, photos: Sequence[UInt8[Tensor, "height width 3"]], labels: tuple[int, ...]
-) -> list[Look]:
-    """What is seen of photographs of one size, or of tiles of a large one, with the same classes.
-
-    BackboneError if the CAMs are not finite.
-    """
-    settings, sgc = model.config.data, model.config.sgc
-    superpixels = SuperpixelCache.of(None, sgc) if model.wants_superpixels else None
-    most = settings.patches or PATCHES["cuda" if model.device.type == "cuda" else "cpu"]
-    small = [limit_side(photo, settings.max_side) for photo in photos]
-    size = (small[0].shape[0], small[0].shape[1])
-    count = max(1, most // math.prod(patch_grid(size, model.patch_size)))
-    found = []
-    for first in range(0, len(small), count):
-        batch = [
-            Photo(0, photo, photo, None if superpixels is None else superpixels(photo))
-            for photo in small[first : first + count]
-        ]
-        every = [labels] * len(batch)
-        found += [
-            Look(each.cam, each.refined_cam, each.evidence)
-            for each in photo_masks(
-                model, join_photos(batch, every, model.patch_size, model.device)
-            )
-        ]
-    return found
-
-
-def refuse_not_finite_cams(model: SSR, way: Rectification) -> None:
-    """Raise BackboneError if a refined CAM is nan or infinite."""
-    if not torch.isfinite(way.refined_cam).all():
-        raise BackboneError(
-            f"{model.config.backbones.clip} or {model.config.backbones.dino} gives CAMs that are"
-            " nan or infinite: its weights are damaged, or too large. Copy it again, or choose"
-            " another one."
-        )
 
 
 def pseudo_mask_miou(model: SSR, data: LabelledImages, superpixels: SuperpixelCache) -> float:

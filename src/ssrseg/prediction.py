@@ -12,14 +12,16 @@ from ssrseg.config import TestConfig, load_config
 from ssrseg.console import note, steps
 from ssrseg.data.files import content_digest, user_path
 from ssrseg.data.images import check_size, read_image
+from ssrseg.data.large import Tiling, open_large, tiling_of
 from ssrseg.data.sample import Sample
+from ssrseg.data.stamped_mask import confidence_rows, mask_rows
 from ssrseg.data.walk import list_images
-from ssrseg.errors import DataError, SSRError
+from ssrseg.errors import DataError
 from ssrseg.failures import Failure
 from ssrseg.interruption import until_stopped
 from ssrseg.made_with import MadeWith
 from ssrseg.manifest import confidence_path, mask_path
-from ssrseg.mask_folder import Making, open_masks
+from ssrseg.mask_folder import Making, MaskFolder, open_masks
 from ssrseg.model import SSR
 from ssrseg.review import Review
 
@@ -60,6 +62,8 @@ def predict(
     crf: bool | None = None,
     test: TestConfig | None = None,
     value_range: tuple[float, float] | None = None,
+    bands: tuple[int, int, int] | None = None,
+    tile: str | int | None = None,
     confidence: bool = False,
     device: str = "auto",
     overwrite: bool = False,
@@ -82,6 +86,9 @@ def predict(
         test: Scales, flip and DenseCRF; None = the run's settings.
         value_range: Black and white of photographs of more than 8 bits, see ``data.range``; None =
             the run's settings.
+        bands: Which bands of TIFF files are red, green and blue, see ``data.bands``; None = the
+            run's settings.
+        tile: How large images are cut, see ``data.tile``; None = the run's settings.
         confidence: Also write ``confidence/NAME.png``, the probability of the chosen class (grey,
             255 = 1).
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -101,13 +108,14 @@ def predict(
     ssr = SSR.from_pretrained(run, clip=clip, segment_only=True, device=device)
     if test is not None:
         ssr = ssr.with_config(replace(ssr.config, test=test))
-    if value_range is not None:
-        chosen = {"data.range": list(value_range)}
+    given = {"data.range": value_range, "data.bands": bands, "data.tile": tile}
+    if chosen := {key: value for key, value in given.items() if value is not None}:
         ssr = ssr.with_config(load_config(base=ssr.config.to_dict(), overrides=chosen))
+    settings = ssr.config.data
     wanted = ssr.config.test.crf if crf is None else crf
     made_with = _made_with(ssr, run, crf=wanted)
-    settings = {"model": made_with.model, "clip": ssr.clip.digest, **made_with.settings}
-    text = "".join(f"{key}: {value}\n" for key, value in settings.items())
+    told = {"model": made_with.model, "clip": ssr.clip.digest, **made_with.settings}
+    text = "".join(f"{key}: {value}\n" for key, value in told.items())
     making = Making(
         "model",
         made_with,
@@ -125,14 +133,17 @@ def predict(
         for sample in masks.todo:
             try:
                 digest = content_digest(sample.image)
-                photo = read_image(sample.image, ssr.config.data.range)
-                check_size(photo, sample.image, ssr.patch_size)
-            except SSRError as error:
+                tiling = tiling_of(sample.image, settings, ssr.test_side)
+                if tiling is not None:
+                    _write_tiled(sample, digest, tiling, ssr, masks, crf=wanted)
+                else:
+                    photo = read_image(sample.image, settings.range, settings.bands)
+                    check_size(photo, sample.image, ssr.patch_size)
+                    found = ssr.segment_photo(photo, crf=wanted)
+                    sure = found.confidence if confidence else None
+                    masks.write(sample, found.pseudo_mask, digest, found.review, sure)
+            except DataError as error:
                 masks.fail(sample, error)
-            else:
-                found = ssr.segment_photo(photo, crf=wanted)
-                sure = found.confidence if confidence else None
-                masks.write(sample, found.pseudo_mask, digest, found.review, sure)
             progress.advance(sample.image.name)
             masks.stop_if_asked(stop)
         reviews = masks.reviewed()
@@ -152,9 +163,23 @@ def _made_with(model: SSR, run: Path, *, crf: bool) -> MadeWith:
     """All that decides a prediction beside the photograph."""
     config = model.config
     settings = {f"test.{key}": value for key, value in config.to_dict()["test"].items()}
-    settings |= {"test.crf": crf, "data.range": config.to_dict()["data"]["range"]}
+    data = config.to_dict()["data"]
+    settings |= {"test.crf": crf}
+    settings |= {f"data.{key}": data[key] for key in ("range", "bands", "tile", "tile_overlap")}
     clip = {"clip": model.clip.digest}
     return MadeWith(model.classes, settings, encoders=clip, model=model_digest(run))
+
+
+def _write_tiled(
+    sample: Sample, digest: str, tiling: Tiling, model: SSR, masks: MaskFolder, *, crf: bool
+) -> None:
+    """Make and write the mask of an image in tiles; DataError if it cannot be read."""
+    settings, wanted = model.config.data, masks.making.confidence
+    mask, sure = mask_rows(tiling.size), confidence_rows(tiling.size)
+    take = sure.add_shares if wanted else None
+    with open_large(sample.image, settings.range, settings.bands) as image:
+        review = model.segment_tiles(image, tiling, mask.add, take, crf=crf)
+    masks.write(sample, mask, digest, review, sure if wanted else None)
 
 
 def _samples(images: ImagePaths, out: Path) -> tuple[Sample, ...]:

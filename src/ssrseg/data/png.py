@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader, BytesIO
 from mmap import mmap
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, PngImagePlugin
@@ -27,7 +27,7 @@ MOST_PIXELS = 1 << 30
 """Of a mask; Pillow would refuse those of the largest images."""
 
 
-def open_png(file: BinaryIO) -> ImageFile.ImageFile:
+def open_png(file: BufferedReader | BytesIO) -> ImageFile.ImageFile:
     """Open a mask with Pillow, a PNG whatever its size.
 
     Raises:

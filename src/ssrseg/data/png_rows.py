@@ -7,8 +7,8 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -172,7 +172,7 @@ class PngRows:
                 raise ValueError(f"its pixels are damaged ({error})") from error
 
 
-def _read_chunk(file: BinaryIO, skip: bytes = b"") -> tuple[bytes, bytes]:
+def _read_chunk(file: BufferedReader, skip: bytes = b"") -> tuple[bytes, bytes]:
     head = file.read(8)
     if len(head) < 8:
         raise ValueError("it is cut short")
