@@ -16,7 +16,7 @@ from ssrseg.checkpoint import STATE_FILE
 from ssrseg.console import note, track
 from ssrseg.data.class_ids import check_class_ids, read_class_ids
 from ssrseg.data.files import content_digest, only_writer, write_text, writing
-from ssrseg.data.images import image_size
+from ssrseg.data.large import upright_size
 from ssrseg.data.notices import note_once, say_again
 from ssrseg.data.png_rows import RowsPng
 from ssrseg.data.sample import Sample
@@ -154,7 +154,7 @@ class MaskFolder:
         """Keep what a person has made, if it is of this photograph."""
         ids = read_class_ids(path)
         check_class_ids(path, ids, len(self.making.made_with.classes))
-        height, width = image_size(sample.image)
+        height, width = upright_size(sample.image)
         if tuple(ids.shape) != (height, width):
             raise DataError(
                 f"{path} was corrected by hand, and has {ids.shape[1]} x {ids.shape[0]} pixels, but"

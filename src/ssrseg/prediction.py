@@ -175,11 +175,15 @@ def _write_tiled(
 ) -> None:
     """Make and write the mask of an image in tiles; DataError if it cannot be read."""
     settings, wanted = model.config.data, masks.making.confidence
-    mask, sure = mask_rows(tiling.size), confidence_rows(tiling.size)
-    take = sure.add_shares if wanted else None
-    with open_large(sample.image, settings.range, settings.bands) as image:
+    size = tiling.size
+    with (
+        mask_rows(size) as mask,
+        confidence_rows(size) as sure,
+        open_large(sample.image, settings.range, settings.bands) as image,
+    ):
+        take = sure.add_shares if wanted else None
         review = model.segment_tiles(image, tiling, mask.add, take, crf=crf)
-    masks.write(sample, mask, digest, review, sure if wanted else None)
+        masks.write(sample, mask, digest, review, sure if wanted else None)
 
 
 def _samples(images: ImagePaths, out: Path) -> tuple[Sample, ...]:

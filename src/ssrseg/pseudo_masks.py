@@ -180,19 +180,18 @@ def _write_tiled(
     """
     sample, cams, settings, size = found.sample, found.cams, config.data, found.tiling.size
     windows = Tiling.of(size, settings.max_side, settings.tile_overlap)
-    mask, sure = mask_rows(size), confidence_rows(size)
     wanted = masks.making.confidence
-    with open_large(sample.image, settings.range, settings.bands) as image:
-        scores, ids = paint(
-            blocks_of_cam(
-                image, cams.refined_cam, sample.labels, windows, config.pseudo, torch.device(device)
-            ),
-            size,
-            labelled_choice(sample.labels, config.pseudo),
-            mask.add,
-            sure.add_shares if wanted else None,
+    with (
+        mask_rows(size) as mask,
+        confidence_rows(size) as sure,
+        open_large(sample.image, settings.range, settings.bands) as image,
+    ):
+        blocks = blocks_of_cam(
+            image, cams.refined_cam, sample.labels, windows, config.pseudo, torch.device(device)
         )
-    shown = mask.shown.tolist()
-    pair = cams.cam, cams.refined_cam
-    review = review_mask(scores, ids, pair, sample.labels, cams.evidence, classes, shown)
-    masks.write(sample, mask, found.digest, review, sure if wanted else None)
+        choose = labelled_choice(sample.labels, config.pseudo)
+        take = sure.add_shares if wanted else None
+        scores, ids = paint(blocks, size, choose, mask.add, take)
+        shown, pair = mask.shown.tolist(), (cams.cam, cams.refined_cam)
+        review = review_mask(scores, ids, pair, sample.labels, cams.evidence, classes, shown)
+        masks.write(sample, mask, found.digest, review, sure if wanted else None)

@@ -16,11 +16,11 @@ pictures = arrays(np.uint8, st.tuples(st.integers(1, 30), st.integers(1, 30)))
 @given(pictures, st.integers(1, 9), st.booleans())
 def test_rows_come_back(tmp_path_factory, ids, step, indexed):
     path = tmp_path_factory.mktemp("png") / "a.png"
-    png = RowsPng(ids.shape, voc_palette() if indexed else None)
-    for top in range(0, len(ids), step):
-        png.add(ids[top : top + step])
-    assert png.pixels.tolist() == np.bincount(ids.ravel(), minlength=256).tolist()
-    png.save(path, {"one": "é", "two": "b c"})
+    with RowsPng(ids.shape, voc_palette() if indexed else None) as png:
+        for top in range(0, len(ids), step):
+            png.add(ids[top : top + step])
+        assert png.pixels.tolist() == np.bincount(ids.ravel(), minlength=256).tolist()
+        png.save(path, {"one": "é", "two": "b c"})
     assert png_size(path) == ids.shape
     with Image.open(path) as image:
         assert image.mode == ("P" if indexed else "L")
@@ -35,9 +35,9 @@ def test_rows_come_back(tmp_path_factory, ids, step, indexed):
 
 def test_a_damaged_file_is_noticed(tmp_path):
     path = tmp_path / "a.png"
-    png = RowsPng((40, 50))
-    png.add(np.random.default_rng(0).integers(0, 9, (40, 50), np.uint8))
-    png.save(path, {"a": "b"})
+    with RowsPng((40, 50)) as png:
+        png.add(np.random.default_rng(0).integers(0, 9, (40, 50), np.uint8))
+        png.save(path, {"a": "b"})
     content = path.read_bytes()
     for at in range(0, len(content), 13):
         for damaged in (content[:at], content[:at] + bytes([content[at] ^ 5]) + content[at + 1 :]):

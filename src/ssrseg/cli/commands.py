@@ -237,6 +237,22 @@ class TrainedModel:
     """CLIP of the model: hub id or folder, if it has moved."""
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How images are read, where it is not as the model's settings say."""
+
+    value_range: Annotated[tuple[float, float] | None, Parameter(name="--range", group=METHOD)] = (
+        None
+    )
+    """Black and white of photographs of more than 8 bits, such as 0 4095. Default: as the model's
+    settings say, else by the file."""
+    bands: Annotated[tuple[int, int, int] | None, Parameter(group=METHOD)] = None
+    """Which bands of TIFF files are red, green and blue, from 1, such as 4 3 2."""
+    tile: Annotated[str | None, Parameter(group=METHOD)] = None
+    """Tiles of large images: none, auto, or their side in pixels (data.tile)."""
+
+
 @command(EVERYDAY)
 def predict(
     *,
@@ -245,9 +261,7 @@ def predict(
     out: Path,
     files: Files = Files(),
     crf: Annotated[bool | None, Parameter(group=METHOD, negative_bool="no-")] = None,
-    value_range: Annotated[
-        tuple[float, float] | None, Parameter(name="--range", group=METHOD)
-    ] = None,
+    reading: Reading = Reading(),
     device: Device = "auto",
 ) -> int:
     """Segment images with a trained model; no labels needed.
@@ -255,8 +269,6 @@ def predict(
     Args:
         out: Gets masks/, classes.txt, manifest.csv, report.html; run again to resume.
         crf: Refine with a DenseCRF. Default: as the model's settings say.
-        value_range: Black and white of photographs of more than 8 bits, such as 0 4095. Default:
-            as the model's settings say, else by the file.
     """
     chosen = images.open()
     from ssrseg.prediction import predict
@@ -268,7 +280,9 @@ def predict(
         model,
         clip=clip,
         crf=crf,
-        value_range=value_range,
+        value_range=reading.value_range,
+        bands=reading.bands,
+        tile=reading.tile,
         device=device,
         **vars(files),
     )
@@ -355,7 +369,10 @@ class ExportOptions:
 def export(
     masks: Path,
     *,
-    to: Literal["voc", "coco", "yolo", "labelstudio", "cvat", "labelme", "csv"] | None = None,
+    to: Literal[
+        "voc", "coco", "yolo", "labelstudio", "cvat", "labelme", "geotiff", "geojson", "csv"
+    ]
+    | None = None,
     out: Path | None = None,
     images: Path | None = None,
     pictures: Pictures = Pictures(),

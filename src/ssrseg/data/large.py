@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import mmap
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,14 +21,14 @@ from torch import Tensor
 from ssrseg.config import DataConfig
 from ssrseg.data.decode import QUIET, UNREADABLE
 from ssrseg.data.ignored_warnings import IgnoredWarnings
-from ssrseg.data.images import check_range, read_image
+from ssrseg.data.images import check_range, image_size, read_image
 from ssrseg.data.levels import Range
 from ssrseg.data.notices import note_once
 from ssrseg.data.pixels import Bands, PixelValues, Reading
 from ssrseg.data.png import png_exif, png_profile
 from ssrseg.data.tiff import MAGIC, describe_page, full_page, is_plain
 from ssrseg.data.transforms import limited_size
-from ssrseg.errors import DataError
+from ssrseg.errors import DataError, PackageError
 from ssrseg.method.tiles import Span, tile_spans
 
 LONG = 6000
@@ -36,6 +37,7 @@ LONG = 6000
 _STAIRS = 4  # pixels of a photograph in one of what is seen, from which on it is said
 _SAMPLE = 1024  # pixels a side from which black, white and transparency are found
 _CACHE_MB = 64
+_LARGE = 1 << 26  # pixels
 _BAND = 16  # rows of a shrunk image that are made at once
 
 
@@ -46,6 +48,7 @@ class ImageFacts:
     Attributes:
         size: Height and width, upright.
         georeferenced: It has a place on the earth.
+        turned: It is not stored upright.
         exposed: A camera wrote how long it exposed it.
         driver: GDAL's name of its format, if windows of it can be read; else empty.
         whole: What its samples mean, without any of them.
@@ -54,6 +57,7 @@ class ImageFacts:
     size: tuple[int, int]
     georeferenced: bool
     exposed: bool
+    turned: bool = False
     driver: str = ""
     whole: PixelValues | None = None
 
@@ -114,11 +118,12 @@ def tiling_of_size(
         return None
     tiling = Tiling.of(size, side, settings.tile_overlap)
     why = "is georeferenced and " if georeferenced else ""
+    stairs = max(1, longest / long_side)
     note_once(
         f"tiles of {side}",
         f"{name} {why}has {size[1]:,} x {size[0]:,} pixels: it is seen in {len(tiling):,} tiles of"
         f" {side} x {side} (data.tile = {choice}), and images like it are, too. data.tile=none sees"
-        f" the whole at {long_side} pixels, where masks have stairs of {longest / long_side:.0f}.",
+        f" the whole at {long_side} pixels, where masks have stairs of {stairs:.0f}.",
     )
     return tiling
 
@@ -164,7 +169,8 @@ def _facts(image: ImageFile.ImageFile, exif: Image.Exif, icc: bytes | None) -> I
     turned = exif.get(ExifTags.Base.Orientation, 1)
     size = (image.height, image.width)
     exposed = ExifTags.Base.ExposureTime in exif.get_ifd(ExifTags.IFD.Exif)
-    facts = ImageFacts(size[::-1] if turned in (5, 6, 7, 8) else size, False, exposed)
+    size = size[::-1] if turned in (5, 6, 7, 8) else size
+    facts = ImageFacts(size, False, exposed, turned in range(2, 9))
     plain = image.format in ("PNG", "JPEG") and image.mode in ("L", "RGB") and turned == 1
     deep = image.format == "PNG" and str(image.tile[0].args).endswith("16B")
     if not plain or deep or image.has_transparency_data:
@@ -185,7 +191,8 @@ def _tiff_facts(path: Path) -> ImageFacts:
         exposed = isinstance(exif, dict) and "ExposureTime" in exif
         turned = int(tags.valueof(274, 1))
         size = (page.imagelength, page.imagewidth)
-        facts = ImageFacts(size[::-1] if turned >= 5 else size, placed, exposed)
+        size = size[::-1] if turned >= 5 else size
+        facts = ImageFacts(size, placed, exposed, turned != 1)
         if turned != 1 or page is not file.pages[0] or not is_plain(page):
             return facts
         return replace(facts, driver="GTiff", whole=describe_page(page))
@@ -296,14 +303,9 @@ def open_large(
     if facts is None or not facts.driver:
         yield HeldImage(read_image(path, value_range, bands))
         return
-    import rasterio
-
     with ExitStack() as stack:
+        rasterio = stack.enter_context(quiet_rasterio())
         try:
-            stack.enter_context(_not_georeferenced())
-            stack.enter_context(
-                rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING=True, GDAL_CACHEMAX=_CACHE_MB)
-            )
             # no other format of GDAL's: some follow addresses that stand in a file
             dataset = stack.enter_context(rasterio.open(path, driver=facts.driver))
             image = WindowedImage(path, dataset, facts, (value_range, bands))
@@ -315,11 +317,58 @@ def open_large(
         yield image
 
 
-@cache
-def _not_georeferenced() -> IgnoredWarnings:
-    from rasterio.errors import NotGeoreferencedWarning
+@contextmanager
+def quiet_rasterio() -> Iterator[Any]:
+    """The package rasterio, which keeps little in memory and says nothing, while the block lasts.
 
-    return IgnoredWarnings((NotGeoreferencedWarning, ""))
+    Raises:
+        PackageError: If it is not installed.
+    """
+    try:
+        import rasterio
+        from rasterio.errors import NotGeoreferencedWarning
+    except ImportError as error:
+        raise PackageError(
+            "Georeferences need the package rasterio, which is not installed. Install it: pip"
+            ' install "ssrseg[geo]".'
+        ) from error
+    quiet = _ignored(NotGeoreferencedWarning)
+    settings = {"GDAL_ERROR_ON_LIBJPEG_WARNING": True, "GDAL_CACHEMAX": _CACHE_MB}
+    with quiet, rasterio.Env(**settings):
+        yield rasterio
+
+
+@cache
+def _ignored(category: type[Warning]) -> IgnoredWarnings:
+    # rasterio multiplies transforms in a way that their own package will give up
+    return IgnoredWarnings((category, ""), (PendingDeprecationWarning, r"rasterio\."))
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Height and width as ``image_size`` has them, of a large image by its header alone."""
+    try:
+        size = image_facts(path).size
+    except (Image.DecompressionBombError, *UNREADABLE):
+        size = (0, 0)
+    return size if math.prod(size) > _LARGE else image_size(path)
+
+
+def small_photo(
+    path: Path, max_side: int, value_range: Range | None = None, bands: Bands | None = None
+) -> UInt8[Tensor, "height width 3"]:
+    """A photograph to look at; a large one is shrunk to ``max_side``, some rows at a time.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    try:
+        large = math.prod(image_facts(path).size) > _LARGE
+    except (Image.DecompressionBombError, *UNREADABLE):
+        large = False
+    if not large:
+        return read_image(path, value_range, bands)
+    with open_large(path, value_range, bands) as image:
+        return shrunk(image, max_side)
 
 
 def shrunk(image: LargeImage, max_side: int) -> UInt8[Tensor, "new_height new_width 3"]:

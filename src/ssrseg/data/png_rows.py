@@ -24,7 +24,7 @@ _PIECE = 1 << 20
 
 
 class RowsPng:
-    """A grey or indexed PNG that grows row by row, and is written when it is whole.
+    """A grey or indexed PNG that grows row by row in a ``with``, and is written when it is whole.
 
     Attributes:
         size: Height and width.
@@ -39,6 +39,13 @@ class RowsPng:
         self.pixels = np.zeros(256, np.int64)
         self._packed = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115
         self._zlib, self._sum = zlib.compressobj(6), hashlib.sha256(str(size).encode())
+
+    def __enter__(self) -> RowsPng:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give up what was not saved."""
+        self._packed.close()
 
     def add(self, rows: Rows) -> None:
         """Append rows."""
@@ -63,7 +70,7 @@ class RowsPng:
         return self._sum.hexdigest()
 
     def save(self, path: Path, texts: Mapping[str, str]) -> None:
-        """Write the file, with text chunks by keyword before its pixels; it can be written once.
+        """Write the file, with text chunks by keyword before its pixels; once, all rows are there.
 
         Raises:
             OutputError: If it cannot be written.
@@ -71,7 +78,7 @@ class RowsPng:
         self._packed.write(self._zlib.flush())
         kind = _GREY if self._palette is None else _INDEXED
         head = struct.pack(">IIBBBBB", self.size[1], self.size[0], 8, kind, 0, 0, 0)
-        with atomic_write(path) as temporary, temporary.open("wb") as file, self._packed as packed:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             file.write(_SIGNATURE + _chunk(b"IHDR", head))
             for keyword, text in texts.items():
                 file.write(
@@ -79,8 +86,8 @@ class RowsPng:
                 )
             if self._palette is not None:
                 file.write(_chunk(b"PLTE", self._palette.tobytes()))
-            packed.seek(0)
-            while piece := packed.read(_PIECE):
+            self._packed.seek(0)
+            while piece := self._packed.read(_PIECE):
                 file.write(_chunk(b"IDAT", piece))
             file.write(_chunk(b"IEND", b""))
 

@@ -11,18 +11,18 @@ import hashlib
 import io
 import math
 import os
-from contextlib import suppress
+from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from ssrseg.data.class_ids import class_ids_png, voc_palette
+from ssrseg.data.class_ids import class_ids_png, pixel_counts, voc_palette
 from ssrseg.data.decode import QUIET, UNREADABLE
 from ssrseg.data.files import atomic_write
 from ssrseg.data.png import open_png
@@ -37,7 +37,7 @@ _NOTE = "ssrseg-note"
 _OURS = b"tEXtssrseg\0"
 _BEGINNING = 120  # bytes in which the stamp begins
 _END = b"IEND\xaeB`\x82"
-_LARGE = 1 << 24  # pixels
+_LARGE, _SAMPLE = 1 << 24, 2048  # pixels, and those a side of a sample
 
 
 class MaskState(Enum):
@@ -137,25 +137,52 @@ def _text(path: Path, keyword: str) -> str:
         return ""
 
 
+@dataclass(frozen=True)
+class MaskSample:
+    """A large mask of ours, of which only some rows were in memory.
+
+    Attributes:
+        size: Height and width.
+        pixels: How many pixels have each id.
+        ids: Of every n-th pixel.
+    """
+
+    state: MaskState
+    size: tuple[int, int]
+    pixels: Int[np.ndarray, " 256"]
+    ids: UInt8[np.ndarray, "_ _"]
+
+
+def sample_mask(path: Path, made_for: str = "") -> MaskSample | None:
+    """Look through a large mask row by row; None if it is not large, or not as ssrseg wrote it."""
+    try:
+        rows = PngRows(path)
+        stamp = rows.texts.get(KEY, "").split()
+        if not rows.indexed or len(stamp) != 2 or math.prod(rows.size) <= _LARGE:
+            return None
+        digest, pixels = hashlib.sha256(str(rows.size).encode()), np.zeros(256, np.int64)
+        step, top, some = -(-max(rows.size) // _SAMPLE), 0, []
+        for each in rows:
+            digest.update(np.ascontiguousarray(each).data)
+            pixels += pixel_counts(each)
+            some.append(each[-top % step :: step, ::step].copy())
+            top += len(each)
+    except (OSError, ValueError):
+        return None
+    if stamp[1] != digest.hexdigest()[:16]:
+        return None
+    state = MaskState.DONE if stamp[0] == made_for else MaskState.STALE
+    return MaskSample(state, rows.size, pixels, np.concatenate(some))
+
+
 def mask_ids(path: Path, made_for: str) -> tuple[MaskState, UInt8[Tensor, "1 _"] | None]:
     """As ``mask_state``, but with each id that the mask shows once.
-
-    Of a large mask of ours, only some rows are in memory.
 
     Raises:
         DataError: If it cannot be read, and may be a person's.
     """
-    with suppress(OSError, ValueError):
-        rows = PngRows(path)
-        stamp = rows.texts.get(KEY, "").split()
-        if rows.indexed and len(stamp) == 2 and math.prod(rows.size) > _LARGE:
-            digest, shown = hashlib.sha256(str(rows.size).encode()), np.zeros(256, np.int64)
-            for each in rows:
-                digest.update(np.ascontiguousarray(each).data)
-                shown += np.bincount(each.ravel(), minlength=256)
-            if stamp[1] == digest.hexdigest()[:16]:
-                state = MaskState.DONE if stamp[0] == made_for else MaskState.STALE
-                return state, torch.from_numpy(shown.nonzero()[0].astype(np.uint8))[None]
+    if (sample := sample_mask(path, made_for)) is not None:
+        return sample.state, torch.from_numpy(sample.pixels.nonzero()[0].astype(np.uint8))[None]
     state, ids = mask_state(path, made_for)
     return state, None if ids is None else ids.unique()[None]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ssrseg.export.areas import write_areas
 from ssrseg.export.coco import write_coco
 from ssrseg.export.cvat import check_cvat, write_cvat
+from ssrseg.export.geo import check_geojson, check_geotiff, write_geojson, write_geotiff
 from ssrseg.export.labelme import write_labelme
 from ssrseg.export.labelstudio import write_labelstudio
 from ssrseg.export.source import Mask
@@ -67,6 +68,14 @@ FORMATS = {
         "labelme {photos} --output {out} --labels {out}/labels.txt. Where photographs lie in"
         " subfolders, export with --out {photos} and leave out --output.",
         options={"tolerance": 1.0},
+    ),
+    "geotiff": Format(
+        write_geotiff, "QGIS and other programs open {out}/NAME.tif in place.", check=check_geotiff
+    ),
+    "geojson": Format(
+        write_geojson,
+        "QGIS and other programs open {out}/NAME.geojson in place (WGS 84).",
+        check=check_geojson,
     ),
     "csv": Format(write_areas, "Any spreadsheet opens it.", photos=False),
 }

@@ -12,11 +12,13 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from ssrseg.console import printable
-from ssrseg.data.images import read_image
+from ssrseg.data.class_ids import pixel_counts
+from ssrseg.data.large import small_photo
 from ssrseg.export.output import Output
 from ssrseg.export.source import Mask
 from ssrseg.method.pseudo_mask import IGNORE
 from ssrseg.overlay import HATCH_PERIOD, ids_overlay, mask_palette
+from ssrseg.report.settings import Levels
 
 LARGEST = 2000
 """Pixels of the longer side of an overlay."""
@@ -34,18 +36,26 @@ class Pictures:
     """
 
     def __init__(
-        self, output: Output, classes: tuple[str, ...], *, overlays: bool, sheet: bool
+        self,
+        output: Output,
+        classes: tuple[str, ...],
+        levels: Levels = (None, None),
+        *,
+        overlays: bool,
+        sheet: bool,
     ) -> None:
+        """``levels`` says how photographs are read."""
+        self._levels = levels
         self._output, self._overlays, self._sheet = output, overlays, sheet
         self._names = dict(enumerate(classes, 1)) | {IGNORE: "undecided"}
         self._cells: list[tuple[float, str, bytes, tuple[int, ...]]] = []
 
     def add(self, mask: Mask) -> None:
-        """Write the overlay of a mask, keep its small picture; DataError as of ``read_image``."""
+        """Write the overlay of a mask, keep its small picture; DataError without photograph."""
         if mask.photo is None or not (self._overlays or self._sheet):
             return
-        photo = Image.fromarray(read_image(mask.photo).numpy())
-        shown = tuple(each for each in np.unique(mask.ids).tolist() if each)
+        photo = Image.fromarray(small_photo(mask.photo, LARGEST, *self._levels).numpy())
+        shown = tuple(each for each in np.flatnonzero(pixel_counts(mask.ids)).tolist() if each)
         if self._overlays:
             picture = _overlay(photo, mask.ids, min(1.0, LARGEST / max(photo.size)))
             legend = _legend([self._names[each] for each in shown], shown, picture.width)
@@ -95,6 +105,7 @@ def _overlay(
     size = max(1, round(photo.width * ratio)), max(1, round(photo.height * ratio))
     if size != photo.size:
         photo = photo.resize(size, Image.Resampling.LANCZOS)
+    if ids.shape != size[::-1]:
         ids = np.asarray(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST))
     return Image.fromarray(ids_overlay(np.asarray(photo), ids, strength=0.6))
 

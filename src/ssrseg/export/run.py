@@ -21,6 +21,7 @@ from ssrseg.export.pictures import Pictures
 from ssrseg.export.source import Mask, MasksToExport, find_masks_to_export, read_mask
 from ssrseg.failures import Failure
 from ssrseg.interruption import Stop, until_stopped
+from ssrseg.report.settings import mask_facts
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def export_masks(
         steps(f"Export to {to}" if to else "Export", len(source.files)) as progress,
     ):
         output, pages = Output(target, to or "none"), Output(target, "pictures")
-        pictures = Pictures(pages, source.classes, overlays=overlays, sheet=sheet)
+        levels = mask_facts(source.root)[1]
+        pictures = Pictures(pages, source.classes, levels, overlays=overlays, sheet=sheet)
         stream = _Stream(source, form, pictures, progress, stop, photos=needed)
         if form is not None:
             form.write(stream, output, source.classes, **options)

@@ -16,8 +16,8 @@ from ssrseg.data.csv_lines import rows_by_name
 from ssrseg.data.files import content_digest, user_path
 from ssrseg.data.find_images import images_like
 from ssrseg.data.find_masks import find_masks
-from ssrseg.data.images import image_size
-from ssrseg.data.stamped_mask import MaskState, mask_state
+from ssrseg.data.large import upright_size
+from ssrseg.data.stamped_mask import MaskState, mask_ids
 from ssrseg.errors import DataError
 from ssrseg.failures import Failure, read_failures
 from ssrseg.manifest import FILE as MANIFEST
@@ -150,14 +150,14 @@ def read_mask(each: MaskFile, source: MasksToExport, *, photo: bool) -> Mask:
     """
     ids = read_class_ids(each.mask, len(source.classes))
     check_class_ids(each.mask, ids, len(source.classes))
-    by_hand = mask_state(each.mask, "")[0] is MaskState.CORRECTED
+    by_hand = mask_ids(each.mask, "")[0] is MaskState.CORRECTED
     changed = False
     if photo:
         if each.photo is None:
             raise DataError(f"Nothing says which photograph {each.mask} is of. {_MOVED}")
         if not each.photo.exists():
             raise DataError(f"{each.photo}, of which {each.mask} is, does not exist. {_MOVED}")
-        size = image_size(each.photo)
+        size = upright_size(each.photo)
         if tuple(ids.shape) != size:
             raise DataError(
                 f"{each.mask} is {ids.shape[1]} x {ids.shape[0]} pixels, its photograph"

@@ -24,10 +24,9 @@ from ssrseg.data.classes import read_classes_txt
 from ssrseg.data.csv_lines import rows_by_name
 from ssrseg.data.files import user_path
 from ssrseg.data.find_images import images_like
-from ssrseg.data.images import read_image
-from ssrseg.data.levels import Range
+from ssrseg.data.large import small_photo
 from ssrseg.data.naming import name_fault
-from ssrseg.data.stamped_mask import MaskState, mask_state
+from ssrseg.data.stamped_mask import MaskState, mask_state, sample_mask
 from ssrseg.errors import DataError, SSRError, counted
 from ssrseg.kept_cams import cams_path, read_cams
 from ssrseg.made_with import settings_file
@@ -35,14 +34,15 @@ from ssrseg.manifest import FILE as MANIFEST
 from ssrseg.manifest import confidence_path, mask_path
 from ssrseg.report.gallery import Card, Gallery, Layer, Pictures, coloured
 from ssrseg.report.page import PAGE, Report, ReportTable, Section, TableRow, write_page
-from ssrseg.report.settings import Facts, failure_section, mask_facts
-from ssrseg.report.thumbnails import ids_png, map_png, photo_jpeg, thumbnail_size
+from ssrseg.report.settings import Facts, Levels, failure_section, mask_facts
+from ssrseg.report.thumbnails import SIDE, ids_png, map_png, photo_jpeg, thumbnail_size
 from ssrseg.review import DOUBTS
 
 _ABSENT = "the mask shows nothing of a label"
 _AT_ONCE = 64  # images that wait for a thread: what is left of them when a run is stopped
 _THREADS = 8
 _CONFIDENCE_SIDE = 64
+_ENOUGH = 4  # times a thumbnail: a photograph that is shrunk to it looks the same in it
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,13 @@ def write_masks_report(out: str | Path, *, images: Path | None = None, call: str
     out = user_path(out, "masks")
     classes, rows = _read_folder(out, images)
     from_labels = settings_file(out, "labels").is_file()
-    made_with, value_range = mask_facts(out)
+    made_with, levels = mask_facts(out)
     failures, lost = failure_section(out)
     layers = ("photograph", *(("CAM", "refined CAM") if from_labels else ()), "mask")
     layers += ("confidence",) if (out / confidence_path("")).parent.is_dir() else ()
     kinds = _Kinds(classes, rows)
     pictures = Pictures(out / PAGE, len(rows))
-    maker = _Cards(out, classes, kinds, layers, pictures, value_range)
+    maker = _Cards(out, classes, kinds, layers, pictures, levels)
     looks = sorted(maker.of(rows), key=lambda look: look.place)
     gallery = Gallery(
         layers,
@@ -190,7 +190,7 @@ class _Cards:
     kinds: _Kinds
     layers: tuple[str, ...]
     pictures: Pictures
-    value_range: Range | None
+    levels: Levels
 
     def of(self, rows: Sequence[_Row]) -> Iterator[_Look]:
         """The card of each row; a signal waits for a few images at most."""
@@ -207,23 +207,23 @@ class _Cards:
             notes.append("nothing says where the photograph is")
         else:
             try:
-                photo = read_image(row.image, self.value_range).numpy()
+                photo = small_photo(row.image, _ENOUGH * SIDE, *self.levels).numpy()
             except SSRError:
                 notes.append("the photograph cannot be read any more")
             else:
                 layers.append(Layer(0, self.pictures.keep(photo_jpeg(photo), "jpg")))
                 size = thumbnail_size(*photo.shape[:2])[::-1]
         layers += self._maps(row)
-        ids, by_person = _read_mask(row.mask)
+        ids, pixels, full, by_person = _read_mask(row.mask)
         notes += ["corrected by hand"] if by_person else []
         if ids is None:
             notes.append("the mask cannot be read")
         else:
-            pixels = pixel_counts(ids)[1 : len(self.classes) + 1] / ids.size
-            shares = {int(index): float(pixels[index]) for index in np.flatnonzero(pixels)}
+            covered = pixels[1 : len(self.classes) + 1] / pixels.sum()
+            shares = {int(index): float(covered[index]) for index in np.flatnonzero(covered)}
             place = self.layers.index("mask")
             layers.append(Layer(place, self.pictures.keep(ids_png(ids), "png")))
-            size = size if layers[0].place == 0 else thumbnail_size(*ids.shape)[::-1]
+            size = size if layers[0].place == 0 else thumbnail_size(*full)[::-1]
         layers += self._confidence(row)
         labels = tuple(dict.fromkeys((*row.labels, *shares)))
         # what a person has looked at nobody needs to look at
@@ -251,7 +251,7 @@ class _Cards:
         if not path.is_file():
             return []
         try:
-            grey = Image.fromarray(read_image(path).numpy()[..., 0])
+            grey = Image.fromarray(small_photo(path, _ENOUGH * SIDE).numpy()[..., 0])
         except SSRError:
             return []
         grey.thumbnail((_CONFIDENCE_SIDE, _CONFIDENCE_SIDE), Image.Resampling.BOX)
@@ -259,14 +259,23 @@ class _Cards:
         return [Layer(self.layers.index("confidence"), self.pictures.keep(content, "png"))]
 
 
-def _read_mask(path: Path) -> tuple[np.ndarray | None, bool]:
-    """Its ids, if it can be read, and whether a person has made or changed it."""
+def _read_mask(
+    path: Path,
+) -> tuple[np.ndarray | None, np.ndarray, tuple[int, int], bool]:
+    """Its ids, if it can be read, pixels of each id, size, and whether a person has changed it.
+
+    Of a large mask of ours the ids are those of every n-th pixel.
+    """
+    if (sample := sample_mask(path)) is not None:
+        return sample.ids, sample.pixels, sample.size, False
     with suppress(SSRError):
-        state, ids = mask_state(path, "")
-        if state is MaskState.CORRECTED:
-            return read_class_ids(path).numpy(), True
-        return None if ids is None else ids.numpy(), False
-    return None, False
+        state, found = mask_state(path, "")
+        by_person = state is MaskState.CORRECTED
+        found = read_class_ids(path) if by_person else found
+        if found is not None:
+            ids = found.numpy()
+            return ids, pixel_counts(ids), (ids.shape[0], ids.shape[1]), by_person
+    return None, np.zeros(256, np.int64), (0, 0), False
 
 
 def _facts(looks: Sequence[_Look], classes: Sequence[str], failures: int, call: str) -> Facts:

@@ -5,8 +5,19 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from ssrseg.config import BY_CONTENT, SPEED_KEYS, Config, load_config, preset_names, uses_dino
+from pydantic import ValidationError
+
+from ssrseg.config import (
+    BY_CONTENT,
+    SPEED_KEYS,
+    Config,
+    DataConfig,
+    load_config,
+    preset_names,
+    uses_dino,
+)
 from ssrseg.data.levels import Range
+from ssrseg.data.pixels import Bands
 from ssrseg.errors import SSRError, counted
 from ssrseg.failures import FILE as FAILURES
 from ssrseg.failures import Failure, read_failures
@@ -25,17 +36,24 @@ def _read_config(file: Path) -> Config | None:
     return None
 
 
-def mask_facts(out: Path) -> tuple[Facts, Range | None]:
-    """What the masks of a folder were made with, and black and white of their photographs."""
+Levels = tuple[Range | None, Bands | None]
+"""Black and white of photographs, and their bands: ``data.range`` and ``data.bands``."""
+
+
+def mask_facts(out: Path) -> tuple[Facts, Levels]:
+    """What the masks of a folder were made with, and how their photographs are read."""
     config = _read_config(settings_file(out, "labels"))
     made = folder_made_with(out, "model" if config is None else "labels")
     model = (("model", made.model),) if made is not None and made.model else ()
     if config is not None:
-        return (*model, *setting_facts(config)), config.data.range
+        return (*model, *setting_facts(config)), (config.data.range, config.data.bands)
     settings = {} if made is None else made.settings
-    values = settings.get("data.range")
     text = "; ".join(f"{key} = {_text(value)}" for key, value in settings.items())
-    return (*model, ("settings", text)), None if values is None else (values[0], values[1])
+    levels: Levels = (None, None)
+    with suppress(ValidationError):  # somebody may have edited the file
+        data = DataConfig(range=settings.get("data.range"), bands=settings.get("data.bands"))
+        levels = (data.range, data.bands)
+    return (*model, ("settings", text)), levels
 
 
 def setting_facts(config: Config) -> Facts:
