@@ -107,6 +107,9 @@ OTHER: dict[str, tuple[str, ...]] = {
 ELSEWHERE = {
     "data.workers",  # change nothing but time: test_crops.py
     "data.patches",
+    "data.bands",  # of files with more than three: test_tiff.py
+    "data.tile",  # of masks and predictions: test_tiled.py
+    "data.tile_overlap",
     "backbones.clip",  # other weights
     "backbones.dino",
     "optim.features_gb",  # decides optim.features where that is auto: test_feature_cache.py

@@ -20,6 +20,7 @@ from ssrseg.data.open import open_labelled
 from ssrseg.data.stamped_mask import mask_ids, sample_mask
 from ssrseg.demo.canvas import Canvas
 from ssrseg.demo.scenes import CLASSES, _surroundings, render_scene
+from ssrseg.errors import ConfigError
 from ssrseg.model import SSR
 from ssrseg.prediction import predict
 from ssrseg.pseudo_masks import make_masks
@@ -317,10 +318,20 @@ def test_predictions_are_blended(run: Path, folder: Path) -> None:
     assert api.confidence == pytest.approx(total.amax(0).numpy(), abs=1e-5)
 
 
+def test_tiles_that_share_more_are_more(run: Path, folder: Path) -> None:
+    model = SSR.from_pretrained(run, segment_only=True)
+    found = []
+    for overlap in (0.25, 0.5):
+        data = replace(model.config.data, tile=160, tile_overlap=overlap)
+        shared = model.with_config(replace(model.config, data=data))
+        found.append(shared.segment(folder / "images" / "large.png", crf=False).confidence)
+    assert len(Tiling.of((300, 410), 160, 0.25)) == 12
+    assert len(Tiling.of((300, 410), 160, 0.5)) == 15
+    assert np.abs(found[0] - found[1]).max() > 1e-4
+
+
 def test_other_tiles_are_other_settings(run: Path, folder: Path) -> None:
     predict(folder / "images", folder / "out", run, tile=160, report=False, crf=False)
-    from ssrseg.errors import ConfigError
-
     with pytest.raises(ConfigError, match=r"data\.tile = 160 there, \"none\" now"):
         predict(folder / "images", folder / "out", run, tile="none", report=False, crf=False)
 
@@ -330,8 +341,8 @@ def test_the_default_is_said_in_the_settings() -> None:
     assert config.data.tile == "auto" and config.data.tile_overlap == 0.25
     assert load_config(overrides=["data.tile=none"]).data.tile == "none"
     assert load_config(overrides=["data.tile=1024"]).data.tile == 1024
-    with pytest.raises(Exception, match=r"data\.tile = 'off'|data\.tile = False"):
-        load_config(overrides=["data.tile=off"])
+    with pytest.raises(ConfigError, match=r"data\.tile = 'some'"):
+        load_config(overrides=["data.tile=some"])
 
 
 def test_windows_hold_no_more_than_shared_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 from ssrseg.config import Config
 from ssrseg.console import CheckResult, printable, track
 from ssrseg.data.describe import class_counts, doubtful_names
+from ssrseg.data.files import content_digest
 from ssrseg.data.images import check_size, read_image
+from ssrseg.data.large import open_large, tiling_of
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.text import quoted
 from ssrseg.data.transforms import limited_size, patch_grid
@@ -48,14 +50,17 @@ class ImageFacts:
 
     Attributes:
         size: Height and width as a viewer shows it; (0, 0) if it cannot be read.
-        content: Digest of its pixels, whatever the format of the file; empty likewise.
+        content: Digest of its pixels, whatever the format of the file, or of the file of a large
+            image; empty likewise.
         fault: Why it cannot be used; empty if it can.
+        tiles: In how many tiles it is seen; 0 = as a whole.
     """
 
     sample: Sample
     size: tuple[int, int] = (0, 0)
     content: str = ""
     fault: str = ""
+    tiles: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,14 @@ class DataCheck:
     @property
     def huge(self) -> tuple[ImageFacts, ...]:
         """Images of which much is lost when they are shrunk to ``data.max_side``."""
-        return tuple(each for each in self.usable if max(each.size) > HUGE * self.max_side)
+        return tuple(
+            each for each in self.usable if not each.tiles and max(each.size) > HUGE * self.max_side
+        )
+
+    @property
+    def tiled(self) -> tuple[ImageFacts, ...]:
+        """Images that are seen in tiles."""
+        return tuple(each for each in self.usable if each.tiles)
 
     @property
     def unseen(self) -> tuple[str, ...]:
@@ -181,8 +193,14 @@ def check_data(
 
 
 def _look(sample: Sample, config: Config, patch: int) -> ImageFacts:
+    settings = config.data
     try:
-        photo = read_image(sample.image, config.data.range, config.data.bands)
+        tiling = tiling_of(sample.image, settings, settings.max_side)
+        if tiling is not None:
+            with open_large(sample.image, settings.range, settings.bands) as image:
+                image.window((0, 1), (0, image.size[1]))
+            return ImageFacts(sample, tiling.size, content_digest(sample.image), tiles=len(tiling))
+        photo = read_image(sample.image, settings.range, settings.bands)
         content = hashlib.blake2b(photo.numpy().tobytes(), digest_size=16)
         content.update(repr(tuple(photo.shape)).encode())
         size = (photo.shape[0], photo.shape[1])
@@ -259,8 +277,18 @@ def _of_images(check: DataCheck, root: Path) -> list[CheckResult]:
             CheckResult(
                 "huge",
                 f"{_listed(root, check.huge)}: shrunk to {check.max_side} pixels (data.max_side),"
-                f" so that a patch covers up to {covers:.0f}; what is smaller is not found. Cut"
-                " them into parts if it matters",
+                f" so that a patch covers up to {covers:.0f}; what is smaller is not found. If it"
+                f" matters, have them cut into tiles (data.tile={check.max_side})",
+                grave=False,
+            )
+        )
+    if check.tiled:
+        tiles = sum(each.tiles for each in check.tiled)
+        found.append(
+            CheckResult(
+                "large",
+                f"{_listed(root, check.tiled)}: seen in {tiles:,} tiles (data.tile), whose masks"
+                f" take as long as those of {tiles:,} photographs; training shrinks them",
                 grave=False,
             )
         )

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ssrseg.config import DataConfig
 from ssrseg.data.images import read_image
-from ssrseg.data.large import HeldImage, image_facts, open_large, shrunk, tiling_of
+from ssrseg.data.large import HeldImage, read_header, open_large, shrunk, tiling_of
 from ssrseg.data.notices import say_again
 from ssrseg.data.transforms import limit_side
 from ssrseg.errors import DataError
@@ -114,14 +114,14 @@ def test_an_image_is_shrunk_some_rows_at_a_time(side):
 def test_facts_of_headers(tmp_path):
     geo = tmp_path / "a.tif"
     tifffile.imwrite(geo, picture(), photometric="rgb", extratags=[*GEO.values()])
-    facts = image_facts(geo)
+    facts = read_header(geo)
     assert facts.size == (90, 130) and facts.georeferenced and not facts.exposed
     camera = tmp_path / "b.jpg"
     exif = Image.Exif()
     exif.get_ifd(0x8769)[33434] = (1, 250)
     exif[274] = 6
     Image.fromarray(picture()).save(camera, exif=exif)
-    facts = image_facts(camera)
+    facts = read_header(camera)
     assert facts.size == (130, 90) and facts.exposed and not facts.georeferenced
     assert not facts.driver  # turned: read as a whole
 

@@ -45,9 +45,9 @@ def print_check(
                 grave=False,
             )
         )
-    elif found.usable and not found.fault:
-        sizes = [each.size for each in found.usable]
-        usable = replace(data, samples=tuple(each.sample for each in found.usable))
+    elif (seen_whole := [each for each in found.usable if not each.tiles]) and not found.fault:
+        sizes = [each.size for each in seen_whole]
+        usable = replace(data, samples=tuple(each.sample for each in seen_whole))
         try:
             costs = estimate(usable, sizes, encoders.config, Path.cwd(), device=device)
             results += _room(costs, device)

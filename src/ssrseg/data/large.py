@@ -37,12 +37,12 @@ LONG = 6000
 _STAIRS = 4  # pixels of a photograph in one of what is seen, from which on it is said
 _SAMPLE = 1024  # pixels a side from which black, white and transparency are found
 _CACHE_MB = 64
-_LARGE = 1 << 26  # pixels
+_LARGE = 1 << 24  # pixels
 _BAND = 16  # rows of a shrunk image that are made at once
 
 
 @dataclass(frozen=True)
-class ImageFacts:
+class Header:
     """What the header of an image file says.
 
     Attributes:
@@ -94,7 +94,7 @@ def tiling_of(path: Path, settings: DataConfig, long_side: int) -> Tiling | None
         long_side: Longer side in pixels at which the whole would be seen, and of a tile by itself.
     """
     try:
-        facts = image_facts(path)
+        facts = read_header(path)
     except (Image.DecompressionBombError, *UNREADABLE):
         return None  # whoever reads it says what is wrong
     return tiling_of_size(facts.size, path, settings, long_side, facts)
@@ -105,7 +105,7 @@ def tiling_of_size(
     name: Path | str,
     settings: DataConfig,
     long_side: int,
-    facts: ImageFacts | None = None,
+    facts: Header | None = None,
 ) -> Tiling | None:
     """The same of an image in memory, of which nothing but its size is known."""
     longest, choice = max(size), settings.tile
@@ -140,7 +140,7 @@ def _say_shrunk(size: tuple[int, int], name: Path | str, long_side: int, *, expo
         )
 
 
-def image_facts(path: Path) -> ImageFacts:
+def read_header(path: Path) -> Header:
     """Size and origin of an image by its header.
 
     Raises:
@@ -165,12 +165,12 @@ def image_facts(path: Path) -> ImageFacts:
             return _facts(image, image.getexif(), None)
 
 
-def _facts(image: ImageFile.ImageFile, exif: Image.Exif, icc: bytes | None) -> ImageFacts:
+def _facts(image: ImageFile.ImageFile, exif: Image.Exif, icc: bytes | None) -> Header:
     turned = exif.get(ExifTags.Base.Orientation, 1)
     size = (image.height, image.width)
     exposed = ExifTags.Base.ExposureTime in exif.get_ifd(ExifTags.IFD.Exif)
     size = size[::-1] if turned in (5, 6, 7, 8) else size
-    facts = ImageFacts(size, False, exposed, turned in range(2, 9))
+    facts = Header(size, False, exposed, turned in range(2, 9))
     plain = image.format in ("PNG", "JPEG") and image.mode in ("L", "RGB") and turned == 1
     deep = image.format == "PNG" and str(image.tile[0].args).endswith("16B")
     if not plain or deep or image.has_transparency_data:
@@ -180,7 +180,7 @@ def _facts(image: ImageFile.ImageFile, exif: Image.Exif, icc: bytes | None) -> I
     return replace(facts, driver=str(image.format), whole=whole)
 
 
-def _tiff_facts(path: Path) -> ImageFacts:
+def _tiff_facts(path: Path) -> Header:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
@@ -192,7 +192,7 @@ def _tiff_facts(path: Path) -> ImageFacts:
         turned = int(tags.valueof(274, 1))
         size = (page.imagelength, page.imagewidth)
         size = size[::-1] if turned >= 5 else size
-        facts = ImageFacts(size, placed, exposed, turned != 1)
+        facts = Header(size, placed, exposed, turned != 1)
         if turned != 1 or page is not file.pages[0] or not is_plain(page):
             return facts
         return replace(facts, driver="GTiff", whole=describe_page(page))
@@ -221,7 +221,7 @@ class WindowedImage:
     """
 
     def __init__(
-        self, path: Path, dataset: Any, facts: ImageFacts, levels: tuple[Range | None, Bands | None]
+        self, path: Path, dataset: Any, facts: Header, levels: tuple[Range | None, Bands | None]
     ) -> None:
         assert facts.whole is not None
         self.size, self._path, self._dataset = facts.size, path, dataset
@@ -297,7 +297,7 @@ def open_large(
     facts = None
     if importlib.util.find_spec("rasterio"):
         try:
-            facts = image_facts(path)
+            facts = read_header(path)
         except (Image.DecompressionBombError, *UNREADABLE):
             facts = None  # read_image says what is wrong
     if facts is None or not facts.driver:
@@ -347,7 +347,7 @@ def _ignored(category: type[Warning]) -> IgnoredWarnings:
 def upright_size(path: Path) -> tuple[int, int]:
     """Height and width as ``image_size`` has them, of a large image by its header alone."""
     try:
-        size = image_facts(path).size
+        size = read_header(path).size
     except (Image.DecompressionBombError, *UNREADABLE):
         size = (0, 0)
     return size if math.prod(size) > _LARGE else image_size(path)
@@ -362,7 +362,7 @@ def small_photo(
         DataError: If it cannot be read.
     """
     try:
-        large = math.prod(image_facts(path).size) > _LARGE
+        large = math.prod(read_header(path).size) > _LARGE
     except (Image.DecompressionBombError, *UNREADABLE):
         large = False
     if not large:

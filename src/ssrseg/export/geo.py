@@ -10,7 +10,7 @@ import numpy as np
 
 from ssrseg.data.class_ids import voc_palette
 from ssrseg.data.csv_lines import csv_line
-from ssrseg.data.large import image_facts, quiet_rasterio
+from ssrseg.data.large import read_header, quiet_rasterio
 from ssrseg.errors import DataError
 from ssrseg.export.output import Output
 from ssrseg.export.source import Mask
@@ -116,7 +116,7 @@ def _place(mask: Mask) -> tuple[Any, Any]:
     assert mask.photo is not None
     with quiet_rasterio() as rasterio:
         try:
-            turned = image_facts(mask.photo).turned
+            turned = read_header(mask.photo).turned
             with rasterio.open(mask.photo) as file:
                 crs, transform, size = file.crs, file.transform, (file.height, file.width)
         except OSError as error:

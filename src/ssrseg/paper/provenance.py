@@ -71,7 +71,8 @@ def run_settings(config: Config, supervision: Supervision = "labels") -> dict[st
 def scoring_settings(config: Config, measure: Measure) -> dict[str, Any]:
     """The settings that decide a figure when the trained parts are there."""
     if measure == "segmentation":
-        sections = ("test", "data.norm", "data.max_side", "data.range", "backbones")
+        data = ("norm", "max_side", "tile", "tile_overlap", "range", "bands")
+        sections = ("test", "backbones", *(f"data.{key}" for key in data))
         kept = deciding_settings(config, set())
         return {key: value for key, value in kept.items() if key.startswith(sections)}
     ignored = _CROPS | {"optim", "decoder", "test"}
