@@ -15,6 +15,7 @@ from ssrseg import tiled as module
 from ssrseg.config import load_config
 from ssrseg.data import large
 from ssrseg.data.class_ids import read_class_ids
+from ssrseg.data.images import read_image
 from ssrseg.data.large import HeldImage, Tiling
 from ssrseg.data.open import open_labelled
 from ssrseg.data.stamped_mask import mask_ids, sample_mask
@@ -218,6 +219,25 @@ def test_a_mask_in_windows(
     assert (again.written, again.from_kept_cams) == (1, 1) and mask.read_bytes() == content
 
 
+def test_a_large_image_without_a_label(folder: Path, clip_dir: Path, dino_dir: Path) -> None:
+    (folder / "labels.csv").write_text("image,labels\nimages/large.png,none\nimages/small.png,dog\n")
+    config = tiny_config(clip_dir, dino_dir, *TINY, "data.tile=160")
+    result = make_masks(folder, folder / "out", config, report=False)
+    assert result.written == 2 and result.failures == ()
+    assert not read_class_ids(folder / "out" / "masks" / "large.png").any()
+
+
+def test_a_large_image_that_breaks_off_is_listed(
+    folder: Path, clip_dir: Path, dino_dir: Path
+) -> None:
+    path = folder / "images" / "large.png"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    config = tiny_config(clip_dir, dino_dir, *TINY, "data.tile=160")
+    result = make_masks(folder, folder / "out", config, report=False)
+    (failure,) = result.failures
+    assert result.written == 1 and "damaged or cut short" in failure.reason
+
+
 def test_windows_without_refinement_are_one_pass(
     folder: Path, clip_dir: Path, dino_dir: Path
 ) -> None:
@@ -288,7 +308,7 @@ def test_predictions_are_blended(run: Path, folder: Path) -> None:
     config = model.config
     model = model.with_config(replace(config, data=replace(config.data, tile=160)))
     # by hand: the weighted mean of the tiles' probabilities
-    photo = model._photo(folder / "images" / "large.png")
+    photo = read_image(folder / "images" / "large.png")
     tiling = Tiling.of((300, 410), 160, 0.25)
     total = torch.zeros(len(model.classes) + 1, 300, 410)
     weights = torch.zeros(300, 410)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ssrseg.data.files import atomic_write
 
-_LARGEST = 1 << 28  # bytes of all arrays; a hundred classes on the largest grid have half of that
+_LARGEST = 1 << 31  # bytes of all arrays: fifty classes on the grid of 20,000 x 20,000 pixels
 
 
 @dataclass(frozen=True)

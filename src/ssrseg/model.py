@@ -8,6 +8,7 @@ CAM (SGC) -> pseudo mask: that is ``SSR.forward``. The decoder learns from these
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,8 +23,16 @@ from torch.nn import functional
 from ssrseg.checkpoint import Checkpoint
 from ssrseg.config import Config, PseudoConfig
 from ssrseg.data.classes import label_indices
+from ssrseg.data.files import user_path
 from ssrseg.data.images import as_photo
-from ssrseg.data.large import HeldImage, LargeImage, Tiling, tiling_of_size
+from ssrseg.data.large import (
+    HeldImage,
+    LargeImage,
+    Tiling,
+    open_large,
+    tiling_of,
+    tiling_of_size,
+)
 from ssrseg.data.photos import PATCHES, Photo, PhotoBatch, join_photos
 from ssrseg.data.transforms import limit_side, patch_grid, resize, to_unit
 from ssrseg.errors import (
@@ -668,13 +677,14 @@ class SSR(nn.Module, Loadable):
             )
         ids = label_indices(labels, self.classes)
         with _fp32_with_gradients(self.device):
-            return self._rectify_photo(self._photo(image), ids)
+            photo, tiling = self._photo(image, self.config.data.max_side)
+            if tiling is not None:
+                return self._rectify_tiles(photo, ids, tiling)
+            return self._rectify_photo(photo, ids)
 
     def _rectify_photo(
         self, photo: UInt8[Tensor, "height width 3"], ids: tuple[int, ...]
     ) -> RectifiedImage:
-        if (tiling := self._tiling(photo, self.config.data.max_side)) is not None:
-            return self._rectify_tiles(photo, ids, tiling)
         # a batch of one, at the size that the settings allow
         small = limit_side(photo, self.config.data.max_side)
         superpixels = None
@@ -792,8 +802,8 @@ class SSR(nn.Module, Loadable):
 
     def _segment(self, image: Any, crf: bool | None) -> SegmentedImage:
         with _fp32_with_gradients(self.device):
-            photo = self._photo(image)
-            if (tiling := self._tiling(photo, self.test_side)) is not None:
+            photo, tiling = self._photo(image, self.test_side)
+            if tiling is not None:
                 mask, sure = HeldRows(tiling.size, np.uint8), HeldRows(tiling.size, np.float32)
                 self.segment_tiles(HeldImage(photo), tiling, mask.add, sure.add, crf=crf)
                 return SegmentedImage(photo.numpy(), self.classes, mask.values, sure.values)
@@ -801,19 +811,26 @@ class SSR(nn.Module, Loadable):
         ids, confidence = found.pseudo_mask.numpy(), found.confidence.numpy()
         return SegmentedImage(photo.numpy(), self.classes, ids, confidence)
 
-    def _photo(self, image: Any) -> UInt8[Tensor, "height width 3"]:
-        photo = as_photo(image, self.config.data.range, self.config.data.bands)
+    def _photo(
+        self, image: Any, long_side: int
+    ) -> tuple[UInt8[Tensor, "height width 3"], Tiling | None]:
+        """A photograph in memory, and how it is cut; None = the whole is seen at ``long_side``."""
+        settings = self.config.data
+        if isinstance(image, str | os.PathLike):
+            path = user_path(image, "an image")
+            if (tiling := tiling_of(path, settings, long_side)) is not None:
+                with open_large(path, settings.range, settings.bands) as large:
+                    return large.window((0, tiling.size[0]), (0, tiling.size[1])), tiling
+        photo = as_photo(image, settings.range, settings.bands)
         if min(photo.shape[:2]) < self.patch_size:
             raise DataError(
                 f"The image is {photo.shape[1]} x {photo.shape[0]} pixels, smaller than a patch"
                 f" ({self.patch_size} x {self.patch_size}). Give a larger one."
             )
-        return photo
-
-    def _tiling(self, photo: UInt8[Tensor, "height width 3"], long_side: int) -> Tiling | None:
-        """How a photograph in memory is cut, by its size and the settings."""
+        if isinstance(image, str | os.PathLike):
+            return photo, None
         size = (photo.shape[0], photo.shape[1])
-        return tiling_of_size(size, "the image", self.config.data, long_side)
+        return photo, tiling_of_size(size, "the image", settings, long_side)
 
     # ---- facts about the parts
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ssrseg.config import DataConfig
 from ssrseg.data.images import read_image
-from ssrseg.data.large import HeldImage, read_header, open_large, shrunk, tiling_of
+from ssrseg.data.large import HeldImage, open_large, read_header, shrunk, tiling_of
 from ssrseg.data.notices import say_again
 from ssrseg.data.transforms import limit_side
 from ssrseg.errors import DataError

@@ -249,7 +249,7 @@ class Reading:
     settings say, else by the file."""
     bands: Annotated[tuple[int, int, int] | None, Parameter(group=METHOD)] = None
     """Which bands of TIFF files are red, green and blue, from 1, such as 4 3 2."""
-    tile: Annotated[str | None, Parameter(group=METHOD)] = None
+    tile: Annotated[int | Literal["none", "auto"] | None, Parameter(group=METHOD)] = None
     """Tiles of large images: none, auto, or their side in pixels (data.tile)."""
 
 

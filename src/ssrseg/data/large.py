@@ -133,7 +133,7 @@ def _say_shrunk(size: tuple[int, int], name: Path | str, long_side: int, *, expo
     if stairs >= _STAIRS:
         why = ", exposed by a camera," if exposed and max(size) > LONG else ""
         note_once(
-            f"stairs {stairs:.0f}",
+            f"stairs{why}",
             f"{name}{why} has {size[1]:,} x {size[0]:,} pixels: the whole is seen at {long_side},"
             f" so that its mask has stairs of {stairs:.0f} pixels, and so have those of images like"
             f" it. If its objects are small, cut it into tiles: data.tile={long_side}.",

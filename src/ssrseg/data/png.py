@@ -69,7 +69,7 @@ def check_png(image: Image.Image, content: bytes) -> None:
 
 def png_profile(image: Image.Image, content: bytes | mmap, name: str) -> bytes | None:
     """The ICC profile that a PNG carries, or one of what it says of its colours otherwise."""
-    bodies = {kind: body for kind, body, _ in _chunks(content) if kind != b"IDAT"}
+    bodies = {kind: body for kind, body, _ in _chunks(content, pixels=False)}
     embedded: bytes | None = image.info.get("icc_profile")
     code = bodies.get(b"cICP", b"")
     if len(code) == 4:
@@ -99,16 +99,17 @@ def grey_step(content: bytes) -> int:
 
 def png_exif(content: bytes | mmap) -> bytes:
     """The EXIF block, wherever it stands; empty if there is none."""
-    return next((body for kind, body, _ in _chunks(content) if kind == b"eXIf"), b"")
+    return next((body for kind, body, _ in _chunks(content, pixels=False) if kind == b"eXIf"), b"")
 
 
-def _chunks(content: bytes | mmap) -> Iterator[tuple[bytes, bytes, int]]:
-    """Name, content and checksum of each chunk that is whole."""
+def _chunks(content: bytes | mmap, *, pixels: bool = True) -> Iterator[tuple[bytes, bytes, int]]:
+    """Name, content and checksum of each chunk that is whole, with or without those of pixels."""
     at = 8
     while at + 12 <= len(content):
         end = at + 8 + int.from_bytes(content[at : at + 4], "big")
         if end + 4 > len(content):
             break
-        checksum = int.from_bytes(content[end : end + 4], "big")
-        yield content[at + 4 : at + 8], content[at + 8 : end], checksum
+        kind = content[at + 4 : at + 8]
+        if pixels or kind != b"IDAT":
+            yield kind, content[at + 8 : end], int.from_bytes(content[end : end + 4], "big")
         at = end + 4

@@ -10,7 +10,7 @@ import numpy as np
 
 from ssrseg.data.class_ids import voc_palette
 from ssrseg.data.csv_lines import csv_line
-from ssrseg.data.large import read_header, quiet_rasterio
+from ssrseg.data.large import quiet_rasterio, read_header
 from ssrseg.errors import DataError
 from ssrseg.export.output import Output
 from ssrseg.export.source import Mask

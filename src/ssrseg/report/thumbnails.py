@@ -42,7 +42,14 @@ def photo_jpeg(photo: UInt8[np.ndarray, "height width 3"]) -> bytes:
 
 
 def map_png(values: Float[np.ndarray, "grid_h grid_w"]) -> bytes:
-    """A map in [0, 1] at its own size, in the colours of ``heat``; what is no number is 0."""
+    """A map in [0, 1] at its own size, in the colours of ``heat``; what is no number is 0.
+
+    One of a large image is shrunk.
+    """
+    if max(values.shape) > SIDE:
+        height, width = thumbnail_size(*values.shape)
+        small = Image.fromarray(values.astype(np.float32))
+        values = np.asarray(small.resize((width, height), Image.Resampling.BOX))
     levels = np.rint(np.nan_to_num(values).clip(0, 1) * (LEVELS - 1)).astype(np.uint8)
     return _indexed_png(levels, _heat_colours())
 
