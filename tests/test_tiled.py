@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command import exit_code
 from PIL import Image
 from tiny_encoders import tiny_config
 
@@ -380,3 +381,37 @@ def test_windows_hold_no_more_than_shared_rows(monkeypatch: pytest.MonkeyPatch) 
     rows: list[int] = []
     module.paint(blocks, size, choose, lambda ids: rows.append(ids.shape[0]))
     assert sum(rows) == 1300 and max(rows) <= tile and max(made) <= 3 * tile * tile
+
+
+def test_a_georeferenced_scene_of_many_bands(run: Path, tmp_path: Path) -> None:
+    """From a GeoTIFF of five deep bands to masks where it lies, by the commands alone."""
+    rasterio = pytest.importorskip("rasterio")
+    place = rasterio.transform.Affine(10, 0, 300_000, 0, -10, 5_000_000)
+    bands = np.random.default_rng(0).integers(0, 3000, (5, 80, 100)).astype(np.uint16)
+    bands = np.kron(bands, np.ones((1, 8, 8), np.uint16))
+    form = {"driver": "GTiff", "height": 640, "width": 800, "count": 5, "dtype": "uint16"}
+    scene = tmp_path / "scenes" / "scene.tif"
+    scene.parent.mkdir()
+    with rasterio.open(scene, "w", crs="EPSG:32632", transform=place, **form) as file:
+        file.write(bands)
+    out = tmp_path / "out"
+    command = ("predict", "--images", scene.parent, "--model", run, "--out", out, "--no-crf")
+    assert exit_code(*command) == 3
+    assert "has 5 bands, and nothing says which" in (out / "failures.csv").read_text()
+    reading = ("--bands", "5", "3", "1", "--range", "0", "3000", "--tile", "256")
+    out = tmp_path / "again"
+    command = ("predict", "--images", scene.parent, "--model", run, "--out", out, "--no-crf")
+    assert exit_code(*command, *reading) == 0
+    ids = read_class_ids(out / "masks" / "scene.png").numpy()
+    model = SSR.from_pretrained(run, segment_only=True)
+    data = replace(model.config.data, bands=(5, 3, 1), range=(0.0, 3000.0), tile=256)
+    model = model.with_config(replace(model.config, data=data))
+    assert (model.segment(scene, crf=False).mask == ids).all()
+    rgb = np.rint(bands[[4, 2, 0]].transpose(1, 2, 0) / 3000 * 255).astype(np.uint8)
+    assert (model.segment(rgb, crf=False).mask == ids).all()
+    assert exit_code("export", out, "--to", "geotiff") == 0
+    with rasterio.open(out / "export" / "geotiff" / "scene.tif") as file:
+        assert (file.crs, file.transform) == (rasterio.crs.CRS.from_epsg(32632), place)
+        assert (file.read(1) == ids).all()
+    assert exit_code("export", out, "--sheet", "--overlays") == 0
+    assert (out / "export" / "overlays" / "scene.jpg").is_file()
