@@ -49,16 +49,14 @@ class Sums:
     cells: int = 0
 
 
-def cells_of(
-    small: torch.Tensor, segments: int, compactness: float, how: tuple[int, float]
-) -> np.ndarray:
+def cells_of(small: torch.Tensor, settings: SgcConfig, iterations: int, scale: float) -> np.ndarray:
     """Superpixels of a photograph, at its own size."""
-    iterations, scale = how
     size = small.shape[:2]
     if scale < 1:
         small = resize(small, (round(size[0] * scale), round(size[1] * scale)), bicubic=False)
     found = slic(
-        small.numpy(), n_segments=settings.n_segments, compactness=settings.compactness, max_num_iter=iterations,
+        small.numpy(), n_segments=settings.n_segments, compactness=settings.compactness,
+        max_num_iter=iterations,
         sigma=0, convert2lab=True, enforce_connectivity=True, start_label=0,
     )  # fmt: skip
     if scale == 1:
@@ -108,10 +106,10 @@ def main() -> None:
             )
     n = min(chosen.images, len(data))
     for name, found in sums.items():
-        recall = found.hits / max(1, found.edges)
+        recall, equal = found.hits / max(1, found.edges), found.equal / found.pixels
         print(
             f"{name:26} {1e3 * found.seconds / n:6.0f} ms  {found.cells / n:5.0f} superpixels"
-            f"  recall {100 * recall:5.1f} %  equal pixels {100 * found.equal / found.pixels:6.2f} %"
+            f"  recall {100 * recall:5.1f} %  equal pixels {100 * equal:6.2f} %"
         )
 
 
