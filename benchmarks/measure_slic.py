@@ -19,7 +19,7 @@ from scipy import ndimage
 from skimage.segmentation import find_boundaries, slic
 from torch.nn import functional
 
-from ssrseg.config import load_config
+from ssrseg.config import SgcConfig, load_config
 from ssrseg.data.class_ids import read_class_ids
 from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
