@@ -221,7 +221,9 @@ def test_a_mask_in_windows(
 
 
 def test_a_large_image_without_a_label(folder: Path, clip_dir: Path, dino_dir: Path) -> None:
-    (folder / "labels.csv").write_text("image,labels\nimages/large.png,none\nimages/small.png,dog\n")
+    (folder / "labels.csv").write_text(
+        "image,labels\nimages/large.png,none\nimages/small.png,dog\n"
+    )
     config = tiny_config(clip_dir, dino_dir, *TINY, "data.tile=160")
     result = make_masks(folder, folder / "out", config, report=False)
     assert result.written == 2 and result.failures == ()

@@ -285,6 +285,9 @@ class Loadable(
                 f"with_config takes settings, not {config!r}. Give ssrseg.load_config(preset,"
                 " overrides=[...]), or dataclasses.replace(model.config, ...)."
             )
+        if config.backbones.precision == "auto":  # settled, when the encoders were loaded
+            settled = replace(config.backbones, precision=self.config.backbones.precision)
+            config = replace(config, backbones=settled)
         for section in ("backbones", "prompts"):
             if getattr(config, section) != getattr(self.config, section):
                 raise ValueError(
@@ -473,7 +476,7 @@ def encoders_on_disk(config: Config) -> EncodersOnDisk:
     folders = {name: folder_on_disk(source) for name, source in wanted.items()}
     found = {name: folder for name, folder in folders.items() if folder is not None}
     patch = 16
-    with suppress(JsonError, OSError, KeyError, TypeError):
+    with suppress(JsonError, OSError, KeyError, TypeError, ValueError, OverflowError):
         patch = max(1, int(read_json(found["clip"] / "config.json")["vision_config"]["patch_size"]))
     missing = tuple(wanted[name] for name in wanted if name not in found)
     # hub ids in the cache by their folder, so that nobody asks the hub for a newer one

@@ -7,8 +7,9 @@ imports neither the model nor the library of the encoders before a CAM is missin
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,6 +27,7 @@ from ssrseg.errors import DataError
 from ssrseg.failures import Failure
 from ssrseg.interruption import until_stopped
 from ssrseg.kept_cams import cams_path
+from ssrseg.made_with import folder_made_with
 from ssrseg.manifest import confidence_path, mask_path
 from ssrseg.mask_folder import Making, MaskFolder, open_masks
 from ssrseg.method.evidence import pixel_confidence
@@ -106,7 +108,7 @@ def make_masks(
         OutputError: If another process writes into ``out``, or the disk takes nothing.
     """
     start, out, device = time.monotonic(), user_path(out, "masks"), pick_device(device)
-    data, config = labelled_images(data), settled_precision(config_of(config), device)
+    data, config = labelled_images(data), _settled(config_of(config), out, device)
     source = CamSource(
         data,
         out,
@@ -195,3 +197,12 @@ def _write_tiled(
         shown, pair = mask.shown.tolist(), (cams.cam, cams.refined_cam)
         review = review_mask(scores, ids, pair, sample.labels, cams.evidence, classes, shown)
         masks.write(sample, mask, found.digest, review, sure if wanted else None)
+
+
+def _settled(config: Config, out: Path, device: str) -> Config:
+    """The settings with the arithmetic that the masks in ``out`` began with, or a choice."""
+    earlier = folder_made_with(out, "labels")
+    if config.backbones.precision == "auto" and earlier is not None:
+        begun: Any = earlier.settings.get("backbones.precision", "auto")
+        config = replace(config, backbones=replace(config.backbones, precision=begun))
+    return settled_precision(config, device)

@@ -252,7 +252,7 @@ def train(
     device = pick_device(device)
     say_again()
     data, given = labelled_images(data), config_of(config)
-    config = resolved(settled_precision(given, device), len(data))
+    config = resolved(given, len(data))
     _check_arguments(supervision, stop_after)
     superpixels = SuperpixelCache.of(cache or out / "superpixels", config.sgc)
     if supervision == "full":
@@ -268,6 +268,7 @@ def train(
         )
         total = run.schedule.total
         run, earlier = _earlier_run(run, given)  # first, as what follows takes time
+        run = replace(run, config=settled_precision(run.config, device))
         model = SSR.from_config(
             run.config,
             data.classes,
