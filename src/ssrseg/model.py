@@ -547,8 +547,8 @@ class SSR(nn.Module, Loadable):
         Raises:
             BackboneError: If CLIP gives numbers that are not finite.
         """
-        decoded, refined = self._decoded(limit_side(photo, self.test_side), crf)
-        decoded, ids, confidence = _chosen(torch.stack([decoded, refined]))
+        found = self._decoded(limit_side(photo, self.test_side), crf)
+        decoded, ids, confidence = _chosen(found)
         review = review_prediction(decoded, ids)
         return PhotoSegments(_enlarge(ids, photo), _enlarge(confidence, photo), review)
 
@@ -574,15 +574,15 @@ class SSR(nn.Module, Loadable):
 
         def scores(rows: Span, columns: Span) -> Float[Tensor, "channels rows columns"]:
             photo = image.window(rows, columns)
-            both = self._decoded(limit_side(photo, self.test_side), crf)
+            found = self._decoded(limit_side(photo, self.test_side), crf)
             size = (photo.shape[0], photo.shape[1])
-            return functional.interpolate(torch.stack(both), size, mode="bilinear").flatten(0, 1)
+            return functional.interpolate(found, size, mode="bilinear").flatten(0, 1)
 
         blocks = blended_blocks(tiling.rows, tiling.columns, scores)
         decoded, ids = paint(
             blocks,
             image.size,
-            lambda block: _chosen(block.unflatten(0, (2, -1))),
+            lambda block: _chosen(block.unflatten(0, (-1, self.n_classes + 1))),
             take_ids,
             take_confidence,
         )
@@ -590,20 +590,22 @@ class SSR(nn.Module, Loadable):
 
     def _decoded(
         self, photo: UInt8[Tensor, "height width 3"], crf: bool | None
-    ) -> tuple[Float[Tensor, "channels height width"], Float[Tensor, "channels height width"]]:
-        """The decoder's probabilities, and these after the DenseCRF, if it is wanted."""
+    ) -> Float[Tensor, "kinds channels height width"]:
+        """The decoder's probabilities, then those after the DenseCRF, if it is wanted."""
         test = self.config.test
-        decoded = probabilities = self.probabilities(photo)
+        decoded = self.probabilities(photo)
+        found = decoded[None]
         if test.crf if crf is None else crf:
-            probabilities = dense_crf(
-                photo, probabilities.cpu(), *test.crf_parameters, iterations=test.crf_iterations
+            refined = dense_crf(
+                photo, decoded.cpu(), *test.crf_parameters, iterations=test.crf_iterations
             )
-        if not torch.isfinite(probabilities).all():
+            found = torch.stack([decoded, refined.to(decoded.device)])
+        if not torch.isfinite(found).all():
             raise BackboneError(
                 f"{self.config.backbones.clip} and the decoder give probabilities that are nan or"
                 " infinite: weights of CLIP are damaged, or too large. Copy it again."
             )
-        return decoded, probabilities.to(decoded.device)
+        return found
 
     # ---- public calls: photographs in, numpy arrays out
 
@@ -915,19 +917,18 @@ def _not_empty(images: Sequence[Any]) -> Sequence[Any]:
 
 
 def _chosen(
-    both: Float[Tensor, "2 channels height width"],
+    found: Float[Tensor, "kinds channels height width"],
 ) -> tuple[
     Float[Tensor, "channels height width"],
     UInt8[Tensor, "height width"],
     Float[Tensor, "height width"],
 ]:
-    """The decoder's probabilities, the ids that the DenseCRF chooses, and the confidence in these.
+    """The decoder's probabilities, the ids that the last kind chooses, and the confidence in these.
 
     A DenseCRF is sure of everything: the decoder's own probability says more.
     """
-    decoded, refined = both
-    ids = refined.argmax(0)
-    return decoded, ids.to(torch.uint8), decoded.gather(0, ids[None])[0]
+    ids = found[-1].argmax(0)
+    return found[0], ids.to(torch.uint8), found[0].gather(0, ids[None])[0]
 
 
 def _normalise(
