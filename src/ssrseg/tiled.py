@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ssrseg.config import PseudoConfig
 from ssrseg.data.large import LargeImage, Tiling, shrunk
-from ssrseg.data.transforms import to_unit
+from ssrseg.data.transforms import limit_side, to_unit
 from ssrseg.method.evidence import pixel_confidence
 from ssrseg.method.tiles import Span, blended_blocks, joined_maps, map_window
 from ssrseg.pixel_scores import ids_of_scores, scores_of_cam
@@ -62,7 +62,7 @@ def tiled_look(
 
     Args:
         labels: Class indices.
-        max_side: Pixels of a look; tiles that have more are shrunk by ``looks``.
+        max_side: Pixels of the longer side of a look.
         looks: Looks at photographs of one size.
 
     Returns:
@@ -74,7 +74,7 @@ def tiled_look(
         (row, column, look)
         for row, rows in enumerate(tiling.rows)
         for column, look in enumerate(
-            looks([image.window(rows, columns) for columns in tiling.columns])
+            looks([limit_side(image.window(rows, columns), max_side) for columns in tiling.columns])
         )
     ]
     index = list(labels)

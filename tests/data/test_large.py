@@ -158,11 +158,13 @@ def test_what_is_cut_by_itself(tmp_path, capsys):
     assert "cut it into tiles: data.tile=640" in said
     exif = Image.Exif()
     exif.get_ifd(0x8769)[33434] = (1, 250)
-    Image.new("RGB", (8064, 30)).save(tmp_path / "camera.jpg", exif=exif)
+    Image.new("RGB", (8064, 40)).save(tmp_path / "camera.jpg", exif=exif)
     assert tiling_of(tmp_path / "camera.jpg", auto, 640) is None
-    assert "camera.jpg, exposed by a camera, has 8,064 x 30 pixels" in capsys.readouterr().err
+    assert "camera.jpg, exposed by a camera, has 8,064 x 40 pixels" in capsys.readouterr().err
     assert len(tiling_of(tmp_path / "camera.jpg", DataConfig(tile=640), 640)) == 17
     assert tiling_of(tmp_path / "scene.png", DataConfig(tile="none"), 640) is None
+    huge_png(tmp_path / "strip.png", 9, 8000)
+    assert tiling_of(tmp_path / "strip.png", DataConfig(tile=640), 640) is None
     # what is georeferenced, of any size
     tifffile.imwrite(tmp_path / "a.tif", picture(), photometric="rgb", extratags=[*GEO.values()])
     found = tiling_of(tmp_path / "a.tif", auto, 64)

@@ -38,6 +38,8 @@ _STAIRS = 4  # pixels of a photograph in one of what is seen, from which on it i
 _SAMPLE = 1024  # pixels a side from which black, white and transparency are found
 _CACHE_MB = 64
 _LARGE = 1 << 24  # pixels
+_NARROW = 32  # pixels: of such a strip there may be no patch
+_PIECE = 256  # rows that are read at once
 _BAND = 16  # rows of a shrunk image that are made at once
 
 
@@ -113,7 +115,8 @@ def tiling_of_size(
     exposed = facts is not None and facts.exposed
     side = long_side if isinstance(choice, str) else choice
     wanted = georeferenced or (longest > LONG and not exposed)
-    if choice == "none" or longest <= side or (choice == "auto" and not wanted):
+    narrow = min(size) < _NARROW
+    if choice == "none" or longest <= side or narrow or (choice == "auto" and not wanted):
         _say_shrunk(size, name, long_side, exposed=exposed)
         return None
     tiling = Tiling.of(size, side, settings.tile_overlap)
@@ -258,18 +261,22 @@ class WindowedImage:
         return self._strip[:, slice(*columns)].contiguous()
 
     def _read(self, rows: Span) -> UInt8[Tensor, "rows width 3"]:
-        try:
-            read = self._dataset.read(self._indexes, window=(rows, (0, self.size[1])))
-        except UNREADABLE as error:
-            raise DataError(
-                f"image {self._path} is damaged or cut short, in its rows {rows[0]:,} to"
-                f" {rows[1]:,} ({error}). Copy it again from the original or remove it from the"
-                " data."
-            ) from error
-        values = np.moveaxis(read, 0, -1)
-        values = values[..., 0] if self._whole.palette is not None else values
-        image = replace(self._whole, values=values).shown(self._reading, self._path)
-        return torch.from_numpy(np.array(image.convert("RGB")))
+        strip = np.empty((rows[1] - rows[0], self.size[1], 3), np.uint8)
+        for top in range(*rows, _PIECE):  # what is made on the way takes several bytes a sample
+            piece = (top, min(top + _PIECE, rows[1]))
+            try:
+                read = self._dataset.read(self._indexes, window=(piece, (0, self.size[1])))
+            except UNREADABLE as error:
+                raise DataError(
+                    f"image {self._path} is damaged or cut short, in its rows {piece[0]:,} to"
+                    f" {piece[1]:,} ({error}). Copy it again from the original or remove it from"
+                    " the data."
+                ) from error
+            values = np.moveaxis(read, 0, -1)
+            values = values[..., 0] if self._whole.palette is not None else values
+            shown = replace(self._whole, values=values).shown(self._reading, self._path)
+            strip[piece[0] - rows[0] : piece[1] - rows[0]] = np.asarray(shown.convert("RGB"))
+        return torch.from_numpy(strip)
 
 
 LargeImage = HeldImage | WindowedImage

@@ -169,6 +169,8 @@ class PixelValues:
             missing = self._missing(values)
             return scaled(values, span, missing=missing, white_is_low=self.white_is_zero)
         full = 2**self.bits - 1
+        if full == 255:
+            return (255 - values if self.white_is_zero else values).astype(np.uint8)
         levels = ((values.astype(np.uint16) * 255 + full // 2) // full).astype(np.uint8)
         return 255 - levels if self.white_is_zero else levels
 
