@@ -59,7 +59,8 @@ def scene_of(
 
 @pytest.fixture(scope="module")
 def scene() -> tuple[np.ndarray, np.ndarray]:
-    cars = [seed for seed in range(400) if render_scene(seed).classes == ("car",)][:3]
+    cars = (33, 54, 63)
+    assert all(render_scene(seed).classes == ("car",) for seed in cars)
     return scene_of(dict(zip([(0, 0), (1, 3), (3, 1)], cars, strict=True)), 4, 4)
 
 
@@ -87,8 +88,8 @@ def test_tiles_find_what_the_whole_does_not_and_nothing_where_nothing_is(scene) 
 
 
 def test_a_thing_that_fills_the_picture_stays_whole() -> None:
-    seed = next(seed for seed in range(400) if render_scene(seed).classes == ("bus",))
-    scene = render_scene(seed, size=5 * SIDE)
+    scene = render_scene(36, size=4 * SIDE)
+    assert scene.classes == ("bus",)
     number = CLASSES.index("bus") + 1
     found = []
     for tile in ("none", "128"):

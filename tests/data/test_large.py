@@ -128,8 +128,8 @@ def test_facts_of_headers(tmp_path):
 
 def huge_png(path, height, width):
     """A PNG of one colour, whose rows are there, in a few kilobytes."""
-    row = bytes(1 + 3 * width)
-    packer = zlib.compressobj(9)
+    row = bytes(1 + width)
+    packer = zlib.compressobj(1)
     packed = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
 
     def chunk(kind, body):
@@ -137,7 +137,7 @@ def huge_png(path, height, width):
             struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         )
 
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = chunk(b"IHDR", head), chunk(b"IDAT", packed), chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
 
@@ -206,7 +206,7 @@ def test_no_more_than_a_strip_is_read_beyond_the_limit_of_pillow(tmp_path, monke
     with open_large(tmp_path / "a.png") as image:
         assert image.size == (14_000, 13_000)
         assert image.window((0, 64), (100, 164)).shape == (64, 64, 3)
-    assert 0 < largest <= 64 * 13_000 * 3
+    assert 0 < largest <= 64 * 13_000  # a byte a pixel
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "tif"])
