@@ -1,0 +1,109 @@
+"""``ssrseg review``: the page of a folder, on this machine alone, until it is stopped."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssrseg.console import echo, note
+from ssrseg.errors import ConfigError, PackageError, counted
+from ssrseg.interruption import until_stopped
+from ssrseg.manifest import ACCEPTED, REJECTED
+from ssrseg.reviewing.encoders import EncoderOptions
+from ssrseg.reviewing.folder import open_review
+
+HOST = "127.0.0.1"
+_PATIENCE = 5  # seconds in which what is going on may end
+
+
+@dataclass(frozen=True)
+class Left:
+    """Numbers of masks at the end of a review."""
+
+    accepted: int
+    rejected: int
+    open: int
+
+
+def serve_review(
+    folder: str | Path,
+    port: int = 8765,
+    *,
+    images: str | Path | None = None,
+    model: str | Path | None = None,
+    clip: str | None = None,
+    dino: str | None = None,
+    device: str = "auto",
+) -> Left:
+    """Serve the page of a folder of masks on 127.0.0.1 until a signal stops it.
+
+    Args:
+        folder: Written by ``masks`` or ``predict``; nobody else can write there meanwhile.
+        port: 0 = any that is free.
+        images: Folder of the photographs, if they are not where manifest.csv says.
+        model: The run that the masks were made with, if they were made with one.
+        clip: Hub id or folder of CLIP, if it is not where the masks' settings say.
+        dino: The same of DINO.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        PackageError: If FastAPI or uvicorn is not installed.
+        ConfigError: If the port is taken.
+        DataError: If the folder holds no masks.
+        OutputError: If somebody else writes into the folder, such as another review.
+    """
+    try:
+        import uvicorn
+
+        from ssrseg.reviewing.app import make_app, new_token
+    except ImportError as error:
+        raise PackageError(
+            f"the page of a review needs the package {error.name}, which is not installed:"
+            " pip install 'ssrseg[review]'."
+        ) from error
+    options = EncoderOptions(model, clip, dino, device)
+    with open_review(folder, images, options) as reviewed, _listening(port) as listener:
+        if reviewed.missing:
+            masks = counted(reviewed.missing, "mask is", "masks are")
+            note(f"{masks} listed in manifest.csv and not there; the same `ssrseg masks` goes on.")
+        token = new_token()
+        server = uvicorn.Server(
+            uvicorn.Config(
+                make_app(reviewed, token),
+                lifespan="off",
+                log_level="warning",
+                server_header=False,
+                timeout_graceful_shutdown=_PATIENCE,
+            )
+        )
+        # not in this thread: its signals are not the server's
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        with until_stopped() as stop:
+            thread.start()
+            masks = counted(len(reviewed.names), "mask", "masks")
+            echo(f"{masks} to look at: http://{HOST}:{listener.getsockname()[1]}/?token={token}")
+            echo("Ctrl-C ends the review. What is decided is saved at once.")
+            while thread.is_alive() and not stop.requested:
+                thread.join(0.2)
+            server.should_exit = True
+            thread.join(2 * _PATIENCE)
+        found = Counter(reviewed.summary(index)["decision"] for index in range(len(reviewed.names)))
+    return Left(found[ACCEPTED], found[REJECTED], found[""])
+
+
+def _listening(port: int) -> socket.socket:
+    """A socket of this machine; ConfigError if the port is taken."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"port {port} of {HOST} cannot be used ({error.strerror}), perhaps by another review."
+            " Choose another one (--port), or --port 0 for any that is free."
+        ) from error
+    return listener
