@@ -171,8 +171,14 @@ class Manifest:
         return MappingProxyType(self._rows)
 
     def forget(self, name: str) -> None:
-        """Leave out the line of a mask that is gone, when the table is next written."""
-        self._rows.pop(name, None)
+        """Leave out the line of a mask that is gone, when the table is next written.
+
+        Of labels that a person has corrected these stay.
+        """
+        row = self._rows.pop(name, {})
+        if row.get("given_labels"):
+            kept = ("name", "labels", "mask", "image", "given_labels")
+            self._rows[name] = {column: row[column] * (column in kept) for column in COLUMNS}
 
     def photo(self, name: str) -> str | None:
         """Digest of the photograph that a mask was made for, if that is known."""

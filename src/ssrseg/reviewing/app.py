@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import io
 import secrets
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
@@ -16,14 +15,10 @@ from fastapi import FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
-from jaxtyping import UInt8
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
-from ssrseg.console import printable_lines, without_bars
-from ssrseg.data.transforms import limit_side
+from ssrseg.console import printable, printable_lines, without_bars
 from ssrseg.errors import DataError, SSRError
 from ssrseg.export.formats import FORMATS
 from ssrseg.export.run import export_masks
@@ -38,7 +33,6 @@ MOST_PIXELS = 1 << 25
 """Of a mask that can be brushed: a browser holds several copies."""
 
 _LARGEST = 1 << 16  # bytes of a request that holds no mask
-_SIDE = 2048  # pixels of the longer side of a photograph on the page
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src"
@@ -253,7 +247,7 @@ def _add_images(app: FastAPI, folder: ReviewFolder) -> None:
 
     @app.get("/api/images/{index}/photo.jpg")
     def photo(index: _Index) -> Response:
-        return Response(_jpeg(folder.photo(at(index))), media_type="image/jpeg")
+        return Response(folder.photo(at(index)), media_type="image/jpeg")
 
     @app.get("/api/images/{index}/mask")
     def mask(index: _Index) -> Response:
@@ -303,9 +297,9 @@ def _add_changes(app: FastAPI, folder: ReviewFolder) -> None:
             result = export_masks(folder.folder, body.to, images=folder.images, only=body.only)
         return {
             "written": result.written,
-            "out": str(result.out),
-            "then": result.then,
-            "failures": [f"{each.name}: {each.reason}" for each in result.failures[:20]],
+            "out": printable(str(result.out)),
+            "then": printable(result.then),
+            "failures": [printable(f"{each.name}: {each.reason}") for each in result.failures[:20]],
         }
 
 
@@ -329,9 +323,3 @@ def _ids(ids: Ids) -> Response:
         media_type="application/octet-stream",
         headers={"X-Size": f"{ids.shape[1]} {ids.shape[0]}"},
     )
-
-
-def _jpeg(photo: UInt8[Tensor, "height width 3"]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(limit_side(photo, _SIDE).numpy()).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()

@@ -113,10 +113,8 @@ class Encoders:
     def _load(self) -> None:
         try:
             self._model = self._loaded()
-        except (SSRError, OSError) as error:
-            self.why_not = str(error)
-        except MemoryError:
-            self.why_not = "there is not enough memory for the encoders"
+        except (SSRError, OSError, RuntimeError, MemoryError) as error:  # a GPU's are RuntimeErrors
+            self.why_not = str(error) or "there is not enough memory for the encoders"
 
     def _loaded(self) -> SSR:
         from ssrseg.model import SSR
@@ -156,6 +154,7 @@ class Encoders:
         if self._thread is not None:
             self._thread.join()
         if self._model is None:
+            self.why_not = self.why_not or "the encoders cannot be loaded (the terminal says why)"
             return None
         from ssrseg.photo_masks import rectify_photo
 

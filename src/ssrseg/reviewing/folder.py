@@ -6,6 +6,7 @@ call takes it for ssrseg's own; what ssrseg had made is kept in ``review/NAME.pn
 
 from __future__ import annotations
 
+import io
 import math
 import threading
 from collections import OrderedDict
@@ -16,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
+from PIL import Image
 from torch import Tensor
 
 from ssrseg.checkpoint import STATE_FILE
+from ssrseg.console import printable
 from ssrseg.data.class_ids import check_class_ids, read_class_ids, write_class_ids
 from ssrseg.data.classes import NO_CLASS, read_classes_txt
 from ssrseg.data.files import atomic_write, content_digest, only_writer, user_path, writing
@@ -49,7 +52,8 @@ from ssrseg.reviewing.encoders import EncoderOptions, Encoders
 AS_MADE = "review"
 """Folder of the masks as ssrseg made them, of those that a person has changed since."""
 
-_KEPT = 4  # photographs in memory
+_SIDE = 2048  # pixels of the longer side of a photograph on the page
+_KEPT = 8  # photographs in memory
 _KEPT_CAMS = 256  # CAMs of labels that were tried, so that these can be taken back at once
 
 Ids = UInt8[Tensor, "height width"]
@@ -61,17 +65,20 @@ class Stale(Exception):
 
 @dataclass(frozen=True)
 class _Photo:
-    """A photograph in memory; ``small`` is RGB in [0, 1], as masks are made from it."""
+    """A photograph, and what is kept of it in memory.
+
+    Attributes:
+        digest: Of the content of its file.
+        size: Height and width.
+        small: At most ``data.max_side`` pixels a side: masks are made from it.
+        shown: As JPEG, for the page.
+    """
 
     path: Path
     digest: str
-    whole: UInt8[Tensor, "height width 3"]
-    small: Float[Tensor, "3 small_h small_w"]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.whole.shape[0], self.whole.shape[1]
+    size: tuple[int, int]
+    small: UInt8[Tensor, "height width 3"]
+    shown: bytes
 
 
 class ReviewFolder:
@@ -119,7 +126,7 @@ class ReviewFolder:
         name = self.names[index]
         row, score = self._manifest.rows[name], self._score(name)
         return {
-            "name": name,
+            "name": printable(name),
             "score": None if math.isinf(score) else score,
             "reasons": _words(row["reasons"]),
             "labels": _words(row["labels"]),
@@ -139,7 +146,7 @@ class ReviewFolder:
                 self._check_photo(index, photo, ids)
                 cams = self._kept(self._sample(index, photo), photo)
             except SSRError as error:
-                problem = str(error)
+                problem = printable(str(error))
             edited = mask_state(path, "")[0] is MaskState.CORRECTED
             return self.summary(index) | {
                 "edited": edited,
@@ -157,10 +164,10 @@ class ReviewFolder:
         with self._lock:
             return self._ids(index)
 
-    def photo(self, index: int) -> UInt8[Tensor, "height width 3"]:
-        """The photograph, upright; DataError if it is not there."""
+    def photo(self, index: int) -> bytes:
+        """The photograph as JPEG, upright, small enough to be shown; DataError if it is gone."""
         with self._lock:
-            return self._photo(index).whole
+            return self._photo(index).shown
 
     def decide(self, index: int, decision: str, version: str) -> None:
         """Keep a decision on the mask of this version; Stale if it is another one now."""
@@ -219,7 +226,7 @@ class ReviewFolder:
         settings = replace(config.pseudo, alpha=alpha)
         if not refined:
             settings = replace(settings, refine="none")
-        ids, _ = mask_of_cam(cams.refined_cam, sample.labels, photo.small, settings)
+        ids, _ = mask_of_cam(cams.refined_cam, sample.labels, to_unit(photo.small), settings)
         return enlarged_ids(ids.cpu(), photo.size)
 
     def relabel(self, index: int, labels: Sequence[str], version: str) -> str:
@@ -252,7 +259,7 @@ class ReviewFolder:
             self._remember(self._kept(earlier, photo), earlier, photo)
             cams = self._kept(sample, photo)
         if cams is None:  # takes seconds, in which other images may be looked at
-            cams = self.encoders.cams(photo.whole, places)
+            cams = self.encoders.cams(photo.small, places)
         with self._lock:
             self._check_version(index, version)
             if cams is None:
@@ -262,11 +269,18 @@ class ReviewFolder:
             self._make(index, sample, photo, cams)
             return ""
 
+    def tidy(self) -> None:
+        """Leave the manifest with a line per mask, by name."""
+        with self._lock:
+            self._manifest.write()
+
     def _make(self, index: int, sample: Sample, photo: _Photo, cams: KeptCams) -> None:
         """Write CAMs, mask and line of an image whose labels a person has corrected."""
         config, made_with = self.encoders.config, self.encoders.made_with
         assert config is not None and made_with is not None
-        ids, scores = mask_of_cam(cams.refined_cam, sample.labels, photo.small, config.pseudo)
+        ids, scores = mask_of_cam(
+            cams.refined_cam, sample.labels, to_unit(photo.small), config.pseudo
+        )
         pair = cams.cam, cams.refined_cam
         review = review_mask(scores, ids, pair, sample.labels, cams.evidence, self.classes)
         whole = enlarged_ids(ids.cpu(), photo.size)
@@ -283,7 +297,7 @@ class ReviewFolder:
             write_confidence(path, sure, made_for)
         write_mask(self._mask(index), whole, made_for, review.to_text())
         self._manifest.add(sample, whole, photo.digest, "ssrseg", review, given=given)
-        self._as_made(index).unlink(missing_ok=True)
+        self._forget_as_made(index)
 
     def _keep_labels(self, index: int, sample: Sample, photo: _Photo) -> None:
         """Keep other labels beside a mask that does not show them yet."""
@@ -304,8 +318,14 @@ class ReviewFolder:
         _copy(as_made, path)
         ids = self._ids(index)
         self._manifest.add(self._sample(index, photo), ids, photo.digest, "ssrseg", review)
-        with writing(as_made):
-            as_made.unlink(missing_ok=True)
+        self._forget_as_made(index)
+
+    def _forget_as_made(self, index: int) -> None:
+        path = self._as_made(index)
+        with writing(path):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # others lie there, or it never was
+            path.parent.rmdir()
 
     def _score(self, name: str) -> float:
         """The score of a mask, infinite where there is none."""
@@ -379,8 +399,9 @@ class ReviewFolder:
         if found is None or found.digest != digest:
             config = self.encoders.config
             whole = read_image(path, None if config is None else config.data.range)
-            side = max(whole.shape[:2]) if config is None else config.data.max_side
-            found = _Photo(path, digest, whole, to_unit(limit_side(whole, side)))
+            size = (whole.shape[0], whole.shape[1])
+            side = max(size) if config is None else config.data.max_side
+            found = _Photo(path, digest, size, limit_side(whole, side), _jpeg(whole))
         self._photos[index] = found
         while len(self._photos) > _KEPT:
             self._photos.popitem(last=False)
@@ -437,7 +458,15 @@ def open_review(
             what = "is no folder"
         raise DataError(f"{folder} {what}. Name one that `masks` or `predict` has written.")
     with only_writer(folder):
-        yield ReviewFolder(folder, photos, Encoders(folder, options))
+        reviewed = ReviewFolder(folder, photos, Encoders(folder, options))
+        yield reviewed
+        reviewed.tidy()
+
+
+def _jpeg(photo: UInt8[Tensor, "height width 3"]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(limit_side(photo, _SIDE).numpy()).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
 
 
 def _words(cell: str) -> list[str]:

@@ -9,8 +9,8 @@ const PAGE = 200, UNDECIDED = 255, HISTORY = 300, CHIP = {accepted: "accepted", 
 
 let folder, images = [], listed = [], shown = PAGE;
 let at = -1, detail = null, ids = null, width = 0, height = 0, pixels = null;
-let tool = "look", brush = 1, zoom = 1, spot = null, stroke = null, moved = null;
-const past = [], future = [], chains = new Map(), versions = new Map(), busy = new Set();
+let tool = "look", brush = 1, zoom = 1, spot = null, stroke = null;
+const past = [], future = [], chains = new Map(), versions = new Map(), busy = new Map();
 let pending = 0, preview = 0;
 
 // ---- requests
@@ -66,6 +66,17 @@ async function put(index, mask, size) {
   const answer = await ask(path, {method: "PUT", headers: headers("application/octet-stream"), body: mask});
   learn(index, await answer.json());
 }
+// while a mask is made, nobody paints on the earlier one
+async function making(index, work) {
+  busy.set(index, (busy.get(index) ?? 0) + 1);
+  try {
+    await work();
+  } finally {
+    busy.set(index, busy.get(index) - 1);
+    if (index === at) await load(index);
+  }
+}
+const isBusy = index => (busy.get(index) ?? 0) > 0;
 function say(text) { one(".status").textContent = text; }
 function complain(error) {
   const fault = one(".fault");
@@ -91,9 +102,14 @@ function unpack(runs, length) {
   for (const run of runs) start += (mask.fill(run >>> 24, start, start + (run & LONGEST)), run & LONGEST);
   return mask;
 }
-const stateOf = index => ({labels: images[index].labels, decision: images[index].decision, mask: index === at && ids ? pack(ids) : null});
+// as it is on the disk: what is shown may be a preview
+async function stored(index) {
+  const mask = await maskOf(`api/images/${index}/mask`);
+  return {labels: images[index].labels, decision: images[index].decision, mask: pack(mask.ids), size: [mask.width, mask.height]};
+}
+const stateOf = (index, mask) => ({labels: images[index].labels, decision: images[index].decision, mask: mask && pack(mask), size: [width, height]});
 function remember(index, before, after) {
-  past.push({index, before, after, size: [width, height]});
+  past.push({index, before, after});
   if (past.length > HISTORY) past.shift();
   future.length = 0;
   showHistory();
@@ -101,15 +117,17 @@ function remember(index, before, after) {
 const alike = (one, other) => one.length === other.length && one.every((each, place) => each === other[place]);
 async function restore(entry, wanted) {
   if (entry.index !== at) await open(entry.index);
-  const {index, size} = entry;
+  const {index} = entry, {size} = wanted;
   await change(index, async () => {
     if (!alike(images[index].labels, wanted.labels)) await post(index, "labels", {labels: wanted.labels});
     if (wanted.mask && editable()) await put(index, unpack(wanted.mask, size[0] * size[1]), size);
     if (images[index].decision !== wanted.decision) await post(index, "decision", {decision: wanted.decision});
   });
   await load(index);
+  showList();
 }
 async function step(from, to, side) {
+  await Promise.all(chains.values());
   const entry = from.pop();
   if (!entry) return;
   to.push(entry);
@@ -126,7 +144,7 @@ function showHistory() {
 function isListed(each) {
   const state = field("state").value, name = field("name").value.trim().toLowerCase(), of = field("class").value;
   const fits = {
-    open: !each.decision, all: true, edited: each.edited, relabelled: each.given !== null,
+    open: !each.decision, all: true, doubted: each.reasons.some(reason => /^(hardly )?looks like /.test(reason)), edited: each.edited, relabelled: each.given !== null,
     accepted: each.decision === "accepted", rejected: each.decision === "rejected",
   }[state];
   return fits && each.name.toLowerCase().includes(name) && (!of || each.labels.includes(of));
@@ -174,9 +192,9 @@ function walk(way) {
 
 async function open(index) {
   at = index;
-  detail = ids = stroke = moved = spot = null;
+  detail = ids = stroke = spot = null;
   field("threshold").value = 0;
-  zoom = 1;
+  [zoom, extra] = [1, []];
   for (const each of rows.querySelectorAll("button")) each.setAttribute("aria-current", Number(each.dataset.open) === at);
   rows.querySelector("[aria-current=true]")?.scrollIntoView({block: "nearest"});
   showPlace();
@@ -208,12 +226,16 @@ function showDetail() {
   document.title = `${detail.name}: review`;
   one(".chip").textContent = CHIP[detail.decision] + (detail.edited ? ", corrected" : "");
   one(".chip").className = `chip ${detail.decision}`;
-  one(".why").textContent = [detail.score === null ? "" : `score ${detail.score.toFixed(2)}`, ...detail.reasons].filter(Boolean).join("; ");
+  one(".score").textContent = detail.score === null ? "" : `score ${detail.score.toFixed(2)}`;
+  one(".why").textContent = detail.edited ? "" : detail.reasons.join("; ");
+  for (const [name, decision] of [["accept", "accepted"], ["reject", "rejected"], ["open", ""]]) {
+    one(`[data-do=${name}]`).setAttribute("aria-pressed", detail.decision === decision);
+  }
   const large = detail.photo && ids && ids.length !== detail.size[0] * detail.size[1];
   const problem = detail.problem || (large ? "This mask is too large to be brushed here." : "");
   one(".problem").textContent = problem;
   one(".problem").hidden = !problem;
-  document.body.classList.toggle("busy", busy.has(at));
+  document.body.classList.toggle("busy", isBusy(at));
   showLabels();
   one(".threshold").hidden = !(detail.threshold && editable());
   showThreshold();
@@ -253,14 +275,14 @@ function swatch(id) {
 }
 const nameOf = id => id === UNDECIDED ? "undecided" : id ? folder.classes[id - 1] : "background";
 // classes that can be chosen by a digit: the labels, then what else the mask shows
-let offered = [];
+let offered = [], extra = [];
 function showPalette() {
   const there = new Set();
   if (ids) for (let place = 0; place < ids.length; place += 1) there.add(ids[place]);
   const labels = (detail?.labels ?? []).map(label => folder.classes.indexOf(label) + 1);
   const others = [...there].filter(id => id && id !== UNDECIDED && !labels.includes(id)).sort((one, other) => one - other);
-  offered = [...new Set([...labels, ...others, ...(offered.includes(brush) && brush ? [brush] : [])])];
-  if (!offered.includes(brush) && brush && brush !== UNDECIDED) brush = offered[0] ?? 0;
+  offered = [...new Set([...labels, ...others, ...extra])];
+  if (brush !== UNDECIDED && !offered.includes(brush)) brush = offered[0] ?? UNDECIDED;
   const buttons = [...offered, UNDECIDED].map((id, place) => {
     const item = document.createElement("li"), button = document.createElement("button"), key = document.createElement("kbd");
     button.dataset.brush = id;
@@ -274,7 +296,7 @@ function showPalette() {
 }
 function choose(id) {
   brush = id;
-  if (id && id !== UNDECIDED && !offered.includes(id)) offered.push(id);
+  if (id !== UNDECIDED && !offered.includes(id)) extra.push(id);
   if (tool === "look") setTool("paint");
   showPalette();
 }
@@ -329,32 +351,34 @@ function showThreshold() {
   const value = Number(field("threshold").value);
   one(".threshold output").textContent = value ? `α ${alpha().toPrecision(3)}` : `α ${folder.alpha} as set`;
 }
-async function tryThreshold(refined) {
+async function previewThreshold() {
   const index = at, run = ++preview;
-  if (!moved) moved = {index, before: stateOf(index)};
   showThreshold();
   try {
-    const mask = await maskOf(`api/images/${index}/threshold?alpha=${alpha()}&refined=${refined}`);
-    if (index !== at || run !== preview || !editable()) return;
+    const mask = await maskOf(`api/images/${index}/threshold?alpha=${alpha()}&refined=false`);
+    if (index !== at || run !== preview || isBusy(index) || stroke) return;
     ids = mask.ids;
     draw(0, 0, width, height);
-    if (!refined) { say("without pixel refinement, until the slider rests"); return; }
-    const {before} = moved, size = [width, height], made = ids;
-    moved = null;
-    change(index, async () => {
-      await put(index, made, size);
-      remember(index, before, {...stateOf(index), mask: pack(made)});
-    });
+    say("without pixel refinement, until the slider rests");
   } catch (error) {
-    moved = null;
     complain(error);
-    load(index);
   }
+}
+function setThreshold() {
+  const index = at, run = ++preview, value = alpha();
+  showThreshold();
+  change(index, () => making(index, async () => {
+    if (run !== preview) return;  // a later one waits behind it
+    const before = await stored(index);
+    const mask = await maskOf(`api/images/${index}/threshold?alpha=${value}&refined=true`);
+    await put(index, mask.ids, [mask.width, mask.height]);
+    remember(index, before, {...before, decision: images[index].decision, mask: pack(mask.ids)});
+  }));
 }
 function moveThreshold(way) {
   if (one(".threshold").hidden) return;
   field("threshold").stepUp(way);
-  tryThreshold(true);
+  setThreshold();
 }
 
 // ---- brush
@@ -381,8 +405,8 @@ function pointOf(event) {
   return {x: (event.clientX - box.left) / box.width * width, y: (event.clientY - box.top) / box.height * height};
 }
 function begin(point) {
-  if (!editable() || busy.has(at) || moved) return;
-  stroke = {index: at, before: stateOf(at), last: point, changed: false};
+  if (!editable() || isBusy(at)) return;
+  stroke = {index: at, before: stateOf(at, ids), last: point, changed: false};
   extend(point);
 }
 function extend(point) {
@@ -414,10 +438,10 @@ function end() {
   stroke = null;
   if (!changed || index !== at) return;
   const made = ids.slice(), size = [width, height];
-  showPalette();
+  field("threshold").value = 0;
   change(index, async () => {
     await put(index, made, size);
-    remember(index, before, {labels: images[index].labels, decision: images[index].decision, mask: pack(made)});
+    remember(index, before, {...before, decision: images[index].decision, mask: pack(made)});
   });
 }
 
@@ -425,7 +449,9 @@ function end() {
 
 async function decide(decision) {
   if (!detail) return;
-  const index = at, before = {...stateOf(index), mask: null};
+  const index = at;
+  await chains.get(index);  // the mask that is shown is then the one on the disk
+  const before = stateOf(index, null);
   if (before.decision !== decision) {
     await change(index, async () => {
       await post(index, "decision", {decision});
@@ -439,22 +465,18 @@ async function decide(decision) {
   if (next === undefined) say("nothing is left in this list"); else open(next);
 }
 function relabel(labels) {
-  const index = at, before = stateOf(index);
-  if (!detail || busy.has(index) || alike(labels, before.labels)) return;
-  busy.add(index);
-  document.body.classList.add("busy");
+  const index = at;
+  if (!detail || isBusy(index) || alike(labels, detail.labels)) return;
   const first = folder.encoders.state !== "ready" && !folder.encoders.why;
-  change(index, async () => {
-    try {
-      say(first ? "loading the encoders, once …" : "making the mask …");
-      await post(index, "labels", {labels});
-      folder.encoders = await asked("api/encoders");
-    } finally {
-      busy.delete(index);
-    }
-    if (index === at) await load(index);
-    remember(index, before, {...stateOf(index), mask: index === at ? pack(ids) : null});
-  });
+  field("threshold").value = 0;
+  document.body.classList.add("busy");
+  change(index, () => making(index, async () => {
+    say(first ? "loading the encoders, once …" : "making the mask …");
+    const before = await stored(index);
+    await post(index, "labels", {labels});
+    folder.encoders = await asked("api/encoders");
+    remember(index, before, await stored(index));
+  }));
 }
 function addLabel(label) {
   const input = field("label"), near = folder.classes.find(each => each.toLowerCase() === label.trim().toLowerCase());
@@ -466,13 +488,14 @@ function addLabel(label) {
 }
 const unlabel = label => relabel(detail.labels.filter(each => each !== label));
 function reset() {
-  const index = at, before = stateOf(index);
-  if (!detail?.as_made || !editable()) return;
-  change(index, async () => {
+  const index = at;
+  if (!detail?.as_made || !editable() || isBusy(index)) return;
+  field("threshold").value = 0;
+  change(index, () => making(index, async () => {
+    const before = await stored(index);
     await post(index, "reset", {});
-    if (index === at) await load(index);
-    remember(index, before, {...stateOf(index), mask: index === at ? pack(ids) : null});
-  });
+    remember(index, before, await stored(index));
+  }));
 }
 async function write() {
   const result = one(".export .result"), button = one("[data-do=write]");
@@ -480,7 +503,7 @@ async function write() {
   result.textContent = "writing …";
   try {
     const found = await send("api/export", {to: field("to").value, only: field("only").value || null});
-    result.textContent = [`${found.written} masks written to ${found.out}`, found.then, ...found.failures].filter(Boolean).join("\n");
+    result.textContent = [`${found.written} ${found.written === 1 ? "mask" : "masks"} written to ${found.out}`, found.then, ...found.failures].filter(Boolean).join("\n");
   } catch (error) {
     result.textContent = error.message;
   }
@@ -571,8 +594,8 @@ view.addEventListener("wheel", event => {
   event.preventDefault();
 }, {passive: false});
 field("opacity").addEventListener("input", event => opacity(event.target.value));
-field("threshold").addEventListener("input", () => tryThreshold(false));
-field("threshold").addEventListener("change", () => tryThreshold(true));
+field("threshold").addEventListener("input", previewThreshold);
+field("threshold").addEventListener("change", setThreshold);
 field("size").addEventListener("input", showCursor);
 field("other").addEventListener("change", event => { choose(Number(event.target.value)); event.target.blur(); });
 field("label").addEventListener("focus", () => { if (!folder.encoders.why) send("api/encoders", {}).catch(complain); });
