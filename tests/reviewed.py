@@ -39,6 +39,12 @@ def data(masks: Path) -> LabelledImages:
     return open_labelled(masks.parent / "data")
 
 
+def relabelled(data: LabelledImages, labels: dict[str, tuple[int, ...]]) -> LabelledImages:
+    """The data with other labels of some images."""
+    samples = (replace(each, labels=labels.get(each.name, each.labels)) for each in data.samples)
+    return replace(data, samples=tuple(samples))
+
+
 def with_alpha(settings: Config, alpha: float) -> Config:
     return replace(settings, pseudo=replace(settings.pseudo, alpha=alpha))
 

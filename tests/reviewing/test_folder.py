@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import reviewed
 import torch
-from reviewed import contents, copied, rows, with_alpha
+from reviewed import contents, copied, relabelled, rows, with_alpha
+from tiny_encoders import tiny_clip
 
 from ssrseg.config import Config
 from ssrseg.data.class_ids import read_class_ids, write_class_ids
@@ -167,7 +167,7 @@ def test_corrected_labels_make_the_mask_of_these_labels(
     line = rows(masks)["photo_1"]
     folder.decide(index, "accepted", version(folder, "photo_1"))
     assert folder.relabel(index, ["red car", "cat"], version(folder, "photo_1")) == ""
-    right = with_labels(reviewed.data(masks), "photo_1", (0, 2))
+    right = relabelled(reviewed.data(masks), {"photo_1": (0, 2)})
     make_masks(right, tmp_path / "other", config)
     there = contents(tmp_path / "other")
     changed = {name for name, content in contents(masks).items() if content != before[name]}
@@ -180,11 +180,6 @@ def test_corrected_labels_make_the_mask_of_these_labels(
     folder.relabel(index, ["dog"], version(folder, "photo_1"))
     assert contents(masks)["masks/photo_1.png"] == before["masks/photo_1.png"]
     assert rows(masks)["photo_1"] == line
-
-
-def with_labels(data, name, labels):  # type: ignore[no-untyped-def]
-    samples = (replace(each, labels=labels) if each.name == name else each for each in data.samples)
-    return replace(data, samples=tuple(samples))
 
 
 def test_labels_that_are_none(folder: ReviewFolder, masks: Path) -> None:
@@ -224,7 +219,7 @@ def test_masks_goes_on_with_what_was_decided(
     with open_review(masks, None, EncoderOptions()) as folder:
         decisions = {name: folder.summary(place(folder, name))["decision"] for name in lines}
     assert decisions == {"photo_0": "accepted", "photo_1": "", "photo_2": "", "photo_3": ""}
-    moved = with_labels(data, "photo_1", (0,))  # the data were corrected otherwise since
+    moved = relabelled(data, {"photo_1": (0,)})  # the data were corrected otherwise since
     make_masks(moved, masks, with_alpha(config, 3.0))
     said = capsys.readouterr().err
     assert "1 image has other labels in the data than when they were corrected" in said
@@ -256,18 +251,18 @@ def test_without_encoders_labels_are_kept(masks: Path, config: Config, tmp_path:
         folder.decide(index, "accepted", version(folder, "photo_1"))
         why = folder.relabel(index, ["cat"], version(folder, "photo_1"))
         assert f"{tmp_path / 'nothing'} is not on this machine" in why
-        assert folder.summary(index)["decision"] == "" and folder.summary(index)["labels"] == ["cat"]
+        assert folder.summary(index)["decision"] == "" and folder.summary(index)["labels"] == [
+            "cat"
+        ]
         assert not folder.detail(index)["threshold"]  # its CAMs are those of the earlier labels
         assert folder.detail(place(folder, "photo_2"))["threshold"]
     assert contents(masks) == before and rows(masks)["photo_1"]["given_labels"] == "dog"
     assert make_masks(reviewed.data(masks), masks, config).written == 1
-    make_masks(with_labels(reviewed.data(masks), "photo_1", (0,)), tmp_path / "other", config)
+    make_masks(relabelled(reviewed.data(masks), {"photo_1": (0,)}), tmp_path / "other", config)
     assert contents(masks) == contents(tmp_path / "other")
 
 
 def test_other_encoders_make_no_masks(masks: Path, dino_dir: Path, tmp_path: Path) -> None:
-    from tiny_encoders import tiny_clip
-
     other = tiny_clip(tmp_path / "other", seed=5)
     with open_review(masks, None, EncoderOptions(clip=str(other), device="cpu")) as folder:
         index = place(folder, "photo_1")

@@ -108,8 +108,11 @@ async function stored(index) {
   return {labels: images[index].labels, decision: images[index].decision, mask: pack(mask.ids), size: [mask.width, mask.height]};
 }
 const stateOf = (index, mask) => ({labels: images[index].labels, decision: images[index].decision, mask: mask && pack(mask), size: [width, height]});
-function remember(index, before, after) {
-  past.push({index, before, after});
+// steps of a slider are one change
+function remember(index, before, after, slider = "") {
+  const last = past.at(-1);
+  if (slider && last?.slider === slider && last.index === index) last.after = after;
+  else past.push({index, before, after, slider});
   if (past.length > HISTORY) past.shift();
   future.length = 0;
   showHistory();
@@ -372,7 +375,7 @@ function setThreshold() {
     const before = await stored(index);
     const mask = await maskOf(`api/images/${index}/threshold?alpha=${value}&refined=true`);
     await put(index, mask.ids, [mask.width, mask.height]);
-    remember(index, before, {...before, decision: images[index].decision, mask: pack(mask.ids)});
+    remember(index, before, {...before, decision: images[index].decision, mask: pack(mask.ids)}, "threshold");
   }));
 }
 function moveThreshold(way) {
