@@ -14,7 +14,9 @@ from ssrseg.config import Config
 from ssrseg.data.class_ids import read_class_ids, write_class_ids
 from ssrseg.data.files import content_digest
 from ssrseg.errors import DataError, LabelsError, OutputError
+from ssrseg.manifest import Manifest
 from ssrseg.pseudo_masks import make_masks
+from ssrseg.reviewing import folder as module
 from ssrseg.reviewing.encoders import EncoderOptions
 from ssrseg.reviewing.folder import ReviewFolder, Stale, open_review
 
@@ -260,6 +262,39 @@ def test_without_encoders_labels_are_kept(masks: Path, config: Config, tmp_path:
     assert make_masks(reviewed.data(masks), masks, config).written == 1
     make_masks(relabelled(reviewed.data(masks), {"photo_1": (0,)}), tmp_path / "other", config)
     assert contents(masks) == contents(tmp_path / "other")
+
+
+def test_killed_between_two_files(
+    masks: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with open_review(masks, None, EncoderOptions(device="cpu")) as folder:
+        brush, label = place(folder, "photo_2"), place(folder, "photo_1")
+        ids = brushed(folder, "photo_2")
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(Manifest, "add", killed)  # the mask is there, its line is not
+            folder.write(brush, ids, version(folder, "photo_2"))
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(module, "write_mask", killed)  # the labels are there, the mask is not
+            folder.relabel(label, ["cat"], version(folder, "photo_1"))
+    with open_review(masks, None, EncoderOptions()) as folder:
+        assert folder.detail(brush)["edited"] and folder.detail(brush)["as_made"]
+        assert folder.summary(label)["labels"] == ["cat"]
+    result = make_masks(reviewed.data(masks), masks, config)
+    assert (result.corrected, result.written) == (("photo_2",), 1)
+    assert torch.equal(read_class_ids(masks / "masks" / "photo_2.png"), ids)
+    make_masks(relabelled(reviewed.data(masks), {"photo_1": (0,)}), tmp_path / "other", config)
+    now, other = contents(masks), contents(tmp_path / "other")
+    assert now["masks/photo_1.png"] == other["masks/photo_1.png"]
+
+
+def test_classes_that_were_renamed(masks: Path) -> None:
+    (masks / "classes.txt").write_text("cat\nhound\nred car\n")
+    with open_review(masks, None, EncoderOptions()) as folder:
+        assert folder.encoders.why_not == "classes.txt has changed since the masks were made"
+        assert not folder.detail(place(folder, "photo_0"))["threshold"]
 
 
 def test_other_encoders_make_no_masks(masks: Path, dino_dir: Path, tmp_path: Path) -> None:

@@ -107,6 +107,9 @@ class ReviewFolder:
                 f"{folder} holds no mask that {MANIFEST} lists. Run `ssrseg masks` or `ssrseg"
                 " predict` to its end first."
             )
+        made_with = encoders.made_with
+        if made_with is not None and made_with.classes != self.classes:
+            encoders.why_not = "classes.txt has changed since the masks were made"
         self.names = tuple(sorted(there, key=lambda name: (self._score(name), name)))
         self._found: dict[str, Path] = {}
         if images is not None:
@@ -285,8 +288,9 @@ class ReviewFolder:
         review = review_mask(scores, ids, pair, sample.labels, cams.evidence, self.classes)
         whole = enlarged_ids(ids.cpu(), photo.size)
         made_for = made_with.mask_of(sample, photo.digest)
-        given = self._given(index)
         self._remove_report()
+        # the labels first: who is stopped here gets their mask from the next `ssrseg masks`
+        self._relabelled(index, sample, photo, whole, "ssrseg", review)
         write_cams(
             self.folder / cams_path(sample.name),
             cams,
@@ -296,20 +300,27 @@ class ReviewFolder:
             sure = enlarged(pixel_confidence(scores).cpu(), photo.size)
             write_confidence(path, sure, made_for)
         write_mask(self._mask(index), whole, made_for, review.to_text())
-        self._manifest.add(sample, whole, photo.digest, "ssrseg", review, given=given)
         self._forget_as_made(index)
 
     def _keep_labels(self, index: int, sample: Sample, photo: _Photo) -> None:
         """Keep other labels beside a mask that does not show them yet."""
-        row = self._manifest.rows[sample.name]
-        score, given = self._score(sample.name), self._given(index)
-        review = None
-        if not math.isinf(score):
-            review = Review(score, tuple(_words(row["reasons"])))
-        self._manifest.decide(sample.name, "")  # what was decided on was another sight
-        self._manifest.add(
-            sample, self._ids(index), photo.digest, row["made_by"], review, given=given
-        )
+        row, score = self._manifest.rows[sample.name], self._score(sample.name)
+        review = None if math.isinf(score) else Review(score, tuple(_words(row["reasons"])))
+        self._relabelled(index, sample, photo, self._ids(index), row["made_by"], review)
+
+    def _relabelled(
+        self,
+        index: int,
+        sample: Sample,
+        photo: _Photo,
+        ids: Ids,
+        made_by: str,
+        review: Review | None,
+    ) -> None:
+        """Write the line of an image with other labels; what was decided on it counts no longer."""
+        given = self._given(index)
+        self._manifest.decide(sample.name, "")
+        self._manifest.add(sample, ids, photo.digest, made_by, review, given=given)
 
     def _restore(self, index: int, photo: _Photo) -> None:
         """Move the mask as ssrseg made it to its place again."""

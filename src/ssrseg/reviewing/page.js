@@ -451,7 +451,8 @@ function end() {
 // ---- what is decided
 
 async function decide(decision) {
-  if (!detail) return;
+  if (!detail) return;  // nobody decides on a mask that is not shown
+  if (isBusy(at)) { say("the mask is being made: look at it first"); return; }
   const index = at;
   await chains.get(index);  // the mask that is shown is then the one on the disk
   const before = stateOf(index, null);
@@ -558,6 +559,7 @@ document.addEventListener("keydown", event => {
   if (event.key === "Escape" && (typing || range)) { event.target.blur(); view.focus({preventScroll: true}); return; }
   if (event.target.name === "label" && event.key === "Enter") { addLabel(event.target.value); event.preventDefault(); return; }
   if (typing || event.altKey || one("dialog[open]")) return;
+  if (event.repeat && "axu".includes(event.key)) return;  // a key that is held decides once
   if (event.ctrlKey || event.metaKey) {
     const again = event.key === "y" || event.key === "Z" || event.key === "z" && event.shiftKey;
     if (again) actions.redo(); else if (event.key === "z") actions.undo(); else return;
