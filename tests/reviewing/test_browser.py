@@ -247,6 +247,36 @@ def test_the_threshold_is_moved(browser: Any, masks: Path, config: Config, tmp_p
         assert contents(masks) == before and review.faults == []
 
 
+def test_by_keyboard_alone(browser: Any, masks: Path) -> None:
+    with opened(browser, masks) as review:
+        name = review.page.locator("h2").first.text_content()
+        review.press("f")
+        review.page.keyboard.type("all")
+        review.press("Escape", "c")
+        review.page.keyboard.type("red")  # another class than its label
+        review.press("Escape")
+        before = ids(masks, name)
+        review.press("b", "]", "ArrowDown", " ")
+        review.saved()
+        after, (height, width) = ids(masks, name), before.shape
+        changed = np.argwhere(after != before)
+        assert (after[after != before] == 3).all() and len(changed) > 20
+        radius = 0.5**2 * min(height, width) / 4
+        centre = np.array([height / 2 + radius, width / 2])
+        assert (np.hypot(*(changed + 0.5 - centre).T) <= radius + 1e-9).all()
+        review.press("z")
+        review.saved()
+        assert (ids(masks, name) == before).all()
+        review.press("v", "j")
+        review.shows("h2", re.compile(f"^(?!{name}$)"))
+        review.press("?")
+        assert review.page.locator("dialog.keys").is_visible()
+        review.press("Escape", "x")
+        review.shows(".counts", "3 to do, 0 accepted, 1 rejected")
+        (rejected,) = (row["name"] for row in rows(masks).values() if row["decision"])
+        assert rejected != name and review.faults == []
+
+
 def test_a_mask_that_somebody_else_changes(browser: Any, masks: Path) -> None:
     with opened(browser, masks) as review:
         review.open("photo_1")

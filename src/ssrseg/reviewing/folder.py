@@ -53,7 +53,7 @@ AS_MADE = "review"
 """Folder of the masks as ssrseg made them, of those that a person has changed since."""
 
 _SIDE = 2048  # pixels of the longer side of a photograph on the page
-_KEPT = 8  # photographs in memory
+_KEPT = 4  # photographs and masks in memory
 _KEPT_CAMS = 256  # CAMs of labels that were tried, so that these can be taken back at once
 
 Ids = UInt8[Tensor, "height width"]
@@ -79,6 +79,20 @@ class _Photo:
     size: tuple[int, int]
     small: UInt8[Tensor, "height width 3"]
     shown: bytes
+
+
+@dataclass(frozen=True)
+class _Mask:
+    """A mask in memory.
+
+    Attributes:
+        version: Digest of the content of its file.
+        edited: Whether a person has made or changed it.
+    """
+
+    version: str
+    ids: Ids
+    edited: bool
 
 
 class ReviewFolder:
@@ -115,6 +129,7 @@ class ReviewFolder:
         if images is not None:
             self._found = images_like(self.names, images, skip=folder / "masks")
         self._lock = threading.RLock()
+        self._masks: OrderedDict[int, _Mask] = OrderedDict()
         self._photos: OrderedDict[int, _Photo] = OrderedDict()
         self._cams: OrderedDict[str, KeptCams] = OrderedDict()
 
@@ -141,31 +156,29 @@ class ReviewFolder:
     def detail(self, index: int) -> dict[str, Any]:
         """The same, and what can be done with the image; no mask is made."""
         with self._lock:
-            path = self._mask(index)
-            version, ids = content_digest(path), self._ids(index)
+            mask = self._mask(index)
             photo, cams, problem = None, None, ""
             try:
                 photo = self._photo(index)
-                self._check_photo(index, photo, ids)
+                self._check_photo(index, photo, mask.ids)
                 cams = self._kept(self._sample(index, photo), photo)
             except SSRError as error:
                 problem = printable(str(error))
-            edited = mask_state(path, "")[0] is MaskState.CORRECTED
             return self.summary(index) | {
-                "edited": edited,
-                "version": version,
-                "size": [ids.shape[1], ids.shape[0]],
+                "edited": mask.edited,
+                "version": mask.version,
+                "size": [mask.ids.shape[1], mask.ids.shape[0]],
                 "photo": photo is not None,
                 "problem": problem,
                 "threshold": cams is not None and bool(cams.classes),
                 "evidence": {} if cams is None else dict(cams.evidence),
-                "as_made": edited and self._as_made(index).is_file(),
+                "as_made": mask.edited and self._as_made(index).is_file(),
             }
 
     def ids(self, index: int) -> Ids:
         """The mask as it is on the disk now."""
         with self._lock:
-            return self._ids(index)
+            return self._mask(index).ids
 
     def photo(self, index: int) -> bytes:
         """The photograph as JPEG, upright, small enough to be shown; DataError if it is gone."""
@@ -188,18 +201,20 @@ class ReviewFolder:
         """
         with self._lock:
             self._check_version(index, version)
-            path, as_made, photo = self._mask(index), self._as_made(index), self._photo(index)
+            path, as_made, photo = self._path(index), self._as_made(index), self._photo(index)
+            mask = self._mask(index)
             self._check_photo(index, photo, ids)
             check_class_ids(path, ids, len(self.classes))
-            if torch.equal(ids, self._ids(index)):
+            if torch.equal(ids, mask.ids):
                 return
             self._remove_report()
-            if mask_state(path, "")[0] is not MaskState.CORRECTED:
+            if not mask.edited:
                 _copy(path, as_made)
             elif as_made.is_file() and torch.equal(ids, read_class_ids(as_made)):
                 self._restore(index, photo)
                 return
             write_class_ids(path, ids)
+            self._masks[index] = _Mask(content_digest(path), ids, edited=True)
             self._manifest.add(self._sample(index, photo), ids, photo.digest, "person")
 
     def reset(self, index: int, version: str) -> None:
@@ -257,7 +272,7 @@ class ReviewFolder:
             places = tuple(sorted({self._index[label] for label in labels}))
             if places == earlier.labels:
                 return ""
-            self._check_photo(index, photo, self._ids(index))
+            self._check_photo(index, photo, self._mask(index).ids)
             sample = replace(earlier, labels=places)
             self._remember(self._kept(earlier, photo), earlier, photo)
             cams = self._kept(sample, photo)
@@ -299,14 +314,14 @@ class ReviewFolder:
         if (path := self.folder / confidence_path(sample.name)).is_file():
             sure = enlarged(pixel_confidence(scores).cpu(), photo.size)
             write_confidence(path, sure, made_for)
-        write_mask(self._mask(index), whole, made_for, review.to_text())
+        write_mask(self._path(index), whole, made_for, review.to_text())
         self._forget_as_made(index)
 
     def _keep_labels(self, index: int, sample: Sample, photo: _Photo) -> None:
         """Keep other labels beside a mask that does not show them yet."""
         row, score = self._manifest.rows[sample.name], self._score(sample.name)
         review = None if math.isinf(score) else Review(score, tuple(_words(row["reasons"])))
-        self._relabelled(index, sample, photo, self._ids(index), row["made_by"], review)
+        self._relabelled(index, sample, photo, self._mask(index).ids, row["made_by"], review)
 
     def _relabelled(
         self,
@@ -324,10 +339,10 @@ class ReviewFolder:
 
     def _restore(self, index: int, photo: _Photo) -> None:
         """Move the mask as ssrseg made it to its place again."""
-        path, as_made = self._mask(index), self._as_made(index)
+        path, as_made = self._path(index), self._as_made(index)
         review = Review.from_text(mask_note(as_made))
         _copy(as_made, path)
-        ids = self._ids(index)
+        ids = self._mask(index).ids
         self._manifest.add(self._sample(index, photo), ids, photo.digest, "ssrseg", review)
         self._forget_as_made(index)
 
@@ -353,25 +368,32 @@ class ReviewFolder:
     def _places(self, labels: Sequence[str]) -> tuple[int, ...]:
         return tuple(sorted(self._index[name] for name in labels if name in self._index))
 
-    def _mask(self, index: int) -> Path:
+    def _path(self, index: int) -> Path:
         return self.folder / mask_path(self.names[index])
 
     def _as_made(self, index: int) -> Path:
         return self.folder / AS_MADE / f"{self.names[index]}.png"
 
-    def _ids(self, index: int) -> Ids:
-        path = self._mask(index)
-        ids = read_class_ids(path, len(self.classes))
-        check_class_ids(path, ids, len(self.classes))
-        return ids
+    def _mask(self, index: int) -> _Mask:
+        """The mask as it is on the disk now."""
+        path = self._path(index)
+        version, found = content_digest(path), self._masks.pop(index, None)
+        if found is None or found.version != version:
+            ids = read_class_ids(path, len(self.classes))
+            check_class_ids(path, ids, len(self.classes))
+            found = _Mask(version, ids, mask_state(path, "")[0] is MaskState.CORRECTED)
+        self._masks[index] = found
+        while len(self._masks) > _KEPT:
+            self._masks.popitem(last=False)
+        return found
 
     def _check_version(self, index: int, version: str) -> None:
-        if content_digest(self._mask(index)) != version:
+        if content_digest(self._path(index)) != version:
             raise Stale
 
     def _check_photo(self, index: int, photo: _Photo, ids: Ids) -> None:
         """Raise DataError unless a mask is of this photograph."""
-        path = self._mask(index)
+        path = self._path(index)
         if tuple(ids.shape) != photo.size:
             raise DataError(
                 f"{path} has {ids.shape[1]} x {ids.shape[0]} pixels, its photograph {photo.path}"

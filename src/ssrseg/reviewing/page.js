@@ -196,6 +196,7 @@ function walk(way) {
 async function open(index) {
   at = index;
   detail = ids = stroke = spot = null;
+  document.body.classList.add("busy");
   field("threshold").value = 0;
   [zoom, extra] = [1, []];
   for (const each of rows.querySelectorAll("button")) each.setAttribute("aria-current", Number(each.dataset.open) === at);
