@@ -179,6 +179,25 @@ def test_help_starts_without_torch() -> None:
     assert not imported & {"torch", "transformers", "numpy", "scipy", "skimage", "PIL"}
 
 
+@pytest.mark.parametrize("verb", ["masks", "train", "check", "seeds"])
+def test_faults_of_labels_are_said_without_torch(verb: str, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("image,labels\nnone.jpg,cat\n")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-X", "importtime", "-m", "ssrseg", verb),
+            *(("--out", "out") if verb in ("masks", "train") else ()),
+            *("--data", "."),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, "none.jpg" in done.stderr) == (2, True), done.stderr[-500:]
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "ssrseg.data.open" in imported
+    assert not imported & {"torch", "transformers", "scipy", "skimage"}
+
+
 def test_a_process_ends_with_two_and_a_paragraph(tmp_path: Path) -> None:
     arguments = ("masks", "--data", "nowhere", "--out", "out")
     done = subprocess.run(

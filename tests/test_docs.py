@@ -92,7 +92,7 @@ def test_files_named_in_the_docs_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for name in re.findall(r"(?<![\w/])(docs/[\w./-]+\.md)", text):
         assert (ROOT / name).is_file(), name
-    for name in re.findall(r"`((?:[\w-]+/)*\w+\.py)`", text.split("## Before and after")[0]):
+    for name in re.findall(r"`((?:[\w-]+/)*\w+\.py)`", text):
         assert (ROOT / name).is_file() or any(
             list((ROOT / folder).rglob(name)) for folder in ("src", "tests", "encoders")
         ), name

@@ -29,7 +29,7 @@ from ssrseg.console import note
 from ssrseg.data.classes import check_background, check_class_names
 from ssrseg.data.files import user_path
 from ssrseg.data.sample import LabelledImages
-from ssrseg.device import pick_device
+from ssrseg.device import pick_device, settled_precision
 from ssrseg.errors import CheckpointError, ConfigError
 from ssrseg.markdown import markdown_text
 from ssrseg.method.cmpa import Alignment
@@ -129,6 +129,7 @@ class Loadable(
             BackboneError: If an encoder cannot be loaded.
             ConfigError: If the prompt set cannot be read or the layers do not fit.
         """
+        config = settled_precision(config, device)
         names = check_class_names(classes)
         words = check_background(background)
         vocabulary = build_vocabulary(names, config.prompts.set, prompts, words)
@@ -270,11 +271,12 @@ class Loadable(
         """
         file = model_file(source, **hub)
         checkpoint = load_checkpoint(file)
-        config = _with_encoders(checkpoint.config, clip, dino)
+        device = pick_device(device)
+        config = settled_precision(_with_encoders(checkpoint.config, clip, dino), device)
         clip_tower, dino_tower = _load_encoders(
             config,
             () if segment_only else checkpoint.texts,
-            pick_device(device),
+            device,
             with_dino=not segment_only,
         )
         model = cls(
@@ -312,6 +314,9 @@ class Loadable(
                 f"with_config takes settings, not {config!r}. Give ssrseg.load_config(preset,"
                 " overrides=[...]), or dataclasses.replace(model.config, ...)."
             )
+        if config.backbones.precision == "auto":  # settled, when the encoders were loaded
+            settled = replace(config.backbones, precision=self.config.backbones.precision)
+            config = replace(config, backbones=settled)
         for section in ("backbones", "prompts"):
             if getattr(config, section) != getattr(self.config, section):
                 raise ValueError(
@@ -449,17 +454,19 @@ def _load_encoders(
 ) -> tuple[FrozenCLIP, FrozenDINO | None]:
     """The encoders of the settings; DINO only where it has a weight."""
     backbones = config.backbones
+    precision = backbones.precision
+    assert precision != "auto"  # settled
     clip = FrozenCLIP.load(
         backbones.clip,
         pos_interpolation=backbones.pos_interpolation,
-        precision=backbones.precision,
+        precision=precision,
         texts=texts,
     ).to(device)
     if config.data.norm == "clip":
         _note_usual_pixels(backbones.clip, clip.pixels, "CLIP's")
     if not with_dino or not uses_dino(config):
         return clip, None
-    dino = FrozenDINO.load(backbones.dino, precision=backbones.precision).to(device)
+    dino = FrozenDINO.load(backbones.dino, precision=precision).to(device)
     _note_usual_pixels(backbones.dino, dino.pixels, "ImageNet's")
     return clip, dino
 
@@ -498,7 +505,7 @@ def encoders_on_disk(config: Config) -> EncodersOnDisk:
     folders = {name: folder_on_disk(source) for name, source in wanted.items()}
     found = {name: folder for name, folder in folders.items() if folder is not None}
     patch = 16
-    with suppress(JsonError, OSError, KeyError, TypeError):
+    with suppress(JsonError, OSError, KeyError, TypeError, ValueError, OverflowError):
         patch = max(1, int(read_json(found["clip"] / "config.json")["vision_config"]["patch_size"]))
     missing = tuple(wanted[name] for name in wanted if name not in found)
     # hub ids in the cache by their folder, so that nobody asks the hub for a newer one

@@ -7,8 +7,9 @@ imports neither the model nor the library of the encoders before a CAM is missin
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ssrseg.cam_source import CamSource, Unusable
 from ssrseg.checkpoint import model_file
@@ -17,10 +18,11 @@ from ssrseg.console import steps
 from ssrseg.data.files import user_path
 from ssrseg.data.open import labelled_images
 from ssrseg.data.sample import LabelledImages
-from ssrseg.device import pick_device
+from ssrseg.device import pick_device, settled_precision
 from ssrseg.failures import Failure
 from ssrseg.interruption import until_stopped
 from ssrseg.kept_cams import cams_path
+from ssrseg.made_with import folder_made_with
 from ssrseg.manifest import confidence_path, mask_path, with_corrected_labels
 from ssrseg.mask_folder import Making, open_masks
 from ssrseg.method.evidence import pixel_confidence
@@ -102,7 +104,8 @@ def make_masks(
         OutputError: If another process writes into ``out``, or the disk takes nothing.
     """
     start, out, device = time.monotonic(), user_path(out, "masks"), pick_device(device)
-    data, config = with_corrected_labels(labelled_images(data), out), config_of(config)
+    data = with_corrected_labels(labelled_images(data), out)
+    config = _settled(config_of(config), out, device)
     source = CamSource(
         data,
         out,
@@ -157,3 +160,12 @@ def make_masks(
         reviews,
         tuple(masks.failures),
     )
+
+
+def _settled(config: Config, out: Path, device: str) -> Config:
+    """The settings with the arithmetic that the masks in ``out`` began with, or a choice."""
+    earlier = folder_made_with(out, "labels")
+    if config.backbones.precision == "auto" and earlier is not None:
+        begun: Any = earlier.settings.get("backbones.precision", "auto")
+        config = replace(config, backbones=replace(config.backbones, precision=begun))
+    return settled_precision(config, device)

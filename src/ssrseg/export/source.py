@@ -11,11 +11,12 @@ from typing import Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from ssrseg.data.class_ids import check_class_ids, find_masks, read_class_ids
+from ssrseg.data.class_ids import check_class_ids, read_class_ids
 from ssrseg.data.classes import read_classes_txt
 from ssrseg.data.csv_lines import rows_by_name
 from ssrseg.data.files import content_digest, user_path
 from ssrseg.data.find_images import images_like
+from ssrseg.data.find_masks import find_masks
 from ssrseg.data.images import image_size
 from ssrseg.data.stamped_mask import MaskState, mask_state
 from ssrseg.errors import DataError

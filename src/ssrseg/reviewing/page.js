@@ -45,7 +45,7 @@ function change(index, work) {
   say("saving …");
   const next = (chains.get(index) ?? Promise.resolve()).then(work).then(
     () => { pending -= 1; if (!pending) say("saved"); },
-    error => { pending -= 1; complain(error); if (index === at) return load(index); },
+    error => { pending -= 1; complain(error); return making(index, () => {}); },
   );
   chains.set(index, next);
   return next;
@@ -66,16 +66,19 @@ async function put(index, mask, size) {
   const answer = await ask(path, {method: "PUT", headers: headers("application/octet-stream"), body: mask});
   learn(index, await answer.json());
 }
-// while a mask is made, nobody paints on the earlier one
+// while a mask is made and until it is shown, nobody paints on the earlier one
 async function making(index, work) {
   busy.set(index, (busy.get(index) ?? 0) + 1);
+  showBusy();
   try {
     await work();
   } finally {
-    busy.set(index, busy.get(index) - 1);
     if (index === at) await load(index);
+    busy.set(index, busy.get(index) - 1);
+    showBusy();
   }
 }
+const showBusy = () => document.body.classList.toggle("busy", isBusy(at) || !detail);
 const isBusy = index => (busy.get(index) ?? 0) > 0;
 function say(text) { one(".status").textContent = text; }
 function complain(error) {
@@ -121,12 +124,11 @@ const alike = (one, other) => one.length === other.length && one.every((each, pl
 async function restore(entry, wanted) {
   if (entry.index !== at) await open(entry.index);
   const {index} = entry, {size} = wanted;
-  await change(index, async () => {
+  await change(index, () => making(index, async () => {
     if (!alike(images[index].labels, wanted.labels)) await post(index, "labels", {labels: wanted.labels});
     if (wanted.mask && editable()) await put(index, unpack(wanted.mask, size[0] * size[1]), size);
     if (images[index].decision !== wanted.decision) await post(index, "decision", {decision: wanted.decision});
-  });
-  await load(index);
+  }));
   showList();
 }
 async function step(from, to, side) {
@@ -196,7 +198,7 @@ function walk(way) {
 async function open(index) {
   at = index;
   detail = ids = stroke = spot = null;
-  document.body.classList.add("busy");
+  showBusy();
   field("threshold").value = 0;
   [zoom, extra] = [1, []];
   for (const each of rows.querySelectorAll("button")) each.setAttribute("aria-current", Number(each.dataset.open) === at);
@@ -239,7 +241,7 @@ function showDetail() {
   const problem = detail.problem || (large ? "This mask is too large to be brushed here." : "");
   one(".problem").textContent = problem;
   one(".problem").hidden = !problem;
-  document.body.classList.toggle("busy", isBusy(at));
+  showBusy();
   showLabels();
   one(".threshold").hidden = !(detail.threshold && editable());
   showThreshold();
@@ -474,7 +476,6 @@ function relabel(labels) {
   if (!detail || isBusy(index) || alike(labels, detail.labels)) return;
   const first = folder.encoders.state !== "ready" && !folder.encoders.why;
   field("threshold").value = 0;
-  document.body.classList.add("busy");
   change(index, () => making(index, async () => {
     say(first ? "loading the encoders, once …" : "making the mask …");
     const before = await stored(index);
@@ -526,7 +527,7 @@ const actions = {
 };
 document.addEventListener("click", event => {
   const button = event.target.closest("button");
-  if (!button) return;
+  if (!button || stroke) return;
   const {dataset} = button;
   if (dataset.do) actions[dataset.do]();
   else if (dataset.open) open(Number(dataset.open));
@@ -560,6 +561,7 @@ document.addEventListener("keydown", event => {
   if (event.key === "Escape" && (typing || range)) { event.target.blur(); view.focus({preventScroll: true}); return; }
   if (event.target.name === "label" && event.key === "Enter") { addLabel(event.target.value); event.preventDefault(); return; }
   if (typing || event.altKey || one("dialog[open]")) return;
+  if (stroke) { event.preventDefault(); return; }  // first the stroke comes to its end
   if (event.repeat && "axu".includes(event.key)) return;  // a key that is held decides once
   if (event.ctrlKey || event.metaKey) {
     const again = event.key === "y" || event.key === "Z" || event.key === "z" && event.shiftKey;
