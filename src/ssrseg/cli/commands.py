@@ -298,7 +298,7 @@ class FolderEncoders:
     clip: str | None = None
     """CLIP: hub id or folder."""
     dino: str | None = None
-    """DINO: likewise."""
+    """DINO, DINOv2 or DINOv3: hub id or folder."""
     device: Device = "auto"
 
 

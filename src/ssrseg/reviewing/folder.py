@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -418,7 +419,7 @@ class ReviewFolder:
                 f"Nothing says where the photograph of {name} is. Name the folder of the"
                 " photographs (--images)."
             )
-        return self.folder.resolve() / image
+        return Path(os.path.normpath(self.folder.resolve() / image))
 
     def _photo(self, index: int) -> _Photo:
         path = self._image(index)

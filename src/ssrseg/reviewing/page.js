@@ -251,6 +251,7 @@ function showDetail() {
 }
 function showLabels() {
   one(".labels").hidden = !folder.from_labels;
+  one(".labels").disabled = Boolean(detail.problem);
   one(".chips").replaceChildren(...detail.labels.map(label => {
     const chip = document.createElement("li"), away = document.createElement("button");
     chip.append(swatch(folder.classes.indexOf(label) + 1), label, away);
@@ -271,7 +272,7 @@ function showLabels() {
   });
   one(".hints").replaceChildren(...hints.length ? ["looks like ", ...hints.flatMap(hint => [hint, " "])] : []);
   one(".encoders").textContent = folder.encoders.why
-    ? `No new mask is made of other labels: ${folder.encoders.why}. They are kept, and the next \`ssrseg masks\` makes it.` : "";
+    ? `Other labels are kept, and the next \`ssrseg masks\` makes their mask; not here: ${folder.encoders.why}.` : "";
 }
 function swatch(id) {
   const mark = document.createElement("i");
@@ -342,8 +343,14 @@ function fit() {
   showCursor();
 }
 function enlarge(factor) {
+  // what is in the middle stays there
+  const middle = ["Left", "Top"].map(side => {
+    const [length, room] = side === "Left" ? ["scrollWidth", "clientWidth"] : ["scrollHeight", "clientHeight"];
+    return {side, length, room, share: (view[`scroll${side}`] + view[room] / 2) / view[length]};
+  });
   zoom = factor ? Math.min(32, Math.max(1, zoom * factor)) : 1;
   fit();
+  for (const {side, length, room, share} of middle) view[`scroll${side}`] = share * view[length] - view[room] / 2;
 }
 function opacity(value) {
   field("opacity").value = value;
@@ -473,7 +480,7 @@ async function decide(decision) {
 }
 function relabel(labels) {
   const index = at;
-  if (!detail || isBusy(index) || alike(labels, detail.labels)) return;
+  if (!detail || detail.problem || isBusy(index) || alike(labels, detail.labels)) return;
   const first = folder.encoders.state !== "ready" && !folder.encoders.why;
   field("threshold").value = 0;
   change(index, () => making(index, async () => {
