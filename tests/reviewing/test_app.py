@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reviewed
 from fastapi.testclient import TestClient
 from reviewed import contents, copied, rows
 
@@ -22,16 +21,6 @@ HOST = "http://127.0.0.1:8765"
 TOKEN = "a-secret-of-this-session"
 PAGE = {"origin": HOST, "x-review-token": TOKEN}
 JSON, BYTES = {"content-type": "application/json"}, {"content-type": "application/octet-stream"}
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, clip_dir: Path, dino_dir: Path) -> Path:
-    return reviewed.made(tmp_path_factory.mktemp("made"), clip_dir, dino_dir)
-
-
-@pytest.fixture
-def masks(made: Path, tmp_path: Path) -> Path:
-    return copied(made, tmp_path)
 
 
 @pytest.fixture

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,29 +18,19 @@ from typing import Any
 import numpy as np
 import pytest
 import reviewed
+import uvicorn
 from pages import BROWSER
-from reviewed import contents, copied, rows, with_alpha
+from reviewed import contents, rows, with_alpha
 
 from ssrseg.config import Config
 from ssrseg.data.class_ids import read_class_ids
 from ssrseg.pseudo_masks import make_masks
+from ssrseg.reviewing.app import make_app
+from ssrseg.reviewing.encoders import EncoderOptions
+from ssrseg.reviewing.folder import open_review
+from ssrseg.reviewing.serve import HOST
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, clip_dir: Path, dino_dir: Path) -> Path:
-    return reviewed.made(tmp_path_factory.mktemp("made"), clip_dir, dino_dir)
-
-
-@pytest.fixture
-def masks(made: Path, tmp_path: Path) -> Path:
-    return copied(made, tmp_path)
-
-
-@pytest.fixture
-def config(clip_dir: Path, dino_dir: Path) -> Config:
-    return reviewed.config(clip_dir, dino_dir)
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +49,11 @@ class Review:
 
     Attributes:
         page: Playwright's.
-        server: The process of ``ssrseg review``.
         requests: Addresses that the page has asked for.
         faults: What the browser had to complain of.
     """
 
     page: Any
-    server: subprocess.Popen[str]
     requests: list[str]
     faults: list[str]
 
@@ -98,34 +88,59 @@ class Review:
 
 
 @contextmanager
-def opened(browser: Any, masks: Path) -> Iterator[Review]:
+def process(masks: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The address of ``ssrseg review``, and the process."""
     command = [sys.executable, "-m", "ssrseg", "review", str(masks), "--port", "0"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    log = (masks.parent / "log").open("a")
-    server = subprocess.Popen(
-        [*command, "--device", "cpu"], stdout=subprocess.PIPE, stderr=log, text=True,
-        env=environment, start_new_session=True,
-    )  # fmt: skip
+    with (masks.parent / "log").open("w+") as log:
+        server = subprocess.Popen(
+            [*command, "--device", "cpu"], stdout=subprocess.PIPE, stderr=log, text=True,
+            env=environment, start_new_session=True,
+        )  # fmt: skip
+        try:
+            assert server.stdout is not None
+            found = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", server.stdout.readline())
+            assert found, (masks.parent / "log").read_text()
+            yield found[0], server
+        finally:
+            server.kill()
+            server.wait()
+            server.stdout.close()
+
+
+@contextmanager
+def here(masks: Path) -> Iterator[str]:
+    """The address of a server in this process, which starts at once."""
+    with (
+        open_review(masks, None, EncoderOptions(device="cpu")) as folder,
+        socket.socket() as listener,
+    ):
+        listener.bind((HOST, 0))
+        app, token = make_app(folder, "token"), "token"
+        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="warning"))
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        yield f"http://{HOST}:{listener.getsockname()[1]}/?token={token}"
+        server.should_exit = True
+        thread.join()
+
+
+@contextmanager
+def opened(browser: Any, address: str) -> Iterator[Review]:
+    """A page that shows the first mask."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    review = Review(page, [], [])
+    page.on("request", lambda request: review.requests.append(request.url))
+    page.on("console", lambda said: review.faults.append(said.text))
+    page.on("pageerror", lambda error: review.faults.append(str(error)))
     try:
-        assert server.stdout is not None
-        found = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", server.stdout.readline())
-        assert found, (masks.parent / "log").read_text()
-        page = context.new_page()
-        review = Review(page, server, [], [])
-        page.on("request", lambda request: review.requests.append(request.url))
-        page.on("console", lambda said: review.faults.append(said.text))
-        page.on("pageerror", lambda error: review.faults.append(str(error)))
-        page.goto(found[0])
+        page.goto(address)
         review.shows("h2", re.compile("."))
         page.wait_for_load_state("networkidle")
         yield review
     finally:
         context.close()
-        server.kill()
-        server.wait()
-        server.stdout.close()
-        log.close()
 
 
 def ids(masks: Path, name: str) -> np.ndarray:
@@ -137,7 +152,7 @@ def test_a_review_from_end_to_end(
     browser: Any, masks: Path, config: Config, tmp_path: Path
 ) -> None:
     before, lines = contents(masks), rows(masks)
-    with opened(browser, masks) as review:
+    with process(masks) as (address, server), opened(browser, address) as review:
         # a label is corrected
         review.open("photo_1")
         review.press("l")
@@ -195,12 +210,12 @@ def test_a_review_from_end_to_end(
         review.press("z")
         review.shows(".counts", "2 to do, 1 accepted, 1 rejected")
         # the server is killed: what was shown as saved is there
-        review.server.send_signal(signal.SIGKILL)
-        review.server.wait()
+        server.send_signal(signal.SIGKILL)
+        server.wait()
         assert all(each.startswith(("http://127.0.0.1:", "data:")) for each in review.requests)
         assert review.faults == []
     killed = rows(masks)
-    with opened(browser, masks) as review:
+    with process(masks) as (address, server), opened(browser, address) as review:
         review.shows(".counts", "2 to do, 1 accepted, 1 rejected")
         assert rows(masks) == killed and (ids(masks, "photo_2") == erased).all()
         review.page.select_option("[name=state]", "all")
@@ -213,9 +228,9 @@ def test_a_review_from_end_to_end(
         review.shows(".export .result", re.compile("1 mask written to"))
         review.press("Escape")
         assert review.faults == []
-        review.server.send_signal(signal.SIGINT)
-        assert review.server.wait(20) == 0
-        assert "1 accepted, 1 rejected, 2 to do" in review.server.stdout.read()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(20) == 0
+        assert "1 accepted, 1 rejected, 2 to do" in server.stdout.read()
     # the files: photo_1 as made from the right label, the others as they were
     right = tmp_path / "right"
     data = reviewed.data(masks)
@@ -234,7 +249,7 @@ def test_a_review_from_end_to_end(
 
 def test_the_threshold_is_moved(browser: Any, masks: Path, config: Config, tmp_path: Path) -> None:
     before = contents(masks)
-    with opened(browser, masks) as review:
+    with here(masks) as address, opened(browser, address) as review:
         review.open("photo_2")
         review.press(".", ".", ".", ".")  # quarters of a doubling
         review.saved()
@@ -248,7 +263,7 @@ def test_the_threshold_is_moved(browser: Any, masks: Path, config: Config, tmp_p
 
 
 def test_by_keyboard_alone(browser: Any, masks: Path) -> None:
-    with opened(browser, masks) as review:
+    with here(masks) as address, opened(browser, address) as review:
         name = review.page.locator("h2").first.text_content()
         review.press("f")
         review.page.keyboard.type("all")
@@ -278,7 +293,7 @@ def test_by_keyboard_alone(browser: Any, masks: Path) -> None:
 
 
 def test_a_mask_that_somebody_else_changes(browser: Any, masks: Path) -> None:
-    with opened(browser, masks) as review:
+    with here(masks) as address, opened(browser, address) as review:
         review.open("photo_1")
         path = masks / "masks" / "photo_1.png"
         other = (masks / "masks" / "photo_0.png").read_bytes()
@@ -289,7 +304,7 @@ def test_a_mask_that_somebody_else_changes(browser: Any, masks: Path) -> None:
 
 
 def test_a_telephone(browser: Any, masks: Path) -> None:
-    with opened(browser, masks) as review:
+    with here(masks) as address, opened(browser, address) as review:
         review.page.set_viewport_size({"width": 390, "height": 844})
         wide = review.page.locator("html").evaluate("each => each.scrollWidth")
         assert wide == 390  # nothing hangs out

@@ -21,21 +21,6 @@ from ssrseg.reviewing.encoders import EncoderOptions
 from ssrseg.reviewing.folder import ReviewFolder, Stale, open_review
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, clip_dir: Path, dino_dir: Path) -> Path:
-    return reviewed.made(tmp_path_factory.mktemp("made"), clip_dir, dino_dir)
-
-
-@pytest.fixture
-def masks(made: Path, tmp_path: Path) -> Path:
-    return copied(made, tmp_path)
-
-
-@pytest.fixture
-def config(clip_dir: Path, dino_dir: Path) -> Config:
-    return reviewed.config(clip_dir, dino_dir)
-
-
 @pytest.fixture
 def folder(masks: Path) -> Iterator[ReviewFolder]:
     with open_review(masks, None, EncoderOptions(device="cpu")) as found:
