@@ -153,7 +153,7 @@ def test_corrected_labels_make_the_mask_of_these_labels(
     index, before = place(folder, "photo_1"), contents(masks)
     line = rows(masks)["photo_1"]
     folder.decide(index, "accepted", version(folder, "photo_1"))
-    assert folder.relabel(index, ["red car", "cat"], version(folder, "photo_1")) == ""
+    folder.relabel(index, ["red car", "cat"], version(folder, "photo_1"))
     right = relabelled(reviewed.data(masks), {"photo_1": (0, 2)})
     make_masks(right, tmp_path / "other", config)
     there = contents(tmp_path / "other")
@@ -236,8 +236,8 @@ def test_without_encoders_labels_are_kept(masks: Path, config: Config, tmp_path:
         assert folder.encoders.state == "missing"
         index = place(folder, "photo_1")
         folder.decide(index, "accepted", version(folder, "photo_1"))
-        why = folder.relabel(index, ["cat"], version(folder, "photo_1"))
-        assert f"{tmp_path / 'nothing'} is not on this machine" in why
+        folder.relabel(index, ["cat"], version(folder, "photo_1"))
+        assert f"{tmp_path / 'nothing'} is not on this machine" in folder.encoders.why_not
         assert folder.summary(index)["decision"] == "" and folder.summary(index)["labels"] == [
             "cat"
         ]
@@ -286,9 +286,10 @@ def test_other_encoders_make_no_masks(masks: Path, dino_dir: Path, tmp_path: Pat
     other = tiny_clip(tmp_path / "other", seed=5)
     with open_review(masks, None, EncoderOptions(clip=str(other), device="cpu")) as folder:
         index = place(folder, "photo_1")
-        assert "its weights are others" in folder.relabel(
-            index, ["cat"], version(folder, "photo_1")
-        )
+        assert folder.encoders.state == "asleep"
+        folder.relabel(index, ["cat"], version(folder, "photo_1"))
+        assert "its weights are others" in folder.encoders.why_not
+        assert folder.summary(index)["labels"] == ["cat"]
 
 
 def test_a_folder_of_predictions(made: Path, tmp_path: Path) -> None:

@@ -207,8 +207,6 @@ def _add_page(app: FastAPI, folder: ReviewFolder, token: str) -> None:
             "alpha": folder.alpha,
             "from_labels": folder.encoders.made_from == "labels",
             "formats": list(FORMATS),
-            "missing": folder.missing,
-            "most_pixels": MOST_PIXELS,
             "encoders": _encoders(folder),
             "images": [folder.summary(index) for index in range(len(folder.names))],
         }
@@ -272,8 +270,8 @@ def _add_changes(app: FastAPI, folder: ReviewFolder) -> None:
 
     @app.post("/api/images/{index}/labels")
     def relabel(index: _Index, body: _Labels) -> dict[str, Any]:
-        note = folder.relabel(at(index), body.labels, body.version)
-        return folder.detail(index) | {"note": note}
+        folder.relabel(at(index), body.labels, body.version)
+        return folder.detail(index)
 
     @app.post("/api/images/{index}/reset")
     def reset(index: _Index, body: _Reset) -> dict[str, Any]:

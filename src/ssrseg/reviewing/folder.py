@@ -248,14 +248,14 @@ class ReviewFolder:
         ids, _ = mask_of_cam(cams.refined_cam, sample.labels, to_unit(photo.small), settings)
         return enlarged_ids(ids.cpu(), photo.size)
 
-    def relabel(self, index: int, labels: Sequence[str], version: str) -> str:
-        """Give an image other labels, and make its mask anew if the encoders are here.
+    def relabel(self, index: int, labels: Sequence[str], version: str) -> None:
+        """Give an image other labels, and make its mask anew.
+
+        Without encoders (``encoders.why_not``) the mask stays, and the next ``ssrseg masks`` makes
+        it anew.
 
         Args:
             labels: Names of classes.
-
-        Returns:
-            Why the mask is still the earlier one; empty if it was made anew.
 
         Raises:
             Stale: If the mask on the disk is not of this version.
@@ -272,7 +272,7 @@ class ReviewFolder:
             earlier = self._sample(index, photo)
             places = tuple(sorted({self._index[label] for label in labels}))
             if places == earlier.labels:
-                return ""
+                return
             self._check_photo(index, photo, self._mask(index).ids)
             sample = replace(earlier, labels=places)
             self._remember(self._kept(earlier, photo), earlier, photo)
@@ -283,10 +283,9 @@ class ReviewFolder:
             self._check_version(index, version)
             if cams is None:
                 self._keep_labels(index, sample, photo)
-                return self.encoders.why_not
-            self._remember(cams, sample, photo)
-            self._make(index, sample, photo, cams)
-            return ""
+            else:
+                self._remember(cams, sample, photo)
+                self._make(index, sample, photo, cams)
 
     def tidy(self) -> None:
         """Leave the manifest with a line per mask, by name."""

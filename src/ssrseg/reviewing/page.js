@@ -221,6 +221,7 @@ async function load(index) {
     fit();
     draw(0, 0, width, height);
   } catch (error) {
+    if (index === at) one("h2").textContent = images[index].name;
     complain(error);
   }
 }
