@@ -311,6 +311,7 @@ def review(
     port: Annotated[
         int, Parameter(converter=whole, validator=validators.Number(gte=0, lte=65535))
     ] = 8765,
+    labelstudio: Path | None = None,
     encoders: FolderEncoders = FolderEncoders(),
 ) -> None:
     """Accept, reject and correct masks on a page of this machine, the most doubtful first.
@@ -319,10 +320,14 @@ def review(
         folder: Written by `masks` or `predict`.
         images: Folder of the photographs, if they are not where manifest.csv says.
         port: Of 127.0.0.1; 0 = any that is free.
+        labelstudio: Label Studio's JSON export of a project that began with `export --to
+            labelstudio`: its masks are taken over first, as accepted ones.
     """
+    from ssrseg.reviewing.encoders import EncoderOptions
     from ssrseg.reviewing.serve import serve_review
 
-    left = serve_review(folder, port, images=images, **vars(encoders))
+    where = EncoderOptions(**vars(encoders))
+    left = serve_review(folder, port, images=images, labelstudio=labelstudio, encoders=where)
     echo(
         f"{left.accepted:,} accepted, {left.rejected:,} rejected, {left.open:,} to do. Next: ssrseg"
         f" export {folder} --to ... --only accepted"

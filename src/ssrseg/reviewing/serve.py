@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssrseg.console import echo, note
+from ssrseg.data.files import user_path
 from ssrseg.errors import ConfigError, PackageError, counted
 from ssrseg.interruption import until_stopped
 from ssrseg.manifest import ACCEPTED, REJECTED
 from ssrseg.reviewing.encoders import EncoderOptions
 from ssrseg.reviewing.folder import open_review
+from ssrseg.reviewing.labelstudio import take_over
 
 HOST = "127.0.0.1"
 _PATIENCE = 5  # seconds in which what is going on may end
@@ -33,10 +35,8 @@ def serve_review(
     port: int = 8765,
     *,
     images: str | Path | None = None,
-    model: str | Path | None = None,
-    clip: str | None = None,
-    dino: str | None = None,
-    device: str = "auto",
+    labelstudio: str | Path | None = None,
+    encoders: EncoderOptions = EncoderOptions(),  # noqa: B008  # it is frozen
 ) -> Left:
     """Serve the page of a folder of masks on 127.0.0.1 until a signal stops it.
 
@@ -44,15 +44,13 @@ def serve_review(
         folder: Written by ``masks`` or ``predict``; nobody else can write there meanwhile.
         port: 0 = any that is free.
         images: Folder of the photographs, if they are not where manifest.csv says.
-        model: The run that the masks were made with, if they were made with one.
-        clip: Hub id or folder of CLIP, if it is not where the masks' settings say.
-        dino: The same of DINO.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        labelstudio: Label Studio's JSON export, whose masks are taken over first and accepted.
+        encoders: Where they are.
 
     Raises:
         PackageError: If FastAPI or uvicorn is not installed.
         ConfigError: If the port is taken.
-        DataError: If the folder holds no masks.
+        DataError: If the folder holds no masks, or the export none of them.
         OutputError: If somebody else writes into the folder, such as another review.
     """
     try:
@@ -64,11 +62,16 @@ def serve_review(
             f"the page of a review needs the package {error.name}, which is not installed:"
             " pip install 'ssrseg[review]'."
         ) from error
-    options = EncoderOptions(model, clip, dino, device)
-    with open_review(folder, images, options) as reviewed, _listening(port) as listener:
+    with open_review(folder, images, encoders) as reviewed, _listening(port) as listener:
         if reviewed.missing:
             masks = counted(reviewed.missing, "mask is", "masks are")
             note(f"{masks} listed in manifest.csv and not there; the same `ssrseg masks` goes on.")
+        if labelstudio is not None:
+            taken = take_over(reviewed, user_path(labelstudio, "Label Studio's export"))
+            masks = counted(len(taken.accepted), "mask", "masks")
+            echo(f"{masks} taken over from {labelstudio} and accepted.")
+            for failure in taken.failures:
+                note(f"{failure.name} was not taken over: {failure.reason}")
         token = new_token()
         server = uvicorn.Server(
             uvicorn.Config(
