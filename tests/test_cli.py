@@ -30,8 +30,8 @@ from ssrseg.cli import app
 from ssrseg.config import describe, known_keys, preset_names
 
 VERBS = (
-    *("demo", "check", "masks", "train", "predict", "report", "evaluate", "export"),
-    *("doctor", "config"),
+    *("demo", "check", "masks", "train", "predict", "report", "review", "evaluate"),
+    *("export", "doctor", "config"),
     *("prepare", "archive"),
     *("table", "ablate", "seeds", "figure", "reproduce"),
 )

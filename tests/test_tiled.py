@@ -16,17 +16,20 @@ from ssrseg import tiled as module
 from ssrseg.config import load_config
 from ssrseg.data import large
 from ssrseg.data.class_ids import read_class_ids
+from ssrseg.data.files import content_digest
 from ssrseg.data.images import read_image
 from ssrseg.data.large import HeldImage, Tiling
 from ssrseg.data.open import open_labelled
 from ssrseg.data.stamped_mask import mask_ids, sample_mask
 from ssrseg.demo.canvas import Canvas
 from ssrseg.demo.scenes import CLASSES, _surroundings, render_scene
-from ssrseg.errors import ConfigError
+from ssrseg.errors import ConfigError, DataError
 from ssrseg.model import SSR
 from ssrseg.prediction import predict
 from ssrseg.pseudo_masks import make_masks
 from ssrseg.report.masks import write_masks_report
+from ssrseg.reviewing.encoders import EncoderOptions
+from ssrseg.reviewing.folder import open_review
 from ssrseg.tiled import Look, tiled_look
 from ssrseg.training import train
 
@@ -113,7 +116,7 @@ def looks_with(evidence: dict[int, float], whole: float):
             assert photo.shape == (16, 16, 3)
             strength = evidence.get(int(photo[0, 0, 0]), 0.0) if of_tiles else whole
             ramp = torch.linspace(0, 1, 16).view(1, 4, 4)
-            found.append(Look(ramp, ramp.flip(-1), torch.tensor([0.5, strength])))
+            found.append(Look((1,), ramp, ramp.flip(-1), torch.tensor([0.5, strength])))
         return found
 
     return looks
@@ -287,6 +290,27 @@ def test_a_large_mask_is_looked_through_in_rows(
     changed.save(mask)
     again = make_masks(folder, folder / "out", config)
     assert again.corrected == ("images/large",) or again.corrected == ("large",)
+
+
+def test_review_leaves_a_mask_of_tiles_to_the_next_run(
+    folder: Path, clip_dir: Path, dino_dir: Path
+) -> None:
+    config = tiny_config(clip_dir, dino_dir, *TINY, "data.tile=120")  # only the large one is cut
+    make_masks(folder, folder / "out", config)
+    mask = folder / "out" / "masks" / "images" / "large.png"
+    mask = mask if mask.is_file() else folder / "out" / "masks" / "large.png"
+    before = mask.read_bytes()
+    with open_review(folder / "out", None, EncoderOptions(device="cpu")) as reviewed:
+        index = next(at for at, name in enumerate(reviewed.names) if name.endswith("large"))
+        with pytest.raises(DataError, match="no CAMs of this photograph"):
+            reviewed.with_threshold(index, 2.0, refined=False)
+        reviewed.relabel(index, ["dog"], content_digest(mask))
+    assert mask.read_bytes() == before
+    again = make_masks(folder, folder / "out", config)
+    assert (again.written, again.skipped) == (1, 1)
+    dog = open_labelled(folder).classes.index("dog") + 1
+    assert set(read_class_ids(mask).unique().tolist()) <= {0, dog}
+    assert mask.read_bytes() != before
 
 
 # ---------------------------------------------------------------- a trained model

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -30,6 +30,9 @@ from ssrseg.made_with import MadeWith, folder_made_with
 from ssrseg.networks.frozen import files_digest
 from ssrseg.networks.vocabulary import build_vocabulary
 from ssrseg.tiled import Look, tiled_look
+
+if TYPE_CHECKING:
+    from ssrseg.photo_masks import PhotoMask
 
 _IN_TRAINING = ("data.crop", "data.scale", "data.flip", "decoder", "optim", "test")
 """Settings without a part in masks."""
@@ -204,14 +207,11 @@ class CamSource:
                 settings.max_side,
                 lambda photos: self._model.looks(photos, sample.labels),
             )
-        return TiledCams(sample, self._keep(sample, found, digest), tiling, digest, False)
+        cams = self._keep(sample, cams_to_keep(found, self.made_with.classes), digest)
+        return TiledCams(sample, cams, tiling, digest, False)
 
-    def _keep(self, sample: Sample, found: Look, digest: str) -> KeptCams:
-        """Write CAMs; the numbers of half precision, so that nothing depends on the file."""
-        names = self.made_with.classes
-        classes = tuple(names[index] for index in sample.labels)
-        known = dict(zip(names, found.evidence.half().tolist(), strict=True))
-        cams = KeptCams(classes, found.cam.half().float(), found.refined_cam, known)
+    def _keep(self, sample: Sample, cams: KeptCams, digest: str) -> KeptCams:
+        """Write the CAMs of a sample; ``digest`` is that of its photograph."""
         write_cams(self._path(sample), cams, self.made_with.cams_of(sample, digest))
         return cams
 
@@ -229,14 +229,27 @@ class CamSource:
                 yield Unusable(samples[batch.index], batch.error)
                 continue
             # the batch's tokens are let go before anything is made from its CAMs
-            found = [
-                Look(each.cam, each.refined_cam, each.evidence)
-                for each in photo_masks(model, batch)
-            ]
-            for row, look in enumerate(found):
+            names = self.made_with.classes
+            found = [cams_to_keep(each, names) for each in photo_masks(model, batch)]
+            for row, cams in enumerate(found):
                 sample = samples[batch.index[row]]
-                cams = self._keep(sample, look, batch.digests[row])
+                self._keep(sample, cams, batch.digests[row])
                 yield _photo_cams(sample, cams, batch, row, kept=False)
+
+
+def cams_to_keep(found: PhotoMask | Look, classes: Sequence[str]) -> KeptCams:
+    """What is kept of the CAMs of a photograph: mask and review depend on nothing else.
+
+    Args:
+        classes: Names of all classes.
+    """
+    evidence = found.evidence.half().tolist()  # the numbers that the file holds, as for the CAM
+    return KeptCams(
+        tuple(classes[index] for index in found.labels),
+        found.cam.half().float(),
+        found.refined_cam,
+        dict(zip(classes, evidence, strict=True)),
+    )
 
 
 def _photo_cams(

@@ -184,8 +184,37 @@ class Loadable(
                     " WeCLIP."
                 )
             return model
+        return model._with_run(run, data.root)
+
+    @classmethod
+    def from_texts(
+        cls: type[Model],
+        config: Config,
+        vocabulary: Vocabulary,
+        run: Path | None = None,
+        *,
+        device: str = "cpu",
+    ) -> Model:
+        """The encoders for texts that are known, such as those that earlier masks were made with.
+
+        Args:
+            config: As for ``for_data``.
+            vocabulary: Class names and texts.
+            run: Run folder or checkpoint; None = training-free.
+            device: ``cpu`` or ``cuda``.
+
+        Raises:
+            BackboneError: If an encoder cannot be loaded.
+            CheckpointError: As for ``for_data``.
+        """
+        model = cls(config, *_load_encoders(config, vocabulary.texts, device), vocabulary)
+        return model if run is None else model._with_run(run, "the folder")
+
+    def _with_run(self: Model, run: Path, asking: str | Path) -> Model:
+        """What of a run the settings use; CheckpointError if nothing, or it does not fit."""
+        config = self.config
         checkpoint = load_checkpoint(run)
-        check_same_classes(checkpoint.classes, data.classes, run)
+        check_same_classes(checkpoint.classes, self.vocabulary.classes, run)
         has_heads = config.cam.mode == "cmpa" and bool(checkpoint.part("alignment"))
         gates = uses_decoder(config)
         if not has_heads and not gates:
@@ -199,19 +228,19 @@ class Loadable(
                 + ". Leave the model (--model) away for training-free masks, or segment with"
                 " `ssrseg predict`."
             )
-        texts = changed_texts(checkpoint.classes, checkpoint.texts, model.vocabulary.texts)
+        texts = changed_texts(checkpoint.classes, checkpoint.texts, self.vocabulary.texts)
         if texts:
             more = f"; and {len(texts) - 8} more" if texts[8:] else ""
             raise CheckpointError(
-                f"{run} was trained with other prompts than {data.root} asks for"
+                f"{run} was trained with other prompts than {asking} asks for"
                 f" ({'; '.join(texts[:8])}{more}). Use the"
                 " classes.yaml and prompts (--prompts) of its training; if they are the same,"
                 " another version of ssrseg left out other background words: train anew."
             )
         # heads and decoder read CLIP alone
         read = {key: digest for key, digest in checkpoint.encoders.items() if key != "dino"}
-        check_same_encoders(read, model.encoders, config.backbones, run)
-        return model._with_trained(checkpoint, run, alignment=has_heads, decoder=gates)
+        check_same_encoders(read, self.encoders, config.backbones, run)
+        return self._with_trained(checkpoint, run, alignment=has_heads, decoder=gates)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

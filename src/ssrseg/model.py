@@ -736,7 +736,7 @@ class SSR(nn.Module, Loadable):
             evidence = self.class_evidence(way.initial).cpu()
             n = len(labels)  # without labels there is an empty slot
             cams, refined = way.initial.cam[:, :n].cpu(), min_max(way.refined_cam[:, :n]).cpu()
-            found += [Look(*each) for each in zip(cams, refined, evidence, strict=True)]
+            found += [Look(labels, *each) for each in zip(cams, refined, evidence, strict=True)]
         return found
 
     def refuse_not_finite(self, way: Rectification) -> None:

@@ -28,7 +28,7 @@ from ssrseg.failures import Failure
 from ssrseg.interruption import until_stopped
 from ssrseg.kept_cams import cams_path
 from ssrseg.made_with import folder_made_with
-from ssrseg.manifest import confidence_path, mask_path
+from ssrseg.manifest import confidence_path, mask_path, with_corrected_labels
 from ssrseg.mask_folder import Making, MaskFolder, open_masks
 from ssrseg.method.evidence import pixel_confidence
 from ssrseg.pixel_scores import enlarged, enlarged_ids, mask_of_cam
@@ -45,7 +45,8 @@ class MasksResult:
         skipped: Masks that were there already, those that a person has corrected included.
         renewed: Masks of an earlier call, made anew because their photograph or labels changed.
         from_kept_cams: How many of those written were made from the CAMs of an earlier call.
-        corrected: Names of the masks that a person has corrected; they were left as they are.
+        corrected: Names of the masks that a person has corrected or accepted; they were left as
+            they are.
         seconds: Time of this call, loading included.
         absent: Names of the classes that an image is labelled with and its mask lacks, by image;
             only images that lack some.
@@ -82,7 +83,8 @@ def make_masks(
     """Write a pseudo mask for every labelled image; skip those an earlier call has written.
 
     A mask is made again if its photograph, labels or their prompts have changed or it is damaged;
-    one that a person has corrected is kept. Other settings ``pseudo.*`` make all masks again from
+    one that a person has corrected or accepted is kept, and so are labels that were corrected in
+    review. Other settings ``pseudo.*`` make all masks again from
     the kept CAMs, without an encoder. An image that cannot be used is left out and listed.
 
     Args:
@@ -97,7 +99,7 @@ def make_masks(
             of each pixel (grey, 255 = 1).
         cache: Folder of superpixels, to be shared between runs; by default inside ``out``.
         device: ``auto``, ``cpu`` or ``cuda``.
-        overwrite: Make all CAMs and masks anew, also masks that a person has corrected.
+        overwrite: Make all CAMs and masks anew, also masks that a person has corrected or accepted.
         strict: Stop at the first image that cannot be used.
         report: Write report.html, a page to look at all of it.
 
@@ -108,7 +110,8 @@ def make_masks(
         OutputError: If another process writes into ``out``, or the disk takes nothing.
     """
     start, out, device = time.monotonic(), user_path(out, "masks"), pick_device(device)
-    data, config = labelled_images(data), _settled(config_of(config), out, device)
+    data = with_corrected_labels(labelled_images(data), out)
+    config = _settled(config_of(config), out, device)
     source = CamSource(
         data,
         out,

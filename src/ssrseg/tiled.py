@@ -8,7 +8,7 @@ strongest look's, and at each place the tile or the whole, whichever says more [
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,11 +41,13 @@ class Look:
     """What is seen of a photograph at once.
 
     Attributes:
-        cam: Initial CAMs in [0, 1], one per label.
+        labels: Class indices, in the order of the maps.
+        cam: Initial CAMs in [0, 1].
         refined_cam: Corrected CAMs, min-max normalised.
         evidence: Of every class, labelled or not, in [0, 1].
     """
 
+    labels: tuple[int, ...]
     cam: Float[Tensor, "slots grid_h grid_w"]
     refined_cam: Float[Tensor, "slots grid_h grid_w"]
     evidence: Float[Tensor, " classes"]
@@ -54,7 +56,7 @@ class Look:
 def tiled_look(
     image: LargeImage,
     tiling: Tiling,
-    labels: Sequence[int],
+    labels: tuple[int, ...],
     max_side: int,
     looks: Callable[[list[UInt8[Tensor, "_ _ 3"]]], list[Look]],
 ) -> Look:
@@ -95,7 +97,9 @@ def tiled_look(
 
     evidence = whole.evidence.clone()
     evidence[index] = strongest
-    return Look(joined(lambda look: look.cam), joined(lambda look: look.refined_cam), evidence)
+    return Look(
+        labels, joined(lambda look: look.cam), joined(lambda look: look.refined_cam), evidence
+    )
 
 
 def blocks_of_cam(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -20,7 +21,11 @@ from ssrseg.data.large import upright_size
 from ssrseg.data.stamped_mask import MaskState, mask_ids
 from ssrseg.errors import DataError
 from ssrseg.failures import Failure, read_failures
+from ssrseg.manifest import ACCEPTED, REJECTED, decision_on
 from ssrseg.manifest import FILE as MANIFEST
+
+Only = Literal["accepted", "not-rejected"]
+"""Which masks are exported, by what a person has decided on them."""
 
 _MOVED = "If the photographs have moved, name their folder (--images)."
 
@@ -34,6 +39,7 @@ class MaskFile:
         photo: Absolute path of the photograph; None if nothing says it.
         score: Expected quality in [0, 1], if the manifest says it.
         digest: Of the photograph that the mask was made for, if the manifest says it.
+        accepted: Whether a person has accepted just this mask.
     """
 
     name: str
@@ -41,6 +47,7 @@ class MaskFile:
     photo: Path | None
     score: float | None = None
     digest: str = ""
+    accepted: bool = False
 
     @property
     def file(self) -> str:
@@ -79,7 +86,7 @@ class Mask:
         photo: None where it is not needed and not known.
         ids: 0 background, 1 + class index, 255 undecided; at the size of the upright photograph.
         score: Expected quality in [0, 1], if known.
-        by_hand: Not as ssrseg wrote it: corrected or made by a person, or by another program.
+        by_hand: Accepted, corrected or made by a person, or by another program.
         photo_changed: The photograph's content is not what the mask was made for.
     """
 
@@ -93,16 +100,19 @@ class Mask:
     photo_changed: bool = False
 
 
-def find_masks_to_export(folder: Path, images: Path | None, *, photos: bool) -> MasksToExport:
+def find_masks_to_export(
+    folder: Path, images: Path | None, *, photos: bool, only: Only | None = None
+) -> MasksToExport:
     """Look up masks, classes and photographs; nothing but small tables is opened.
 
     Args:
         folder: Written by ``masks`` or ``predict``, or with masks and classes.txt of one's own.
         images: Where the photographs are, if not where the manifest says.
         photos: Whether they are needed.
+        only: Masks that a person has accepted, or all but those that they have rejected.
 
     Raises:
-        DataError: If there are no masks, or photographs are needed and none is known.
+        DataError: If there are no masks of that kind, or photographs are needed and none is known.
         LabelsError: If classes.txt is faulty.
     """
     folder = user_path(folder, "masks")
@@ -121,6 +131,15 @@ def find_masks_to_export(folder: Path, images: Path | None, *, photos: bool) -> 
     names = sorted(found.keys() - {each.name for each in failures})
     if not names:
         raise DataError(f"{masks} holds no mask that could be exported. Finish the run first.")
+    decisions = {name: decision_on(found[name], rows.get(name, {})) for name in names}
+    if only is not None:
+        failures += _changed_since(names, decisions, rows, found)
+        names = [name for name in names if _is_wanted(decisions[name], only)]
+    if not names:
+        raise DataError(
+            f"{root / MANIFEST} says of no mask in {masks} that it was accepted (--only {only})."
+            f" Look at them first: `ssrseg review {folder}`."
+        )
     where = images_like(names, images, skip=masks) if images is not None else _listed(rows, root)
     if photos and not where.keys() & set(names):
         raise DataError(
@@ -135,6 +154,7 @@ def find_masks_to_export(folder: Path, images: Path | None, *, photos: bool) -> 
             where.get(name),
             _score(rows.get(name, {}).get("score", "")),
             rows.get(name, {}).get("photo", ""),
+            decisions[name] == ACCEPTED,
         )
         for name in names
     )
@@ -150,7 +170,7 @@ def read_mask(each: MaskFile, source: MasksToExport, *, photo: bool) -> Mask:
     """
     ids = read_class_ids(each.mask, len(source.classes))
     check_class_ids(each.mask, ids, len(source.classes))
-    by_hand = mask_ids(each.mask, "")[0] is MaskState.CORRECTED
+    by_hand = each.accepted or mask_ids(each.mask, "")[0] is MaskState.CORRECTED
     changed = False
     if photo:
         if each.photo is None:
@@ -169,6 +189,24 @@ def read_mask(each: MaskFile, source: MasksToExport, *, photo: bool) -> Mask:
     if each.photo is not None:
         place = Path(os.path.relpath(each.photo, source.photos)).as_posix()
     return Mask(each.name, each.file, place, each.photo, ids.numpy(), each.score, by_hand, changed)
+
+
+def _is_wanted(decision: str, only: Only) -> bool:
+    return decision == ACCEPTED if only == "accepted" else decision != REJECTED
+
+
+def _changed_since(
+    names: Iterable[str],
+    decisions: Mapping[str, str],
+    rows: Mapping[str, Mapping[str, str]],
+    masks: Mapping[str, Path],
+) -> tuple[Failure, ...]:
+    """Masks that are no longer what a person has accepted."""
+    return tuple(
+        Failure(name, masks[name], "was accepted, and has changed since. Look at it again.")
+        for name in names
+        if rows.get(name, {}).get("decision") == ACCEPTED and decisions[name] != ACCEPTED
+    )
 
 
 def _listed(rows: dict[str, dict[str, str]], root: Path) -> dict[str, Path]:
