@@ -29,6 +29,8 @@ from ssrseg.console import echo, note, print_table, show
 from ssrseg.errors import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ssrseg.data.sample import LabelledImages
     from ssrseg.prediction import PredictResult
     from ssrseg.pseudo_masks import MasksResult
@@ -351,28 +353,52 @@ class ExportOptions:
     """labelstudio: what stands before the path of a photograph. Default: local files."""
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What only a model takes."""
+
+    int8: bool = False
+    """onnx: also write a model whose matrices are of 8 bits, and measure what that costs."""
+
+
+# the other formats are of masks, and take what is not here, and images
+_OPTIONS_OF_MODELS = {"onnx": ("int8", "images")}
+
+
 @command(EVERYDAY)
 def export(
-    masks: Path,
+    source: Path,
     *,
-    to: Literal["voc", "coco", "yolo", "labelstudio", "cvat", "labelme", "csv"] | None = None,
+    to: Literal["voc", "coco", "yolo", "labelstudio", "cvat", "labelme", "csv", "onnx"]
+    | None = None,
     out: Path | None = None,
     images: Path | None = None,
     pictures: Pictures = Pictures(),
     options: ExportOptions = ExportOptions(),
+    model: ModelOptions = ModelOptions(),
 ) -> int:
-    """Write masks for another program: a label tool, a trainer, a spreadsheet.
+    """Write masks for another program, a label tool, a trainer, a spreadsheet; or a trained model.
 
     Args:
-        masks: Folder written by `masks` or `predict`; or masks and classes.txt of your own.
+        source: Folder written by `masks` or `predict`; or masks and classes.txt of your own. For
+            onnx: run folder of `train`.
         to: Format. Without it, pictures only.
-        out: Folder (csv: or file). Default: export/FORMAT beside the masks.
-        images: Folder of the photographs, if they are not where manifest.csv says.
+        out: Folder (csv, onnx: or file). Default: export/FORMAT beside the masks, or in the run.
+        images: Folder of the photographs, if they are not where manifest.csv says. For onnx: some
+            to compare its masks with torch's on.
     """
+    _refuse_options(to, {"images": images, **vars(pictures), **vars(options), **vars(model)})
+    if to == "onnx":
+        from ssrseg.export.onnx_file import describe_onnx, export_onnx
+
+        for line in describe_onnx(export_onnx(source, out, images=images, int8=model.int8)):
+            echo(line)
+        return 0
     from ssrseg.export.run import export_masks
     from ssrseg.failures import EXIT_CODE
 
-    result = export_masks(masks, to, out, images=images, **vars(pictures), **vars(options))
+    result = export_masks(source, to, out, images=images, **vars(pictures), **vars(options))
     echo(
         f"{counted(result.written, 'mask', 'masks')} written to {result.out}. {result.then}".strip()
     )
@@ -392,6 +418,22 @@ def export(
         for failure in result.failures:
             echo(f"  {failure.name}: {failure.reason}")
     return EXIT_CODE if result.failures else 0
+
+
+def _refuse_options(to: str | None, given: Mapping[str, object]) -> None:
+    """Raise ConfigError for an option that belongs to models where masks go, or the other way."""
+    from ssrseg.errors import ConfigError
+
+    of_models = {name for names in _OPTIONS_OF_MODELS.values() for name in names} - {"images"}
+    taken = _OPTIONS_OF_MODELS.get(to or "", given.keys() - of_models)
+    for name, value in given.items():
+        if value not in (None, False) and name not in taken:
+            takers = [key for key, names in _OPTIONS_OF_MODELS.items() if name in names]
+            option = "--" + name.replace("_", "-")
+            raise ConfigError(
+                f"{option} is an option of {', '.join(takers) or 'the formats of masks'}, not of"
+                f" {to or 'pictures'}. Leave it out."
+            )
 
 
 def percent(share: float | None) -> str:

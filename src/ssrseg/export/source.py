@@ -18,6 +18,7 @@ from ssrseg.data.find_images import images_like
 from ssrseg.data.images import image_size
 from ssrseg.data.stamped_mask import MaskState, mask_state
 from ssrseg.errors import DataError
+from ssrseg.export.trained import holds_run
 from ssrseg.failures import Failure, read_failures
 from ssrseg.manifest import FILE as MANIFEST
 
@@ -108,6 +109,12 @@ def find_masks_to_export(folder: Path, images: Path | None, *, photos: bool) -> 
     masks = folder / "masks" if (folder / "masks").is_dir() else folder
     if not masks.is_dir():
         raise DataError(f"{folder}: there is no such folder of masks.")
+    if holds_run(folder) and not (folder / "classes.txt").is_file():
+        raise DataError(
+            f"{folder} holds a model and no masks. Make masks first (ssrseg predict --model"
+            f" {folder.name} --images FOLDER --out masks) and give their folder; the model itself"
+            " goes to onnx or to the hub (--to onnx, --to hub)."
+        )
     root = folder if (folder / "classes.txt").is_file() else Path(os.path.abspath(masks)).parent
     if not (root / "classes.txt").is_file():
         raise DataError(

@@ -1,0 +1,263 @@
+"""A trained model as a file for onnxruntime, held against torch before it is written."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from ssrseg.console import note, track
+from ssrseg.data.files import only_writer, user_path
+from ssrseg.data.images import check_size, read_image
+from ssrseg.data.transforms import limit_side, resize
+from ssrseg.data.walk import list_images
+from ssrseg.errors import OutputError, counted
+from ssrseg.export.onnx_graph import INPUT, OUTPUTS, import_onnx, onnx_graph, quiet_libraries
+from ssrseg.export.output import Output
+from ssrseg.export.trained import find_trained
+from ssrseg.method.metrics import confusion_matrix, scores
+from ssrseg.model import SSR
+from ssrseg.packaged import unpacked
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from onnxruntime import InferenceSession
+
+TOLERANCE = 1e-3
+"""Most that a probability may differ from torch's."""
+FILE = "model.onnx"
+
+_SAMPLE = "ssrseg:photos/sample/images"
+_MOST_PHOTOS = 20
+
+# height and width; primes, because a ratio such as 4 : 5 resizes a tenth of the pixels to exactly
+# half a level, which Pillow and onnxruntime round differently
+_SIZES = ((211, 307), (331, 233), (389, 389), (67, 101))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the masks of a file are those of another.
+
+    Attributes:
+        equal: Share of the pixels with the same class, in [0, 1].
+        miou: Mean IoU of its masks against the other's, over the classes that these show.
+    """
+
+    equal: float
+    miou: float
+
+
+@dataclass(frozen=True)
+class OnnxExport:
+    """What was written, and how far it can be trusted.
+
+    Attributes:
+        file: The model in fp32.
+        int8: The one with 8-bit weights, if it was wanted.
+        difference: Largest difference of a probability from torch's, over several sizes.
+        sizes: Of the photographs that this was measured on, height and width.
+        photographs: How many the agreements are of.
+        own_photographs: Whether they are the caller's; else they are the package's sample.
+        as_torch: The file against torch, at the photographs' own sizes.
+        int8_as_fp32: The 8-bit file against the other.
+    """
+
+    file: Path
+    int8: Path | None
+    difference: float
+    sizes: tuple[tuple[int, int], ...]
+    photographs: int
+    own_photographs: bool
+    as_torch: Agreement
+    int8_as_fp32: Agreement | None
+
+
+def export_onnx(
+    model: str | Path,
+    out: str | Path | None = None,
+    *,
+    images: str | Path | None = None,
+    int8: bool = False,
+) -> OnnxExport:
+    """Write a trained model as one ONNX graph, from photographs to class ids.
+
+    The graph computes what ``SSR.probabilities`` does, with the scales and the mirror image of the
+    run's settings, at any size and for any number of photographs of one size; a DenseCRF is not in
+    it. Before it is written, onnxruntime's probabilities are held against torch's.
+
+    Args:
+        model: Run folder, model.safetensors, or hub id.
+        out: A file ``*.onnx``, or a folder for model.onnx; by default export/onnx in the run
+            folder. The 8-bit model goes beside it, as model-int8.onnx.
+        images: Photographs, up to 20 of which are segmented by torch and by each file; by default
+            the package's sample.
+        int8: Also write a model whose matrices are of 8 bits.
+
+    Raises:
+        CheckpointError: If there is no trained model, but masks, for example.
+        DataError: If the photographs cannot be read.
+        OutputError: If onnxruntime computes something else, or somebody's file is in the way.
+        PackageError: If onnx, onnxscript or onnxruntime is not installed.
+    """
+    import_onnx()
+    source = find_trained(model)
+    folder, name = _target(source, out)
+    paths = list_images(unpacked(_SAMPLE) if images is None else images).images
+    chosen = paths[:: -(-len(paths) // _MOST_PHOTOS)]  # all through the list
+    ssr = SSR.from_pretrained(source, segment_only=True, device="cpu")
+    ssr.clip.float()  # a graph has one precision
+    ssr.clip.precision = "fp32"
+    photos = [_photo(ssr, path) for path in chosen]
+    if ssr.config.test.crf:
+        note("the run's settings refine masks by a DenseCRF (test.crf), which is in no ONNX graph.")
+    with only_writer(folder):
+        note("making the graph takes one to two minutes.")
+        graph = onnx_graph(ssr)
+        session = _session(graph.SerializeToString())
+        difference = _difference(session, ssr, photos)
+        expected = [
+            ssr.probabilities(photo).argmax(0) for photo in track(photos, "torch", len(photos))
+        ]
+        found = _ids(session, photos, "onnxruntime")
+        output = Output(folder, "onnx")
+        output.write(name, graph.SerializeToString())
+        small_name, small_agreement = f"{Path(name).stem}-int8.onnx", None
+        if int8:
+            small = _quantised(graph)
+            output.write(small_name, small)
+            by_int8 = _ids(_session(small), photos, "onnxruntime, int8")
+            small_agreement = _agreement(by_int8, found, ssr.n_classes)
+        output.finish()
+    return OnnxExport(
+        folder / name,
+        folder / small_name if int8 else None,
+        difference,
+        _SIZES,
+        len(photos),
+        images is not None,
+        _agreement(found, expected, ssr.n_classes),
+        small_agreement,
+    )
+
+
+def describe_onnx(result: OnnxExport) -> list[str]:
+    """What was written and how far it can be trusted, in lines."""
+    sizes = ", ".join(f"{width} x {height}" for height, width in result.sizes)
+    photos = counted(result.photographs, "photograph", "photographs")
+    whose = photos + ("" if result.own_photographs else " of the package (--images takes yours)")
+    lines = [
+        f"Written: {result.file} ({_megabytes(result.file)}). uint8 RGB, batch x height x width x 3"
+        " in; ids, confidence and probabilities out.",
+        f"Checked against torch: probabilities differ by at most {result.difference:.1g}"
+        f" ({sizes} pixels, two photographs at a time).",
+        f"On {whose}: {_said(result.as_torch)} as torch's.",
+    ]
+    if result.int8 is not None and result.int8_as_fp32 is not None:
+        lines += [
+            f"Written: {result.int8} ({_megabytes(result.int8)}), with matrices of 8 bits.",
+            f"On {whose}: {_said(result.int8_as_fp32)} as those of {result.file.name}.",
+        ]
+    return lines
+
+
+def _said(found: Agreement) -> str:
+    return f"{100 * found.equal:.2f} % of the ids are the same (mean IoU {found.miou:.3f})"
+
+
+def _megabytes(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.1f} MB"
+
+
+def _target(source: Path, out: str | Path | None) -> tuple[Path, str]:
+    """Folder and name of the file."""
+    if out is None:
+        return (source if source.is_dir() else source.parent) / "export" / "onnx", FILE
+    path = user_path(out, "the ONNX file", OutputError)
+    return (path.parent, path.name) if path.suffix.lower() == ".onnx" else (path, FILE)
+
+
+def _photo(model: SSR, path: Path) -> UInt8[Tensor, "height width 3"]:
+    """A photograph at the size at which ``predict`` segments it."""
+    photo, data = read_image(path, model.config.data.range), model.config.data
+    check_size(photo, path, model.patch_size)
+    return limit_side(photo, max(data.max_side, model.config.test.long_side))
+
+
+def _session(content: bytes) -> InferenceSession:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _difference(
+    session: InferenceSession, model: SSR, photos: Sequence[UInt8[Tensor, "_ _ 3"]]
+) -> float:
+    """Largest difference of a probability from torch's; OutputError if it is too large."""
+    largest = 0.0
+    for index, size in enumerate(_SIZES):
+        photo = resize(photos[index % len(photos)], size)
+        batch = torch.stack([photo, photo.flip(0)])
+        (found,) = session.run([OUTPUTS[2]], {INPUT: batch.numpy()})
+        expected = torch.stack([model.probabilities(each) for each in batch])
+        # nan stays nan in this maximum
+        largest = float(np.maximum(largest, np.abs(found - expected.numpy()).max()))
+        if not largest <= TOLERANCE:
+            import onnxruntime
+
+            raise OutputError(
+                f"onnxruntime {onnxruntime.__version__} computes other probabilities than torch"
+                f" {torch.__version__} from this model: they differ by {largest:.2g} at"
+                f" {size[1]} x {size[0]} pixels. Nothing was written. Try another version of"
+                " onnxruntime, and tell us."
+            )
+    return largest
+
+
+def _ids(
+    session: InferenceSession, photos: Sequence[UInt8[Tensor, "_ _ 3"]], title: str
+) -> list[UInt8[Tensor, "_ _"]]:
+    found = []
+    for photo in track(photos, title, len(photos)):
+        (ids,) = session.run([OUTPUTS[0]], {INPUT: photo.numpy()[None]})
+        found.append(torch.from_numpy(ids[0]))
+    return found
+
+
+def _agreement(found: Sequence[Tensor], expected: Sequence[Tensor], n_classes: int) -> Agreement:
+    pairs = zip(found, expected, strict=True)
+    matrix = sum(
+        (confusion_matrix(ids, truth.to(torch.uint8), n_classes + 1) for ids, truth in pairs),
+        torch.zeros(n_classes + 1, n_classes + 1, dtype=torch.long),
+    )
+    return Agreement(float(matrix.trace() / matrix.sum()), scores(matrix).miou)
+
+
+def _quantised(graph: ModelProto) -> bytes:
+    """The same graph with matrices of 8 bits and a scale a column.
+
+    What they are multiplied with is brought to 8 bits as it comes; convolutions stay in fp32.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with quiet_libraries(), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "int8.onnx"
+        quantize_dynamic(
+            graph,
+            path,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )
+        return path.read_bytes()

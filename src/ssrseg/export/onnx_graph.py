@@ -1,0 +1,228 @@
+"""A trained model as one ONNX graph: photographs of any size in, class ids of that size out.
+
+The middle, CLIP and the decoder, is exported by torch. What stands before and behind it is written
+here in ONNX's own text: torch resizes photographs by Pillow, outside of any graph, and its exporter
+knows no size that is computed from another.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ssrseg.data.ignored_warnings import IgnoredWarnings
+from ssrseg.errors import CheckpointError, PackageError
+from ssrseg.model import SSR
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+OPSET = 20
+INPUT, OUTPUTS = "image", ("ids", "confidence", "probabilities")
+
+_MOST_BYTES = 2_000_000_000  # a file of ONNX is one message of protobuf, of less than 2 GiB
+
+
+class _Middle(nn.Module):
+    """Photographs at each test scale -> logits on their grids."""
+
+    def __init__(self, model: SSR) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model.grid_logits(image) for image in images)
+
+
+def onnx_graph(model: SSR) -> ModelProto:
+    """What ``SSR.probabilities`` computes, for batches of photographs of one size.
+
+    Input ``image`` is uint8 RGB, (batch, height, width, 3), of any size. Outputs are ``ids``
+    (uint8, 0 = background), ``confidence`` (the probability of that class) and ``probabilities``
+    (batch, 1 + classes, height, width), at the size of the photographs. The metadata entry
+    ``names`` gives the name of each id as JSON.
+
+    Raises:
+        CheckpointError: If there is no decoder, or one file of ONNX cannot hold the weights.
+        PackageError: If onnx or onnxscript is not installed.
+    """
+    onnx = import_onnx()
+    if model.decoder is None:
+        raise CheckpointError(
+            "This model has no trained decoder, so it cannot segment without labels, and there is"
+            " nothing to export. Train one (ssrseg train)."
+        )
+    graph = _middle(model)
+    before, behind = (onnx.parser.parse_graph(text) for text in (_before(model), _behind(model)))
+    nodes = [*before.node, *graph.graph.node, *behind.node]
+    merged = onnx.helper.make_graph(
+        nodes, "ssrseg", before.input, behind.output, initializer=graph.graph.initializer
+    )
+    made = onnx.helper.make_model(
+        merged,
+        functions=graph.functions,
+        opset_imports=graph.opset_import,
+        ir_version=graph.ir_version,
+        producer_name="ssrseg",
+        producer_version=version("ssrseg"),
+    )
+    onnx.helper.set_model_props(made, _metadata(model))
+    _strip(made)
+    if made.ByteSize() > _MOST_BYTES:
+        raise CheckpointError(
+            f"The weights of {model.config.backbones.clip} take {made.ByteSize() / 1e9:.1f} GB, and"
+            " a file of ONNX holds 2. Train with a smaller CLIP, such as a ViT-L/14."
+        )
+    onnx.checker.check_model(made, full_check=True)
+    return made
+
+
+def import_onnx() -> Any:
+    """The package, with what torch's exporter and the check need beside it.
+
+    Raises:
+        PackageError: If one of them is not installed.
+    """
+    try:
+        import onnx
+        import onnx.parser
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise PackageError(
+            f"ONNX files are written with onnx, onnxscript and onnxruntime ({error}):"
+            ' pip install "ssrseg[onnx]".'
+        ) from error
+    return onnx
+
+
+def _middle(model: SSR) -> ModelProto:
+    """CLIP and the decoder: ``small_i`` in [0, 1] to ``logits_i``, every size free."""
+    patch, scales = model.patch_size, range(len(model.config.test.scales))
+    free = torch.export.Dim.DYNAMIC
+    # not square, not one image, not two alike: equal numbers would be tied to each other
+    examples = tuple(
+        torch.rand(2, 3, (3 + each) * patch, (5 + 2 * each) * patch, device=model.device)
+        for each in scales
+    )
+    with quiet_libraries():
+        program = torch.onnx.export(
+            _Middle(model).eval(),
+            examples,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[f"small_{each}" for each in scales],
+            output_names=[f"logits_{each}" for each in scales],
+            dynamic_shapes=(tuple({0: free, 2: free, 3: free} for _ in scales),),
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+_WITHOUT_WARNINGS = IgnoredWarnings((FutureWarning, ""), (DeprecationWarning, ""))
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Nothing of the exporter's own affairs, such as that there is no torchvision."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with _WITHOUT_WARNINGS:
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _before(model: SSR) -> str:
+    """Resized as Pillow does, to whole patches, in [0, 1]; sizes in fp64, as Python has them."""
+    test, patch = model.config.test, model.patch_size
+    lines = [
+        "pixels = Transpose<perm = [0, 3, 1, 2]>(image)",
+        "batch_and_channels = Shape<start = 0, end = 2>(pixels)",
+        "size = Shape<start = 2, end = 4>(pixels)",
+        f"sides = Cast<to = {_DOUBLE}>(size)",
+        "longer = ReduceMax(sides)",
+        f"patch = Constant<value = double {{{float(patch)!r}}}>()",
+        "white = Constant<value = float {255.0}>()",
+    ]
+    for i, scale in enumerate(test.scales):
+        lines += [
+            f"long_{i} = Constant<value = double {{{float(test.long_side * scale)!r}}}>()",
+            f"factor_{i} = Div(long_{i}, longer)",
+            f"scaled_{i} = Mul(sides, factor_{i})",
+            f"patches_{i} = Div(scaled_{i}, patch)",
+            f"whole_{i} = Round(patches_{i})",
+            f"rounded_{i} = Mul(whole_{i}, patch)",
+            f"fitted_{i} = Max(rounded_{i}, patch)",
+            f"small_size_{i} = Cast<to = {_INT64}>(fitted_{i})",
+            f"small_shape_{i} = Concat<axis = 0>(batch_and_channels, small_size_{i})",
+            # exclude_outside: what lies outside of a photograph has no weight
+            f'levels_{i} = Resize<mode = "linear", antialias = 1, exclude_outside = 1>'
+            f"(pixels, , , small_shape_{i})",
+            f"numbers_{i} = Cast<to = {_FLOAT}>(levels_{i})",
+            f"small_{i} = Div(numbers_{i}, white)",
+        ]
+    outputs = ", ".join(f"float[batch, 3, rows_{i}, columns_{i}] small_{i}" for i in _each(model))
+    head = f"before (uint8[batch, height, width, 3] image) => ({outputs})"
+    return f"{head} {{\n" + "\n".join(lines) + "\n}"
+
+
+def _behind(model: SSR) -> str:
+    """The mean of the logits at the photograph's size, and what it says."""
+    channels = model.n_classes + 1
+    lines = [
+        "batch_size = Shape<start = 0, end = 1>(image)",
+        f"channels = Constant<value = int64[1] {{{channels}}}>()",
+        "shape = Concat<axis = 0>(batch_size, channels, size)",
+        *(f'large_{i} = Resize<mode = "linear">(logits_{i}, , , shape)' for i in _each(model)),
+        f"total = Sum({', '.join(f'large_{i}' for i in _each(model))})",
+        f"scales = Constant<value = float {{{float(len(_each(model)))!r}}}>()",
+        "logits = Div(total, scales)",
+        "probabilities = Softmax<axis = 1>(logits)",
+        "axis = Constant<value = int64[1] {1}>()",
+        "confidence = ReduceMax<keepdims = 0>(probabilities, axis)",
+        "best = ArgMax<axis = 1, keepdims = 0>(probabilities)",
+        f"ids = Cast<to = {_UINT8}>(best)",
+    ]
+    outputs = (
+        "uint8[batch, height, width] ids, float[batch, height, width] confidence,"
+        f" float[batch, {channels}, height, width] probabilities"
+    )
+    return f"behind () => ({outputs}) {{\n" + "\n".join(lines) + "\n}"
+
+
+_FLOAT, _UINT8, _INT64, _DOUBLE = 1, 2, 7, 11  # onnx.TensorProto's numbers of types
+
+
+def _each(model: SSR) -> range:
+    return range(len(model.config.test.scales))
+
+
+def _metadata(model: SSR) -> dict[str, str]:
+    """What a program that opens the file has to know."""
+    names = dict(enumerate(("background", *model.classes)))
+    return {
+        "names": json.dumps(names, ensure_ascii=False),
+        "input": "image: uint8 RGB, batch x height x width x 3, any size",
+        "outputs": "ids: class of each pixel; confidence: its probability; probabilities: of all",
+        "clip": model.config.backbones.clip,
+        "clip_digest": model.clip.digest,
+    }
+
+
+def _strip(made: ModelProto) -> None:
+    """Remove what the exporter notes of this machine: lines and folders of the source code."""
+    graphs = [made.graph, *made.functions]
+    for each in graphs:
+        for part in (*each.node, *each.value_info):
+            del part.metadata_props[:]
+            part.doc_string = ""
