@@ -545,15 +545,32 @@ class SSR(nn.Module, Loadable):
             )
         test, patch = self.config.test, self.patch_size
         size = (photo.shape[0], photo.shape[1])
-        total = torch.zeros(self.n_classes + 1, *size, device=self.device)
+        images = []
         for scale in test.scales:
             # resize -> (1, 3, h, w), sides whole patches
             factor = test.long_side * scale / max(size)
             sides = tuple(max(patch, round(side * factor / patch) * patch) for side in size)
-            image = to_unit(resize(photo, (sides[0], sides[1]), bicubic=False)).to(self.device)
-            logits = self.grid_logits(image[None])  # (1, C + 1, grid)
-            total += functional.interpolate(logits, size, mode="bilinear", align_corners=False)[0]
-        return (total / len(test.scales)).softmax(0)
+            image = to_unit(resize(photo, (sides[0], sides[1]), bicubic=False))
+            images.append(image.to(self.device)[None])
+        return self.scale_probabilities(images, size)[0]
+
+    @torch.no_grad()
+    def scale_probabilities(
+        self, images: Sequence[Float[Tensor, "batch 3 _ _"]], size: tuple[int, int]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Class probabilities at ``size`` of the same photographs at each test scale.
+
+        Args:
+            images: RGB in [0, 1], sides whole numbers of patches.
+        """
+        total: Tensor | float = 0.0
+        for image in images:
+            logits = self.grid_logits(image)
+            total = total + functional.interpolate(
+                logits, size, mode="bilinear", align_corners=False
+            )
+        assert isinstance(total, Tensor)
+        return (total / len(images)).softmax(1)
 
     @torch.no_grad()
     def grid_logits(
@@ -569,7 +586,7 @@ class SSR(nn.Module, Loadable):
         seen = torch.cat([image, image.flip(-1)]) if flip else image
         features = self.encode(seen, attention=False)
         logits: Tensor = self.decoder(features.tokens, features.grid)
-        if flip:
+        if flip:  # (2 batch, C + 1, grid), mirrored back
             images = image.shape[0]
             logits = (logits[:images] + logits[images:].flip(-1)) / 2
         return logits

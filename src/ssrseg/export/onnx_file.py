@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ssrseg.console import note, track
 from ssrseg.data.files import only_writer, user_path
 from ssrseg.data.images import check_size, read_image
-from ssrseg.data.transforms import limit_side, resize
+from ssrseg.data.transforms import limit_side, resize, to_unit
 from ssrseg.data.walk import list_images
 from ssrseg.errors import OutputError, counted
-from ssrseg.export.onnx_graph import INPUT, OUTPUTS, import_onnx, onnx_graph, quiet_libraries
+from ssrseg.export.onnx_graph import (
+    INPUT,
+    OUTPUTS,
+    import_onnx,
+    onnx_graph,
+    quiet_libraries,
+    with_outputs,
+)
 from ssrseg.export.output import Output
 from ssrseg.export.trained import find_trained
 from ssrseg.method.metrics import confusion_matrix, scores
@@ -37,9 +45,8 @@ FILE = "model.onnx"
 _SAMPLE = "ssrseg:photos/sample/images"
 _MOST_PHOTOS = 20
 
-# height and width; primes, because a ratio such as 4 : 5 resizes a tenth of the pixels to exactly
-# half a level, which Pillow and onnxruntime round differently
-_SIZES = ((211, 307), (331, 233), (389, 389), (67, 101))
+_SIZES = ((300, 400), (331, 233), (384, 384), (67, 101))  # height, width
+_LEVELS = 2  # of 255; half a level is rounded differently, once along each axis
 
 
 @dataclass(frozen=True)
@@ -49,10 +56,12 @@ class Agreement:
     Attributes:
         equal: Share of the pixels with the same class, in [0, 1].
         miou: Mean IoU of its masks against the other's, over the classes that these show.
+        difference: Largest difference of a probability.
     """
 
     equal: float
     miou: float
+    difference: float
 
 
 @dataclass(frozen=True)
@@ -62,8 +71,10 @@ class OnnxExport:
     Attributes:
         file: The model in fp32.
         int8: The one with 8-bit weights, if it was wanted.
-        difference: Largest difference of a probability from torch's, over several sizes.
-        sizes: Of the photographs that this was measured on, height and width.
+        difference: Largest difference of a probability from torch's, for the same resized pixels,
+            over several sizes.
+        levels: Largest difference of a resized pixel from Pillow's, of 255.
+        sizes: Of the photographs that these were measured on, height and width.
         photographs: How many the agreements are of.
         own_photographs: Whether they are the caller's; else they are the package's sample.
         as_torch: The file against torch, at the photographs' own sizes.
@@ -73,6 +84,7 @@ class OnnxExport:
     file: Path
     int8: Path | None
     difference: float
+    levels: int
     sizes: tuple[tuple[int, int], ...]
     photographs: int
     own_photographs: bool
@@ -118,33 +130,37 @@ def export_onnx(
     photos = [_photo(ssr, path) for path in chosen]
     if ssr.config.test.crf:
         note("the run's settings refine masks by a DenseCRF (test.crf), which is in no ONNX graph.")
+    small_name = f"{Path(name).stem}-int8.onnx"
     with only_writer(folder):
-        note("making the graph takes one to two minutes.")
-        graph = onnx_graph(ssr)
-        session = _session(graph.SerializeToString())
-        difference = _difference(session, ssr, photos)
-        expected = [
-            ssr.probabilities(photo).argmax(0) for photo in track(photos, "torch", len(photos))
-        ]
-        found = _ids(session, photos, "onnxruntime")
         output = Output(folder, "onnx")
-        output.write(name, graph.SerializeToString())
-        small_name, small_agreement = f"{Path(name).stem}-int8.onnx", None
-        if int8:
-            small = _quantised(graph)
-            output.write(small_name, small)
-            by_int8 = _ids(_session(small), photos, "onnxruntime, int8")
-            small_agreement = _agreement(by_int8, found, ssr.n_classes)
+        with (
+            output.file(name) as path,  # first, as somebody's file may be in the way
+            output.file(small_name) if int8 else nullcontext() as small_path,
+        ):
+            note("making the graph takes one to two minutes.")
+            graph = onnx_graph(ssr)
+            content = graph.SerializeToString()
+            difference, levels = _check(graph, ssr, photos)
+            fp32 = _runner(_session(content))
+            as_torch = _agreement(fp32, ssr.probabilities, photos, "onnxruntime against torch")
+            path.write_bytes(content)
+            int8_as_fp32 = None
+            if small_path is not None:
+                small = _quantised(graph)
+                eight = _runner(_session(small))
+                int8_as_fp32 = _agreement(eight, fp32, photos, "8 bits against fp32")
+                small_path.write_bytes(small)
         output.finish()
     return OnnxExport(
         folder / name,
         folder / small_name if int8 else None,
         difference,
+        levels,
         _SIZES,
         len(photos),
         images is not None,
-        _agreement(found, expected, ssr.n_classes),
-        small_agreement,
+        as_torch,
+        int8_as_fp32,
     )
 
 
@@ -156,8 +172,8 @@ def describe_onnx(result: OnnxExport) -> list[str]:
     lines = [
         f"Written: {result.file} ({_megabytes(result.file)}). uint8 RGB, batch x height x width x 3"
         " in; ids, confidence and probabilities out.",
-        f"Checked against torch: probabilities differ by at most {result.difference:.1g}"
-        f" ({sizes} pixels, two photographs at a time).",
+        f"Checked against torch: probabilities differ by at most {result.difference:.1g}, resized"
+        f" photographs from Pillow's by {result.levels} of 255 ({sizes} pixels, two at a time).",
         f"On {whose}: {_said(result.as_torch)} as torch's.",
     ]
     if result.int8 is not None and result.int8_as_fp32 is not None:
@@ -169,7 +185,10 @@ def describe_onnx(result: OnnxExport) -> list[str]:
 
 
 def _said(found: Agreement) -> str:
-    return f"{100 * found.equal:.2f} % of the ids are the same (mean IoU {found.miou:.3f})"
+    return (
+        f"probabilities within {found.difference:.1g}, {100 * found.equal:.2f} % of the ids the"
+        f" same (mean IoU {found.miou:.3f})"
+    )
 
 
 def _megabytes(path: Path) -> str:
@@ -200,47 +219,64 @@ def _session(content: bytes) -> InferenceSession:
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def _difference(
-    session: InferenceSession, model: SSR, photos: Sequence[UInt8[Tensor, "_ _ 3"]]
-) -> float:
-    """Largest difference of a probability from torch's; OutputError if it is too large."""
-    largest = 0.0
+def _check(
+    graph: ModelProto, model: SSR, photos: Sequence[UInt8[Tensor, "_ _ 3"]]
+) -> tuple[float, int]:
+    """Largest differences: of a probability for the same resized pixels, of a pixel from Pillow's.
+
+    Raises:
+        OutputError: If one is too large.
+    """
+    scales = range(len(model.config.test.scales))
+    session = _session(with_outputs(graph, [f"small_{each}" for each in scales]))
+    difference, levels = 0.0, 0
     for index, size in enumerate(_SIZES):
         photo = resize(photos[index % len(photos)], size)
         batch = torch.stack([photo, photo.flip(0)])
-        (found,) = session.run([OUTPUTS[2]], {INPUT: batch.numpy()})
-        expected = torch.stack([model.probabilities(each) for each in batch])
-        # nan stays nan in this maximum
-        largest = float(np.maximum(largest, np.abs(found - expected.numpy()).max()))
-        if not largest <= TOLERANCE:
+        _, _, found, *small = session.run(None, {INPUT: batch.numpy()})
+        images = [torch.from_numpy(each) for each in small]
+        expected = model.scale_probabilities(images, size).numpy()
+        difference = float(np.maximum(difference, np.abs(found - expected).max()))  # nan stays
+        for image in images:
+            sides = (image.shape[2], image.shape[3])
+            by_pillow = [to_unit(resize(each, sides, bicubic=False)) for each in batch]
+            apart = 255 * (image - torch.stack(by_pillow)).abs().max()
+            levels = max(levels, round(float(apart)))
+        if not difference <= TOLERANCE or levels > _LEVELS:
             import onnxruntime
 
             raise OutputError(
-                f"onnxruntime {onnxruntime.__version__} computes other probabilities than torch"
-                f" {torch.__version__} from this model: they differ by {largest:.2g} at"
-                f" {size[1]} x {size[0]} pixels. Nothing was written. Try another version of"
-                " onnxruntime, and tell us."
+                f"onnxruntime {onnxruntime.__version__} computes something else than torch"
+                f" {torch.__version__} from this model: at {size[1]} x {size[0]} pixels"
+                f" probabilities differ by {difference:.2g}, and resized pixels by {levels} of 255."
+                " Nothing was written. Try another version of onnxruntime, and tell us."
             )
-    return largest
+    return difference, levels
 
 
-def _ids(
-    session: InferenceSession, photos: Sequence[UInt8[Tensor, "_ _ 3"]], title: str
-) -> list[UInt8[Tensor, "_ _"]]:
-    found = []
+_Segmenter = Callable[[UInt8[Tensor, "height width 3"]], Float[Tensor, "channels height width"]]
+
+
+def _runner(session: InferenceSession) -> _Segmenter:
+    """Probabilities of a photograph by onnxruntime."""
+
+    def probabilities(photo: UInt8[Tensor, "_ _ 3"]) -> Float[Tensor, "_ _ _"]:
+        (found,) = session.run([OUTPUTS[2]], {INPUT: photo.numpy()[None]})
+        return torch.from_numpy(found[0])
+
+    return probabilities
+
+
+def _agreement(
+    one: _Segmenter, other: _Segmenter, photos: Sequence[UInt8[Tensor, "_ _ 3"]], title: str
+) -> Agreement:
+    matrix, difference = torch.zeros((), dtype=torch.long), 0.0
     for photo in track(photos, title, len(photos)):
-        (ids,) = session.run([OUTPUTS[0]], {INPUT: photo.numpy()[None]})
-        found.append(torch.from_numpy(ids[0]))
-    return found
-
-
-def _agreement(found: Sequence[Tensor], expected: Sequence[Tensor], n_classes: int) -> Agreement:
-    pairs = zip(found, expected, strict=True)
-    matrix = sum(
-        (confusion_matrix(ids, truth.to(torch.uint8), n_classes + 1) for ids, truth in pairs),
-        torch.zeros(n_classes + 1, n_classes + 1, dtype=torch.long),
-    )
-    return Agreement(float(matrix.trace() / matrix.sum()), scores(matrix).miou)
+        found, expected = one(photo), other(photo)
+        difference = max(difference, float((found - expected).abs().max()))
+        matrix = matrix + confusion_matrix(found.argmax(0), expected.argmax(0), len(expected))
+    equal = int(matrix.trace()) / int(matrix.sum())
+    return Agreement(equal, scores(matrix).miou, difference)
 
 
 def _quantised(graph: ModelProto) -> bytes:

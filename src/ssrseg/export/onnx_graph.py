@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,18 @@ def onnx_graph(model: SSR) -> ModelProto:
     return made
 
 
+def with_outputs(graph: ModelProto, names: Sequence[str]) -> bytes:
+    """The graph as a file that hands out more, such as ``small_0``, the resized photographs."""
+    from onnx import TensorProto, helper
+
+    more = type(graph)()
+    more.CopyFrom(graph)
+    more.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
+    )
+    return more.SerializeToString()
+
+
 def import_onnx() -> Any:
     """The package, with what torch's exporter and the check need beside it.
 
@@ -124,7 +137,27 @@ def _middle(model: SSR) -> ModelProto:
             verbose=False,
         )
     assert program is not None
-    return program.model_proto
+    made = program.model_proto
+    _turn_weights(made)
+    return made
+
+
+def _turn_weights(made: ModelProto) -> None:
+    """Store matrices as they are multiplied, where the exporter turns them in every run.
+
+    A quantiser looks for weights there.
+    """
+    from onnx import numpy_helper
+
+    graph = made.graph
+    weights = {each.name: each for each in graph.initializer}
+    uses = Counter(name for node in graph.node for name in node.input)
+    for node in list(graph.node):
+        weight = weights.get(node.input[0]) if node.op_type == "Transpose" else None
+        if weight is not None and len(weight.dims) == 2 and uses[weight.name] == 1:
+            turned = numpy_helper.to_array(weight).T.copy()
+            weight.CopyFrom(numpy_helper.from_array(turned, node.output[0]))
+            graph.node.remove(node)
 
 
 _WITHOUT_WARNINGS = IgnoredWarnings((FutureWarning, ""), (DeprecationWarning, ""))
