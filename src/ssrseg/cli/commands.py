@@ -126,6 +126,7 @@ def train(
     monitor: Annotated[FromZero, TRAINING] = 0,
     stop_after: Annotated[Count | None, TRAINING] = None,
     strict: Annotated[bool, TRAINING] = False,
+    tensorboard: Annotated[bool, TRAINING] = False,
 ) -> int:
     """Train a segmentation model from image-level labels.
 
@@ -135,12 +136,15 @@ def train(
         monitor: Score the pseudo masks of so many images that have true masks. Default: of none.
         stop_after: Stop when so many iterations of the whole run are finished.
         strict: Do not train without images that cannot be used. Default: leave them out.
+        tensorboard: Also write the curves of log.csv for TensorBoard, into tensorboard/ of the run.
     """
     config = setup.settings()
     images = _open(setup)
     from ssrseg.failures import EXIT_CODE
     from ssrseg.training import train
 
+    if tensorboard:
+        note(f"To watch it: tensorboard --logdir {out}")
     known = tuple(each for each in images.samples if each.truth is not None)[:monitor]
     if monitor and not known:
         note(f"--monitor {monitor}: no image of {setup.data} has a true mask; nothing is scored.")
@@ -154,6 +158,7 @@ def train(
         strict=strict,
         cache=setup.cache,
         device=setup.device,
+        tensorboard=tensorboard,
     )
     if result.finished:
         file = result.run / "model.safetensors"
