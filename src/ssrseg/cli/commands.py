@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter, validators
 
@@ -88,12 +88,20 @@ class Files:
 
     confidence: bool = False
     """Also write confidence/NAME.png: how sure each pixel is, grey, 255 = 1."""
+    csv: bool = False
+    """Also write areas.csv: pixels, share and mean confidence of each class in each image; with
+    --confidence, which it needs."""
     overwrite: bool = False
     """Make everything anew that is there already, also masks corrected by hand."""
     strict: bool = False
     """Stop at the first image that cannot be used. Default: go on, and list it."""
     report: Annotated[bool, Parameter(negative_bool="no-")] = True
     """Write report.html, a page to look at all masks, the worst first."""
+
+    def options(self) -> dict[str, Any]:
+        """As functions take them."""
+        given = vars(self) | {"confidence": self.confidence or self.csv}
+        return {name: value for name, value in given.items() if name != "csv"}
 
 
 @command(EVERYDAY)
@@ -109,8 +117,10 @@ def masks(*, setup: ModelSetup, out: Path, files: Files = Files()) -> int:
     from ssrseg.pseudo_masks import make_masks
 
     model, cache, device = setup.model, setup.cache, setup.device
-    result = make_masks(images, out, config, model=model, cache=cache, device=device, **vars(files))
-    return _echo_written(result, result.from_kept_cams)
+    result = make_masks(
+        images, out, config, model=model, cache=cache, device=device, **files.options()
+    )
+    return _echo_written(result, result.from_kept_cams, csv=files.csv)
 
 
 TRAINING = Parameter(group=Group("Training", sort_key=1))
@@ -181,7 +191,9 @@ def _open(setup: DataSetup) -> LabelledImages:
     return images
 
 
-def _echo_written(result: MasksResult | PredictResult, from_kept_cams: int = 0) -> int:
+def _echo_written(
+    result: MasksResult | PredictResult, from_kept_cams: int = 0, *, csv: bool = False
+) -> int:
     """What was made, what was not, and what to look at first; the exit code."""
     from ssrseg.failures import EXIT_CODE, describe_failures
     from ssrseg.review import describe_reviews
@@ -202,6 +214,12 @@ def _echo_written(result: MasksResult | PredictResult, from_kept_cams: int = 0) 
         echo(line)
     if (page := result.out / "report.html").is_file():
         echo(f"Look at them: {page}")
+    if csv and result.written + result.skipped:
+        from ssrseg.export.run import export_masks
+
+        table = result.out / "areas.csv"
+        export_masks(result.out, "csv", table)
+        echo(f"Areas and confidence of each class: {table}")
     for line in describe_reviews(result.out, result.reviews):
         echo(line)
     return EXIT_CODE if result.failures else 0
@@ -277,9 +295,9 @@ def predict(
         crf=crf,
         value_range=value_range,
         device=device,
-        **vars(files),
+        **files.options(),
     )
-    return _echo_written(result)
+    return _echo_written(result, csv=files.csv)
 
 
 @command(EVERYDAY)

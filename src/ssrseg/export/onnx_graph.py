@@ -176,7 +176,11 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def _before(model: SSR) -> str:
-    """Resized as Pillow does, to whole patches, in [0, 1]; sizes in fp64, as Python has them."""
+    """Resized as by Pillow, to whole patches, in [0, 1]; sizes in fp64, as Python has them.
+
+    onnxruntime's levels are those of Pillow where that resizes the width first, as it always did
+    before version 13; else single pixels differ by 1 or 2 of 255.
+    """
     test, patch = model.config.test, model.patch_size
     lines = [
         "pixels = Transpose<perm = [0, 3, 1, 2]>(image)",

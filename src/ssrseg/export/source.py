@@ -16,11 +16,12 @@ from ssrseg.data.csv_lines import rows_by_name
 from ssrseg.data.files import content_digest, user_path
 from ssrseg.data.find_images import images_like
 from ssrseg.data.images import image_size
-from ssrseg.data.stamped_mask import MaskState, mask_state
+from ssrseg.data.stamped_mask import MaskState, mask_state, read_confidence
 from ssrseg.errors import DataError
 from ssrseg.export.trained import holds_run
 from ssrseg.failures import Failure, read_failures
 from ssrseg.manifest import FILE as MANIFEST
+from ssrseg.manifest import confidence_path
 
 _MOVED = "If the photographs have moved, name their folder (--images)."
 
@@ -81,6 +82,8 @@ class Mask:
         score: Expected quality in [0, 1], if known.
         by_hand: Not as ssrseg wrote it: corrected or made by a person, or by another program.
         photo_changed: The photograph's content is not what the mask was made for.
+        confidence: Of the class of each pixel, 255 = 1; None where it is not wanted, not there, or
+            not of this mask.
     """
 
     name: str
@@ -91,6 +94,7 @@ class Mask:
     score: float | None
     by_hand: bool
     photo_changed: bool = False
+    confidence: UInt8[np.ndarray, "height width"] | None = None
 
 
 def find_masks_to_export(folder: Path, images: Path | None, *, photos: bool) -> MasksToExport:
@@ -148,8 +152,14 @@ def find_masks_to_export(folder: Path, images: Path | None, *, photos: bool) -> 
     return MasksToExport(root, masks, classes, files, _common_folder(files), failures)
 
 
-def read_mask(each: MaskFile, source: MasksToExport, *, photo: bool) -> Mask:
+def read_mask(
+    each: MaskFile, source: MasksToExport, *, photo: bool, confidence: bool = False
+) -> Mask:
     """Open a mask, and hold it against its photograph if that is needed.
+
+    Args:
+        photo: Whether the photograph is needed.
+        confidence: Whether the confidence is wanted, if there is one.
 
     Raises:
         DataError: If one of the two is not readable or missing, or they do not fit each other.
@@ -174,7 +184,13 @@ def read_mask(each: MaskFile, source: MasksToExport, *, photo: bool) -> Mask:
     place = each.file
     if each.photo is not None:
         place = Path(os.path.relpath(each.photo, source.photos)).as_posix()
-    return Mask(each.name, each.file, place, each.photo, ids.numpy(), each.score, by_hand, changed)
+    sure = None
+    if confidence and not by_hand:
+        sure = read_confidence(source.root / confidence_path(each.name), each.mask)
+        sure = sure if sure is not None and sure.shape == tuple(ids.shape) else None
+    return Mask(
+        each.name, each.file, place, each.photo, ids.numpy(), each.score, by_hand, changed, sure
+    )
 
 
 def _listed(rows: dict[str, dict[str, str]], root: Path) -> dict[str, Path]:
