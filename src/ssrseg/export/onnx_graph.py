@@ -32,14 +32,19 @@ _MOST_BYTES = 2_000_000_000  # a file of ONNX is one message of protobuf, of les
 
 
 class _Middle(nn.Module):
-    """Photographs at each test scale -> logits on their grids."""
+    """Photographs at each test scale, cut into patches -> logits on their grids.
+
+    Patches with axes of their own tell the exporter that sides are whole numbers of them. Else it
+    spends minutes on what becomes of odd sides.
+    """
 
     def __init__(self, model: SSR) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, *images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.model.grid_logits(image) for image in images)
+    def forward(self, *tiled: Tensor) -> tuple[Tensor, ...]:
+        # (batch, 3, rows, patch, columns, patch)
+        return tuple(self.model.grid_logits(each.flatten(4).flatten(2, 3)) for each in tiled)
 
 
 def onnx_graph(model: SSR) -> ModelProto:
@@ -117,12 +122,12 @@ def import_onnx() -> Any:
 
 
 def _middle(model: SSR) -> ModelProto:
-    """CLIP and the decoder: ``small_i`` in [0, 1] to ``logits_i``, every size free."""
+    """CLIP and the decoder: ``tiled_i`` in [0, 1] to ``logits_i``, every size free."""
     patch, scales = model.patch_size, range(len(model.config.test.scales))
     free = torch.export.Dim.DYNAMIC
     # not square, not one image, not two alike: equal numbers would be tied to each other
     examples = tuple(
-        torch.rand(2, 3, (3 + each) * patch, (5 + 2 * each) * patch, device=model.device)
+        torch.rand(2, 3, 3 + each, patch, 5 + 2 * each, patch, device=model.device)
         for each in scales
     )
     with quiet_libraries():
@@ -131,9 +136,9 @@ def _middle(model: SSR) -> ModelProto:
             examples,
             dynamo=True,
             opset_version=OPSET,
-            input_names=[f"small_{each}" for each in scales],
+            input_names=[f"tiled_{each}" for each in scales],
             output_names=[f"logits_{each}" for each in scales],
-            dynamic_shapes=(tuple({0: free, 2: free, 3: free} for _ in scales),),
+            dynamic_shapes=(tuple({0: free, 2: free, 4: free} for _ in scales),),
             verbose=False,
         )
     assert program is not None
@@ -189,6 +194,8 @@ def _before(model: SSR) -> str:
         f"sides = Cast<to = {_DOUBLE}>(size)",
         "longer = ReduceMax(sides)",
         f"patch = Constant<value = double {{{float(patch)!r}}}>()",
+        "one = Constant<value = double {1.0}>()",
+        f"whole_patch = Constant<value = int64[1] {{{patch}}}>()",
         "white = Constant<value = float {255.0}>()",
     ]
     for i, scale in enumerate(test.scales):
@@ -197,18 +204,22 @@ def _before(model: SSR) -> str:
             f"factor_{i} = Div(long_{i}, longer)",
             f"scaled_{i} = Mul(sides, factor_{i})",
             f"patches_{i} = Div(scaled_{i}, patch)",
-            f"whole_{i} = Round(patches_{i})",
-            f"rounded_{i} = Mul(whole_{i}, patch)",
-            f"fitted_{i} = Max(rounded_{i}, patch)",
-            f"small_size_{i} = Cast<to = {_INT64}>(fitted_{i})",
+            f"rounded_{i} = Round(patches_{i})",
+            f"some_{i} = Max(rounded_{i}, one)",
+            f"grid_{i} = Cast<to = {_INT64}>(some_{i})",
+            f"small_size_{i} = Mul(grid_{i}, whole_patch)",
             f"small_shape_{i} = Concat<axis = 0>(batch_and_channels, small_size_{i})",
             # exclude_outside: what lies outside of a photograph has no weight
             f'levels_{i} = Resize<mode = "linear", antialias = 1, exclude_outside = 1>'
             f"(pixels, , , small_shape_{i})",
             f"numbers_{i} = Cast<to = {_FLOAT}>(levels_{i})",
             f"small_{i} = Div(numbers_{i}, white)",
+            f"rows_{i}, columns_{i} = Split<num_outputs = 2>(grid_{i})",
+            f"tiled_shape_{i} = Concat<axis = 0>"
+            f"(batch_and_channels, rows_{i}, whole_patch, columns_{i}, whole_patch)",
+            f"tiled_{i} = Reshape(small_{i}, tiled_shape_{i})",
         ]
-    outputs = ", ".join(f"float[batch, 3, rows_{i}, columns_{i}] small_{i}" for i in _each(model))
+    outputs = ", ".join(f"float[b, 3, r, {patch}, c, {patch}] tiled_{i}" for i in _each(model))
     head = f"before (uint8[batch, height, width, 3] image) => ({outputs})"
     return f"{head} {{\n" + "\n".join(lines) + "\n}"
 
