@@ -383,17 +383,32 @@ class ModelOptions:
 
     int8: bool = False
     """onnx: also write a model whose matrices are of 8 bits, and measure what that costs."""
+    repo: str | None = None
+    """hub: also upload it, as NAME/MODEL; log in first (hf auth login)."""
+    private: bool = False
+    """hub: a repository that is made is for you alone."""
+    license: str | None = None
+    """hub: licence of the model, such as mit. Default: the card says that none is stated."""
+    scores: Path | None = None
+    """hub: figures for the card, a file written by `evaluate --json`."""
+    clip: str | None = None
+    """hub: hub id of CLIP, where training had a folder of this machine."""
+    dino: str | None = None
+    """hub: the same for DINO."""
 
 
 # the other formats are of masks, and take what is not here, and images
-_OPTIONS_OF_MODELS = {"onnx": ("int8", "images")}
+_OPTIONS_OF_MODELS = {
+    "onnx": ("int8", "images"),
+    "hub": ("repo", "private", "license", "scores", "clip", "dino"),
+}
 
 
 @command(EVERYDAY)
 def export(
     source: Path,
     *,
-    to: Literal["voc", "coco", "yolo", "labelstudio", "cvat", "labelme", "csv", "onnx"]
+    to: Literal["voc", "coco", "yolo", "labelstudio", "cvat", "labelme", "csv", "onnx", "hub"]
     | None = None,
     out: Path | None = None,
     images: Path | None = None,
@@ -405,7 +420,7 @@ def export(
 
     Args:
         source: Folder written by `masks` or `predict`; or masks and classes.txt of your own. For
-            onnx: run folder of `train`.
+            onnx and hub: run folder of `train`.
         to: Format. Without it, pictures only.
         out: Folder (csv, onnx: or file). Default: export/FORMAT beside the masks, or in the run.
         images: Folder of the photographs, if they are not where manifest.csv says. For onnx: some
@@ -418,6 +433,8 @@ def export(
         for line in describe_onnx(export_onnx(source, out, images=images, int8=model.int8)):
             echo(line)
         return 0
+    if to == "hub":
+        return _to_hub(source, out, model)
     from ssrseg.export.run import export_masks
     from ssrseg.failures import EXIT_CODE
 
@@ -441,6 +458,19 @@ def export(
         for failure in result.failures:
             echo(f"  {failure.name}: {failure.reason}")
     return EXIT_CODE if result.failures else 0
+
+
+def _to_hub(source: Path, out: Path | None, options: ModelOptions) -> int:
+    from ssrseg.export.hub import export_to_hub
+
+    given = {name: vars(options)[name] for name in _OPTIONS_OF_MODELS["hub"]}
+    found = export_to_hub(source, out, **given)
+    echo(f"Model and card written to {found.folder}. Read its README.md.")
+    if found.url is not None:
+        echo(f"Uploaded: {found.url}")
+    else:
+        echo(f"To upload it: hf upload NAME/MODEL {found.folder}, or here with --repo NAME/MODEL.")
+    return 0
 
 
 def _refuse_options(to: str | None, given: Mapping[str, object]) -> None:
