@@ -121,7 +121,7 @@ def card_text(
         asked = model.texts[index] if index < len(model.texts) else ""
         count = f"{counts[index]:,}" if counts else ""
         iou = _percent(figures.classes[name].iou) if figures is not None else ""
-        rows.append(_Class(*map(markdown_text, (name, asked, count, iou))))
+        rows.append(_Class(markdown_text(name), markdown_text(asked), count, iou))
     template = (files("ssrseg") / "model_card.md.jinja").read_text(encoding="utf-8")
     environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     environment.filters["percent"] = _percent

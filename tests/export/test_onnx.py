@@ -241,10 +241,14 @@ def test_options_of_the_other_kind(run: Path, words: tuple[str, ...], said: str)
 
 @pytest.mark.usefixtures("made_before")
 def test_the_command(
-    run: Path, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(onnx_file, "_MOST_PHOTOS", 2)
     words = ["export", str(run), "--to", "onnx", "--out", str(tmp_path / "seg.onnx")]
     assert app(words, exit_on_error=False, result_action="return_value") == 0
     said = capsys.readouterr().out
     assert f"Written: {tmp_path / 'seg.onnx'} (" in said
-    assert "On 14 photographs of the package (--images takes yours): " in said
+    assert "On 2 photographs of the package (--images takes yours): " in said
