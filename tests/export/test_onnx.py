@@ -92,9 +92,9 @@ def test_any_size_and_batch_gives_what_torch_gives(
     assert ids.shape == confidence.shape == (images, *sides) and ids.dtype == np.uint8
     for index, photo in enumerate(photos):
         expected = model.probabilities(torch.from_numpy(photo)).numpy()
-        # Pillow 13 may resize the height first, and rounds in between
-        np.testing.assert_allclose(probabilities[index], expected, atol=0.01, rtol=0)
-        assert np.abs(probabilities[index] - expected).mean() < 1e-3
+        # Pillow 13 resizes the height first where that is less work, with other levels in between
+        most = 1e-5 if sides != (203, 64) else 0.01
+        np.testing.assert_allclose(probabilities[index], expected, atol=most, rtol=0)
     assert np.array_equal(ids, probabilities.argmax(1))
     assert np.array_equal(confidence, probabilities.max(1))
     assert np.ptp(probabilities[:, 1:]) > 0.05  # it says something
@@ -104,7 +104,7 @@ def test_what_it_was_checked_on_is_said(exported: OnnxExport, model: SSR, tree: 
     assert exported.file.name == "model.onnx" and exported.file.parent.name == "onnx"
     assert 0 < exported.difference < 1e-5 and exported.levels <= 2
     assert (exported.photographs, exported.own_photographs) == (3, True)
-    assert exported.as_torch.equal > 0.99 and exported.as_torch.miou > 0.95
+    assert exported.as_torch.equal > 0.9999 and exported.as_torch.difference < 1e-5
     lines = "\n".join(describe_onnx(exported))
     assert f"probabilities differ by at most {exported.difference:.1g}, resized" in lines
     assert "On 3 photographs: " in lines and "of the package" not in lines
@@ -152,8 +152,8 @@ def test_weights_are_in_it_once(exported: OnnxExport, model: SSR) -> None:
 
 @pytest.mark.slow
 def test_a_clip_on_a_stem(tree: Path, dino_dir: Path, tmp_path: Path) -> None:
-    clip = tiny_clip(tmp_path / "clip", stem_blocks=16)
-    settings = ("cam.mode=clip", "optim.iterations=2", "test.flip=false")
+    clip = tiny_clip(tmp_path / "clip", stem_blocks=16, depth=2)
+    settings = ("cam.mode=clip", "optim.iterations=2", "test.flip=false", "affinity.clip_layers=-1")
     config = tiny_config(clip, dino_dir, *settings)
     run = train(open_labelled(tree), tmp_path / "run", config, supervision="full").run
     with shapes_unchecked():

@@ -46,7 +46,7 @@ _SAMPLE = "ssrseg:photos/sample/images"
 _MOST_PHOTOS = 20
 
 _SIZES = ((300, 400), (331, 233), (384, 384), (67, 101))  # height, width
-_LEVELS = 2  # of 255: Pillow 13 may begin with the columns, onnxruntime begins with the rows
+_LEVELS = 2  # of 255: Pillow 13 resizes the height first where that is less work
 
 
 @dataclass(frozen=True)

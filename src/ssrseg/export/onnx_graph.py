@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from ssrseg.data.ignored_warnings import IgnoredWarnings
 from ssrseg.errors import CheckpointError, PackageError
+from ssrseg.export.onnx_resize import DOUBLE, FLOAT, INT64, OPSET, RESIZE, UINT8
 from ssrseg.model import SSR
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-OPSET = 20
 INPUT, OUTPUTS = "image", ("ids", "confidence", "probabilities")
 
 _MOST_BYTES = 2_000_000_000  # a file of ONNX is one message of protobuf, of less than 2 GiB
@@ -71,14 +71,16 @@ def onnx_graph(model: SSR) -> ModelProto:
     merged = onnx.helper.make_graph(
         nodes, "ssrseg", before.input, behind.output, initializer=graph.graph.initializer
     )
+    resize = [onnx.parser.parse_function(text) for text in RESIZE]
     made = onnx.helper.make_model(
         merged,
-        functions=graph.functions,
-        opset_imports=graph.opset_import,
+        functions=[*graph.functions, *resize],
+        opset_imports=[*graph.opset_import, onnx.helper.make_opsetid("ssrseg", 1)],
         ir_version=graph.ir_version,
         producer_name="ssrseg",
         producer_version=version("ssrseg"),
     )
+    made = onnx.inliner.inline_local_functions(made)
     onnx.helper.set_model_props(made, _metadata(model))
     _strip(made)
     if made.ByteSize() > _MOST_BYTES:
@@ -110,6 +112,7 @@ def import_onnx() -> Any:
     """
     try:
         import onnx
+        import onnx.inliner
         import onnx.parser
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
@@ -125,10 +128,10 @@ def _middle(model: SSR) -> ModelProto:
     """CLIP and the decoder: ``tiled_i`` in [0, 1] to ``logits_i``, every size free."""
     patch, scales = model.patch_size, range(len(model.config.test.scales))
     free = torch.export.Dim.DYNAMIC
-    # not square, not one image, not two alike: equal numbers would be tied to each other
+    # no two sizes alike, and none that of CLIP's own grid: the exporter would take them for one
+    own = model.clip.model.config.vision_config.image_size // patch
     examples = tuple(
-        torch.rand(2, 3, 3 + each, patch, 5 + 2 * each, patch, device=model.device)
-        for each in scales
+        torch.rand(2, 3, own + 2 + 2 * each, patch, own + 3 + 2 * each, patch) for each in scales
     )
     with quiet_libraries():
         program = torch.onnx.export(
@@ -181,17 +184,14 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def _before(model: SSR) -> str:
-    """Resized as by Pillow, to whole patches, in [0, 1]; sizes in fp64, as Python has them.
-
-    onnxruntime's levels are those of Pillow where that resizes the width first, as it always did
-    before version 13; else single pixels differ by 1 or 2 of 255.
-    """
+    """Resized as by Pillow, to whole patches, in [0, 1]; sizes in fp64, as Python has them."""
     test, patch = model.config.test, model.patch_size
     lines = [
-        "pixels = Transpose<perm = [0, 3, 1, 2]>(image)",
-        "batch_and_channels = Shape<start = 0, end = 2>(pixels)",
-        "size = Shape<start = 2, end = 4>(pixels)",
-        f"sides = Cast<to = {_DOUBLE}>(size)",
+        "upright = Transpose<perm = [0, 3, 2, 1]>(image)",  # columns before rows
+        "batch_and_channels = Shape<start = 0, end = 2>(upright)",
+        "size = Shape<start = 1, end = 3>(image)",
+        f"sides = Cast<to = {DOUBLE}>(size)",
+        "height, width = Split<num_outputs = 2>(sides)",
         "longer = ReduceMax(sides)",
         f"patch = Constant<value = double {{{float(patch)!r}}}>()",
         "one = Constant<value = double {1.0}>()",
@@ -205,16 +205,19 @@ def _before(model: SSR) -> str:
             f"scaled_{i} = Mul(sides, factor_{i})",
             f"patches_{i} = Div(scaled_{i}, patch)",
             f"rounded_{i} = Round(patches_{i})",
-            f"some_{i} = Max(rounded_{i}, one)",
-            f"grid_{i} = Cast<to = {_INT64}>(some_{i})",
-            f"small_size_{i} = Mul(grid_{i}, whole_patch)",
-            f"small_shape_{i} = Concat<axis = 0>(batch_and_channels, small_size_{i})",
-            # exclude_outside: what lies outside of a photograph has no weight
-            f'levels_{i} = Resize<mode = "linear", antialias = 1, exclude_outside = 1>'
-            f"(pixels, , , small_shape_{i})",
-            f"numbers_{i} = Cast<to = {_FLOAT}>(levels_{i})",
+            f"grid_{i} = Max(rounded_{i}, one)",
+            f"small_sides_{i} = Mul(grid_{i}, patch)",
+            f"small_height_{i}, small_width_{i} = Split<num_outputs = 2>(small_sides_{i})",
+            # width first, rounded to whole levels in between
+            f"columns_of_{i}, column_weights_{i} = ssrseg.taps(width, small_width_{i})",
+            f"narrow_{i} = ssrseg.resample(upright, columns_of_{i}, column_weights_{i})",
+            f"lines_{i} = Transpose<perm = [0, 1, 3, 2]>(narrow_{i})",
+            f"rows_of_{i}, row_weights_{i} = ssrseg.taps(height, small_height_{i})",
+            f"levels_{i} = ssrseg.resample(lines_{i}, rows_of_{i}, row_weights_{i})",
+            f"numbers_{i} = Cast<to = {FLOAT}>(levels_{i})",
             f"small_{i} = Div(numbers_{i}, white)",
-            f"rows_{i}, columns_{i} = Split<num_outputs = 2>(grid_{i})",
+            f"whole_grid_{i} = Cast<to = {INT64}>(grid_{i})",
+            f"rows_{i}, columns_{i} = Split<num_outputs = 2>(whole_grid_{i})",
             f"tiled_shape_{i} = Concat<axis = 0>"
             f"(batch_and_channels, rows_{i}, whole_patch, columns_{i}, whole_patch)",
             f"tiled_{i} = Reshape(small_{i}, tiled_shape_{i})",
@@ -228,9 +231,9 @@ def _behind(model: SSR) -> str:
     """The mean of the logits at the photograph's size, and what it says."""
     channels = model.n_classes + 1
     lines = [
-        "batch_size = Shape<start = 0, end = 1>(image)",
+        "images = Shape<start = 0, end = 1>(image)",
         f"channels = Constant<value = int64[1] {{{channels}}}>()",
-        "shape = Concat<axis = 0>(batch_size, channels, size)",
+        "shape = Concat<axis = 0>(images, channels, size)",
         *(f'large_{i} = Resize<mode = "linear">(logits_{i}, , , shape)' for i in _each(model)),
         f"total = Sum({', '.join(f'large_{i}' for i in _each(model))})",
         f"scales = Constant<value = float {{{float(len(_each(model)))!r}}}>()",
@@ -239,16 +242,13 @@ def _behind(model: SSR) -> str:
         "axis = Constant<value = int64[1] {1}>()",
         "confidence = ReduceMax<keepdims = 0>(probabilities, axis)",
         "best = ArgMax<axis = 1, keepdims = 0>(probabilities)",
-        f"ids = Cast<to = {_UINT8}>(best)",
+        f"ids = Cast<to = {UINT8}>(best)",
     ]
     outputs = (
         "uint8[batch, height, width] ids, float[batch, height, width] confidence,"
         f" float[batch, {channels}, height, width] probabilities"
     )
     return f"behind () => ({outputs}) {{\n" + "\n".join(lines) + "\n}"
-
-
-_FLOAT, _UINT8, _INT64, _DOUBLE = 1, 2, 7, 11  # onnx.TensorProto's numbers of types
 
 
 def _each(model: SSR) -> range:
