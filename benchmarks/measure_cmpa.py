@@ -173,7 +173,7 @@ def main() -> None:
             for name, settings in variants(given.study):
                 for seed in range(given.seeds):
                     config = with_set(base, *settings, f"optim.seed={seed}")
-                    one = trained(model, found, data.labels, config)
+                    one = trained(model, found, torch.from_numpy(data.labels), config)
                     for readout in READOUTS:
                         read = with_set(config, f"cam.readout={readout}")
                         models[f"{kind}, {name} | {world} | {seed} | {readout}"] = one.with_config(

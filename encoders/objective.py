@@ -18,7 +18,10 @@ from ssrseg.data.files import atomic_write, write_text
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that changes the result; width, depth and heads are the image tower's."""
+    """What a recipe chooses; width, depth and heads are the image tower's.
+
+    Numbers that no recipe has changed yet are constants of the modules that use them.
+    """
 
     log_every: ClassVar[int]
     """Steps between two lines of the log, unless the command line says otherwise."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch.nn import functional
@@ -55,11 +56,6 @@ def best_names(clip: FrozenCLIP, path: Path, count: int = 5) -> list[str]:
     return [NAMES[k] for k in (image_feature(clip, path) @ texts.T)[0].topk(count).indices]
 
 
-def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean."""
-    return sum(values) / len(values)
-
-
 def main() -> None:
     """Command line: ``python -m encoders.photo_gate --clip DIR``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -79,9 +75,9 @@ def main() -> None:
     clip = FrozenCLIP.load(chosen.clip)
     tags, backgrounds = tag_precision(clip, voc), tag_precision(clip, around)
     backgrounds = {name: backgrounds[name] for name in BACKGROUNDS}
-    print(f"tags, frequent classes {mean([tags[name] for name in FREQUENT]):.3f}  wanted .85")
-    print(f"tags, all that occur   {mean(list(tags.values())):.3f}  wanted .45")
-    print(f"background words       {mean(list(backgrounds.values())):.3f}  wanted .5")
+    print(f"tags, frequent classes {fmean(tags[name] for name in FREQUENT):.3f}  wanted .85")
+    print(f"tags, all that occur   {fmean(tags.values()):.3f}  wanted .45")
+    print(f"background words       {fmean(backgrounds.values()):.3f}  wanted .5")
     for name, value in (tags | backgrounds).items():
         print(f"  {name:12s} {value:.3f}")
     for path in chosen.images:

@@ -23,7 +23,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from encoders.lite0 import PIXEL_MEAN, PIXEL_STD, load_lite0
 from encoders.words import SAME_TAG, TAGS
-from ssrseg.data.files import write_text
+from ssrseg.data.files import content_digest, write_text
 from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
 from ssrseg.networks.stem import Stem, find_stem, with_stem
@@ -72,7 +72,7 @@ def open_photos(folders: Sequence[str]) -> tuple[Photo, ...]:
     """
     photos = []
     for folder in folders:
-        root, _, split = folder.partition(":")
+        root, _, split = (folder, "", "") if Path(folder).exists() else folder.rpartition(":")
         halves = {"even": slice(0, None, 2), "odd": slice(1, None, 2)}
         data = open_labelled(Path(root), split=None if split in halves else split or None)
         tags = [SAME_TAG.get(name, name) for name in data.classes]
@@ -86,8 +86,11 @@ def open_photos(folders: Sequence[str]) -> tuple[Photo, ...]:
 
 
 def fingerprint(photos: Sequence[Photo]) -> str:
-    """Short name of a set of photographs: their number, and a hash of names and labels."""
-    text = "\n".join(f"{photo.path.name},{';'.join(sorted(photo.present))}" for photo in photos)
+    """Short name of a set of photographs: their number, and a hash of pictures and labels."""
+    text = "\n".join(
+        f"{content_digest(photo.path)},{sorted(photo.present)},{sorted(photo.known)}"
+        for photo in photos
+    )
     return f"{len(photos)} photographs {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 

@@ -30,8 +30,8 @@ from ssrseg.cli import app
 from ssrseg.config import describe, known_keys, preset_names
 
 VERBS = (
-    *("demo", "check", "masks", "train", "predict", "report", "evaluate", "export"),
-    *("doctor", "config"),
+    *("demo", "check", "masks", "train", "predict", "report", "review", "evaluate"),
+    *("export", "doctor", "config"),
     *("prepare", "archive"),
     *("table", "ablate", "seeds", "figure", "reproduce"),
 )
@@ -177,6 +177,25 @@ def test_help_starts_without_torch() -> None:
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     assert "cyclopts" in imported
     assert not imported & {"torch", "transformers", "numpy", "scipy", "skimage", "PIL"}
+
+
+@pytest.mark.parametrize("verb", ["masks", "train", "check", "seeds"])
+def test_faults_of_labels_are_said_without_torch(verb: str, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("image,labels\nnone.jpg,cat\n")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-X", "importtime", "-m", "ssrseg", verb),
+            *(("--out", "out") if verb in ("masks", "train") else ()),
+            *("--data", "."),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, "none.jpg" in done.stderr) == (2, True), done.stderr[-500:]
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "ssrseg.data.open" in imported
+    assert not imported & {"torch", "transformers", "scipy", "skimage"}
 
 
 def test_a_process_ends_with_two_and_a_paragraph(tmp_path: Path) -> None:

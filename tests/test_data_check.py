@@ -138,3 +138,6 @@ def test_names_that_the_encoder_has_not_learnt_want_mending(folder: Path, tmp_pa
     assert said.startswith('CLIP has not learnt "brid", "ground", "land", "grass"')
     assert said.endswith("such as brid: bird.")
     assert "prompts" not in {each.what for each in findings(check(folder))}
+    (tmp_path / "names.txt").write_bytes(b"\xff")
+    found = findings(check(folder, f"backbones.clip={tmp_path}"))
+    assert any("names.txt cannot be read" in f"{each.found} {each.cure}" for each in found)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
-from ssrseg.data.sample import LabelledImages, present_slots
+from ssrseg.data.photos import present_slots
+from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import fit_to_patches, to_unit
 from ssrseg.foreground import ForegroundFeatures, collect_foreground

@@ -11,7 +11,7 @@ from ssrseg.errors import DataError, OutputError
 from ssrseg.manifest import Manifest
 
 CLASSES = ("cat", "dog", "red car")
-HEAD = "name,labels,absent,mask,image,photo,made_by,score,reasons"
+HEAD = "name,labels,absent,mask,image,photo,made_by,score,reasons,given_labels,decision,decided_on"
 
 
 def sample(name: str, *labels: int, photos: Path = Path("/photos")) -> Sample:
@@ -31,9 +31,9 @@ def test_labels_without_a_pixel(tmp_path: Path) -> None:
     lines = (tmp_path / "manifest.csv").read_text().splitlines()
     assert lines == [
         HEAD,
-        "a,cat;dog,cat,masks/a.png,../photos/a.jpg,aaaaaaaaaaaaaaaa,ssrseg,,",
-        "b,cat;dog;red car,cat;red car,masks/b.png,../photos/b.jpg,bbbbbbbbbbbbbbbb,person,,",
-        "c,,,masks/c.png,../photos/c.jpg,cccccccccccccccc,ssrseg,,",
+        "a,cat;dog,cat,masks/a.png,../photos/a.jpg,aaaaaaaaaaaaaaaa,ssrseg,,,,,",
+        "b,cat;dog;red car,cat;red car,masks/b.png,../photos/b.jpg,bbbbbbbbbbbbbbbb,person,,,,,",
+        "c,,,masks/c.png,../photos/c.jpg,cccccccccccccccc,ssrseg,,,,,",
     ]
     again = Manifest(tmp_path / "manifest.csv", CLASSES)
     assert again.absent([a, b, c, sample("d")]) == {"a": ("cat",), "b": ("cat", "red car")}
@@ -44,14 +44,14 @@ def test_labels_without_a_pixel(tmp_path: Path) -> None:
     assert Manifest(tmp_path / "manifest.csv", CLASSES).absent([a, c]) == {}
     lines = (tmp_path / "manifest.csv").read_text().splitlines()
     assert (
-        lines[1] == "a,cat;dog,,masks/a.png,../photos/a.jpg,aaaaaaaaaaaaaaaa,ssrseg,,"
+        lines[1] == "a,cat;dog,,masks/a.png,../photos/a.jpg,aaaaaaaaaaaaaaaa,ssrseg,,,,,"
         and len(lines) == 4
     )
 
 
 def test_a_spreadsheet_may_have_saved_it(tmp_path: Path) -> None:
     path = tmp_path / "manifest.csv"
-    row = "a,cat,cat,masks/a.png,../a.jpg,aaaaaaaaaaaaaaaa,ssrseg,,"
+    row = "a,cat,cat,masks/a.png,../a.jpg,aaaaaaaaaaaaaaaa,ssrseg,,,,,"
     text = f"\ufeff{HEAD},checked\r\n{row},yes,\r\n"
     path.write_text(text, encoding="utf-8", newline="")
     assert Manifest(path, CLASSES).absent([sample("a", 0)]) == {"a": ("cat",)}
@@ -63,7 +63,7 @@ def test_a_table_of_version_0_1(tmp_path: Path) -> None:
     old = "name,labels,absent,mask,photo,made_by"
     path.write_text(f"{old}\na,cat,cat,masks/a.png,aaaaaaaaaaaaaaaa,person\n")
     assert Manifest(path, CLASSES).photo("a") == "a" * 16
-    assert path.read_text() == f"{HEAD}\na,cat,cat,masks/a.png,,aaaaaaaaaaaaaaaa,person,,\n"
+    assert path.read_text() == f"{HEAD}\na,cat,cat,masks/a.png,,aaaaaaaaaaaaaaaa,person,,,,,\n"
 
 
 def test_the_photograph_is_found_from_the_folder(tmp_path: Path) -> None:

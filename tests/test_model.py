@@ -8,7 +8,7 @@ import torch
 from tiny_encoders import tiny_clip, tiny_config, tiny_dino, write_pixel_norm
 from torch import Tensor
 
-from ssrseg.data.sample import present_slots
+from ssrseg.data.photos import present_slots
 from ssrseg.errors import BackboneError, ConfigError
 from ssrseg.loading import _note_usual_pixels
 from ssrseg.method.affinity import balance, feature_attention

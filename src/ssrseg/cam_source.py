@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -28,6 +28,9 @@ from ssrseg.kept_cams import KeptCams, cams_path, read_cams, write_cams
 from ssrseg.made_with import MadeWith, folder_made_with
 from ssrseg.networks.frozen import files_digest
 from ssrseg.networks.vocabulary import build_vocabulary
+
+if TYPE_CHECKING:
+    from ssrseg.photo_masks import PhotoMask
 
 _IN_TRAINING = ("data.crop", "data.scale", "data.flip", "decoder", "optim", "test")
 """Settings without a part in masks."""
@@ -171,19 +174,27 @@ class CamSource:
                 continue
             # the batch's tokens are let go before anything is made from its CAMs
             names = self.made_with.classes
-            found = [
-                # the numbers of half precision that are kept, so that nothing depends on the file
-                (each.cam.half().float(), each.refined_cam, each.evidence.half().tolist())
-                for each in photo_masks(model, batch)
-            ]
-            for row, (cam, refined_cam, evidence) in enumerate(found):
+            found = [cams_to_keep(each, names) for each in photo_masks(model, batch)]
+            for row, cams in enumerate(found):
                 sample = samples[batch.index[row]]
-                classes = tuple(names[index] for index in sample.labels)
-                known = dict(zip(names, evidence, strict=True))
-                cams = KeptCams(classes, cam, refined_cam, known)
                 made_for = self.made_with.cams_of(sample, batch.digests[row])
                 write_cams(self._path(sample), cams, made_for)
                 yield _photo_cams(sample, cams, batch, row, kept=False)
+
+
+def cams_to_keep(found: PhotoMask, classes: Sequence[str]) -> KeptCams:
+    """What is kept of the CAMs of a photograph: mask and review depend on nothing else.
+
+    Args:
+        classes: Names of all classes.
+    """
+    evidence = found.evidence.half().tolist()  # the numbers that the file holds, as for the CAM
+    return KeptCams(
+        tuple(classes[index] for index in found.labels),
+        found.cam.half().float(),
+        found.refined_cam,
+        dict(zip(classes, evidence, strict=True)),
+    )
 
 
 def _photo_cams(

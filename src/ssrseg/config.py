@@ -126,9 +126,9 @@ class BackboneConfig:
     the size that makes its grid CLIP's. Not loaded where its weight is 0."""
     pos_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """How CLIP's position embeddings are resized [CLIP-ES: bilinear; the library: bicubic]."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the frozen blocks; GradCAM's last block is always fp32. bf16 is about three
-    times faster on processors that have it."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """Arithmetic of the frozen blocks; GradCAM's last block is always fp32. auto = bf16 where two
+    products, timed once, say that it is faster."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -18,7 +18,7 @@ from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.text import quoted
 from ssrseg.data.transforms import limited_size, patch_grid
 from ssrseg.data.walk import list_images
-from ssrseg.errors import ConfigError, SSRError, counted
+from ssrseg.errors import BackboneError, ConfigError, SSRError, counted
 from ssrseg.networks.frozen import read_names
 from ssrseg.networks.vocabulary import (
     Vocabulary,
@@ -161,7 +161,7 @@ def check_data(
             refuse_lone_texts(vocabulary, {each.name: each.labels for each in data.samples})
         if names := read_names(config.backbones.clip):
             unlearnt = describe_unlearnt(vocabulary, names)
-    except ConfigError as error:
+    except (ConfigError, BackboneError) as error:
         fault = str(error)
     return DataCheck(
         data,

@@ -14,6 +14,7 @@ import torch
 
 from ssrseg.config import Config, uses_dino
 from ssrseg.console import CheckResult
+from ssrseg.device import describe_bf16, pick_device
 from ssrseg.errors import SSRError, counted
 from ssrseg.networks.attention import resolve_layers
 from ssrseg.networks.clip import FrozenCLIP
@@ -37,6 +38,7 @@ def examine(config: Config) -> list[CheckResult]:
         *map(_package, PACKAGES),
         _torchvision(),
         CheckResult("device", device),
+        CheckResult("bf16", describe_bf16(pick_device("auto"))),
         CheckResult("free disk here", f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GB"),
         *_encoders(config),
     ]

@@ -42,6 +42,7 @@ from ssrseg.data.stamped_mask import write_mask
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import limit_side, limited_size, patch_grid
 from ssrseg.data.windows import WindowBatch, WindowDraws
+from ssrseg.device import settled_precision
 from ssrseg.feature_cache import (
     cache_bytes,
     cache_passes,
@@ -173,7 +174,8 @@ def estimate(
     Raises:
         SSRError: If the encoders cannot be loaded or give no usable CAM.
     """
-    config, start = resolved(config, len(data)), time.perf_counter()
+    config = resolved(settled_precision(config, device), len(data))
+    start = time.perf_counter()
     model = SSR.for_data(config, data, device=device)
     loading = time.perf_counter() - start
     features = choose_features(config, model, data, "labels", out).features

@@ -14,12 +14,12 @@ from ssrseg.console import note, track
 from ssrseg.data.class_ids import (
     ZERO_AND_255,
     check_class_ids,
-    find_masks,
     only_0_and_255,
     read_class_ids,
 )
 from ssrseg.data.classes import read_classes_txt
 from ssrseg.data.files import user_path, write_json
+from ssrseg.data.find_masks import find_masks
 from ssrseg.data.naming import match_masks
 from ssrseg.data.open import labelled_images
 from ssrseg.data.sample import LabelledImages, Sample

@@ -28,7 +28,7 @@ from ssrseg.console import note
 from ssrseg.data.classes import check_background, check_class_names
 from ssrseg.data.files import user_path
 from ssrseg.data.sample import LabelledImages
-from ssrseg.device import pick_device
+from ssrseg.device import pick_device, settled_precision
 from ssrseg.errors import CheckpointError, ConfigError
 from ssrseg.method.cmpa import Alignment
 from ssrseg.model_card import Figures, card_text
@@ -127,6 +127,7 @@ class Loadable(
             BackboneError: If an encoder cannot be loaded.
             ConfigError: If the prompt set cannot be read or the layers do not fit.
         """
+        config = settled_precision(config, device)
         names = check_class_names(classes)
         words = check_background(background)
         vocabulary = build_vocabulary(names, config.prompts.set, prompts, words)
@@ -181,8 +182,37 @@ class Loadable(
                     " WeCLIP."
                 )
             return model
+        return model._with_run(run, data.root)
+
+    @classmethod
+    def from_texts(
+        cls: type[Model],
+        config: Config,
+        vocabulary: Vocabulary,
+        run: Path | None = None,
+        *,
+        device: str = "cpu",
+    ) -> Model:
+        """The encoders for texts that are known, such as those that earlier masks were made with.
+
+        Args:
+            config: As for ``for_data``.
+            vocabulary: Class names and texts.
+            run: Run folder or checkpoint; None = training-free.
+            device: ``cpu`` or ``cuda``.
+
+        Raises:
+            BackboneError: If an encoder cannot be loaded.
+            CheckpointError: As for ``for_data``.
+        """
+        model = cls(config, *_load_encoders(config, vocabulary.texts, device), vocabulary)
+        return model if run is None else model._with_run(run, "the folder")
+
+    def _with_run(self: Model, run: Path, asking: str | Path) -> Model:
+        """What of a run the settings use; CheckpointError if nothing, or it does not fit."""
+        config = self.config
         checkpoint = load_checkpoint(run)
-        check_same_classes(checkpoint.classes, data.classes, run)
+        check_same_classes(checkpoint.classes, self.vocabulary.classes, run)
         has_heads = config.cam.mode == "cmpa" and bool(checkpoint.part("alignment"))
         gates = uses_decoder(config)
         if not has_heads and not gates:
@@ -196,19 +226,19 @@ class Loadable(
                 + ". Leave the model (--model) away for training-free masks, or segment with"
                 " `ssrseg predict`."
             )
-        texts = changed_texts(checkpoint.classes, checkpoint.texts, model.vocabulary.texts)
+        texts = changed_texts(checkpoint.classes, checkpoint.texts, self.vocabulary.texts)
         if texts:
             more = f"; and {len(texts) - 8} more" if texts[8:] else ""
             raise CheckpointError(
-                f"{run} was trained with other prompts than {data.root} asks for"
+                f"{run} was trained with other prompts than {asking} asks for"
                 f" ({'; '.join(texts[:8])}{more}). Use the"
                 " classes.yaml and prompts (--prompts) of its training; if they are the same,"
                 " another version of ssrseg left out other background words: train anew."
             )
         # heads and decoder read CLIP alone
         read = {key: digest for key, digest in checkpoint.encoders.items() if key != "dino"}
-        check_same_encoders(read, model.encoders, config.backbones, run)
-        return model._with_trained(checkpoint, run, alignment=has_heads, decoder=gates)
+        check_same_encoders(read, self.encoders, config.backbones, run)
+        return self._with_trained(checkpoint, run, alignment=has_heads, decoder=gates)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -239,11 +269,12 @@ class Loadable(
         """
         file = model_file(source, **hub)
         checkpoint = load_checkpoint(file)
-        config = _with_encoders(checkpoint.config, clip, dino)
+        device = pick_device(device)
+        config = settled_precision(_with_encoders(checkpoint.config, clip, dino), device)
         clip_tower, dino_tower = _load_encoders(
             config,
             () if segment_only else checkpoint.texts,
-            pick_device(device),
+            device,
             with_dino=not segment_only,
         )
         model = cls(
@@ -281,6 +312,9 @@ class Loadable(
                 f"with_config takes settings, not {config!r}. Give ssrseg.load_config(preset,"
                 " overrides=[...]), or dataclasses.replace(model.config, ...)."
             )
+        if config.backbones.precision == "auto":  # settled, when the encoders were loaded
+            settled = replace(config.backbones, precision=self.config.backbones.precision)
+            config = replace(config, backbones=settled)
         for section in ("backbones", "prompts"):
             if getattr(config, section) != getattr(self.config, section):
                 raise ValueError(
@@ -437,17 +471,19 @@ def _load_encoders(
 ) -> tuple[FrozenCLIP, FrozenDINO | None]:
     """The encoders of the settings; DINO only where it has a weight."""
     backbones = config.backbones
+    precision = backbones.precision
+    assert precision != "auto"  # settled
     clip = FrozenCLIP.load(
         backbones.clip,
         pos_interpolation=backbones.pos_interpolation,
-        precision=backbones.precision,
+        precision=precision,
         texts=texts,
     ).to(device)
     if config.data.norm == "clip":
         _note_usual_pixels(backbones.clip, clip.pixels, "CLIP's")
     if not with_dino or not uses_dino(config):
         return clip, None
-    dino = FrozenDINO.load(backbones.dino, precision=backbones.precision).to(device)
+    dino = FrozenDINO.load(backbones.dino, precision=precision).to(device)
     _note_usual_pixels(backbones.dino, dino.pixels, "ImageNet's")
     return clip, dino
 
@@ -486,7 +522,7 @@ def encoders_on_disk(config: Config) -> EncodersOnDisk:
     folders = {name: folder_on_disk(source) for name, source in wanted.items()}
     found = {name: folder for name, folder in folders.items() if folder is not None}
     patch = 16
-    with suppress(JsonError, OSError, KeyError, TypeError):
+    with suppress(JsonError, OSError, KeyError, TypeError, ValueError, OverflowError):
         patch = max(1, int(read_json(found["clip"] / "config.json")["vision_config"]["patch_size"]))
     missing = tuple(wanted[name] for name in wanted if name not in found)
     # hub ids in the cache by their folder, so that nobody asks the hub for a newer one

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from ssrseg.data.csv_lines import csv_line, csv_rows
-from ssrseg.data.files import write_text, writing
-from ssrseg.data.sample import Sample
-from ssrseg.errors import DataError
+from ssrseg.console import note
+from ssrseg.data.classes import NO_CLASS
+from ssrseg.data.csv_lines import csv_line, csv_rows, rows_by_name
+from ssrseg.data.files import content_digest, write_text, writing
+from ssrseg.data.sample import LabelledImages, Sample
+from ssrseg.errors import DataError, counted
 from ssrseg.review import Review
 
 COLUMNS = (
     "name", "labels", "absent", "mask", "image", "photo", "made_by", "score", "reasons",
+    "given_labels", "decision", "decided_on",
 )  # fmt: skip
 FILE = "manifest.csv"
+ACCEPTED, REJECTED = "accepted", "rejected"
 
-_LATER = {"image", "score", "reasons"}
-"""Columns that version 0.1 did not write: a table without them is read."""
+_LATER = {"image", "score", "reasons", "given_labels", "decision", "decided_on"}
+"""Columns that earlier versions did not write: a table without them is read."""
 
 
 class Manifest:
@@ -33,7 +39,10 @@ class Manifest:
     ``absent`` names the labels without a pixel; ``image`` is the photograph's path from the folder
     of the table, ``photo`` the digest of its content, and ``made_by`` is ``ssrseg``, or ``person``
     for a corrected mask. ``score`` and ``reasons`` are those of its review, empty for a person's.
-    Columns of the user's own are not kept.
+    ``given_labels`` are those of the data where a person has corrected them (``none`` = the image
+    had none), else empty. ``decision`` is what a person has decided on the mask whose file has the
+    digest ``decided_on``: ``accepted``, ``rejected`` or nothing. Columns of the user's own are not
+    kept.
 
     Raises:
         DataError: If the file is no longer as it was written.
@@ -96,25 +105,80 @@ class Manifest:
         photo: str,
         made_by: str,
         review: Review | None = None,
+        *,
+        given: Iterable[int] | None = None,
     ) -> None:
-        """Append the line of a mask that has been written; labels i have id i + 1 in it."""
+        """Append the line of a mask that has been written; labels i have id i + 1 in it.
+
+        A decision on just this mask stays.
+
+        Args:
+            given: The labels of the data, if a person may have corrected them; None = they have
+                not, unless to the same labels before.
+        """
         pixels = torch.bincount(ids.flatten(), minlength=256)
         absent = self._names(index for index in sample.labels if not pixels[index + 1])
         labels, mask = self._names(sample.labels), mask_path(sample.name)
         image = _path_from(self.path.parent, sample.image)
         score = "" if review is None else f"{review.score:.3f}"
         reasons = "" if review is None else ";".join(review.reasons)
-        values = (sample.name, labels, absent, mask, image, photo, made_by, score, reasons)
-        row = dict(zip(COLUMNS, values, strict=True))
-        if self._rows.get(sample.name) != row:
-            self._rows[sample.name] = row
-            line = csv_line(values).encode("utf-8", "surrogateescape")
+        earlier = self._rows.get(sample.name, {})
+        if given is not None:
+            before = self._names(given)
+            given_labels = "" if before == labels else before or NO_CLASS
+        else:
+            given_labels = earlier["given_labels"] if earlier.get("labels") == labels else ""
+        decision = self.decision(sample.name)
+        decided_on = earlier["decided_on"] if decision else ""
+        values = (sample.name, labels, absent, mask, image, photo, made_by, score, reasons,
+                  given_labels, decision, decided_on)  # fmt: skip
+        self._append(dict(zip(COLUMNS, values, strict=True)))
+
+    def _append(self, row: dict[str, str]) -> None:
+        """Write a line, unless it is there; it is on the disk when this returns."""
+        if self._rows.get(row["name"]) != row:
+            line = csv_line(row.values()).encode("utf-8", "surrogateescape")
             with writing(self.path), self.path.open("ab") as file:
                 file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+            self._rows[row["name"]] = row
+
+    def decide(self, name: str, decision: str) -> None:
+        """Keep what a person has decided on a mask as it is now; '' takes a decision back."""
+        digest = content_digest(self._mask(name)) if decision else ""
+        self._append(self._rows[name] | {"decision": decision, "decided_on": digest})
+
+    def decision(self, name: str) -> str:
+        """What a person has decided on a mask; '' if nothing, or on another mask than is there."""
+        return decision_on(self._mask(name), self._rows.get(name, {}))
+
+    def _mask(self, name: str) -> Path:
+        return self.path.parent / mask_path(name)
+
+    def by_person(self, samples: Iterable[Sample]) -> list[str]:
+        """Names of the masks of these images that a person has corrected or accepted."""
+        names = (sample.name for sample in samples if sample.name in self._rows)
+        return [
+            name
+            for name in names
+            if self._rows[name]["made_by"] == "person" or self.decision(name) == ACCEPTED
+        ]
+
+    @property
+    def rows(self) -> Mapping[str, Mapping[str, str]]:
+        """The lines by name, cells by column."""
+        return MappingProxyType(self._rows)
 
     def forget(self, name: str) -> None:
-        """Leave out the line of a mask that is gone, when the table is next written."""
-        self._rows.pop(name, None)
+        """Leave out the line of a mask that is gone, when the table is next written.
+
+        Of labels that a person has corrected these stay.
+        """
+        row = self._rows.pop(name, {})
+        if row.get("given_labels"):
+            kept = ("name", "labels", "mask", "image", "given_labels")
+            self._rows[name] = {column: row[column] * (column in kept) for column in COLUMNS}
 
     def photo(self, name: str) -> str | None:
         """Digest of the photograph that a mask was made for, if that is known."""
@@ -127,6 +191,50 @@ class Manifest:
 
     def _names(self, labels: Iterable[int]) -> str:
         return ";".join(self.classes[index] for index in labels)
+
+
+def decision_on(mask: Path, row: Mapping[str, str]) -> str:
+    """What a person has decided on a mask, by its line; '' if nothing, or on an earlier one."""
+    decision = row.get("decision", "")
+    if decision not in (ACCEPTED, REJECTED) or not mask.is_file():
+        return ""
+    return decision if content_digest(mask) == row.get("decided_on") else ""
+
+
+def with_corrected_labels(data: LabelledImages, folder: Path) -> LabelledImages:
+    """Data with the labels that a person has corrected in a folder of their masks.
+
+    A correction holds as long as the data give an image the labels that were corrected.
+    """
+    index = {name: place for place, name in enumerate(data.classes)}
+    samples, changed, corrected = [], [], 0
+    rows = rows_by_name(folder / FILE)
+    for sample in data.samples:
+        row = rows.get(sample.name, {})
+        given = _indices(row.get("given_labels", ""), index)
+        labels = _indices(row.get("labels", ""), index)
+        if row.get("given_labels") and sample.labels != labels:
+            if given == sample.labels and labels is not None:
+                sample, corrected = replace(sample, labels=labels), corrected + 1
+            else:
+                changed.append(sample.name)
+        samples.append(sample)
+    if corrected:
+        images = counted(corrected, "image", "images")
+        note(f"{images} with the labels that were corrected in review ({folder / FILE}).")
+    if changed:
+        images = counted(len(changed), "image has", "images have")
+        note(
+            f"{images} other labels in the data than when they were corrected in review, such as"
+            f" {changed[0]}: those of the data are used."
+        )
+    return replace(data, samples=tuple(samples)) if corrected else data
+
+
+def _indices(names: str, index: Mapping[str, int]) -> tuple[int, ...] | None:
+    """Class indices of a cell of labels, ascending; None if a name is no class now."""
+    words = [] if names == NO_CLASS else [word for word in names.split(";") if word]
+    return tuple(sorted(index[word] for word in words)) if set(words) <= index.keys() else None
 
 
 def _path_from(folder: Path, file: Path) -> str:

@@ -38,8 +38,8 @@ from ssrseg.made_with import (
     read_made_with,
     settings_file,
 )
+from ssrseg.manifest import ACCEPTED, Manifest, confidence_path, mask_path
 from ssrseg.manifest import FILE as MANIFEST
-from ssrseg.manifest import Manifest, confidence_path, mask_path
 from ssrseg.report.masks import write_masks_report
 from ssrseg.report.page import PAGE
 from ssrseg.review import Review, review_order, write_doubts
@@ -76,7 +76,8 @@ class MaskFolder:
 
     Attributes:
         todo: Samples whose mask is to be made now.
-        corrected: Names of masks that a person has changed, as keys; these are never written.
+        corrected: Names of masks that a person has changed or accepted, as keys; these are never
+            written.
         done: Masks that were there already, those of a person included.
         written: Masks that were made now.
         renewed: How many of these replace a mask of another photograph or of other labels.
@@ -96,8 +97,14 @@ class MaskFolder:
         self.manifest = Manifest(out / MANIFEST, making.made_with.classes)
 
     def look(self, samples: Sequence[Sample], *, overwrite: bool) -> None:
-        """Sort samples into those to do, those done, and those that a person has corrected."""
+        """Sort samples into those to do, those done, and those that a person has corrected.
+
+        A mask that a person has accepted is theirs like one that they have corrected.
+        """
         there = (self.out / "masks").is_dir() and not overwrite
+        if overwrite and (lost := self.manifest.by_person(samples)):
+            masks = counted(len(lost), "mask", "masks")
+            note(f"{masks} corrected or accepted by hand will be replaced, such as {lost[0]}.")
         places, has_rest = self.making.places, self._has_rest
         taken = {place for sample in samples for place in places(sample.name)}
         title = "Masks that are there"
@@ -111,8 +118,9 @@ class MaskFolder:
                     continue
                 photo = content_digest(sample.image)
                 state, ids = mask_state(path, self.making.made_with.mask_of(sample, photo))
-                if state is MaskState.CORRECTED:
-                    self._keep(sample, path, photo)
+                accepted = state is MaskState.STALE and self._is_accepted(sample)
+                if state is MaskState.CORRECTED or accepted:
+                    self._keep(sample, path, photo, "accepted" if accepted else "corrected")
                     self.done += 1
                     if has_rest(sample, photo):
                         continue
@@ -125,9 +133,12 @@ class MaskFolder:
                     self._wrong[sample.name] = path
                 self.todo.append(sample)
             except SSRError as error:
-                if _is_ours(path):
+                if _is_ours(path) and not self._is_accepted(sample):
                     self._wrong[sample.name] = path
                 self.fail(sample, error)
+
+    def _is_accepted(self, sample: Sample) -> bool:
+        return self.manifest.decision(sample.name) == ACCEPTED
 
     def _has_rest(self, sample: Sample, photo: str) -> bool:
         """Whether all is there that is wanted beside the mask."""
@@ -147,30 +158,33 @@ class MaskFolder:
         self.manifest.write()
         self._stale.clear()
 
-    def _keep(self, sample: Sample, path: Path, photo: str) -> None:
-        """Keep what a person has made, if it is of this photograph."""
+    def _keep(self, sample: Sample, path: Path, photo: str, how: str) -> None:
+        """Keep what a person has made or accepted, if it is of this photograph."""
         ids = read_class_ids(path)
         check_class_ids(path, ids, len(self.making.made_with.classes))
         height, width = image_size(sample.image)
         if tuple(ids.shape) != (height, width):
             raise DataError(
-                f"{path} was corrected by hand, and has {ids.shape[1]} x {ids.shape[0]} pixels, but"
+                f"{path} was {how} by hand, and has {ids.shape[1]} x {ids.shape[0]} pixels, but"
                 f" {sample.image} has {width} x {height}. It was left as it is. Save it at the size"
                 " of the photograph, move it away, or choose another folder (--out)."
             )
         if self.manifest.photo(sample.name) not in (None, photo):
             raise DataError(
-                f"{path} was corrected by hand, for another photograph than {sample.image} is now."
+                f"{path} was {how} by hand, for another photograph than {sample.image} is now."
                 " It was left as it is. Move it away, or choose another folder (--out)."
             )
         if self.manifest.photo(sample.name) is None:
             note_once(
                 "correction",
-                f"{path} was corrected by hand, and nothing says for which photograph: it is taken"
+                f"{path} was {how} by hand, and nothing says for which photograph: it is taken"
                 f" for one of {sample.image} as it is now. So are others that {MANIFEST} does not"
                 " know.",
             )
-        self.manifest.add(sample, ids, photo, "person")
+        if how == "accepted":
+            self._list(sample, ids, photo, Review.from_text(mask_note(path)))
+        else:
+            self.manifest.add(sample, ids, photo, "person")
         self.corrected[sample.name] = None
 
     def remove_report(self) -> None:

@@ -7,9 +7,10 @@ CAM (SGC) -> pseudo mask: that is ``SSR.forward``. The decoder learns from these
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -274,29 +275,20 @@ class SSR(nn.Module, Loadable):
         allowed = allowed_words(present, self.n_classes, len(self.text_features))
         # last block -> V: (batch, patches, dim1)
         trace = self.clip.trace_last_block(features)
+        text, scale = self.text_features, self._clip_scale
+        reading = _Reading(self.clip, features, trace, present, allowed, text, scale)
         heads = self.alignment if settings.mode == "cmpa" else None
-        clip_cam = cam = clip_gradcam = None
-        wants_clip = heads is None or with_clip
-        if (wants_clip and settings.clip_readout != "patch") or (
-            heads is not None and settings.readout == "combined"
-        ):
-            clip_gradcam = gradcam_closed_form(
-                self.clip.last_block_weights,
-                trace,
-                self.clip.last_norm(features),
-                lambda v: word_probability(v, self.text_features, self._clip_scale, allowed),
-                present,
-                grid,
-            )
-        if wants_clip:
-            clip_cam = self._clip_cam(trace, present, allowed, grid, clip_gradcam)
+        # CAMs: (batch, slots, grid_h, grid_w)
+        clip_cam = None
+        if with_clip or (heads is None and settings.mode != "centre"):
+            clip_cam = self._clip_cam(reading)
         if settings.mode == "centre":
             cam = centre_prior(present, grid)
         elif heads is not None:
-            cam = self._cmpa_cam(heads, features, trace, present, allowed, clip_gradcam)
+            cam = self._cmpa_cam(heads, reading)
         else:
+            assert clip_cam is not None
             cam = clip_cam
-        assert cam is not None
         if valid is not None:
             # (batch, 1, grid_h, grid_w)
             inside = functional.adaptive_avg_pool2d(valid[:, None].float(), grid) >= 0.5
@@ -312,68 +304,39 @@ class SSR(nn.Module, Loadable):
             initial.patch_features, self.text_features, self._clip_scale, self.n_classes
         )
 
-    def _clip_cam(
-        self,
-        trace: BlockTrace,
-        present: Int[Tensor, "batch slots"],
-        allowed: Bool[Tensor, "batch words"],
-        grid: tuple[int, int],
-        clip_gradcam: Float[Tensor, "batch slots grid_h grid_w"] | None,
-    ) -> Float[Tensor, "batch slots grid_h grid_w"]:
+    def _clip_cam(self, reading: _Reading) -> Float[Tensor, "batch slots grid_h grid_w"]:
         """CAM of frozen CLIP: GradCAM [CLIP-ES], ``patch`` or ``combined``."""
         readout = self.config.cam.clip_readout
         if readout == "gradcam":
-            assert clip_gradcam is not None
-            return clip_gradcam
-        with torch.no_grad():
-            cam = patch_cam(
-                trace.patch_features, self.text_features, self._clip_scale, allowed, present, grid
-            )
-        if readout == "patch":
-            return cam
-        assert clip_gradcam is not None
-        return combined_cam(cam, clip_gradcam)
+            return reading.clip_gradcam
+        patch = reading.patch(reading.trace.patch_features, reading.text, reading.scale)
+        return patch if readout == "patch" else combined_cam(patch, reading.clip_gradcam)
 
     def _cmpa_cam(
-        self,
-        alignment: Alignment,
-        features: ClipFeatures,
-        trace: BlockTrace,
-        present: Int[Tensor, "batch slots"],
-        allowed: Bool[Tensor, "batch words"],
-        clip_gradcam: Float[Tensor, "batch slots grid_h grid_w"] | None,
+        self, alignment: Alignment, reading: _Reading
     ) -> Float[Tensor, "batch slots grid_h grid_w"]:
         """CAM in the aligned space (Eq. 1): ``patch``, ``combined``, or GradCAM in two forms."""
-        readout, grid = self.config.cam.readout, features.grid
+        readout = self.config.cam.readout
         with torch.no_grad():
             text, scale = alignment.tsa(self.text_features), 1 / alignment.temperature
         # patch, combined: the probability of each class at every patch
         if readout in ("patch", "combined"):
             with torch.no_grad():
-                aligned = alignment.isa(trace.patch_features)  # V' (batch, patches, dim2)
-            cam = patch_cam(aligned, text, scale, allowed, present, grid)
-            if readout == "patch":
-                return cam
-            assert clip_gradcam is not None
-            return combined_cam(cam, clip_gradcam)
-        # gradcam of the aligned mean patch, or of the mean of aligned patches
-        normed = self.clip.last_norm(features)
+                aligned = alignment.isa(reading.trace.patch_features)  # V' (batch, patches, dim2)
+            patch = reading.patch(aligned, text, scale)
+            return patch if readout == "patch" else combined_cam(patch, reading.clip_gradcam)
+        # gradcam of the aligned mean patch
         if self.config.cmpa.image_feature == "project_mean":
-            return gradcam_closed_form(
-                self.clip.last_block_weights,
-                trace,
-                normed,
-                lambda v: word_probability(alignment.isa(v), text, scale, allowed),
-                present,
-                grid,
-            )
-        # ISA differs from patch to patch, so the closed form has nothing to share between them
+            return reading.gradcam(text, scale, alignment.isa)
+        # or of the mean of aligned patches; ISA differs from patch to patch, so the closed form has
+        # nothing to share between them
+        clip, features = self.clip, reading.features
         return gradcam(
-            lambda activations: alignment.isa(self.clip.last_block(features, activations)),
-            normed,
-            lambda v: word_probability(v, text, scale, allowed),
-            present,
-            grid,
+            lambda activations: alignment.isa(clip.last_block(features, activations)),
+            clip.last_norm(features),
+            lambda v: word_probability(v, text, scale, reading.allowed),
+            reading.present,
+            features.grid,
         )
 
     def colour_regions(
@@ -768,6 +731,51 @@ class SSR(nn.Module, Loadable):
         if wanted.kind != "attention" or not wanted.clip_weight:
             return ()
         return wanted.rfm_layers if self._decoder_gates else wanted.clip_layers
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What every read-out of a batch's CAM needs; text and scale are CLIP's own."""
+
+    clip: FrozenCLIP
+    features: ClipFeatures
+    trace: BlockTrace
+    present: Int[Tensor, "batch slots"]
+    allowed: Bool[Tensor, "batch words"]
+    text: Float[Tensor, "words dim1"]
+    scale: float
+
+    @cached_property
+    def clip_gradcam(self) -> Float[Tensor, "batch slots grid_h grid_w"]:
+        """GradCAM of frozen CLIP."""
+        return self.gradcam(self.text, self.scale)
+
+    def gradcam(
+        self,
+        text: Float[Tensor, "words dim"],
+        scale: float | Float[Tensor, ""],
+        project: Callable[[Tensor], Tensor] = lambda v: v,
+    ) -> Float[Tensor, "batch slots grid_h grid_w"]:
+        """GradCAM of the projected mean patch, in closed form."""
+        return gradcam_closed_form(
+            self.clip.last_block_weights,
+            self.trace,
+            self.clip.last_norm(self.features),
+            lambda v: word_probability(project(v), text, scale, self.allowed),
+            self.present,
+            self.features.grid,
+        )
+
+    @torch.no_grad()
+    def patch(
+        self,
+        patch_features: Float[Tensor, "batch patches dim"],
+        text: Float[Tensor, "words dim"],
+        scale: float | Float[Tensor, ""],
+    ) -> Float[Tensor, "batch slots grid_h grid_w"]:
+        """The patches' own probabilities."""
+        grid = self.features.grid
+        return patch_cam(patch_features, text, scale, self.allowed, self.present, grid)
 
 
 def _labels(present: Int[Tensor, "batch slots"]) -> list[list[int]]:

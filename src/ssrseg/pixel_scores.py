@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ssrseg.config import PseudoConfig
-from ssrseg.data.sample import present_slots
+from ssrseg.data.photos import present_slots
 from ssrseg.method.par import pixel_adaptive_refinement
 from ssrseg.method.pseudo_mask import class_ids, class_scores, crf_scores, unit_class_scores
 

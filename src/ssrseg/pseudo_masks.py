@@ -7,8 +7,9 @@ imports neither the model nor the library of the encoders before a CAM is missin
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ssrseg.cam_source import CamSource, Unusable
 from ssrseg.checkpoint import model_file
@@ -17,11 +18,12 @@ from ssrseg.console import steps
 from ssrseg.data.files import user_path
 from ssrseg.data.open import labelled_images
 from ssrseg.data.sample import LabelledImages
-from ssrseg.device import pick_device
+from ssrseg.device import pick_device, settled_precision
 from ssrseg.failures import Failure
 from ssrseg.interruption import until_stopped
 from ssrseg.kept_cams import cams_path
-from ssrseg.manifest import confidence_path, mask_path
+from ssrseg.made_with import folder_made_with
+from ssrseg.manifest import confidence_path, mask_path, with_corrected_labels
 from ssrseg.mask_folder import Making, open_masks
 from ssrseg.method.evidence import pixel_confidence
 from ssrseg.pixel_scores import enlarged, enlarged_ids, mask_of_cam
@@ -37,7 +39,8 @@ class MasksResult:
         skipped: Masks that were there already, those that a person has corrected included.
         renewed: Masks of an earlier call, made anew because their photograph or labels changed.
         from_kept_cams: How many of those written were made from the CAMs of an earlier call.
-        corrected: Names of the masks that a person has corrected; they were left as they are.
+        corrected: Names of the masks that a person has corrected or accepted; they were left as
+            they are.
         seconds: Time of this call, loading included.
         absent: Names of the classes that an image is labelled with and its mask lacks, by image;
             only images that lack some.
@@ -74,7 +77,8 @@ def make_masks(
     """Write a pseudo mask for every labelled image; skip those an earlier call has written.
 
     A mask is made again if its photograph, labels or their prompts have changed or it is damaged;
-    one that a person has corrected is kept. Other settings ``pseudo.*`` make all masks again from
+    one that a person has corrected or accepted is kept, and so are labels that were corrected in
+    review. Other settings ``pseudo.*`` make all masks again from
     the kept CAMs, without an encoder. An image that cannot be used is left out and listed.
 
     Args:
@@ -89,7 +93,7 @@ def make_masks(
             of each pixel (grey, 255 = 1).
         cache: Folder of superpixels, to be shared between runs; by default inside ``out``.
         device: ``auto``, ``cpu`` or ``cuda``.
-        overwrite: Make all CAMs and masks anew, also masks that a person has corrected.
+        overwrite: Make all CAMs and masks anew, also masks that a person has corrected or accepted.
         strict: Stop at the first image that cannot be used.
         report: Write report.html, a page to look at all of it.
 
@@ -100,7 +104,8 @@ def make_masks(
         OutputError: If another process writes into ``out``, or the disk takes nothing.
     """
     start, out, device = time.monotonic(), user_path(out, "masks"), pick_device(device)
-    data, config = labelled_images(data), config_of(config)
+    data = with_corrected_labels(labelled_images(data), out)
+    config = _settled(config_of(config), out, device)
     source = CamSource(
         data,
         out,
@@ -155,3 +160,12 @@ def make_masks(
         reviews,
         tuple(masks.failures),
     )
+
+
+def _settled(config: Config, out: Path, device: str) -> Config:
+    """The settings with the arithmetic that the masks in ``out`` began with, or a choice."""
+    earlier = folder_made_with(out, "labels")
+    if config.backbones.precision == "auto" and earlier is not None:
+        begun: Any = earlier.settings.get("backbones.precision", "auto")
+        config = replace(config, backbones=replace(config.backbones, precision=begun))
+    return settled_precision(config, device)

@@ -43,7 +43,7 @@ from ssrseg.data.photos import all_faults, usable_photos
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.windows import WindowBatch, WindowDraws
-from ssrseg.device import pick_device
+from ssrseg.device import pick_device, settled_precision
 from ssrseg.errors import CheckpointError, ConfigError, DataError, DivergenceError, counted
 from ssrseg.estimate import PhotoRates, in_words, train_cost, try_crops, try_photos
 from ssrseg.failures import Failure, describe_failures, write_failures
@@ -277,8 +277,9 @@ def train(
         )
         total = run.schedule.total
         run, earlier = _earlier_run(run, given)  # first, as what follows takes time
+        run = replace(run, config=settled_precision(run.config, device))
         model = SSR.from_config(
-            config,
+            run.config,
             data.classes,
             prompts=data.prompts,
             background=data.background,
@@ -381,8 +382,9 @@ def _with_usable_images(
     write_failures(run.out, failures)
     for line in describe_failures(run.out, failures):
         note(line)
-    lost = run.data.labels.any(0) & ~data.labels.any(0)
-    for name in (run.data.classes[index] for index in lost.nonzero().flatten().tolist()):
+    shown = {index for sample in data.samples for index in sample.labels}
+    was_shown = {index for sample in run.data.samples for index in sample.labels}
+    for name in (data.classes[index] for index in sorted(was_shown - shown)):
         note(f'No usable image shows "{name}" any more: the model will not learn it.')
     return replace(run, data=data, digest=data_digest(data, truth=full)), monitor, failures
 
@@ -594,7 +596,7 @@ def _terms(
     if align and not from_crops:  # pairs of the whole training set
         assert state.foreground is not None and state.prototypes is not None
         seed = derive_seed(optim.seed, iteration, 2)
-        pairs = draw_pairs(model, state.foreground, run.data.labels, seed)
+        pairs = draw_pairs(model, state.foreground, torch.from_numpy(run.data.labels), seed)
         proto = proto_loss(model, pairs, state.prototypes)
         yield proto, torch.zeros_like(proto), pairs.rows, 1
     if crops is None:
@@ -882,6 +884,9 @@ def _earlier_run(run: _Run, given: Config) -> tuple[_Run, Checkpoint | None]:
     if run.config.optim.features == "auto":
         optim = replace(run.config.optim, features=earlier.config.optim.features)
         run = replace(run, config=replace(run.config, optim=optim))
+    if given.backbones.precision == "auto":
+        backbones = replace(run.config.backbones, precision=earlier.config.backbones.precision)
+        run = replace(run, config=replace(run.config, backbones=backbones))
     begun, now = earlier.config.optim.iterations, run.config.optim.iterations
     if given.optim.iterations is None and begun != now:
         raise CheckpointError(

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ssrseg.data.class_ids import (
-    find_masks,
     only_0_and_255,
     read_class_ids,
     read_truth,
     voc_palette,
     write_class_ids,
 )
+from ssrseg.data.find_masks import find_masks
 from ssrseg.data.images import read_image
 from ssrseg.data.notices import say_again
 from ssrseg.errors import DataError

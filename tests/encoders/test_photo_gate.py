@@ -16,8 +16,10 @@ from encoders import photo_gate
 from encoders.clip_photos import PhotoClipObjective
 from encoders.photo_gate import BACKGROUNDS, FREQUENT, best_names, image_feature, tag_precision
 from encoders.photos import Photo
-from encoders.words import NAMES, TAGS
+from encoders.words import NAMES, TAGS, known_names
+from ssrseg.data.open import open_labelled
 from ssrseg.networks.clip import FrozenCLIP
+from ssrseg.networks.frozen import read_names
 
 
 class MadeUp:
@@ -125,3 +127,18 @@ def test_command_line(
         photo_gate.main()
     said = f"no photograph of {around}:odd is tagged road, water, sign"
     assert said in capsys.readouterr().err
+
+
+def test_what_the_shipped_clip_calls_photographs_that_nobody_trained_on() -> None:
+    shipped = "ssrseg:photos/weights/clip"
+    assert read_names(shipped) == {name.lower() for name in known_names()}
+    clip = FrozenCLIP.load(shipped)
+    files = {each.name: each.image for each in open_labelled("ssrseg:photos/sample").samples}
+    wanted = {
+        "bee": "bee",
+        "citrus": "lemon",
+        "panda": "giant panda",
+        "cat": "egyptian mau",
+        "kitten": "tiger cat",
+    }
+    assert {name: best_names(clip, files[name], 1)[0] for name in wanted} == wanted

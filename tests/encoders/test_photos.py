@@ -90,12 +90,22 @@ def tagged(*names: str, known: tuple[str, ...] = ()) -> Photo:
     return Photo(Path("a.png"), frozenset(names), frozenset(known or names))
 
 
-def test_fingerprint_tells_names_and_labels_apart() -> None:
-    some = [tagged("dog"), tagged("cat")]
-    assert fingerprint(some) == fingerprint([tagged("dog"), tagged("cat")])
+def test_fingerprint_tells_pictures_and_labels_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.png", "b.png", "copy.png")]
+    for path, content in zip(paths, (b"one", b"two", b"one"), strict=True):
+        path.write_bytes(content)
+    some = [
+        replace(tagged(name), path=path) for name, path in zip(("dog", "cat"), paths, strict=False)
+    ]
+    copied = [replace(some[0], path=paths[2]), some[1]]
+    assert fingerprint(some) == fingerprint(copied)
     assert fingerprint(some).startswith("2 photographs ")
-    others = ([tagged("dog"), tagged("dog")], [replace(some[0], path=Path("b.png")), some[1]])
-    assert len({fingerprint(each) for each in (some, some[::-1], *others)}) == 4
+    others = (
+        [some[0], replace(some[1], present=some[0].present)],
+        [replace(some[0], path=paths[1]), some[1]],
+        [replace(some[0], known=frozenset({"dog", "sky"})), some[1]],
+    )
+    assert len({fingerprint(each) for each in (some, some[::-1], *others)}) == 5
 
 
 def test_rare_tags_and_known_backgrounds_are_drawn_more_often() -> None:

@@ -136,7 +136,7 @@ def test_rectangles_of_every_second_view_are_imagined(
 ) -> None:
     monkeypatch.setattr(teachers, "CONVINCED", 2.0)  # never
     teacher, top, sides, corners = NameTeacher(6, real_places()), likely_top(4), set(), set()
-    before = top.clone()
+    differ, before = 0, top.clone()
     for seed in range(30):
         found = teacher.imagine(top, np.random.default_rng(seed))
         assert torch.equal(found, teacher.imagine(top, np.random.default_rng(seed)))
@@ -149,8 +149,9 @@ def test_rectangles_of_every_second_view_are_imagined(
             assert changed[view].sum() == height * width  # all of the rectangle, and only that
             sides |= {height, width}
             corners |= {int(x) for each in (rows, columns) for x in (each.min(), each.max())}
-        assert not torch.equal(changed[0], changed[2]) or not torch.equal(found[0], found[2])
+        differ += not torch.equal(changed[0], changed[2])
     assert sides == {2, 3, 4, 5} and corners == set(range(10))
+    assert differ >= 25  # views of a step have rectangles of their own; some meet by chance
     assert torch.equal(top, before)
 
 

@@ -23,6 +23,7 @@ from ssrseg.errors import ConfigError, DataError, OutputError
 from ssrseg.export.formats import FORMATS
 from ssrseg.export.output import Output
 from ssrseg.export.run import export_masks
+from ssrseg.manifest import ACCEPTED, REJECTED, Manifest
 
 ALL = sorted(FORMATS)
 MODELS = ("onnx", "hub")  # see test_onnx.py, test_hub.py
@@ -45,6 +46,29 @@ def files(root: Path) -> dict[str, bytes]:
 def test_the_command_offers_every_format() -> None:
     offered = get_args(get_type_hints(export)["to"])
     assert set(get_args(offered[0])) == {*FORMATS, *MODELS}
+
+
+def test_what_a_person_has_decided_on(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="was accepted"):
+        export_masks(folder, "csv", tmp_path / "out", only="accepted")
+    manifest = Manifest(folder / "manifest.csv", CLASSES)
+    for name, decision in (("plain", ACCEPTED), ("turned", ACCEPTED), ("one class", REJECTED)):
+        manifest.decide(name, decision)
+    result = export_masks(folder, "labelstudio", tmp_path / "out", only="accepted")
+    assert (result.written, result.failures) == (2, ())
+    tasks = json.loads((tmp_path / "out" / "tasks.json").read_text())
+    assert sorted(task["data"]["name"] for task in tasks) == ["plain", "turned"]
+    assert all("annotations" in task for task in tasks)  # a person stands for them
+    kept = export_masks(folder, "labelstudio", tmp_path / "out", only="not-rejected")
+    assert kept.written == len(PHOTOS) - 1
+    names = [each["data"]["name"] for each in json.loads((kept.out / "tasks.json").read_text())]
+    assert "one class" not in names
+    shutil.copy(folder / "masks" / "turned.png", folder / "masks" / "plain.png")
+    changed = export_masks(folder, "voc", tmp_path / "voc", only="accepted")
+    assert changed.written == 1
+    assert [(each.name, each.reason[:31]) for each in changed.failures] == [
+        ("plain", "was accepted, and has changed s")
+    ]
 
 
 @pytest.mark.parametrize("to", ALL)

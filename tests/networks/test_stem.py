@@ -164,6 +164,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+def test_other_families_stand_on_no_stem(tmp_path: Path) -> None:
+    folder = tiny_dino(tmp_path / "dino", "dinov2", patch=14)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"stem": "efficientnet-lite0", "stem_blocks": 16, "patch_size": 16}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BackboneError, match=r"names a stem, but the model_type dinov2: only clip"):
+        FrozenDINO.load(folder)
+
+
 @pytest.mark.parametrize(("change", "said"), WRONG)
 def test_settings_that_are_none(
     clip_on_stem: Path, dino_on_stem: Path, tmp_path: Path, change: dict[str, Any], said: str

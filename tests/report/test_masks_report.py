@@ -15,6 +15,7 @@ from PIL import Image
 from ssrseg.config import load_config
 from ssrseg.data.stamped_mask import write_confidence
 from ssrseg.errors import DataError
+from ssrseg.manifest import ACCEPTED, REJECTED, Manifest
 from ssrseg.overlay import mask_palette
 from ssrseg.report import gallery
 from ssrseg.report.masks import write_masks_report
@@ -48,6 +49,19 @@ def test_the_worst_come_first_and_a_persons_last(tmp_path: Path) -> None:
     # absent labels are a reason where there is no better one
     out = masks_folder(tmp_path / "old", ("a", "b"), absent={"b": "sheep"})
     assert names_on(write_masks_report(out)) == ["b", "a"]
+
+
+def test_what_a_person_has_decided(tmp_path: Path) -> None:
+    score = {"a": "0.100", "b": "0.200", "c": "0.300"}
+    out = masks_folder(tmp_path, ("a", "b", "c"), score=score, reasons={"a": "low confidence"})
+    manifest = Manifest(out / "manifest.csv", CLASSES)
+    manifest.decide("a", ACCEPTED)
+    manifest.decide("b", REJECTED)
+    page = Page(write_masks_report(out))
+    assert [each["data-name"] for each in page.named("article")] == ["b", "c", "a"]
+    facts = dict(zip(page.text("dt"), page.text("dd"), strict=True))
+    assert (facts["accepted"], facts["rejected"]) == ("1", "1")
+    assert "score 0.10, accepted" in page.source and 'class="why"' not in page.source
 
 
 def test_summary_and_classes(tmp_path: Path) -> None:

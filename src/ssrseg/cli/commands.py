@@ -92,7 +92,7 @@ class Files:
     """Also write areas.csv: pixels, share and mean confidence of each class in each image; with
     --confidence, which it needs."""
     overwrite: bool = False
-    """Make everything anew that is there already, also masks corrected by hand."""
+    """Make everything anew that is there already, also masks corrected or accepted by hand."""
     strict: bool = False
     """Stop at the first image that cannot be used. Default: go on, and list it."""
     report: Annotated[bool, Parameter(negative_bool="no-")] = True
@@ -209,7 +209,7 @@ def _echo_written(
     if result.corrected:
         masks = counted(len(result.corrected), "mask was", "masks were")
         first = ", ".join(result.corrected[:5]) + (", ..." if result.corrected[5:] else "")
-        echo(f"{masks} corrected by hand and left alone: {first}.")
+        echo(f"{masks} corrected or accepted by hand and left alone: {first}.")
     for line in describe_failures(result.out, result.failures):
         echo(line)
     if (page := result.out / "report.html").is_file():
@@ -313,6 +313,52 @@ def report(folder: Path, /, *, images: Path | None = None) -> None:
     echo(f"Report: {write_masks_report(folder, images=images)}")
 
 
+@Parameter(name="*", group=ENCODERS)
+@dataclass(frozen=True, kw_only=True)
+class FolderEncoders:
+    """Encoders that make masks of corrected labels, if not where the masks' settings say."""
+
+    model: Path | None = None
+    """Run folder that the masks were made with, if they were made with one."""
+    clip: str | None = None
+    """CLIP: hub id or folder."""
+    dino: str | None = None
+    """DINO, DINOv2 or DINOv3: hub id or folder."""
+    device: Device = "auto"
+
+
+@command(EVERYDAY)
+def review(
+    folder: Path,
+    /,
+    *,
+    images: Path | None = None,
+    port: Annotated[
+        int, Parameter(converter=whole, validator=validators.Number(gte=0, lte=65535))
+    ] = 8765,
+    labelstudio: Path | None = None,
+    encoders: FolderEncoders = FolderEncoders(),
+) -> None:
+    """Accept, reject and correct masks on a page of this machine, the most doubtful first.
+
+    Args:
+        folder: Written by `masks` or `predict`.
+        images: Folder of the photographs, if they are not where manifest.csv says.
+        port: Of 127.0.0.1; 0 = any that is free.
+        labelstudio: Label Studio's JSON export of a project that began with `export --to
+            labelstudio`: its masks are taken over first, as accepted ones.
+    """
+    from ssrseg.reviewing.encoders import EncoderOptions
+    from ssrseg.reviewing.serve import serve_review
+
+    where = EncoderOptions(**vars(encoders))
+    left = serve_review(folder, port, images=images, labelstudio=labelstudio, encoders=where)
+    echo(
+        f"{left.accepted:,} accepted, {left.rejected:,} rejected, {left.open:,} to do. Next: ssrseg"
+        f" export {folder} --to ... --only accepted"
+    )
+
+
 @command(EVERYDAY)
 def evaluate(
     *, masks: Path, data: DataFolder, split: Split = None, json: Path | None = None
@@ -367,8 +413,10 @@ class Pictures:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What only some formats take."""
+    """What only masks take, and only some formats of them."""
 
+    only: Literal["accepted", "not-rejected"] | None = None
+    """What was accepted in `ssrseg review`, or all that was not rejected. Default: all."""
     tolerance: float | None = None
     """yolo, labelme: pixels that a polygon may be from the border of its region. Default: 0, and
     for labelme 1."""

@@ -365,6 +365,7 @@ def seeds(
 
     refuse_unusable(images, config.data)
     model = SSR.for_data(config, images, setup.model, device=setup.pick_device())
+    config = model.config  # its precision is settled
     changes = {"initial CAM": RAW, "refined CAM": ("pseudo.refine=none",)}
     changes |= {"+ PAR": ("pseudo.refine=par",)} if par else {}
     changes |= {"+ CRF": ("pseudo.refine=crf",)} if crf else {}
@@ -445,6 +446,7 @@ def figure(
         raise ConfigError(f"--{foreign[0]} belongs to Figure 3. Leave it away for Figure {number}.")
     if extra.data2 is None and (extra.split2 or extra.model2):
         raise ConfigError("--split2 and --model2 describe --data2, which is missing. Give it too.")
+    from ssrseg.device import settled_precision
     from ssrseg.paper.figures import FigureOptions, FigureSource, make_figure
     from ssrseg.paper.method_comparison import parse_rows
 
@@ -452,7 +454,11 @@ def figure(
     if extra.data2 is not None:
         sets.append((extra.data2, extra.split2, extra.model2 or setup.model))
     sources = [
-        FigureSource(open_data(data, split), setup.settings(model), model)
+        FigureSource(
+            open_data(data, split),
+            settled_precision(setup.settings(model), setup.pick_device()),
+            model,
+        )
         for data, split, model in sets
     ]
     options = FigureOptions(images, parse_rows(extra.row), setup.cache, setup.pick_device())

@@ -19,43 +19,13 @@ from ssrseg.data.files import atomic_write, user_path
 from ssrseg.data.notices import note_once
 from ssrseg.data.pixels import PixelValues
 from ssrseg.data.png import grey_step
-from ssrseg.data.walk import files_below
 from ssrseg.errors import DataError, counted
 from ssrseg.method.pseudo_mask import IGNORE
 
-MASK_SUFFIXES = (".bmp", ".gif", ".png", ".tif", ".tiff", ".webp")
-_LOSSY_SUFFIXES = (".jpeg", ".jpg")
 _LOSSLESS = ("BMP", "DIB", "GIF", "PNG", "TGA", "TIFF", "WEBP")  # and here looked into the last two
 _EXACT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "F", "I;16", "I;16B")
 _EXACT_TIFF = ("group3", "group4", "lzma", "packbits", "raw", "tiff_adobe_deflate", "tiff_ccitt",
                "tiff_deflate", "tiff_lzw", "tiff_raw_16", "zstd")  # fmt: skip
-
-
-def find_masks(folder: Path) -> dict[str, Path]:
-    """Masks below a folder, which need not exist, by path without suffix (``/`` between folders).
-
-    Suffixes may be in capitals. A JPEG counts where no other file has its name, so that whoever
-    reads it learns why it cannot be a mask.
-
-    Raises:
-        DataError: If two masks have the same name up to the suffix.
-    """
-    found: dict[str, Path] = {}
-    if not folder.is_dir():
-        return found
-    files = list(files_below(folder))
-    for suffixes in (MASK_SUFFIXES, _LOSSY_SUFFIXES):
-        before = set(found)
-        for file in files:
-            name = file.relative_to(folder).with_suffix("").as_posix()
-            if not file.name.lower().endswith(suffixes) or name in before:
-                continue
-            if found.setdefault(name, file) != file:
-                raise DataError(
-                    f"{folder} holds both {found[name].name} and {file.name}, masks of the same"
-                    " name up to the suffix. Remove one."
-                )
-    return found
 
 
 def read_class_ids(

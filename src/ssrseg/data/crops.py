@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 from ssrseg.config import DataConfig
 from ssrseg.data.class_ids import read_truth
 from ssrseg.data.images import check_size, read_image
-from ssrseg.data.sample import LabelledImages, present_slots
+from ssrseg.data.photos import present_slots
+from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import Crop, limit_side, random_crop
 from ssrseg.errors import DataError, SSRError

@@ -10,9 +10,9 @@ from typing import NoReturn
 
 from ssrseg.console import printable
 from ssrseg.data import coco
-from ssrseg.data.class_ids import find_masks
 from ssrseg.data.classes import VOC_CLASSES, ClassList, class_key, read_classes
 from ssrseg.data.files import user_path
+from ssrseg.data.find_masks import find_masks
 from ssrseg.data.label_files.addresses import paths_of
 from ssrseg.data.label_files.check import check_rows
 from ssrseg.data.label_files.class_folders import class_folders, read_class_folders

@@ -22,7 +22,7 @@ from ssrseg.data.class_ids import read_truth
 from ssrseg.data.files import content_digest
 from ssrseg.data.images import check_size, read_image
 from ssrseg.data.levels import Range
-from ssrseg.data.sample import LabelledImages, Sample, present_slots
+from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.text import fault_report
 from ssrseg.data.transforms import fit_to_patches, limit_side, patch_grid
@@ -235,6 +235,12 @@ def _copied(photo: Photo) -> Photo:
     small = original if photo.small.shape == original.shape else photo.small.clone()
     ids = None if photo.superpixels is None else photo.superpixels.clone()
     return Photo(photo.index, original, small, ids, photo.digest)
+
+
+def present_slots(labels: list[tuple[int, ...]]) -> Int[Tensor, "batch slots"]:
+    """Class ids of each image, padded with -1 to the longest list (at least one slot)."""
+    slots = max([1, *map(len, labels)])
+    return torch.tensor([list(ids) + [-1] * (slots - len(ids)) for ids in labels])
 
 
 def join_photos(

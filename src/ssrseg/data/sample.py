@@ -1,4 +1,7 @@
-"""What every data set comes down to: images and the classes that each of them shows."""
+"""What every data set comes down to: images and the classes that each of them shows.
+
+Nothing that reads labels imports torch, so that their faults are said within a second.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as brief
 
-import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
+import numpy as np
+from jaxtyping import Bool
 
 from ssrseg.data.classes import check_background, check_class_names
 from ssrseg.data.files import user_path
@@ -134,15 +136,9 @@ class LabelledImages:
         return len(self.samples)
 
     @property
-    def labels(self) -> Bool[Tensor, "images classes"]:
+    def labels(self) -> Bool[np.ndarray, "images classes"]:
         """Multi-hot labels of all images."""
-        table = torch.zeros(len(self.samples), len(self.classes), dtype=torch.bool)
+        table = np.zeros((len(self.samples), len(self.classes)), dtype=bool)
         for row, sample in zip(table, self.samples, strict=True):
             row[list(sample.labels)] = True
         return table
-
-
-def present_slots(labels: list[tuple[int, ...]]) -> Int[Tensor, "batch slots"]:
-    """Class ids of each image, padded with -1 to the longest list (at least one slot)."""
-    slots = max([1, *map(len, labels)])
-    return torch.tensor([list(ids) + [-1] * (slots - len(ids)) for ids in labels])

@@ -18,7 +18,7 @@ from ssrseg.export.formats import FORMATS, Format
 from ssrseg.export.labelstudio import LOCAL
 from ssrseg.export.output import Output
 from ssrseg.export.pictures import Pictures
-from ssrseg.export.source import Mask, MasksToExport, find_masks_to_export, read_mask
+from ssrseg.export.source import Mask, MasksToExport, Only, find_masks_to_export, read_mask
 from ssrseg.failures import Failure
 from ssrseg.interruption import Stop, until_stopped
 
@@ -57,6 +57,7 @@ def export_masks(
     sheet: bool = False,
     tolerance: float | None = None,
     url_prefix: str | None = None,
+    only: Only | None = None,
 ) -> ExportResult:
     """Write masks in a format that other programs open; at full size, with the files' own names.
 
@@ -74,6 +75,8 @@ def export_masks(
             of its region; 0 = it is exact; by default 0 for ``yolo`` and 1 for ``labelme``.
         url_prefix: For ``labelstudio``: what stands before the path of a photograph; by default
             local files, whose document root is the folder that the photographs' folder lies in.
+        only: ``accepted``: masks that a person has accepted; ``not-rejected``: all but those that
+            they have rejected. None = all.
 
     Raises:
         ConfigError: If the format is unknown, or has no such option.
@@ -87,7 +90,7 @@ def export_masks(
     say_again()
     folder = None if images is None else user_path(images, "photographs")
     needed = pictured or (form is not None and form.photos)
-    source = find_masks_to_export(user_path(masks, "masks"), folder, photos=needed)
+    source = find_masks_to_export(user_path(masks, "masks"), folder, photos=needed, only=only)
     target = _target(source, out, to)
     if "url_prefix" in options and url_prefix is None:
         options["url_prefix"] = LOCAL + quote(f"{source.photos.name}/", errors="surrogateescape")

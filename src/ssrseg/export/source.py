@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
 
-from ssrseg.data.class_ids import check_class_ids, find_masks, read_class_ids
+from ssrseg.data.class_ids import check_class_ids, read_class_ids
 from ssrseg.data.classes import read_classes_txt
 from ssrseg.data.csv_lines import rows_by_name
 from ssrseg.data.files import content_digest, user_path
 from ssrseg.data.find_images import images_like
+from ssrseg.data.find_masks import find_masks
 from ssrseg.data.images import image_size
 from ssrseg.data.stamped_mask import MaskState, mask_state, read_confidence
 from ssrseg.errors import DataError
 from ssrseg.export.trained import holds_run
 from ssrseg.failures import Failure, read_failures
+from ssrseg.manifest import ACCEPTED, REJECTED, confidence_path, decision_on
 from ssrseg.manifest import FILE as MANIFEST
-from ssrseg.manifest import confidence_path
+
+Only = Literal["accepted", "not-rejected"]
+"""Which masks are exported, by what a person has decided on them."""
 
 _MOVED = "If the photographs have moved, name their folder (--images)."
 
@@ -35,6 +40,7 @@ class MaskFile:
         photo: Absolute path of the photograph; None if nothing says it.
         score: Expected quality in [0, 1], if the manifest says it.
         digest: Of the photograph that the mask was made for, if the manifest says it.
+        accepted: Whether a person has accepted just this mask.
     """
 
     name: str
@@ -42,6 +48,7 @@ class MaskFile:
     photo: Path | None
     score: float | None = None
     digest: str = ""
+    accepted: bool = False
 
     @property
     def file(self) -> str:
@@ -80,7 +87,7 @@ class Mask:
         photo: None where it is not needed and not known.
         ids: 0 background, 1 + class index, 255 undecided; at the size of the upright photograph.
         score: Expected quality in [0, 1], if known.
-        by_hand: Not as ssrseg wrote it: corrected or made by a person, or by another program.
+        by_hand: Accepted, corrected or made by a person, or by another program.
         photo_changed: The photograph's content is not what the mask was made for.
         confidence: Of the class of each pixel, 255 = 1; None where it is not wanted, not there, or
             not of this mask.
@@ -97,16 +104,19 @@ class Mask:
     confidence: UInt8[np.ndarray, "height width"] | None = None
 
 
-def find_masks_to_export(folder: Path, images: Path | None, *, photos: bool) -> MasksToExport:
+def find_masks_to_export(
+    folder: Path, images: Path | None, *, photos: bool, only: Only | None = None
+) -> MasksToExport:
     """Look up masks, classes and photographs; nothing but small tables is opened.
 
     Args:
         folder: Written by ``masks`` or ``predict``, or with masks and classes.txt of one's own.
         images: Where the photographs are, if not where the manifest says.
         photos: Whether they are needed.
+        only: Masks that a person has accepted, or all but those that they have rejected.
 
     Raises:
-        DataError: If there are no masks, or photographs are needed and none is known.
+        DataError: If there are no masks of that kind, or photographs are needed and none is known.
         LabelsError: If classes.txt is faulty.
     """
     folder = user_path(folder, "masks")
@@ -131,6 +141,15 @@ def find_masks_to_export(folder: Path, images: Path | None, *, photos: bool) -> 
     names = sorted(found.keys() - {each.name for each in failures})
     if not names:
         raise DataError(f"{masks} holds no mask that could be exported. Finish the run first.")
+    decisions = {name: decision_on(found[name], rows.get(name, {})) for name in names}
+    if only is not None:
+        failures += _changed_since(names, decisions, rows, found)
+        names = [name for name in names if _is_wanted(decisions[name], only)]
+    if not names:
+        raise DataError(
+            f"{root / MANIFEST} says of no mask in {masks} that it was accepted (--only {only})."
+            f" Look at them first: `ssrseg review {folder}`."
+        )
     where = images_like(names, images, skip=masks) if images is not None else _listed(rows, root)
     if photos and not where.keys() & set(names):
         raise DataError(
@@ -145,6 +164,7 @@ def find_masks_to_export(folder: Path, images: Path | None, *, photos: bool) -> 
             where.get(name),
             _score(rows.get(name, {}).get("score", "")),
             rows.get(name, {}).get("photo", ""),
+            decisions[name] == ACCEPTED,
         )
         for name in names
     )
@@ -166,7 +186,7 @@ def read_mask(
     """
     ids = read_class_ids(each.mask, len(source.classes))
     check_class_ids(each.mask, ids, len(source.classes))
-    by_hand = mask_state(each.mask, "")[0] is MaskState.CORRECTED
+    by_hand = each.accepted or mask_state(each.mask, "")[0] is MaskState.CORRECTED
     changed = False
     if photo:
         if each.photo is None:
@@ -190,6 +210,24 @@ def read_mask(
         sure = sure if sure is not None and sure.shape == tuple(ids.shape) else None
     return Mask(
         each.name, each.file, place, each.photo, ids.numpy(), each.score, by_hand, changed, sure
+    )
+
+
+def _is_wanted(decision: str, only: Only) -> bool:
+    return decision == ACCEPTED if only == "accepted" else decision != REJECTED
+
+
+def _changed_since(
+    names: Iterable[str],
+    decisions: Mapping[str, str],
+    rows: Mapping[str, Mapping[str, str]],
+    masks: Mapping[str, Path],
+) -> tuple[Failure, ...]:
+    """Masks that are no longer what a person has accepted."""
+    return tuple(
+        Failure(name, masks[name], "was accepted, and has changed since. Look at it again.")
+        for name in names
+        if rows.get(name, {}).get("decision") == ACCEPTED and decisions[name] != ACCEPTED
     )
 
 

@@ -268,7 +268,8 @@ def read_names(source: str | Path) -> frozenset[str] | None:
     if folder is None or not (path := folder / NAMES_FILE).is_file():
         return None
     try:
-        names = frozenset(filter(None, map(str.strip, path.read_text("utf-8").splitlines())))
+        lines = path.read_text("utf-8-sig").lower().splitlines()
+        names = frozenset(filter(None, map(str.strip, lines)))
     except (OSError, UnicodeDecodeError) as error:
         raise BackboneError(
             f"{path} cannot be read ({error}). Copy the directory again."

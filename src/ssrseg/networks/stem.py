@@ -163,10 +163,16 @@ def asks_for_stem(table: Mapping[str, Any], config: Path) -> bool:
     Raises:
         BackboneError: If it is one that is not known here, or its settings are not.
     """
-    section, _ = _PLACES.get(str(table.get("model_type")), ("", ""))
+    family = str(table.get("model_type"))
+    section, _ = _PLACES.get(family, ("", ""))
     settings = table.get(section) if section else table
     if not isinstance(settings, dict) or settings.get("stem") is None:
         return False
+    if family not in _PLACES:
+        raise BackboneError(
+            f"{config} names a stem, but the model_type {family:.40}: only {' and '.join(_PLACES)}"
+            " stand on one. Copy config.json from where the model is from."
+        )
     known = {"stem": (NAME,), "stem_blocks": BLOCKS, "patch_size": (STRIDE,)}
     for key, values in known.items():
         found = settings.get(key)

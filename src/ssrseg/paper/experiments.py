@@ -109,9 +109,18 @@ class Workspace:
         return self.cache or self.out / "superpixels"
 
     def settings(self, seed: int, *overrides: str) -> Config:
-        """The workspace's settings with some of an experiment's, resolved for its images."""
+        """The workspace's settings with some of an experiment's, resolved for its images.
+
+        Raises:
+            ConfigError: If the arithmetic is to be chosen by the machine.
+        """
         overrides = (f"optim.seed={seed}", *overrides)
         config = load_config(base=self.config.to_dict(), overrides=overrides)
+        if config.backbones.precision == "auto":
+            raise ConfigError(
+                "backbones.precision=auto depends on the machine, and figures of a table belong"
+                " together. Set fp32 or bf16; `ssrseg doctor` says which is faster here."
+            )
         return config if self.train is None else resolved(config, len(self.train))
 
     def folder_for(self, pattern: str, name: str, seed: int, key: str) -> Path:

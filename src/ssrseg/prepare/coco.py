@@ -13,9 +13,10 @@ import torch
 from ssrseg.config import Config
 from ssrseg.console import CheckResult
 from ssrseg.data import coco
-from ssrseg.data.class_ids import find_masks, read_class_ids, write_class_ids
+from ssrseg.data.class_ids import read_class_ids, write_class_ids
 from ssrseg.data.coco_masks import semantic_mask
 from ssrseg.data.files import has_content, user_path
+from ssrseg.data.find_masks import find_masks
 from ssrseg.data.naming import match_masks
 from ssrseg.data.open import open_labelled
 from ssrseg.errors import DataError

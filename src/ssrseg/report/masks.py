@@ -31,8 +31,8 @@ from ssrseg.data.stamped_mask import MaskState, mask_state
 from ssrseg.errors import DataError, SSRError, counted
 from ssrseg.kept_cams import cams_path, read_cams
 from ssrseg.made_with import settings_file
+from ssrseg.manifest import ACCEPTED, REJECTED, confidence_path, decision_on, mask_path
 from ssrseg.manifest import FILE as MANIFEST
-from ssrseg.manifest import confidence_path, mask_path
 from ssrseg.report.gallery import Card, Gallery, Layer, Pictures, coloured
 from ssrseg.report.page import PAGE, Report, ReportTable, Section, TableRow, write_page
 from ssrseg.report.settings import Facts, failure_section, mask_facts
@@ -55,6 +55,7 @@ class _Row:
     labels: tuple[int, ...]
     reasons: tuple[str, ...]
     score: float
+    decision: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,12 @@ class _Look:
     def place(self) -> tuple[bool, float, int, str]:
         """In the order of review: the worst first, a person's last."""
         score = 1.0 if math.isnan(self.row.score) else self.row.score
-        return self.by_person, score, -len(self.row.reasons), self.row.name
+        return (
+            self.by_person or self.row.decision == ACCEPTED,
+            score,
+            -len(self.row.reasons),
+            self.row.name,
+        )
 
 
 def write_masks_report(out: str | Path, *, images: Path | None = None, call: str = "") -> Path:
@@ -148,9 +154,9 @@ def _read_folder(out: Path, images: Path | None) -> tuple[tuple[str, ...], list[
             reasons = [_ABSENT]
         photo = found.get(name) or (out / where if where and "\0" not in where else None)
         score = _number(cells.get("score", ""))
-        rows.append(
-            _Row(name, mask, photo, tuple(sorted(labels)), tuple(dict.fromkeys(reasons)), score)
-        )
+        why = tuple(dict.fromkeys(reasons))
+        decision = decision_on(mask, cells)
+        rows.append(_Row(name, mask, photo, tuple(sorted(labels)), why, score, decision))
     return classes, rows
 
 
@@ -216,6 +222,7 @@ class _Cards:
         layers += self._maps(row)
         ids, by_person = _read_mask(row.mask)
         notes += ["corrected by hand"] if by_person else []
+        notes += [row.decision] if row.decision else []
         if ids is None:
             notes.append("the mask cannot be read")
         else:
@@ -227,7 +234,7 @@ class _Cards:
         layers += self._confidence(row)
         labels = tuple(dict.fromkeys((*row.labels, *shares)))
         # what a person has looked at nobody needs to look at
-        why = () if by_person else row.reasons
+        why = () if by_person or row.decision == ACCEPTED else row.reasons
         link = quote(os.fsencode(row.mask.relative_to(self.out).as_posix()))
         card = Card(
             row.name, size, tuple(layers), labels, self.kinds.of(why), why, ", ".join(notes), link
@@ -274,6 +281,9 @@ def _facts(looks: Sequence[_Look], classes: Sequence[str], failures: int, call: 
     lost = f", {failures} more could not be used" if failures else ""
     facts = [("images", f"{len(looks):,}{lost}"), ("classes", ", ".join(classes))]
     facts += [("corrected by hand", str(by_person))] if by_person else []
+    for decision in (ACCEPTED, REJECTED):
+        many = sum(look.row.decision == decision for look in looks)
+        facts += [(decision, str(many))] if many else []
     facts += [("last call", call)] if call else []
     return tuple(facts)
 
@@ -319,6 +329,6 @@ def _how_to_read(out: Path, from_labels: bool, looks: Sequence[_Look]) -> str:
     check = f" {DOUBTS} lists labels that may be wrong." if (out / DOUBTS).is_file() else ""
     return (
         f"{order}{check}{maps} Undecided pixels are striped. A name leads to the mask itself:"
-        " correct it in a paint program, and further calls leave it alone; `ssrseg report` shows"
-        " it here."
+        " correct it in `ssrseg review` or a paint program, and further calls leave it alone;"
+        " `ssrseg report` shows it here."
     )
