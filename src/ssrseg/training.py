@@ -123,7 +123,7 @@ class _Run:
             iteration,
             self.supervision,
             encoders,
-            (len(self.data), *self.data.labels.sum(0).int().tolist()),
+            (len(self.data), *self.data.labels.sum(0).tolist()),
         )
 
     @property

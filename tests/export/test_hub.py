@@ -77,7 +77,7 @@ def test_a_folder_that_loads_with_its_card(run: Path, data: Path, tmp_path: Path
     ):
         assert words in text, words
     assert model.config.backbones.clip not in text  # nobody else has that folder
-    counts = open_labelled(data).labels.sum(0).int().tolist()
+    counts = open_labelled(data).labels.sum(0).tolist()
     for index, name in enumerate(model.classes):
         asked, iou = model.vocabulary.texts[index], ("20.0", "30.0", "-")[index]
         assert f"| {index + 1} | {name} | {asked} | {counts[index]} | {iou} |" in text
@@ -201,7 +201,7 @@ def test_licences_and_names_in_the_card(run: Path) -> None:
 
 def test_numbers_of_images_travel_with_the_model(run: Path, data: Path, tmp_path: Path) -> None:
     made = load_checkpoint(run)
-    counts = open_labelled(data).labels.sum(0).int().tolist()
+    counts = open_labelled(data).labels.sum(0).tolist()
     assert made.images == (6, *counts)
     SSR.from_pretrained(run).save_pretrained(tmp_path / "kept")
     assert load_checkpoint(tmp_path / "kept").images == made.images
