@@ -24,8 +24,9 @@ from ssrseg.cli import app
 from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
 from ssrseg.errors import CheckpointError, ConfigError, DataError, OutputError, PackageError
-from ssrseg.export import onnx_file
+from ssrseg.export import onnx_file, onnx_graph
 from ssrseg.export.onnx_file import OnnxExport, describe_onnx, export_onnx
+from ssrseg.export.trained import export_folder, find_trained
 from ssrseg.model import SSR
 from ssrseg.training import train
 
@@ -223,6 +224,27 @@ def test_a_model_without_decoder(clip_dir: Path, dino_dir: Path, tmp_path: Path)
     SSR.from_config(config, ["dog", "cat"]).save_pretrained(tmp_path / "kept")
     with pytest.raises(CheckpointError, match="no trained decoder"):
         export_onnx(tmp_path / "kept")
+
+
+def test_weights_that_no_file_holds(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_graph, "_MOST_BYTES", 1_000_000)
+    with pytest.raises(CheckpointError, match=r"take 0\.0 GB, and a file of ONNX holds 2"):
+        export_onnx(run, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.onnx"))
+
+
+def test_a_model_of_the_hub_goes_here(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = run.parent / "cache" / "model.safetensors"
+    monkeypatch.setattr("ssrseg.export.trained.model_file", lambda _: cache)
+    assert export_folder("lab/leaves", find_trained("lab/leaves"), "onnx") == Path("export/onnx")
+    monkeypatch.undo()
+    file = run / "model.safetensors"
+    for given in (run, file):
+        assert export_folder(given, find_trained(given), "onnx") == run / "export" / "onnx"
 
 
 @pytest.mark.parametrize(

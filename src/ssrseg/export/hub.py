@@ -10,12 +10,12 @@ from ssrseg.console import note
 from ssrseg.data.files import only_writer, user_path
 from ssrseg.errors import ConfigError, OutputError
 from ssrseg.export.output import Output
-from ssrseg.export.trained import find_trained
+from ssrseg.export.trained import export_folder, find_trained
 from ssrseg.model import SSR
 from ssrseg.model_card import read_figures
 from ssrseg.packaged import PACKAGED
 
-_TABLE = "hub"
+_KIND = "hub"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def export_to_hub(
 
     Args:
         model: Run folder, model.safetensors, or hub id.
-        out: Folder; by default export/hub in the run folder.
+        out: Folder; by default export/hub in the run folder (of a hub's model, here).
         repo: ``name/model`` on the hub, made if it is not there. Needs a login (``hf auth login``).
         private: Make it for yourself alone.
         license: Of the model, such as ``mit``, for the card.
@@ -64,8 +64,9 @@ def export_to_hub(
     if repo is not None and (repo.count("/") != 1 or not all(repo.split("/"))):
         raise ConfigError(f"--repo {repo!r} is no name on the hub: name/model is expected.")
     source = find_trained(model)
-    default = (source if source.is_dir() else source.parent) / "export" / "hub"
-    folder = default if out is None else user_path(out, "a model", OutputError)
+    folder = export_folder(model, source, _KIND)
+    if out is not None:
+        folder = user_path(out, "a model", OutputError)
     ssr = SSR.from_pretrained(source, clip=clip, dino=dino, device="cpu")
     figures = None
     if scores is not None:
@@ -82,7 +83,7 @@ def export_to_hub(
         note("the card states no licence of the model: --license mit, for example.")
     described = {"repo_id": repo, "license": license, "figures": figures}
     with only_writer(folder):
-        output = Output(folder, _TABLE)
+        output = Output(folder, _KIND)
         with tempfile.TemporaryDirectory() as saved:
             ssr.save_pretrained(saved, model_card_kwargs=described)
             for path in sorted(Path(saved).iterdir()):

@@ -29,7 +29,7 @@ from ssrseg.export.onnx_graph import (
     with_outputs,
 )
 from ssrseg.export.output import Output
-from ssrseg.export.trained import find_trained
+from ssrseg.export.trained import export_folder, find_trained
 from ssrseg.method.metrics import confusion_matrix, scores
 from ssrseg.model import SSR
 from ssrseg.packaged import unpacked
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-3
 """Most that a probability may differ from torch's."""
 FILE = "model.onnx"
+
+_KIND = "onnx"
 
 _SAMPLE = "ssrseg:photos/sample/images"
 _MOST_PHOTOS = 20
@@ -108,7 +110,7 @@ def export_onnx(
     Args:
         model: Run folder, model.safetensors, or hub id.
         out: A file ``*.onnx``, or a folder for model.onnx; by default export/onnx in the run
-            folder. The 8-bit model goes beside it, as model-int8.onnx.
+            folder (of a hub's model, here). The 8-bit model goes beside it, as model-int8.onnx.
         images: Photographs, up to 20 of which are segmented by torch and by each file; by default
             the package's sample.
         int8: Also write a model whose matrices are of 8 bits.
@@ -121,7 +123,7 @@ def export_onnx(
     """
     import_onnx()
     source = find_trained(model)
-    folder, name = _target(source, out)
+    folder, name = (export_folder(model, source, _KIND), FILE) if out is None else _target(out)
     paths = list_images(unpacked(_SAMPLE) if images is None else images).images
     chosen = paths[:: -(-len(paths) // _MOST_PHOTOS)]  # all through the list
     ssr = SSR.from_pretrained(source, segment_only=True, device="cpu")
@@ -130,9 +132,14 @@ def export_onnx(
     photos = [_photo(ssr, path) for path in chosen]
     if ssr.config.test.crf:
         note("the run's settings refine masks by a DenseCRF (test.crf), which is in no ONNX graph.")
+    if ssr.config.data.range is not None:
+        note(
+            f"data.range = {list(ssr.config.data.range)} is not in the graph: bring photographs of"
+            " more than 8 bits to uint8 that way before it sees them."
+        )
     small_name = f"{Path(name).stem}-int8.onnx"
     with only_writer(folder):
-        output = Output(folder, "onnx")
+        output = Output(folder, _KIND)
         with (
             output.file(name) as path,  # first, as somebody's file may be in the way
             output.file(small_name) if int8 else nullcontext() as small_path,
@@ -195,16 +202,14 @@ def _megabytes(path: Path) -> str:
     return f"{path.stat().st_size / 1e6:.1f} MB"
 
 
-def _target(source: Path, out: str | Path | None) -> tuple[Path, str]:
+def _target(out: str | Path) -> tuple[Path, str]:
     """Folder and name of the file."""
-    if out is None:
-        return (source if source.is_dir() else source.parent) / "export" / "onnx", FILE
     path = user_path(out, "the ONNX file", OutputError)
     return (path.parent, path.name) if path.suffix.lower() == ".onnx" else (path, FILE)
 
 
 def _photo(model: SSR, path: Path) -> UInt8[Tensor, "height width 3"]:
-    """A photograph at the size at which ``predict`` segments it."""
+    """A photograph at the size at which ``predict`` sees a whole one."""
     photo, data = read_image(path, model.config.data.range), model.config.data
     check_size(photo, path, model.patch_size)
     return limit_side(photo, max(data.max_side, model.config.test.long_side))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUTS = "image", ("ids", "confidence", "probabilities")
 
-_MOST_BYTES = 2_000_000_000  # a file of ONNX is one message of protobuf, of less than 2 GiB
+_MOST_BYTES = 2_000_000_000  # a file of ONNX is a message of protobuf, of less than 2 GiB
 
 
 class _Middle(nn.Module):
@@ -65,6 +65,14 @@ def onnx_graph(model: SSR) -> ModelProto:
             "This model has no trained decoder, so it cannot segment without labels, and there is"
             " nothing to export. Train one (ssrseg train)."
         )
+    parts: tuple[nn.Module, ...] = (model.clip.model.vision_model, model.decoder)
+    weights = sum(each.nbytes for part in parts for each in part.parameters())
+    if weights > _MOST_BYTES:
+        raise CheckpointError(
+            f"The weights of {model.config.backbones.clip} and the decoder take"
+            f" {weights / 1e9:.1f} GB, and a file of ONNX holds 2. Train with a smaller CLIP, such"
+            " as a ViT-L/14."
+        )
     graph = _middle(model)
     before, behind = (onnx.parser.parse_graph(text) for text in (_before(model), _behind(model)))
     nodes = [*before.node, *graph.graph.node, *behind.node]
@@ -83,11 +91,6 @@ def onnx_graph(model: SSR) -> ModelProto:
     made = onnx.inliner.inline_local_functions(made)
     onnx.helper.set_model_props(made, _metadata(model))
     _strip(made)
-    if made.ByteSize() > _MOST_BYTES:
-        raise CheckpointError(
-            f"The weights of {model.config.backbones.clip} take {made.ByteSize() / 1e9:.1f} GB, and"
-            " a file of ONNX holds 2. Train with a smaller CLIP, such as a ViT-L/14."
-        )
     onnx.checker.check_model(made, full_check=True)
     return made
 

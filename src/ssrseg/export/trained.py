@@ -30,6 +30,13 @@ def find_trained(source: str | Path) -> Path:
     return model_file(source)
 
 
+def export_folder(source: str | Path, found: Path, kind: str) -> Path:
+    """Where an export goes if nobody says: into the run folder; of a hub's model, here."""
+    if not user_path(source, "a model", CheckpointError).exists():
+        return Path("export") / kind
+    return (found if found.is_dir() else found.parent) / "export" / kind
+
+
 def holds_run(folder: Path) -> bool:
     """Whether a folder is that of a run, finished or not."""
     return any((folder / name).is_file() for name in (MODEL_FILE, STATE_FILE))
