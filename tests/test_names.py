@@ -85,7 +85,7 @@ def test_every_command_shows_names_as_what_is_in_them(
             assert not cell.startswith("=")
     SSR.from_pretrained(run).save_pretrained(tmp_path / "saved")
     card = (tmp_path / "saved" / "README.md").read_text(encoding="utf-8")
-    assert r"5. \<b\>\&" in card and r"4. \_a\_" in card
+    assert r"| 5 | \<b\>\&" in card and r"| 4 | \_a\_" in card
     assert '1 = "dog[/b]", ...' in card
 
 

@@ -31,6 +31,8 @@ _HOMES = {
     "ExportResult": "ssrseg.export.run",
     "LabelledImages": "ssrseg.data.sample",
     "MasksResult": "ssrseg.pseudo_masks",
+    "HubExport": "ssrseg.export.hub",
+    "OnnxExport": "ssrseg.export.onnx_file",
     "PredictResult": "ssrseg.prediction",
     "Rectification": "ssrseg.model",
     "RectifiedImage": "ssrseg.results",
@@ -42,6 +44,8 @@ _HOMES = {
     "evaluate": "ssrseg.evaluation",
     "examine": "ssrseg.doctor",
     "export_masks": "ssrseg.export.run",
+    "export_onnx": "ssrseg.export.onnx_file",
+    "export_to_hub": "ssrseg.export.hub",
     "load_config": "ssrseg.config",
     "make_masks": "ssrseg.pseudo_masks",
     "open_images": "ssrseg.data.open",
@@ -69,6 +73,10 @@ if TYPE_CHECKING:
     from ssrseg.errors import SSRError as SSRError
     from ssrseg.evaluation import Evaluation as Evaluation
     from ssrseg.evaluation import evaluate as evaluate
+    from ssrseg.export.hub import HubExport as HubExport
+    from ssrseg.export.hub import export_to_hub as export_to_hub
+    from ssrseg.export.onnx_file import OnnxExport as OnnxExport
+    from ssrseg.export.onnx_file import export_onnx as export_onnx
     from ssrseg.export.run import ExportResult as ExportResult
     from ssrseg.export.run import export_masks as export_masks
     from ssrseg.model import SSR as SSR

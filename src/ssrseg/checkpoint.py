@@ -53,6 +53,7 @@ class Checkpoint:
         iteration: Finished iterations.
         supervision: ``labels``, or ``full`` for the fully supervised control.
         encoders: Digests of the weights it was trained with, see ``SSR.encoders``.
+        images: Training images in all, then those of each class; empty where nothing was trained.
     """
 
     tensors: dict[str, Tensor] = field(repr=False)
@@ -63,6 +64,7 @@ class Checkpoint:
     iteration: int = 0
     supervision: str = "labels"
     encoders: Mapping[str, str] = field(default_factory=dict)
+    images: tuple[int, ...] = ()
 
     def part(self, name: str) -> dict[str, Tensor]:
         """The tensors of one owner, without its name; empty if there are none."""
@@ -84,6 +86,7 @@ class _Header:
     supervision: Literal["labels", "full"]
     encoders: dict[str, str]
     tensors: str
+    images: tuple[Annotated[int, Field(ge=0)], ...] = ()
 
 
 _HEADER = TypeAdapter(_Header)
@@ -165,6 +168,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             classes = check_class_names(header.classes)
             if classes != header.classes or len(header.texts) < len(classes):
                 raise ValueError("the classes are not as ssrseg writes them")
+            if len(header.images) not in (0, 1 + len(classes)):
+                raise ValueError("the numbers of images are not those of the classes")
             names = list(reader.keys())
             sizes = [math.prod(reader.get_slice(name).get_shape()) for name in names]
             if sum(sizes) > MOST_NUMBERS:
@@ -189,6 +194,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         header.iteration,
         header.supervision,
         header.encoders,
+        header.images,
     )
 
 

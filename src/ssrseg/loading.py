@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,8 +30,8 @@ from ssrseg.data.files import user_path
 from ssrseg.data.sample import LabelledImages
 from ssrseg.device import pick_device, settled_precision
 from ssrseg.errors import CheckpointError, ConfigError
-from ssrseg.markdown import markdown_text
 from ssrseg.method.cmpa import Alignment
+from ssrseg.model_card import Figures, card_text
 from ssrseg.networks.clip import FrozenCLIP
 from ssrseg.networks.decoder import Decoder
 from ssrseg.networks.dino import FrozenDINO
@@ -56,7 +55,6 @@ class Loadable(
     library_name="ssrseg",
     tags=["image-segmentation", "weakly-supervised", "clip"],
     pipeline_tag="image-segmentation",
-    license="apache-2.0",
     paper_url="https://arxiv.org/abs/2512.01701",
 ):
     """The ways to come by an ``ssrseg.SSR``, and to keep it."""
@@ -385,27 +383,46 @@ class Loadable(
             ) from error
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        made = Checkpoint(
-            {}, self.config, self.vocabulary.classes, self.vocabulary.texts, encoders=self.encoders
-        )
-        if self.origin is not None:
-            made = replace(self.origin, config=self.config)
-        save_checkpoint(save_directory / MODEL_FILE, replace(made, tensors=self.trained_tensors()))
+        made = replace(self._described(), tensors=self.trained_tensors())
+        save_checkpoint(save_directory / MODEL_FILE, made)
 
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The README of a saved model: what it segments, what it needs, how to load it."""
-        return ModelCard.from_template(
-            card_data=self._hub_mixin_info.model_card_data,
-            template_str=(files("ssrseg") / "model_card.md.jinja").read_text(encoding="utf-8"),
-            classes=[markdown_text(name) for name in self.vocabulary.classes],
-            first=json.dumps(self.vocabulary.classes[0], ensure_ascii=False),
-            clip=self.config.backbones.clip,
-            dino=self.config.backbones.dino if self.dino is not None else None,
-            has_heads=self.alignment is not None,
-            has_decoder=self.decoder is not None,
-            on_true_masks=self.origin is not None and self.origin.supervision == "full",
-            **kwargs,
+    def _described(self) -> Checkpoint:
+        """All of a checkpoint but its tensors."""
+        if self.origin is not None:
+            return replace(self.origin, config=self.config)
+        vocabulary = self.vocabulary
+        return Checkpoint(
+            {}, self.config, vocabulary.classes, vocabulary.texts, encoders=self.encoders
         )
+
+    def generate_model_card(
+        self,
+        *args: Any,
+        repo_id: str | None = None,
+        license: str | None = None,
+        figures: Figures | None = None,
+        **more: Any,
+    ) -> ModelCard:
+        """The README of a saved model: what it segments, how well, its data, limits and licences.
+
+        Args:
+            repo_id: Its name on the hub.
+            license: Of the model; None = nothing is said.
+            figures: What was measured, see ``ssrseg.model_card.read_figures``.
+            more: Other entries of the head, such as ``language``.
+        """
+        head = copy(self._hub_mixin_info.model_card_data)
+        vars(head).update(more, license=license)
+        parts = {"alignment": self.alignment, "decoder": self.decoder}
+        text = card_text(
+            self._described(),
+            parts=tuple(name for name, part in parts.items() if part is not None),
+            patch=self.clip.patch_size,
+            repo_id=repo_id,
+            license=license,
+            figures=figures,
+        )
+        return ModelCard(f"---\n{head}\n---\n\n{text}")
 
 
 def _doubtful_texts(model: Loadable) -> list[str]:

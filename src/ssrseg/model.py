@@ -522,20 +522,51 @@ class SSR(nn.Module, Loadable):
             )
         test, patch = self.config.test, self.patch_size
         size = (photo.shape[0], photo.shape[1])
-        total = torch.zeros(self.n_classes + 1, *size, device=self.device)
+        images = []
         for scale in test.scales:
-            # resize -> (1 or 2, 3, h, w), sides whole patches
+            # resize -> (1, 3, h, w), sides whole patches
             factor = test.long_side * scale / max(size)
             sides = tuple(max(patch, round(side * factor / patch) * patch) for side in size)
-            image = to_unit(resize(photo, (sides[0], sides[1]), bicubic=False)).to(self.device)
-            batch = torch.stack([image, image.flip(-1)]) if test.flip else image[None]
-            # tokens -> logits on the grid, mirrored back
-            features = self.encode(batch, attention=False)
-            logits = self.decoder(features.tokens, features.grid)  # (1 or 2, C + 1, grid)
-            if test.flip:
-                logits = (logits[:1] + logits[1:].flip(-1)) / 2
-            total += functional.interpolate(logits, size, mode="bilinear", align_corners=False)[0]
-        return (total / len(test.scales)).softmax(0)
+            image = to_unit(resize(photo, (sides[0], sides[1]), bicubic=False))
+            images.append(image.to(self.device)[None])
+        return self.scale_probabilities(images, size)[0]
+
+    @torch.no_grad()
+    def scale_probabilities(
+        self, images: Sequence[Float[Tensor, "batch 3 _ _"]], size: tuple[int, int]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Class probabilities at ``size`` of the same photographs at each test scale.
+
+        Args:
+            images: RGB in [0, 1], sides whole numbers of patches.
+        """
+        total: Tensor | float = 0.0
+        for image in images:
+            logits = self.grid_logits(image)
+            total = total + functional.interpolate(
+                logits, size, mode="bilinear", align_corners=False
+            )
+        assert isinstance(total, Tensor)
+        return (total / len(images)).softmax(1)
+
+    @torch.no_grad()
+    def grid_logits(
+        self, image: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch channels grid_h grid_w"]:
+        """The decoder's logits, averaged with those of the mirror image if ``test.flip``.
+
+        Args:
+            image: RGB in [0, 1], sides whole numbers of patches.
+        """
+        assert self.decoder is not None
+        flip = self.config.test.flip
+        seen = torch.cat([image, image.flip(-1)]) if flip else image
+        features = self.encode(seen, attention=False)
+        logits: Tensor = self.decoder(features.tokens, features.grid)
+        if flip:  # (2 batch, C + 1, grid), mirrored back
+            images = image.shape[0]
+            logits = (logits[:images] + logits[images:].flip(-1)) / 2
+        return logits
 
     def segment_photo(
         self, photo: UInt8[Tensor, "height width 3"], *, crf: bool | None = None
@@ -935,12 +966,12 @@ def _normalise(
     image: Float[Tensor, "batch 3 height width"], pixels: PixelNorm
 ) -> Float[Tensor, "batch 3 height width"]:
     """RGB in [0, 1] less a mean, over a deviation, channel by channel."""
-    normalised = torch.empty_like(image)
-    for channel, (mean, deviation) in enumerate(zip(*pixels.numbers, strict=True)):
-        # plain numbers: no constant tensor is copied to a GPU
-        torch.sub(image[:, channel], mean, out=normalised[:, channel])
-        normalised[:, channel] /= deviation
-    return normalised
+    # plain numbers: no constant tensor is copied to a GPU
+    channels = [
+        (image[:, channel] - mean) / deviation
+        for channel, (mean, deviation) in enumerate(zip(*pixels.numbers, strict=True))
+    ]
+    return torch.stack(channels, 1)
 
 
 def _enlarge(values: Tensor, photo: UInt8[Tensor, "height width 3"]) -> Tensor:

@@ -67,10 +67,12 @@ from ssrseg.report.run import TrainedImage, run_facts, varied, write_run_report
 from ssrseg.safe_yaml import dump_yaml
 from ssrseg.schedule import Schedule, Supervision, plan, resolved
 from ssrseg.trained_parts import first_seed, new_alignment, new_decoder
-from ssrseg.training_log import Log
+from ssrseg.training_log import Log, import_tensorboard
 
 MACHINE_FILE = "machine.yaml"
 """What no setting says and results depend on all the same, an entry for each session."""
+CURVES = "tensorboard"
+"""Folder of TensorBoard's curves, in the run folder."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ class _Run:
             iteration,
             self.supervision,
             encoders,
+            (len(self.data), *self.data.labels.sum(0).tolist()),
         )
 
     @property
@@ -214,6 +217,7 @@ def train(
     device: str = "auto",
     stop_after: int | None = None,
     strict: bool = False,
+    tensorboard: bool = False,
 ) -> TrainResult:
     """Train from image-level labels; go on where an earlier call in the same folder stopped.
 
@@ -236,6 +240,8 @@ def train(
         device: ``auto``, ``cpu`` or ``cuda``.
         stop_after: Stop, resumable, when so many iterations of the whole run are finished.
         strict: Refuse to train without images that cannot be used.
+        tensorboard: Also write the columns of log.csv as curves for TensorBoard, into tensorboard
+            in ``out``.
 
     Raises:
         CheckpointError: If ``out`` holds a run with other settings, images, encoders or
@@ -247,7 +253,10 @@ def train(
             good checkpoint is kept.
         Interrupted: After Ctrl-C, SIGTERM or SIGHUP, when the iteration is finished and saved.
         OutputError: If the disk is full, or another process writes into ``out``.
+        PackageError: If TensorBoard is wanted and not installed.
     """
+    if tensorboard:
+        import_tensorboard()  # before any work
     start, out = time.monotonic(), model_path(user_path(out, "a run"))
     device = pick_device(device)
     say_again()
@@ -291,7 +300,8 @@ def train(
             if photos is not None:
                 _say_cost(run, state.model, photos, first)
         with until_stopped() as stop:
-            last = _loop(run, state, first, end, monitor, stop)
+            curves = out / CURVES if tensorboard else None
+            last = _loop(run, state, first, end, monitor, stop, curves)
             finished = max(first, end) == total
             if finished:
                 tensors = state.model.trained_tensors()
@@ -415,11 +425,12 @@ def _loop(
     end: int,
     monitor: LabelledImages | None,
     stop: Stop,
+    curves: Path | None,
 ) -> dict[str, float]:
     """Iterations ``first`` .. ``end``; returns the last row of the log."""
     schedule, optim = run.schedule, run.config.optim
     batches = _batches(run, state.model, first, end)
-    with Log(run.out / "log.csv", first, partial(_diverged, run, first)) as log:
+    with Log(run.out / "log.csv", first, partial(_diverged, run, first), curves) as log:
         if monitor is not None and _is_whole(run, first) and math.isnan(log.last["pseudo_miou"]):
             _score(run, state, log, monitor, stop, first)  # where it was interrupted
         prepare = partial(_keep_features, run, state, log, stop, first)

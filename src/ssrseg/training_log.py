@@ -1,4 +1,4 @@
-"""log.csv: one row per iteration, for people to plot."""
+"""log.csv: one row per iteration, for people to plot; the same as TensorBoard's curves."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from ssrseg.console import note
 from ssrseg.data.files import write_text, writing
-from ssrseg.errors import DataError, counted
+from ssrseg.errors import DataError, PackageError, counted
 
 FIELDS = ("iteration", "loss", "proto", "seg", "temperature", "purity", "lr", "pseudo_miou")
 
@@ -27,7 +28,9 @@ Diverged = Callable[[int, Sequence[float], Sequence[int]], Exception]
 class Log:
     """Appends rows to a file; ``last`` is the last row that was written."""
 
-    def __init__(self, path: Path, first: int, diverged: Diverged) -> None:
+    def __init__(
+        self, path: Path, first: int, diverged: Diverged, curves: Path | None = None
+    ) -> None:
         """Open ``path``; rows after iteration ``first``, from which a run goes on, are dropped.
 
         Args:
@@ -35,23 +38,36 @@ class Log:
             first: Finished iterations.
             diverged: Makes the fault to raise from the iteration, the numbers that were checked,
                 and the images of the first row with such a number that is not finite.
+            curves: Folder for TensorBoard's curves; None = no curves.
 
         Raises:
             DataError: If the file is not ours.
+            PackageError: If TensorBoard is wanted and not installed.
         """
         self.path, self._diverged = path, diverged
         self._waiting: list[tuple[dict[str, float | Tensor], Tensor, Sequence[int]]] = []
         kept = readable_rows(path, first)
         write_text(path, "".join([",".join(FIELDS) + "\n", *(f"{row}\n" for row in kept)]))
-        values = map(float, kept[-1].split(",")) if kept else ()
-        self.last = dict(zip(FIELDS, values, strict=False))
+        self._curves = None if curves is None else Curves(curves)
+        self.last: dict[str, float] = {}
+        for row in kept if self._curves is not None else kept[-1:]:
+            self.last = dict(zip(FIELDS, map(float, row.split(",")), strict=True))
+            self._draw(self.last)
 
     def __enter__(self) -> Log:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *fault: object) -> None:
         """Write what is waiting, also where a fault ends the run."""
-        self.flush(check=kind is None)
+        try:
+            self.flush(check=kind is None)
+        finally:
+            if self._curves is not None:
+                self._curves.close()
+
+    def _draw(self, values: Mapping[str, float]) -> None:
+        if self._curves is not None:
+            self._curves.add(int(self.last["iteration"]), values)
 
     def add(
         self,
@@ -73,6 +89,7 @@ class Log:
     def add_score(self, pseudo_miou: float) -> None:
         """Write the monitor's score into the last row that was written."""
         self.last["pseudo_miou"] = pseudo_miou
+        self._draw({"pseudo_miou": pseudo_miou})
         rows = readable_rows(self.path, int(self.last["iteration"]))[:-1]
         lines = [",".join(FIELDS), *rows, self._row(self.last)]
         write_text(self.path, "".join(f"{line}\n" for line in lines))
@@ -88,11 +105,58 @@ class Log:
             for row, checked, images in waiting:
                 self.last = {name: float(row[name]) for name in FIELDS}
                 file.write(f"{self._row(self.last)}\n")
+                self._draw(self.last)
                 found = checked.tolist()
                 if not all(map(math.isfinite, found)):
                     if check:
                         raise self._diverged(int(self.last["iteration"]), found, images)
                     return
+
+
+class Curves:
+    """The columns of a log as curves of TensorBoard.
+
+    A run that goes on draws its earlier rows anew from log.csv, whatever an earlier call has
+    drawn, so that no point is there twice and none is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Begin anew in a folder; of what is in it, only TensorBoard's own files are removed.
+
+        Raises:
+            PackageError: If TensorBoard is not installed.
+        """
+        writer = import_tensorboard()
+        with writing(folder):
+            for path in folder.glob("events.out.tfevents.*"):
+                path.unlink()
+            self._writer = writer(str(folder))
+
+    def add(self, iteration: int, values: Mapping[str, float]) -> None:
+        """A point of each curve; a value that is not finite has none."""
+        for name, value in values.items():
+            if name != "iteration" and math.isfinite(value):
+                self._writer.add_scalar(name, value, iteration)
+
+    def close(self) -> None:
+        """Write what is waiting."""
+        self._writer.close()
+
+
+def import_tensorboard() -> Any:
+    """The class that writes curves.
+
+    Raises:
+        PackageError: If TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise PackageError(
+            "--tensorboard writes curves for TensorBoard, which is not installed: pip install"
+            ' "ssrseg[tensorboard]".'
+        ) from error
+    return SummaryWriter
 
 
 def readable_rows(path: Path, first: int) -> list[str]:

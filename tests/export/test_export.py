@@ -27,6 +27,7 @@ from ssrseg.manifest import ACCEPTED, REJECTED, Manifest
 
 GEO = {"geotiff", "geojson"}  # of photographs with a place on the earth: test_geo.py
 ALL = sorted(FORMATS.keys() - GEO)
+MODELS = ("onnx", "hub")  # see test_onnx.py, test_hub.py
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def files(root: Path) -> dict[str, bytes]:
 
 def test_the_command_offers_every_format() -> None:
     offered = get_args(get_type_hints(export)["to"])
-    assert set(get_args(offered[0])) == set(FORMATS)
+    assert set(get_args(offered[0])) == {*FORMATS, *MODELS}
 
 
 def test_what_a_person_has_decided_on(folder: Path, tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_a_table_may_be_named_as_a_file(folder: Path, tmp_path: Path) -> None:
     _, *rows = csv_rows((tmp_path / "mine" / "areas of june.CSV").read_text())
     assert len(rows) == len(PHOTOS) * (1 + len(CLASSES))
     by_image: dict[str, int] = {}
-    for image, _, pixels, _, undecided, width, height, _ in rows:
+    for image, _, pixels, _, _, undecided, width, height, _ in rows:
         by_image[image] = by_image.get(image, int(undecided)) + int(pixels)
         assert (int(height), int(width)) == PHOTOS[image]
     assert by_image == {name: height * width for name, (height, width) in PHOTOS.items()}
@@ -394,4 +395,4 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_the_command_knows_every_format() -> None:
     arguments = app["export"].assemble_argument_collection(parse_docstring=True)
     (to,) = (each for each in arguments if each.name == "--to")
-    assert sorted(to.get_choices() or ()) == sorted(FORMATS)
+    assert sorted(to.get_choices() or ()) == sorted({*FORMATS, *MODELS})

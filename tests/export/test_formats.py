@@ -281,7 +281,8 @@ def test_areas(ids: np.ndarray) -> None:
     out = Written()
     write_areas([mask_of(ids), mask_of(ids, "b", score=None)], out, CLASSES)
     head, *rows = csv_rows(out.files["areas.csv"])
-    assert head == ["image", "class", "pixels", "share", "undecided", "width", "height", "score"]
+    assert head[:5] == ["image", "class", "pixels", "share", "confidence"]
+    assert head[5:] == ["undecided", "width", "height", "score"]
     assert len(rows) == 2 * (1 + len(CLASSES))
     left = int((ids == 255).sum())
     for number, row in enumerate(rows[: 1 + len(CLASSES)]):
@@ -289,8 +290,19 @@ def test_areas(ids: np.ndarray) -> None:
         share = "" if left == ids.size else f"{pixels / (ids.size - left):.6f}"
         size = [str(left), *map(str, ids.shape[::-1])]
         name = ("background", *CLASSES)[number]
-        assert row == ["day 1/a&b.JPG", name, str(pixels), share, *size, "0.250"]
+        assert row == ["day 1/a&b.JPG", name, str(pixels), share, "", *size, "0.250"]
     assert rows[-1][-1] == ""
+
+
+def test_the_mean_confidence_of_each_class() -> None:
+    ids = np.array([[0, 1, 1], [3, 255, 255]], np.uint8)
+    sure = np.array([[51, 255, 204], [0, 255, 255]], np.uint8)  # 0.2, 1, 0.8, 0, undecided
+    out = Written()
+    write_areas([mask_of(ids, confidence=sure)], out, CLASSES)
+    _, *rows = csv_rows(out.files["areas.csv"])
+    found = {row[1]: row[4] for row in rows}
+    assert found.pop("background") == "0.2000"
+    assert list(found.values()) == ["0.9000", "", "0.0000", *[""] * (len(CLASSES) - 3)]
 
 
 def test_all_classes_that_a_mask_can_hold() -> None:

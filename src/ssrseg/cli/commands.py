@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter, validators
 
@@ -29,6 +29,8 @@ from ssrseg.console import echo, note, print_table, show
 from ssrseg.errors import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ssrseg.data.sample import LabelledImages
     from ssrseg.prediction import PredictResult
     from ssrseg.pseudo_masks import MasksResult
@@ -86,12 +88,20 @@ class Files:
 
     confidence: bool = False
     """Also write confidence/NAME.png: how sure each pixel is, grey, 255 = 1."""
+    csv: bool = False
+    """Also write areas.csv: pixels, share and mean confidence of each class in each image; with
+    --confidence, which it needs."""
     overwrite: bool = False
     """Make everything anew that is there already, also masks corrected or accepted by hand."""
     strict: bool = False
     """Stop at the first image that cannot be used. Default: go on, and list it."""
     report: Annotated[bool, Parameter(negative_bool="no-")] = True
     """Write report.html, a page to look at all masks, the worst first."""
+
+    def options(self) -> dict[str, Any]:
+        """As functions take them."""
+        given = vars(self) | {"confidence": self.confidence or self.csv}
+        return {name: value for name, value in given.items() if name != "csv"}
 
 
 @command(EVERYDAY)
@@ -107,8 +117,10 @@ def masks(*, setup: ModelSetup, out: Path, files: Files = Files()) -> int:
     from ssrseg.pseudo_masks import make_masks
 
     model, cache, device = setup.model, setup.cache, setup.device
-    result = make_masks(images, out, config, model=model, cache=cache, device=device, **vars(files))
-    return _echo_written(result, result.from_kept_cams)
+    result = make_masks(
+        images, out, config, model=model, cache=cache, device=device, **files.options()
+    )
+    return _echo_written(result, result.from_kept_cams, csv=files.csv)
 
 
 TRAINING = Parameter(group=Group("Training", sort_key=1))
@@ -124,6 +136,7 @@ def train(
     monitor: Annotated[FromZero, TRAINING] = 0,
     stop_after: Annotated[Count | None, TRAINING] = None,
     strict: Annotated[bool, TRAINING] = False,
+    tensorboard: Annotated[bool, TRAINING] = False,
 ) -> int:
     """Train a segmentation model from image-level labels.
 
@@ -133,12 +146,15 @@ def train(
         monitor: Score the pseudo masks of so many images that have true masks. Default: of none.
         stop_after: Stop when so many iterations of the whole run are finished.
         strict: Do not train without images that cannot be used. Default: leave them out.
+        tensorboard: Also write the curves of log.csv for TensorBoard, into tensorboard/ of the run.
     """
     config = setup.settings()
     images = _open(setup)
     from ssrseg.failures import EXIT_CODE
     from ssrseg.training import train
 
+    if tensorboard:
+        note(f"To watch it: tensorboard --logdir {out}")
     known = tuple(each for each in images.samples if each.truth is not None)[:monitor]
     if monitor and not known:
         note(f"--monitor {monitor}: no image of {setup.data} has a true mask; nothing is scored.")
@@ -152,6 +168,7 @@ def train(
         strict=strict,
         cache=setup.cache,
         device=setup.device,
+        tensorboard=tensorboard,
     )
     if result.finished:
         file = result.run / "model.safetensors"
@@ -174,7 +191,9 @@ def _open(setup: DataSetup) -> LabelledImages:
     return images
 
 
-def _echo_written(result: MasksResult | PredictResult, from_kept_cams: int = 0) -> int:
+def _echo_written(
+    result: MasksResult | PredictResult, from_kept_cams: int = 0, *, csv: bool = False
+) -> int:
     """What was made, what was not, and what to look at first; the exit code."""
     from ssrseg.failures import EXIT_CODE, describe_failures
     from ssrseg.review import describe_reviews
@@ -195,6 +214,12 @@ def _echo_written(result: MasksResult | PredictResult, from_kept_cams: int = 0) 
         echo(line)
     if (page := result.out / "report.html").is_file():
         echo(f"Look at them: {page}")
+    if csv and result.written + result.skipped:
+        from ssrseg.export.run import export_masks
+
+        table = result.out / "areas.csv"
+        export_masks(result.out, "csv", table)
+        echo(f"Areas and confidence of each class: {table}")
     for line in describe_reviews(result.out, result.reviews):
         echo(line)
     return EXIT_CODE if result.failures else 0
@@ -284,9 +309,9 @@ def predict(
         bands=reading.bands,
         tile=reading.tile,
         device=device,
-        **vars(files),
+        **files.options(),
     )
-    return _echo_written(result)
+    return _echo_written(result, csv=files.csv)
 
 
 @command(EVERYDAY)
@@ -402,8 +427,10 @@ class Pictures:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What only some formats take."""
+    """What only masks take, and only some formats of them."""
 
+    only: Literal["accepted", "not-rejected"] | None = None
+    """What was accepted in `ssrseg review`, or all that was not rejected. Default: all."""
     tolerance: float | None = None
     """yolo, labelme: pixels that a polygon may be from the border of its region. Default: 0, and
     for labelme 1."""
@@ -411,35 +438,81 @@ class ExportOptions:
     """labelstudio: what stands before the path of a photograph. Default: local files."""
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What only a model takes."""
+
+    int8: bool = False
+    """onnx: also write a model whose matrices are of 8 bits, and measure what that costs."""
+    repo: str | None = None
+    """hub: also upload it, as NAME/MODEL; log in first (hf auth login)."""
+    private: bool = False
+    """hub: a repository that is made is for you alone."""
+    license: str | None = None
+    """hub: licence of the model, such as mit. Default: the card says that none is stated."""
+    scores: Path | None = None
+    """hub: figures for the card, a file written by `evaluate --json`."""
+    clip: str | None = None
+    """hub: hub id of CLIP, where training had a folder of this machine."""
+    dino: str | None = None
+    """hub: the same for DINO."""
+
+
+# the other formats are of masks, and take what is not here, and images
+_OPTIONS_OF_MODELS = {
+    "onnx": ("int8", "images"),
+    "hub": ("repo", "private", "license", "scores", "clip", "dino"),
+}
+
+
 @command(EVERYDAY)
 def export(
-    masks: Path,
+    source: Path,
     *,
     to: Literal[
-        "voc", "coco", "yolo", "labelstudio", "cvat", "labelme", "geotiff", "geojson", "csv"
+        "voc",
+        "coco",
+        "yolo",
+        "labelstudio",
+        "cvat",
+        "labelme",
+        "geotiff",
+        "geojson",
+        "csv",
+        "onnx",
+        "hub",
     ]
     | None = None,
     out: Path | None = None,
     images: Path | None = None,
-    only: Literal["accepted", "not-rejected"] | None = None,
     pictures: Pictures = Pictures(),
     options: ExportOptions = ExportOptions(),
+    model: ModelOptions = ModelOptions(),
 ) -> int:
-    """Write masks for another program: a label tool, a trainer, a spreadsheet.
+    """Write masks for another program, a label tool, a trainer, a spreadsheet; or a trained model.
 
     Args:
-        masks: Folder written by `masks` or `predict`; or masks and classes.txt of your own.
+        source: Folder written by `masks` or `predict`; or masks and classes.txt of your own. For
+            onnx and hub: run folder of `train`.
         to: Format. Without it, pictures only.
-        out: Folder (csv: or file). Default: export/FORMAT beside the masks.
-        images: Folder of the photographs, if they are not where manifest.csv says.
-        only: What was accepted in `ssrseg review`, or all that was not rejected. Default: all.
+        out: Folder (csv, onnx: or file). Default: export/FORMAT beside the masks, or in the run.
+        images: Folder of the photographs, if they are not where manifest.csv says. For onnx: some
+            to compare its masks with torch's on.
     """
+    _refuse_options(to, {"images": images, **vars(pictures), **vars(options), **vars(model)})
+    if to == "onnx":
+        from ssrseg.export.onnx_file import describe_onnx, export_onnx
+
+        for line in describe_onnx(export_onnx(source, out, images=images, int8=model.int8)):
+            echo(line)
+        return 0
+    if to == "hub":
+        return _to_hub(source, out, model)
     from ssrseg.export.run import export_masks
     from ssrseg.failures import EXIT_CODE
 
-    result = export_masks(
-        masks, to, out, images=images, only=only, **vars(pictures), **vars(options)
-    )
+    result = export_masks(source, to, out, images=images, **vars(pictures), **vars(options))
     echo(
         f"{counted(result.written, 'mask', 'masks')} written to {result.out}. {result.then}".strip()
     )
@@ -459,6 +532,35 @@ def export(
         for failure in result.failures:
             echo(f"  {failure.name}: {failure.reason}")
     return EXIT_CODE if result.failures else 0
+
+
+def _to_hub(source: Path, out: Path | None, options: ModelOptions) -> int:
+    from ssrseg.export.hub import export_to_hub
+
+    given = {name: vars(options)[name] for name in _OPTIONS_OF_MODELS["hub"]}
+    found = export_to_hub(source, out, **given)
+    echo(f"Model and card written to {found.folder}. Read its README.md.")
+    if found.url is not None:
+        echo(f"Uploaded: {found.url}")
+    else:
+        echo(f"To upload it: hf upload NAME/MODEL {found.folder}, or here with --repo NAME/MODEL.")
+    return 0
+
+
+def _refuse_options(to: str | None, given: Mapping[str, object]) -> None:
+    """Raise ConfigError for an option that belongs to models where masks go, or the other way."""
+    from ssrseg.errors import ConfigError
+
+    of_models = {name for names in _OPTIONS_OF_MODELS.values() for name in names} - {"images"}
+    taken = _OPTIONS_OF_MODELS.get(to or "", given.keys() - of_models)
+    for name, value in given.items():
+        if value not in (None, False) and name not in taken:
+            takers = [key for key, names in _OPTIONS_OF_MODELS.items() if name in names]
+            option = "--" + name.replace("_", "-")
+            raise ConfigError(
+                f"{option} is an option of {', '.join(takers) or 'the formats of masks'}, not of"
+                f" {to or 'pictures'}. Leave it out."
+            )
 
 
 def percent(share: float | None) -> str:

@@ -123,6 +123,15 @@ def has_confidence(path: Path, made_for: str) -> bool:
     return _text(path, KEY) == made_for
 
 
+def read_confidence(path: Path, mask: Path) -> UInt8[np.ndarray, "height width"] | None:
+    """A confidence, 255 = 1, if it was made for just what its mask was; else None."""
+    made_for = _text(mask, KEY).split()
+    if not made_for or not has_confidence(path, made_for[0]):
+        return None
+    with QUIET, path.open("rb") as file, open_png(file) as image:
+        return np.array(image.convert("L"))
+
+
 def _text(path: Path, keyword: str) -> str:
     """A text chunk before the pixels of a PNG that is whole, else nothing."""
     try:

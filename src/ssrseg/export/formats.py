@@ -26,6 +26,7 @@ class Format:
         options: Which of ``tolerance`` and ``url_prefix`` it takes, and their defaults; None = the
             folder of the photographs decides.
         photos: Whether the photographs must be there.
+        confidence: Whether a confidence beside a mask is read.
         by_score: Whether images to look at first come first; else they are in order of their names.
         check: Raises DataError for a mask that cannot be written in this format.
     """
@@ -34,6 +35,7 @@ class Format:
     then: str
     options: Mapping[str, float | None] = field(default_factory=dict)
     photos: bool = True
+    confidence: bool = False
     by_score: bool = False
     check: Callable[[Mask], None] = lambda _: None
 
@@ -77,5 +79,5 @@ FORMATS = {
         "QGIS and other programs open {out}/NAME.geojson in place (WGS 84).",
         check=check_geojson,
     ),
-    "csv": Format(write_areas, "Any spreadsheet opens it.", photos=False),
+    "csv": Format(write_areas, "Any spreadsheet opens it.", photos=False, confidence=True),
 }

@@ -150,7 +150,8 @@ class _Stream:
             if self._stop.requested:
                 raise self._stop.error("the export is not whole. The same command makes it anew.")
             try:
-                mask = read_mask(each, self._source, photo=self._photos)
+                confidence = self._form is not None and self._form.confidence
+                mask = read_mask(each, self._source, photo=self._photos, confidence=confidence)
                 if self._form is not None:
                     self._form.check(mask)
                 self._pictures.add(mask)

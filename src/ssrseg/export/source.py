@@ -18,10 +18,11 @@ from ssrseg.data.files import content_digest, user_path
 from ssrseg.data.find_images import images_like
 from ssrseg.data.find_masks import find_masks
 from ssrseg.data.large import upright_size
-from ssrseg.data.stamped_mask import MaskState, mask_ids
+from ssrseg.data.stamped_mask import MaskState, mask_ids, read_confidence
 from ssrseg.errors import DataError
+from ssrseg.export.trained import holds_run
 from ssrseg.failures import Failure, read_failures
-from ssrseg.manifest import ACCEPTED, REJECTED, decision_on
+from ssrseg.manifest import ACCEPTED, REJECTED, confidence_path, decision_on
 from ssrseg.manifest import FILE as MANIFEST
 
 Only = Literal["accepted", "not-rejected"]
@@ -88,6 +89,8 @@ class Mask:
         score: Expected quality in [0, 1], if known.
         by_hand: Accepted, corrected or made by a person, or by another program.
         photo_changed: The photograph's content is not what the mask was made for.
+        confidence: Of the class of each pixel, 255 = 1; None where it is not wanted, not there, or
+            not of this mask.
     """
 
     name: str
@@ -98,6 +101,7 @@ class Mask:
     score: float | None
     by_hand: bool
     photo_changed: bool = False
+    confidence: UInt8[np.ndarray, "height width"] | None = None
 
 
 def find_masks_to_export(
@@ -119,6 +123,12 @@ def find_masks_to_export(
     masks = folder / "masks" if (folder / "masks").is_dir() else folder
     if not masks.is_dir():
         raise DataError(f"{folder}: there is no such folder of masks.")
+    if holds_run(folder) and not (folder / "classes.txt").is_file():
+        raise DataError(
+            f"{folder} holds a model and no masks. Make masks first (ssrseg predict --model"
+            f" {folder.name} --images FOLDER --out masks) and give their folder; the model itself"
+            " goes to onnx or to the hub (--to onnx, --to hub)."
+        )
     root = folder if (folder / "classes.txt").is_file() else Path(os.path.abspath(masks)).parent
     if not (root / "classes.txt").is_file():
         raise DataError(
@@ -162,8 +172,14 @@ def find_masks_to_export(
     return MasksToExport(root, masks, classes, files, _common_folder(files), failures)
 
 
-def read_mask(each: MaskFile, source: MasksToExport, *, photo: bool) -> Mask:
+def read_mask(
+    each: MaskFile, source: MasksToExport, *, photo: bool, confidence: bool = False
+) -> Mask:
     """Open a mask, and hold it against its photograph if that is needed.
+
+    Args:
+        photo: Whether the photograph is needed.
+        confidence: Whether the confidence is wanted, if there is one.
 
     Raises:
         DataError: If one of the two is not readable or missing, or they do not fit each other.
@@ -188,7 +204,13 @@ def read_mask(each: MaskFile, source: MasksToExport, *, photo: bool) -> Mask:
     place = each.file
     if each.photo is not None:
         place = Path(os.path.relpath(each.photo, source.photos)).as_posix()
-    return Mask(each.name, each.file, place, each.photo, ids.numpy(), each.score, by_hand, changed)
+    sure = None
+    if confidence and not by_hand:
+        sure = read_confidence(source.root / confidence_path(each.name), each.mask)
+        sure = sure if sure is not None and sure.shape == tuple(ids.shape) else None
+    return Mask(
+        each.name, each.file, place, each.photo, ids.numpy(), each.score, by_hand, changed, sure
+    )
 
 
 def _is_wanted(decision: str, only: Only) -> bool:

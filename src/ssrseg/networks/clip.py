@@ -252,7 +252,7 @@ class FrozenCLIP(Frozen):
         # patches -> tokens (batch, 1 + grid_h * grid_w, dim), CLS first
         embedded = vision.embeddings.patch_embedding(pixels)
         grid = (embedded.shape[2], embedded.shape[3])
-        cls = vision.embeddings.class_embedding.expand(len(pixels), 1, -1)
+        cls = vision.embeddings.class_embedding.expand(pixels.shape[0], 1, -1)
         hidden = torch.cat([cls, embedded.flatten(2).mT], dim=1) + self._positions(grid)
         hidden = vision.pre_layrnorm(hidden)
         # blocks 1 .. L-1
