@@ -12,7 +12,6 @@ from fastapi.testclient import TestClient
 from reviewed import contents, copied, rows
 
 from ssrseg.data.class_ids import read_class_ids
-from ssrseg.data.files import content_digest
 from ssrseg.reviewing.app import make_app
 from ssrseg.reviewing.encoders import EncoderOptions
 from ssrseg.reviewing.folder import ReviewFolder, open_review
@@ -37,13 +36,14 @@ def client(folder: ReviewFolder) -> Iterator[TestClient]:
         yield found
 
 
-def seen(masks: Path, name: str) -> str:
-    return content_digest(masks / "masks" / f"{name}.png")
+def seen(folder: ReviewFolder, name: str) -> str:
+    version: str = folder.detail(folder.names.index(name))["version"]
+    return version
 
 
-def accept(client: TestClient, masks: Path, folder: ReviewFolder, **headers: str) -> Any:
+def accept(client: TestClient, folder: ReviewFolder, **headers: str) -> Any:
     """The request of a click on "accept" at photo_1, with other headers."""
-    body = {"decision": "accepted", "version": seen(masks, "photo_1")}
+    body = {"decision": "accepted", "version": seen(folder, "photo_1")}
     path = f"/api/images/{folder.names.index('photo_1')}/decision"
     return client.post(path, json=body, headers={**PAGE, **headers})
 
@@ -84,7 +84,7 @@ def test_a_name_that_dns_leads_here_is_refused(client: TestClient, host: str) ->
 def test_who_may_change_something(
     client: TestClient, masks: Path, folder: ReviewFolder, headers: dict[str, str], status: int
 ) -> None:
-    assert accept(client, masks, folder, **headers).status_code == status
+    assert accept(client, folder, **headers).status_code == status
     assert rows(masks)["photo_1"]["decision"] == ("accepted" if status == 200 else "")
 
 
@@ -112,7 +112,7 @@ def test_no_path_is_taken_from_an_address(client: TestClient, path: str) -> None
 def test_bodies_that_are_no_such_ones(
     client: TestClient, masks: Path, folder: ReviewFolder
 ) -> None:
-    version, before = seen(masks, "photo_1"), contents(masks)
+    version, before = seen(folder, "photo_1"), contents(masks)
     path = f"/api/images/{folder.names.index('photo_1')}"
     wrong: list[tuple[str, object]] = [
         ("decision", {"decision": "perhaps", "version": version}),
@@ -143,7 +143,7 @@ def put(client: TestClient, index: int, ids: np.ndarray, version: str, **size: i
 
 
 def test_masks_that_are_sent(client: TestClient, masks: Path, folder: ReviewFolder) -> None:
-    index, version, before = folder.names.index("photo_1"), seen(masks, "photo_1"), contents(masks)
+    index, version, before = folder.names.index("photo_1"), seen(folder, "photo_1"), contents(masks)
     ids = read_class_ids(masks / "masks" / "photo_1.png").numpy().copy()
     height, width = ids.shape
     answer = client.get(f"/api/images/{index}/mask")
@@ -164,7 +164,7 @@ def test_masks_that_are_sent(client: TestClient, masks: Path, folder: ReviewFold
     found = put(client, index, ids, version)
     assert found.status_code == 200 and found.json()["edited"]
     assert (read_class_ids(masks / "masks" / "photo_1.png").numpy() == ids).all()
-    assert found.json()["version"] == seen(masks, "photo_1")
+    assert found.json()["version"] == seen(folder, "photo_1")
 
 
 def test_what_the_page_is_told(client: TestClient, masks: Path, folder: ReviewFolder) -> None:
@@ -176,7 +176,7 @@ def test_what_the_page_is_told(client: TestClient, masks: Path, folder: ReviewFo
     assert len(set(about["colours"])) == 3 and about["encoders"] == {"state": "asleep", "why": ""}
     index = folder.names.index("photo_1")
     detail = client.get(f"/api/images/{index}").json()
-    assert detail["version"] == seen(masks, "photo_1") and detail["labels"] == ["dog"]
+    assert detail["version"] == seen(folder, "photo_1") and detail["labels"] == ["dog"]
     assert set(detail["evidence"]) == {"cat", "dog", "red car"} and detail["problem"] == ""
     photo = client.get(f"/api/images/{index}/photo.jpg")
     assert photo.content.startswith(b"\xff\xd8") and photo.headers["content-type"] == "image/jpeg"
@@ -203,7 +203,7 @@ def test_export(client: TestClient, masks: Path, folder: ReviewFolder) -> None:
     assert nothing.status_code == 422 and "was accepted" in nothing.json()["error"]
     assert export("../voc", None).status_code == 422
     assert export("voc", "everything").status_code == 400
-    accept(client, masks, folder)
+    accept(client, folder)
     found = export("voc", "accepted").json()
     assert (found["written"], found["failures"]) == (1, [])
     written = [path.name for path in (masks / "export" / "voc").rglob("*.png")]

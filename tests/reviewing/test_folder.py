@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import reviewed
+import tifffile
 import torch
+from PIL import Image
 from reviewed import contents, copied, relabelled, rows, with_alpha
 from tiny_encoders import tiny_clip
 
@@ -14,6 +19,7 @@ from ssrseg.config import Config
 from ssrseg.data.class_ids import read_class_ids, write_class_ids
 from ssrseg.data.files import content_digest
 from ssrseg.errors import DataError, LabelsError, OutputError
+from ssrseg.made_with import folder_made_with
 from ssrseg.manifest import Manifest
 from ssrseg.pseudo_masks import make_masks
 from ssrseg.reviewing import folder as module
@@ -32,7 +38,8 @@ def place(folder: ReviewFolder, name: str) -> int:
 
 
 def version(folder: ReviewFolder, name: str) -> str:
-    return content_digest(folder.folder / "masks" / f"{name}.png")
+    version: str = folder.detail(place(folder, name))["version"]
+    return version
 
 
 def brushed(folder: ReviewFolder, name: str) -> torch.Tensor:
@@ -56,7 +63,9 @@ def test_a_decision_is_of_the_mask_that_was_seen(folder: ReviewFolder, masks: Pa
     index, seen = place(folder, "photo_1"), version(folder, "photo_1")
     folder.decide(index, "accepted", seen)
     row = rows(masks)["photo_1"]  # as a kill would leave it
-    assert (row["decision"], row["decided_on"], row["made_by"]) == ("accepted", seen, "ssrseg")
+    assert (row["decision"], row["made_by"]) == ("accepted", "ssrseg")
+    assert row["decided_on"] == content_digest(masks / "masks" / "photo_1.png")
+    seen = version(folder, "photo_1")
     assert folder.summary(index)["decision"] == "accepted"
     path = masks / "masks" / "photo_1.png"
     write_class_ids(path, brushed(folder, "photo_1"))  # by a paint program
@@ -242,6 +251,12 @@ def test_without_encoders_labels_are_kept(masks: Path, config: Config, tmp_path:
             "cat"
         ]
         assert not folder.detail(index)["threshold"]  # its CAMs are those of the earlier labels
+        assert "Run `ssrseg masks` again" in folder.detail(index)["outdated"]
+        with pytest.raises(DataError, match=r"photo_1\.png is not accepted: this mask was"):
+            folder.decide(index, "accepted", version(folder, "photo_1"))
+        folder.decide(index, "rejected", version(folder, "photo_1"))
+        folder.decide(index, "", version(folder, "photo_1"))
+        assert not folder.detail(place(folder, "photo_2"))["outdated"]
         assert folder.detail(place(folder, "photo_2"))["threshold"]
     assert contents(masks) == before and rows(masks)["photo_1"]["given_labels"] == "dog"
     assert make_masks(reviewed.data(masks), masks, config).written == 1
@@ -249,12 +264,62 @@ def test_without_encoders_labels_are_kept(masks: Path, config: Config, tmp_path:
     assert contents(masks) == contents(tmp_path / "other")
 
 
-def test_killed_between_two_files(
-    masks: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
 
+
+def test_a_tab_that_shows_earlier_labels(masks: Path, tmp_path: Path) -> None:
+    with open_review(masks, None, EncoderOptions(clip=str(tmp_path / "nothing"))) as folder:
+        index, seen = place(folder, "photo_1"), version(folder, "photo_1")
+        folder.relabel(index, ["cat", "dog"], seen)  # without encoders the mask stays
+        with pytest.raises(Stale):
+            folder.relabel(index, ["dog", "red car"], seen)
+        with pytest.raises(Stale):
+            folder.write(index, brushed(folder, "photo_1"), seen)
+        assert rows(masks)["photo_1"]["labels"] == "cat;dog"
+        index, seen = place(folder, "photo_2"), version(folder, "photo_2")
+        folder.decide(index, "rejected", seen)
+        with pytest.raises(Stale):
+            folder.decide(index, "accepted", seen)
+        assert rows(masks)["photo_2"]["decision"] == "rejected"
+
+
+def test_a_painted_mask_is_a_persons_under_other_labels(masks: Path, tmp_path: Path) -> None:
+    with open_review(masks, None, EncoderOptions(clip=str(tmp_path / "nothing"))) as folder:
+        index, ids = place(folder, "photo_1"), brushed(folder, "photo_1")
+        folder.write(index, ids, version(folder, "photo_1"))
+        folder.relabel(index, ["cat"], version(folder, "photo_1"))
+        assert torch.equal(folder.ids(index), ids) and not folder.detail(index)["outdated"]
+        folder.decide(index, "accepted", version(folder, "photo_1"))
+        folder.reset(index, version(folder, "photo_1"))  # to the mask of the earlier labels
+        assert folder.detail(index)["decision"] == "" and folder.detail(index)["outdated"]
+
+
+def test_masks_of_tiles_are_made_by_the_next_call(
+    masks: Path, config: Config, tmp_path: Path
+) -> None:
+    config = replace(config, data=replace(config.data, tile=48))
+    data, tiled = reviewed.data(masks), tmp_path / "tiled"
+    make_masks(data, tiled, config)
+    before = contents(tiled, "masks")
+    with open_review(tiled, None, EncoderOptions(device="cpu")) as folder:
+        index = place(folder, "photo_1")
+        assert folder.detail(index)["tiled"] and not folder.detail(index)["threshold"]
+        folder.relabel(index, ["cat"], version(folder, "photo_1"))
+        assert folder.encoders.state == "asleep" and contents(tiled, "masks") == before
+        with pytest.raises(DataError, match="Run `ssrseg masks` again"):
+            folder.decide(index, "accepted", version(folder, "photo_1"))
+    assert make_masks(data, tiled, config).written == 1
+    with open_review(tiled, None, EncoderOptions()) as folder:
+        folder.decide(index, "accepted", version(folder, "photo_1"))
+    make_masks(relabelled(data, {"photo_1": (0,)}), tmp_path / "other", config)
+    assert contents(tiled) == contents(tmp_path / "other")
+
+
+def test_killed_between_two_files(
+    masks: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(masks)
     with open_review(masks, None, EncoderOptions(device="cpu")) as folder:
         brush, label = place(folder, "photo_2"), place(folder, "photo_1")
         ids = brushed(folder, "photo_2")
@@ -262,17 +327,43 @@ def test_killed_between_two_files(
             patched.setattr(Manifest, "add", killed)  # the mask is there, its line is not
             folder.write(brush, ids, version(folder, "photo_2"))
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(module, "write_mask", killed)  # the labels are there, the mask is not
+            patched.setattr(module, "write_mask", killed)  # the CAMs are there, the mask is not
             folder.relabel(label, ["cat"], version(folder, "photo_1"))
     with open_review(masks, None, EncoderOptions()) as folder:
         assert folder.detail(brush)["edited"] and folder.detail(brush)["as_made"]
-        assert folder.summary(label)["labels"] == ["cat"]
+        assert folder.summary(label)["labels"] == ["dog"]
     result = make_masks(reviewed.data(masks), masks, config)
-    assert (result.corrected, result.written) == (("photo_2",), 1)
+    assert (result.corrected, result.written) == (("photo_2",), 1)  # from new CAMs
     assert torch.equal(read_class_ids(masks / "masks" / "photo_2.png"), ids)
-    make_masks(relabelled(reviewed.data(masks), {"photo_1": (0,)}), tmp_path / "other", config)
-    now, other = contents(masks), contents(tmp_path / "other")
-    assert now["masks/photo_1.png"] == other["masks/photo_1.png"]
+    now = contents(masks)
+    assert {name for name in now if now[name] != before[name]} == {"masks/photo_2.png"}
+
+
+@pytest.mark.parametrize("painted", [False, True])
+@pytest.mark.parametrize("when", ["write_mask", "_relabelled"])
+def test_killed_while_labels_are_corrected(
+    masks: Path, config: Config, monkeypatch: pytest.MonkeyPatch, painted: bool, when: str
+) -> None:
+    before = contents(masks)
+    with open_review(masks, None, EncoderOptions(device="cpu")) as folder:
+        index = place(folder, "photo_1")
+        if painted:
+            folder.write(index, brushed(folder, "photo_1"), version(folder, "photo_1"))
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(module if when == "write_mask" else folder, when, killed)
+            folder.relabel(index, ["cat"], version(folder, "photo_1"))
+    kept = painted and when == "write_mask"  # it is still of the labels that it was painted with
+    with open_review(masks, None, EncoderOptions()) as folder:
+        index = place(folder, "photo_1")
+        assert folder.summary(index)["labels"] == ["dog"]
+        assert folder.detail(index)["edited"] == kept
+        assert bool(folder.detail(index)["outdated"]) == (when == "_relabelled")
+        if when == "_relabelled":
+            with pytest.raises(DataError, match="is not accepted"):
+                folder.decide(index, "accepted", version(folder, "photo_1"))
+    result = make_masks(reviewed.data(masks), masks, config)
+    assert result.corrected == (("photo_1",) if kept else ())
+    assert (contents(masks) == before) != kept
 
 
 def test_classes_that_were_renamed(masks: Path) -> None:
@@ -302,6 +393,22 @@ def test_a_folder_of_predictions(made: Path, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="not made from labels"):
             folder.relabel(index, ["cat"], version(folder, "photo_1"))
         folder.write(index, brushed(folder, "photo_1"), version(folder, "photo_1"))
+
+
+def test_photographs_of_many_bands(made: Path, tmp_path: Path) -> None:
+    masks = copied(made, tmp_path)
+    made_with = folder_made_with(masks, "labels")
+    assert made_with is not None
+    bands = replace(made_with, settings=made_with.settings | {"data.bands": [6, 4, 2]})
+    (masks / "config.yaml").unlink()
+    (masks / "settings.txt").write_text(bands.line())  # as `predict` leaves them
+    photo = masks.parent / "data" / "images" / "photo_1.jpg"
+    values = np.tile(np.arange(6, dtype=np.uint8) * 40, (30, 40, 1))
+    tifffile.imwrite(photo, values, photometric="minisblack", planarconfig="contig")
+    with open_review(masks, None, EncoderOptions()) as folder:
+        shown = Image.open(io.BytesIO(folder.photo(place(folder, "photo_1"))))
+    found = np.asarray(shown, np.float64).mean((0, 1))
+    assert shown.size == (40, 30) and np.abs(found - (200, 120, 40)).max() < 4
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,11 @@ def mask_note(path: Path) -> str:
     return _text(path, _NOTE)
 
 
+def mask_made_for(path: Path) -> str:
+    """What a mask says that it was made for; empty if it says nothing, or cannot be read."""
+    return _text(path, KEY).partition(" ")[0]
+
+
 def mask_rows(size: tuple[int, int]) -> RowsPng:
     """A mask to which rows of class ids are added, for ``write_mask``."""
     return RowsPng(size, voc_palette())
@@ -125,8 +130,8 @@ def has_confidence(path: Path, made_for: str) -> bool:
 
 def read_confidence(path: Path, mask: Path) -> UInt8[np.ndarray, "height width"] | None:
     """A confidence, 255 = 1, if it was made for just what its mask was; else None."""
-    made_for = _text(mask, KEY).split()
-    if not made_for or not has_confidence(path, made_for[0]):
+    made_for = mask_made_for(mask)
+    if not made_for or not has_confidence(path, made_for):
         return None
     with QUIET, path.open("rb") as file, open_png(file) as image:
         return np.array(image.convert("L"))

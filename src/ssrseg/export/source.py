@@ -186,7 +186,7 @@ def read_mask(
     """
     ids = read_class_ids(each.mask, len(source.classes))
     check_class_ids(each.mask, ids, len(source.classes))
-    by_hand = each.accepted or mask_ids(each.mask, "")[0] is MaskState.CORRECTED
+    corrected = mask_ids(each.mask, "")[0] is MaskState.CORRECTED
     changed = False
     if photo:
         if each.photo is None:
@@ -205,12 +205,13 @@ def read_mask(
     if each.photo is not None:
         place = Path(os.path.relpath(each.photo, source.photos)).as_posix()
     sure = None
-    if confidence and not by_hand:
+    if confidence and not corrected:
         sure = read_confidence(source.root / confidence_path(each.name), each.mask)
         sure = sure if sure is not None and sure.shape == tuple(ids.shape) else None
     return Mask(
-        each.name, each.file, place, each.photo, ids.numpy(), each.score, by_hand, changed, sure
-    )
+        each.name, each.file, place, each.photo, ids.numpy(), each.score,
+        by_hand=each.accepted or corrected, photo_changed=changed, confidence=sure,
+    )  # fmt: skip
 
 
 def _is_wanted(decision: str, only: Only) -> bool:

@@ -159,7 +159,10 @@ def _answer_faults(app: FastAPI) -> None:
 
     @app.exception_handler(Stale)
     def stale(_: Request, __: Exception) -> Response:
-        return JSONResponse({"error": "The mask has changed on the disk."}, 409)
+        return JSONResponse(
+            {"error": "Mask, labels or decision have changed meanwhile: see what is there now."},
+            409,
+        )
 
     @app.exception_handler(RequestValidationError)
     def invalid(_: Request, __: Exception) -> Response:

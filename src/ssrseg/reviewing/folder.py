@@ -23,7 +23,6 @@ from PIL import Image
 from torch import Tensor
 
 from ssrseg.checkpoint import STATE_FILE
-from ssrseg.config import DataConfig
 from ssrseg.console import printable
 from ssrseg.data.class_ids import check_class_ids, read_class_ids, write_class_ids
 from ssrseg.data.classes import NO_CLASS, read_classes_txt
@@ -35,6 +34,8 @@ from ssrseg.data.naming import name_fault
 from ssrseg.data.sample import Sample
 from ssrseg.data.stamped_mask import (
     MaskState,
+    digest_of,
+    mask_made_for,
     mask_note,
     mask_state,
     write_confidence,
@@ -44,11 +45,12 @@ from ssrseg.data.text import quoted
 from ssrseg.data.transforms import limit_side, to_unit
 from ssrseg.errors import DataError, SSRError
 from ssrseg.kept_cams import KeptCams, cams_path, read_cams, write_cams
+from ssrseg.manifest import ACCEPTED, Manifest, confidence_path, mask_path
 from ssrseg.manifest import FILE as MANIFEST
-from ssrseg.manifest import Manifest, confidence_path, mask_path
 from ssrseg.method.evidence import pixel_confidence
 from ssrseg.pixel_scores import enlarged, enlarged_ids, mask_of_cam
 from ssrseg.report.page import PAGE
+from ssrseg.report.settings import mask_facts
 from ssrseg.review import Review, review_mask
 from ssrseg.reviewing.encoders import EncoderOptions, Encoders
 
@@ -59,11 +61,16 @@ _SIDE = 2048  # pixels of the longer side of a photograph on the page
 _KEPT = 4  # photographs and masks in memory
 _KEPT_CAMS = 256  # CAMs of labels that were tried, so that these can be taken back at once
 
+_OUTDATED = (
+    "this mask was made for other labels or settings than the image has now. Run `ssrseg masks`"
+    " again, which makes the mask anew, or paint it here."
+)
+
 Ids = UInt8[Tensor, "height width"]
 
 
 class Stale(Exception):
-    """The mask on the disk is not the one that the page has shown."""
+    """Mask, labels or decision on the disk are not those that the page has shown."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +80,9 @@ class _Photo:
     Attributes:
         digest: Of the content of its file.
         size: Height and width.
-        small: At most ``data.max_side`` pixels a side: masks are made from it.
+        small: At most ``data.max_side`` pixels a side: masks from labels are made from it.
         shown: As JPEG, for the page.
-        tiled: Its mask is made in tiles, which only ``masks`` does.
+        tiled: Its mask is made in tiles, which only ``masks`` and ``predict`` do.
     """
 
     path: Path
@@ -91,11 +98,11 @@ class _Mask:
     """A mask in memory.
 
     Attributes:
-        version: Digest of the content of its file.
+        digest: Of the content of its file.
         edited: Whether a person has made or changed it.
     """
 
-    version: str
+    digest: str
     ids: Ids
     edited: bool
 
@@ -117,6 +124,7 @@ class ReviewFolder:
         self.folder, self.images, self.encoders = folder, images, encoders
         self.classes = read_classes_txt(folder / "classes.txt").names
         self._index = {name: place for place, name in enumerate(self.classes)}
+        self._range, self._bands = mask_facts(folder)[1]
         self._manifest = Manifest(folder / MANIFEST, self.classes)
         listed = [name for name in self._manifest.rows if not name_fault(name)]
         there = [name for name in listed if (folder / mask_path(name)).is_file()]
@@ -171,7 +179,9 @@ class ReviewFolder:
                 problem = printable(str(error))
             return self.summary(index) | {
                 "edited": mask.edited,
-                "version": mask.version,
+                "outdated": self._outdated(index, mask),
+                "tiled": photo is not None and photo.tiled,
+                "version": self._version(index),
                 "size": [mask.ids.shape[1], mask.ids.shape[0]],
                 "photo": photo is not None,
                 "problem": problem,
@@ -191,16 +201,24 @@ class ReviewFolder:
             return self._photo(index).shown
 
     def decide(self, index: int, decision: str, version: str) -> None:
-        """Keep a decision on the mask of this version; Stale if it is another one now."""
+        """Keep a decision on the mask that was seen.
+
+        Raises:
+            Stale: If mask, labels or decision are not of this version.
+            DataError: If a mask would be accepted that is not of the labels that the image has now.
+        """
         with self._lock:
             self._check_version(index, version)
+            outdated = self._outdated(index, self._mask(index))
+            if decision == ACCEPTED and outdated:
+                raise DataError(f"{self._path(index)} is not accepted: {outdated}")
             self._manifest.decide(self.names[index], decision)
 
     def write(self, index: int, ids: Ids, version: str) -> None:
         """Write a mask that a person has changed; one as ssrseg made it gets its stamp back.
 
         Raises:
-            Stale: If the mask on the disk is not of this version.
+            Stale: If mask, labels or decision are not of this version.
             DataError: If the mask is not one of this photograph and these classes.
             OutputError: If the disk does not take it.
         """
@@ -256,13 +274,14 @@ class ReviewFolder:
         """Give an image other labels, and make its mask anew.
 
         Without encoders (``encoders.why_not``), and of an image that is seen in tiles, the mask
-        stays, and the next ``ssrseg masks`` makes it anew.
+        stays: one as ssrseg made it cannot be accepted until the next ``ssrseg masks`` makes it
+        anew; one that a person has painted is theirs under these labels, too.
 
         Args:
             labels: Names of classes.
 
         Raises:
-            Stale: If the mask on the disk is not of this version.
+            Stale: If mask, labels or decision are not of this version.
             DataError: If a label is no class, or the photograph cannot be used.
         """
         unknown = set(labels) - self._index.keys()
@@ -281,9 +300,7 @@ class ReviewFolder:
             sample = replace(earlier, labels=places)
             self._remember(self._kept(earlier, photo), earlier, photo)
             cams = self._kept(sample, photo)
-        if (
-            cams is None and not photo.tiled
-        ):  # takes seconds, in which other images may be looked at
+        if cams is None and not photo.tiled:  # seconds, in which others may be looked at
             cams = self.encoders.cams(photo.small, places)
         with self._lock:
             self._check_version(index, version)
@@ -299,7 +316,12 @@ class ReviewFolder:
             self._manifest.write()
 
     def _make(self, index: int, sample: Sample, photo: _Photo, cams: KeptCams) -> None:
-        """Write CAMs, mask and line of an image whose labels a person has corrected."""
+        """Write CAMs, mask and line of an image whose labels a person has corrected.
+
+        The line comes last: who is stopped before it has the earlier labels, and the next ``ssrseg
+        masks`` makes their mask. Had it come first, a mask that a person had painted would have
+        been kept under labels that it was never seen with.
+        """
         config, made_with = self.encoders.config, self.encoders.made_with
         assert config is not None and made_with is not None
         ids, scores = mask_of_cam(
@@ -310,8 +332,6 @@ class ReviewFolder:
         whole = enlarged_ids(ids.cpu(), photo.size)
         made_for = made_with.mask_of(sample, photo.digest)
         self._remove_report()
-        # the labels first: who is stopped here gets their mask from the next `ssrseg masks`
-        self._relabelled(index, sample, photo, whole, "ssrseg", review)
         write_cams(
             self.folder / cams_path(sample.name),
             cams,
@@ -321,6 +341,7 @@ class ReviewFolder:
             sure = enlarged(pixel_confidence(scores).cpu(), photo.size)
             write_confidence(path, sure, made_for)
         write_mask(self._path(index), whole, made_for, review.to_text())
+        self._relabelled(index, sample, photo, whole, "ssrseg", review)
         self._forget_as_made(index)
 
     def _keep_labels(self, index: int, sample: Sample, photo: _Photo) -> None:
@@ -383,18 +404,40 @@ class ReviewFolder:
     def _mask(self, index: int) -> _Mask:
         """The mask as it is on the disk now."""
         path = self._path(index)
-        version, found = content_digest(path), self._masks.pop(index, None)
-        if found is None or found.version != version:
+        digest, found = content_digest(path), self._masks.pop(index, None)
+        if found is None or found.digest != digest:
             ids = read_class_ids(path, len(self.classes))
             check_class_ids(path, ids, len(self.classes))
-            found = _Mask(version, ids, mask_state(path, "")[0] is MaskState.CORRECTED)
+            found = _Mask(digest, ids, mask_state(path, "")[0] is MaskState.CORRECTED)
         self._masks[index] = found
         while len(self._masks) > _KEPT:
             self._masks.popitem(last=False)
         return found
 
+    def _outdated(self, index: int, mask: _Mask) -> str:
+        """Why a mask of ssrseg's is not one of the labels that the image has now; empty if it is.
+
+        A mask that a person has painted is theirs, whatever the labels.
+        """
+        name, made_with = self.names[index], self.encoders.made_with
+        row = self._manifest.rows[name]
+        if mask.edited or self.encoders.made_from != "labels":
+            return ""
+        if made_with is not None and made_with.classes == self.classes and row["photo"]:
+            sample = Sample(name, Path(), self._places(_words(row["labels"])), None)
+            outdated = mask_made_for(self._path(index)) != made_with.mask_of(sample, row["photo"])
+        else:  # nothing says what it would have to be made for
+            outdated = bool(row["given_labels"])
+        return _OUTDATED if outdated else ""
+
+    def _version(self, index: int) -> str:
+        """A name for mask, labels and decision as they are on the disk."""
+        row = self._manifest.rows[self.names[index]]
+        mask = content_digest(self._path(index))
+        return digest_of(mask, row["labels"], row["decision"], row["decided_on"])
+
     def _check_version(self, index: int, version: str) -> None:
-        if content_digest(self._path(index)) != version:
+        if self._version(index) != version:
             raise Stale
 
     def _check_photo(self, index: int, photo: _Photo, ids: Ids) -> None:
@@ -437,14 +480,13 @@ class ReviewFolder:
         found = self._photos.pop(index, None)
         if found is None or found.digest != digest:
             config = self.encoders.config
-            data = DataConfig() if config is None else config.data
-            size = upright_size(path)
-            side = max(size) if config is None else data.max_side
-            tiled = config is not None and tiling_of(path, data, side) is not None
-            if tiled:
-                whole = small_photo(path, max(side, _SIDE), data.range, data.bands)
+            levels, size = (self._range, self._bands), upright_size(path)
+            side = _SIDE if config is None else config.data.max_side
+            tiled = config is not None and tiling_of(path, config.data, side) is not None
+            if tiled or config is None:  # no mask is made from it here
+                whole = small_photo(path, max(side, _SIDE), *levels)
             else:
-                whole = read_image(path, data.range, data.bands)
+                whole = read_image(path, *levels)
             found = _Photo(path, digest, size, limit_side(whole, side), _jpeg(whole), tiled)
         self._photos[index] = found
         while len(self._photos) > _KEPT:
