@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import torch
-from pages import BROWSER, CLASSES, Page, dumped, in_browser, masks_folder, pictures
+from pages import CLASSES, Page, dumped, in_browser, masks_folder, needs_browser, pictures
 from PIL import Image
 
 from ssrseg.config import load_config
@@ -19,8 +19,6 @@ from ssrseg.manifest import ACCEPTED, REJECTED, Manifest
 from ssrseg.overlay import mask_palette
 from ssrseg.report import gallery
 from ssrseg.report.masks import write_masks_report
-
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 
 
 def names_on(page: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -19,7 +20,8 @@ import numpy as np
 import pytest
 import reviewed
 import uvicorn
-from pages import BROWSER
+from pages import browser_path, needs_browser
+from PIL import Image
 from reviewed import contents, rows, with_alpha
 
 from ssrseg.config import Config
@@ -30,15 +32,16 @@ from ssrseg.reviewing.encoders import EncoderOptions
 from ssrseg.reviewing.folder import open_review
 from ssrseg.reviewing.serve import HOST
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
+    path = browser_path()
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield found
         found.close()
 
@@ -141,6 +144,11 @@ def opened(browser: Any, address: str) -> Iterator[Review]:
         yield review
     finally:
         context.close()
+
+
+def ids_of(files: dict[str, bytes], name: str) -> np.ndarray:
+    with Image.open(io.BytesIO(files[f"masks/{name}.png"])) as image:
+        return np.array(image)
 
 
 def ids(masks: Path, name: str) -> np.ndarray:
@@ -262,6 +270,40 @@ def test_the_threshold_is_moved(browser: Any, masks: Path, config: Config, tmp_p
         assert contents(masks) == before and review.faults == []
 
 
+def test_a_slider_that_is_drawn_back_leaves_no_preview(browser: Any, masks: Path) -> None:
+    before, lines = contents(masks), rows(masks)
+    pixels = "canvas => canvas.toDataURL()"
+    with here(masks) as address, opened(browser, address) as review:
+        review.open("photo_2")
+        canvas = review.page.locator("canvas")
+        shown = canvas.evaluate(pixels)
+        box = review.page.locator("[name=threshold]").bounding_box()
+        middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        review.page.mouse.move(*middle)
+        review.page.mouse.down()
+        review.page.mouse.move(middle[0] + box["width"] * 0.4, middle[1], steps=3)
+        review.shows(".status", "without pixel refinement, until the slider rests")
+        assert canvas.evaluate(pixels) != shown
+        review.press("a")  # nobody has seen the mask that this would accept
+        review.shows(".status", re.compile("is being made"))
+        review.page.mouse.move(*middle, steps=3)
+        review.shows("output", "α 1 as set")
+        review.shows(".status", "without pixel refinement, until the slider rests")
+        review.page.mouse.up()
+        for _ in range(200):
+            if canvas.evaluate(pixels) == shown:
+                break
+            review.page.wait_for_timeout(50)
+        assert canvas.evaluate(pixels) == shown
+        assert contents(masks) == before and rows(masks) == lines
+        review.press("b", "3")
+        review.drag((0.2, 0.3), (0.6, 0.3))  # on the mask that is there
+        review.saved()
+        changed = ids(masks, "photo_2")
+        assert not (changed != ids_of(before, "photo_2"))[changed.shape[0] * 7 // 10 :].any()
+        assert review.faults == []
+
+
 def test_by_keyboard_alone(browser: Any, masks: Path) -> None:
     with here(masks) as address, opened(browser, address) as review:
         name = review.page.locator("h2").first.text_content()
@@ -299,7 +341,7 @@ def test_a_mask_that_somebody_else_changes(browser: Any, masks: Path) -> None:
         other = (masks / "masks" / "photo_0.png").read_bytes()
         path.write_bytes(other)
         review.press("a")
-        review.shows(".fault", "The mask has changed on the disk.")
+        review.shows(".fault", re.compile("have changed meanwhile"))
         assert rows(masks)["photo_1"]["decision"] == "" and path.read_bytes() == other
 
 

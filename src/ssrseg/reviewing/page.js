@@ -12,6 +12,8 @@ let at = -1, detail = null, ids = null, width = 0, height = 0, pixels = null;
 let tool = "look", brush = 1, zoom = 1, spot = null, stroke = null;
 const past = [], future = [], chains = new Map(), versions = new Map(), busy = new Map();
 let pending = 0, preview = 0;
+// between the slider's first step and the next mask from the disk: what is shown may be a preview
+let previewed = false, sliding = false;
 
 // ---- requests
 
@@ -198,6 +200,7 @@ function walk(way) {
 async function open(index) {
   at = index;
   detail = ids = stroke = spot = null;
+  previewed = sliding = false;
   showBusy();
   field("threshold").value = 0;
   [zoom, extra] = [1, []];
@@ -212,6 +215,7 @@ async function load(index) {
     const found = await asked(`api/images/${index}`), mask = await maskOf(`api/images/${index}/mask`);
     if (index !== at) return;
     [ids, width, height] = [mask.ids, mask.width, mask.height];
+    previewed = false;
     canvas.width = width;
     canvas.height = height;
     pixels = pen.createImageData(width, height);
@@ -239,7 +243,7 @@ function showDetail() {
     one(`[data-do=${name}]`).setAttribute("aria-pressed", detail.decision === decision);
   }
   const large = detail.photo && ids && ids.length !== detail.size[0] * detail.size[1];
-  const problem = detail.problem || (large ? "This mask is too large to be brushed here." : "");
+  const problem = [detail.problem, large && "This mask is too large to be brushed here.", detail.outdated].filter(Boolean).join(" ");
   one(".problem").textContent = problem;
   one(".problem").hidden = !problem;
   showBusy();
@@ -272,9 +276,11 @@ function showLabels() {
     return hint;
   });
   one(".hints").replaceChildren(...hints.length ? ["looks like ", ...hints.flatMap(hint => [hint, " "])] : []);
-  one(".encoders").textContent = folder.encoders.why
-    ? `Other labels are kept, and the next \`ssrseg masks\` makes their mask; not here: ${folder.encoders.why}.` : "";
+  const next = detail.edited ? "and the mask that was painted with them" : "and the next `ssrseg masks` makes their mask";
+  one(".encoders").textContent = whyKept() ? `Other labels are kept, ${next}; no mask is made here: ${whyKept()}.` : "";
 }
+// why other labels do not make another mask here
+const whyKept = () => folder.encoders.why || (detail.tiled ? "this image is seen in tiles" : "");
 function swatch(id) {
   const mark = document.createElement("i");
   mark.className = id === UNDECIDED ? "colour undecided" : "colour";
@@ -367,10 +373,11 @@ function showThreshold() {
 }
 async function previewThreshold() {
   const index = at, run = ++preview;
+  previewed = sliding = true;
   showThreshold();
   try {
     const mask = await maskOf(`api/images/${index}/threshold?alpha=${alpha()}&refined=false`);
-    if (index !== at || run !== preview || isBusy(index) || stroke) return;
+    if (index !== at || run !== preview || !previewed || isBusy(index) || stroke) return;
     ids = mask.ids;
     draw(0, 0, width, height);
     say("without pixel refinement, until the slider rests");
@@ -380,6 +387,7 @@ async function previewThreshold() {
 }
 function setThreshold() {
   const index = at, run = ++preview, value = alpha();
+  sliding = false;
   showThreshold();
   change(index, () => making(index, async () => {
     if (run !== preview) return;  // a later one waits behind it
@@ -388,6 +396,17 @@ function setThreshold() {
     await put(index, mask.ids, [mask.width, mask.height]);
     remember(index, before, {...before, decision: images[index].decision, mask: pack(mask.ids)}, "threshold");
   }));
+}
+// a slider that is back where it was drawn from changes nothing, and the browser says nothing
+function rest() {
+  setTimeout(() => {  // behind the change, if there is one
+    if (!sliding) return;
+    const index = at;
+    sliding = false;
+    preview += 1;
+    say("");
+    making(index, () => chains.get(index));
+  });
 }
 function moveThreshold(way) {
   if (one(".threshold").hidden) return;
@@ -419,7 +438,7 @@ function pointOf(event) {
   return {x: (event.clientX - box.left) / box.width * width, y: (event.clientY - box.top) / box.height * height};
 }
 function begin(point) {
-  if (!editable() || isBusy(at)) return;
+  if (!editable() || isBusy(at) || previewed) return;
   stroke = {index: at, before: stateOf(at, ids), last: point, changed: false};
   extend(point);
 }
@@ -463,7 +482,7 @@ function end() {
 
 async function decide(decision) {
   if (!detail) return;  // nobody decides on a mask that is not shown
-  if (isBusy(at)) { say("the mask is being made: look at it first"); return; }
+  if (isBusy(at) || previewed) { say("the mask is being made: look at it first"); return; }
   const index = at;
   await chains.get(index);  // the mask that is shown is then the one on the disk
   const before = stateOf(index, null);
@@ -482,10 +501,10 @@ async function decide(decision) {
 function relabel(labels) {
   const index = at;
   if (!detail || detail.problem || isBusy(index) || alike(labels, detail.labels)) return;
-  const first = folder.encoders.state !== "ready" && !folder.encoders.why;
+  const kept = whyKept(), first = folder.encoders.state !== "ready";
   field("threshold").value = 0;
   change(index, () => making(index, async () => {
-    say(first ? "loading the encoders, once …" : "making the mask …");
+    say(kept ? "keeping the labels …" : first ? "loading the encoders, once …" : "making the mask …");
     const before = await stored(index);
     await post(index, "labels", {labels});
     folder.encoders = await asked("api/encoders");
@@ -612,9 +631,10 @@ view.addEventListener("wheel", event => {
 field("opacity").addEventListener("input", event => opacity(event.target.value));
 field("threshold").addEventListener("input", previewThreshold);
 field("threshold").addEventListener("change", setThreshold);
+for (const ending of ["pointerup", "pointercancel", "blur"]) field("threshold").addEventListener(ending, rest);
 field("size").addEventListener("input", showCursor);
 field("other").addEventListener("change", event => { choose(Number(event.target.value)); event.target.blur(); });
-field("label").addEventListener("focus", () => { if (!folder.encoders.why) send("api/encoders", {}).catch(complain); });
+field("label").addEventListener("focus", () => { if (detail && !whyKept()) send("api/encoders", {}).catch(complain); });
 field("label").addEventListener("change", event => { if (folder.classes.includes(event.target.value)) addLabel(event.target.value); });
 for (const name of ["state", "class"]) field(name).addEventListener("change", () => { shown = PAGE; showList(); });
 field("name").addEventListener("input", () => { shown = PAGE; showList(); });
