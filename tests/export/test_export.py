@@ -11,14 +11,16 @@ from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
+import torch
 from make_masks import CLASSES, PHOTOS, write_masks, write_photo
 from PIL import Image
 
 import ssrseg
 from ssrseg.cli import app
 from ssrseg.cli.commands import export
-from ssrseg.data.class_ids import read_class_ids
+from ssrseg.data.class_ids import read_class_ids, write_class_ids
 from ssrseg.data.csv_lines import csv_rows
+from ssrseg.data.stamped_mask import write_confidence
 from ssrseg.errors import ConfigError, DataError, OutputError
 from ssrseg.export.formats import FORMATS
 from ssrseg.export.output import Output
@@ -70,6 +72,22 @@ def test_what_a_person_has_decided_on(folder: Path, tmp_path: Path) -> None:
     assert [(each.name, each.reason[:31]) for each in changed.failures] == [
         ("plain", "was accepted, and has changed s")
     ]
+
+
+def test_confidence_is_that_of_masks_as_they_were_made(folder: Path, tmp_path: Path) -> None:
+    for name in ("plain", "turned"):
+        ids = read_class_ids(folder / "masks" / f"{name}.png")
+        sure = torch.full(ids.shape, 0.8)
+        write_confidence(folder / "confidence" / f"{name}.png", sure, "made")
+    ids[0, 0] = 255
+    write_class_ids(folder / "masks" / "turned.png", ids)  # by a person
+    manifest = Manifest(folder / "manifest.csv", CLASSES)
+    for name in ("plain", "turned"):
+        manifest.decide(name, ACCEPTED)
+    out = export_masks(folder, "csv", tmp_path / "out", only="accepted").out
+    _, *found = csv_rows((out / "areas.csv").read_text())
+    confidence = {(row[0], row[4]) for row in found if row[2] != "0"}
+    assert confidence == {("plain.jpg", "0.8000"), ("turned.jpg", "")}
 
 
 @pytest.mark.parametrize("to", ALL)

@@ -112,10 +112,10 @@ def process(masks: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
 
 @contextmanager
-def here(masks: Path) -> Iterator[str]:
+def here(masks: Path, clip: str | None = None) -> Iterator[str]:
     """The address of a server in this process, which starts at once."""
     with (
-        open_review(masks, None, EncoderOptions(device="cpu")) as folder,
+        open_review(masks, None, EncoderOptions(clip=clip, device="cpu")) as folder,
         socket.socket() as listener,
     ):
         listener.bind((HOST, 0))
@@ -343,6 +343,21 @@ def test_a_mask_that_somebody_else_changes(browser: Any, masks: Path) -> None:
         review.press("a")
         review.shows(".fault", re.compile("have changed meanwhile"))
         assert rows(masks)["photo_1"]["decision"] == "" and path.read_bytes() == other
+
+
+def test_labels_whose_mask_cannot_be_made_here(browser: Any, masks: Path, tmp_path: Path) -> None:
+    before, nowhere = contents(masks), str(tmp_path / "nowhere")
+    with here(masks, nowhere) as address, opened(browser, address) as review:
+        review.open("photo_1")
+        review.shows(".encoders", re.compile("are kept, and the next `ssrseg masks` makes their"))
+        assert review.page.locator(".problem").is_hidden()
+        review.page.click("[data-unlabel=dog]")
+        review.saved()
+        review.shows(".problem", re.compile("this mask was made for other labels"))
+        review.press("a")
+        review.shows(".fault", re.compile("photo_1.png is not accepted: this mask was made for"))
+        assert rows(masks)["photo_1"]["decision"] == "" and contents(masks) == before
+        review.shows("h2", "photo_1")
 
 
 def test_a_telephone(browser: Any, masks: Path) -> None:
