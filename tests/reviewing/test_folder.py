@@ -214,6 +214,7 @@ def test_masks_goes_on_with_what_was_decided(
     assert (found["photo_1"]["labels"], found["photo_1"]["given_labels"]) == ("red car", "dog")
     with open_review(masks, None, EncoderOptions()) as folder:
         decisions = {name: folder.summary(place(folder, name))["decision"] for name in lines}
+        assert not any(folder.detail(index)["outdated"] for index in range(4))
     assert decisions == {"photo_0": "accepted", "photo_1": "", "photo_2": "", "photo_3": ""}
     moved = relabelled(data, {"photo_1": (0,)})  # the data were corrected otherwise since
     make_masks(moved, masks, with_alpha(config, 3.0))

@@ -417,11 +417,12 @@ class ReviewFolder:
     def _outdated(self, index: int, mask: _Mask) -> str:
         """Why a mask of ssrseg's is not one of the labels that the image has now; empty if it is.
 
-        A mask that a person has painted is theirs, whatever the labels.
+        A mask that a person has painted or accepted is theirs: the next ``ssrseg masks`` keeps it.
         """
         name, made_with = self.names[index], self.encoders.made_with
         row = self._manifest.rows[name]
-        if mask.edited or self.encoders.made_from != "labels":
+        theirs = mask.edited or self._manifest.decision(name) == ACCEPTED
+        if theirs or self.encoders.made_from != "labels":
             return ""
         if made_with is not None and made_with.classes == self.classes and row["photo"]:
             sample = Sample(name, Path(), self._places(_words(row["labels"])), None)
