@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from command import exit_code
 from PIL import Image
@@ -16,6 +17,7 @@ from ssrseg import tiled as module
 from ssrseg.config import load_config
 from ssrseg.data import large
 from ssrseg.data.class_ids import read_class_ids
+from ssrseg.data.csv_lines import csv_rows
 from ssrseg.data.files import content_digest
 from ssrseg.data.images import read_image
 from ssrseg.data.large import HeldImage, Tiling
@@ -24,6 +26,7 @@ from ssrseg.data.stamped_mask import mask_ids, sample_mask
 from ssrseg.demo.canvas import Canvas
 from ssrseg.demo.scenes import CLASSES, _surroundings, render_scene
 from ssrseg.errors import ConfigError, DataError
+from ssrseg.export.run import export_masks
 from ssrseg.model import SSR
 from ssrseg.prediction import predict
 from ssrseg.pseudo_masks import make_masks
@@ -489,9 +492,7 @@ def test_what_has_no_data_is_undecided(
     assert made.failures == () and made.written == 1
     size = tile if tile == "none" else int(tile)
     scene = tmp_path / "scenes" / "scene.tif"
-    predicted = predict(
-        scene, tmp_path / "out", run, tile=size, crf=False, confidence=True, report=False
-    )
+    predicted = predict(scene, tmp_path / "out", run, tile=size, crf=False, confidence=True)
     assert predicted.failures == () and predicted.written == 1
     model = SSR.from_pretrained(run, segment_only=True)
     model = model.with_config(replace(model.config, data=replace(model.config.data, tile=size)))
@@ -505,6 +506,36 @@ def test_what_has_no_data_is_undecided(
     assert (masks[1][~absent] != 255).all() and (masks[1] == masks[2]).all()
     again = make_masks(tmp_path / "scenes", tmp_path / "masks", plain, report=False)
     assert (again.written, again.skipped) == (0, 1)
+    export_masks(tmp_path / "out", "csv")
+    head, *lines = csv_rows((tmp_path / "out" / "export" / "csv" / "areas.csv").read_text())
+    rows = [dict(zip(head, line, strict=True)) for line in lines]
+    assert {int(row["undecided"]) for row in rows} == {int(absent.sum())}
+    assert sum(int(row["pixels"]) for row in rows) == int((~absent).sum())
+    assert sum(float(row["share"]) for row in rows) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_scene_without_data_that_cannot_be_read_in_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turned, or without the package that reads windows."""
+    path = tmp_path / "a.tif"
+    for kind in ("nodata", "alpha", "nan"):
+        absent = scene_with_collar(path, kind)
+        ids = torch.zeros(300, 400, dtype=torch.uint8)
+        settings = load_config().data
+        expected = torch.from_numpy(absent)
+        assert torch.equal(large.undecide_absent(ids, path, settings) == 255, expected)
+        with monkeypatch.context() as patch:
+            patch.setattr("importlib.util.find_spec", lambda _: None)
+            assert torch.equal(large.undecide_absent(ids, path, settings) == 255, expected)
+    values = tifffile.imread(path)
+    tags = [(274, "H", 1, 6, True)]
+    tifffile.imwrite(path, values, photometric="rgb", extratags=tags)
+    turned = expected.rot90(-1)
+    assert torch.equal(
+        large.undecide_absent(torch.zeros(400, 300, dtype=torch.uint8), path, settings) == 255,
+        turned,
+    )
 
 
 def test_what_is_transparent_in_a_drawing_is_background(tmp_path: Path, run: Path) -> None:

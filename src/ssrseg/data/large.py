@@ -418,22 +418,27 @@ def undecide_absent(
     Raises:
         DataError: If the photograph cannot be read.
     """
-    absent = _absent_of_whole(path, settings.range, settings.bands)
+    if not _may_be_partial(path):
+        return ids
+    with open_large(path, settings.range, settings.bands) as image:
+        absent = image.absent((0, ids.shape[0]))
     return ids if absent is None else ids.masked_fill(absent.to(ids.device), IGNORE)
+
+
+def _may_be_partial(path: Path) -> bool:
+    try:
+        return read_header(path).partial
+    except (Image.DecompressionBombError, *UNREADABLE):
+        return False  # whoever reads it says what is wrong
 
 
 def _absent_of_whole(
     path: Path, value_range: Range | None, bands: Bands | None
 ) -> Bool[Tensor, "height width"] | None:
-    try:
-        facts = read_header(path)
-    except (Image.DecompressionBombError, *UNREADABLE):
-        return None  # whoever reads it says what is wrong
-    if not facts.partial:
-        return None
-    values = decode(path)
+    values = decode(path) if _may_be_partial(path) else None
     if not isinstance(values, PixelValues):
         return None
+    facts = read_header(path)
     reading = values.reading(path, value_range, bands)
     found = values.absent(reading, opacity=_opacity_counts(values, reading, facts))
     return torch.from_numpy(upright(found, values.orientation)) if found.any() else None
