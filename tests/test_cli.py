@@ -784,7 +784,9 @@ def test_train_stops_goes_on_predicts_and_is_scored(
     with Image.open(out / "masks" / "2007_000000.png") as mask:
         assert (mask.mode, mask.size) == ("P", (75, 61))
     terminal.fine("evaluate", "--masks", out, "--data", voc, "--json", scores)
-    assert 0 <= json.loads(scores.read_text())["miou"] <= 1
+    found = json.loads(scores.read_text())
+    assert 0 <= found["miou"] <= 1
+    assert (found["data"], found["model"]) == (voc.name, model_digest(run))
     again = tmp_path / "again"
     shown = terminal.fine("masks", "--data", voc, "--out", again, "--model", run, *encoders)
     assert shown.startswith("4 masks written")

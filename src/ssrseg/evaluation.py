@@ -25,6 +25,7 @@ from ssrseg.data.open import labelled_images
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.text import fault_report, read_lines
 from ssrseg.errors import DataError
+from ssrseg.made_with import folder_made_with
 from ssrseg.method.metrics import Scores, confusion_matrix, scores, undecided_pixels
 from ssrseg.method.pseudo_mask import IGNORE
 
@@ -42,6 +43,8 @@ class Evaluation:
             missed, as in CLIP-ES's evaluation: in recall and IoU, but not in precision.
         scored: Number of images that were scored: those with a true mask.
         total: Number of images of the data set.
+        data: Name of its folder.
+        model: Digest of the model whose ``predict`` made the masks; empty = not known.
     """
 
     scores: Scores
@@ -51,6 +54,8 @@ class Evaluation:
     undecided: float
     scored: int
     total: int
+    data: str = ""
+    model: str = ""
 
 
 def evaluate(predictions: str | Path, data: LabelledImages | str | Path) -> Evaluation:
@@ -129,7 +134,18 @@ def evaluate(predictions: str | Path, data: LabelledImages | str | Path) -> Eval
             " the class (1 = the first class), as in Python with ids[ids == 255] = 1."
         )
     classes, measures = ("background", *data.classes), scores(matrix, undecided)
-    return Evaluation(measures, classes, images, matrix, share, len(known), len(data))
+    made_with = folder_made_with(listed.parent, "model")
+    return Evaluation(
+        measures,
+        classes,
+        images,
+        matrix,
+        share,
+        len(known),
+        len(data),
+        data.root.resolve().name,
+        "" if made_with is None else made_with.model,
+    )
 
 
 def _pair(
@@ -182,6 +198,8 @@ def save_evaluation(result: Evaluation, path: Path) -> None:
         "undecided_counts_as": "missed",
         "images_scored": result.scored,
         "images": result.total,
+        "data": result.data,
+        "model": result.model,
         "classes": class_figures(result.scores, result.classes, result.images),
     }
     write_json(path, table)

@@ -51,16 +51,21 @@ class Figures:
     undecided: float
     images_scored: int
     classes: dict[str, ClassFigures]
+    data: str
+    model: str
 
 
 _FIGURES = TypeAdapter(Figures)
 
 
-def read_figures(path: Path, classes: tuple[str, ...]) -> Figures:
+def read_figures(path: Path, classes: tuple[str, ...], model: str) -> Figures:
     """The figures in a file of ``ssrseg evaluate --json``.
 
+    Args:
+        model: Digest of the model, which has to have made the masks.
+
     Raises:
-        DataError: If it is no such file, or is of other classes.
+        DataError: If it is no such file, or is of other classes or of masks of something else.
     """
     try:
         found = _FIGURES.validate_python(read_json(path))
@@ -73,6 +78,11 @@ def read_figures(path: Path, classes: tuple[str, ...]) -> Figures:
         raise DataError(
             f"{path} holds figures of other classes ({', '.join(list(found.classes)[1:6])}, ...)"
             f" than the model's ({', '.join(classes[:5])}, ...). Score masks of this model."
+        )
+    if found.model != model:
+        raise DataError(
+            f"{path} holds figures of masks that another model made, or none. Score masks that"
+            " `ssrseg predict` makes with this model, of images with true masks."
         )
     return found
 
@@ -124,7 +134,7 @@ def card_text(
         rows.append(_Class(markdown_text(name), markdown_text(asked), count, iou))
     template = (files("ssrseg") / "model_card.md.jinja").read_text(encoding="utf-8")
     environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    environment.filters["percent"] = _percent
+    environment.filters |= {"percent": _percent, "text": markdown_text}
     values: dict[str, Any] = {
         "classes": rows,
         "first": json.dumps(classes[0], ensure_ascii=False),

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from make_masks import write_masks
 from make_tiny import tiny_folder
 from tiny_encoders import tiny_config
 
-from ssrseg.checkpoint import load_checkpoint, save_checkpoint
+from ssrseg.checkpoint import load_checkpoint, model_digest, save_checkpoint
 from ssrseg.data.open import open_labelled
 from ssrseg.errors import CheckpointError, ConfigError, DataError, OutputError
 from ssrseg.export.hub import export_to_hub
@@ -37,13 +38,14 @@ def run(
     return train(data, tmp_path_factory.mktemp("run") / "run", config).run
 
 
-def scores_of(classes: tuple[str, ...], path: Path) -> Path:
+def scores_of(classes: tuple[str, ...], path: Path, model: str = "") -> Path:
     """As ``evaluate --json`` writes them: IoU 0.1, 0.2, ..., the last class without pixels."""
     shares = [0.1 * (index + 1) for index in range(len(classes))] + [None]
     names = ("background", *classes)
     table = {
         "miou": 0.4321, "precision": 0.5, "recall": None, "confusion_ratio": 1.5,
         "classes_without_hit": 0, "undecided": 0.02, "images_scored": 1234, "images": 2000,
+        "data": "leaves", "model": model,
         "classes": {
             name: {"images": 3, "iou": share, "precision": 0.5, "recall": 0.5}
             for name, share in zip(names, shares, strict=True)
@@ -55,7 +57,7 @@ def scores_of(classes: tuple[str, ...], path: Path) -> Path:
 
 def test_a_folder_that_loads_with_its_card(run: Path, data: Path, tmp_path: Path) -> None:
     model = SSR.from_pretrained(run)
-    scores = scores_of(model.classes, tmp_path / "scores.json")
+    scores = scores_of(model.classes, tmp_path / "scores.json", model_digest(run))
     found = export_to_hub(run, license="mit", scores=scores)
     assert (found.folder, found.url) == (run / "export" / "hub", None)
     again, photo = SSR.from_pretrained(found.folder), data / "images" / "photo_0.jpg"
@@ -68,7 +70,7 @@ def test_a_folder_that_loads_with_its_card(run: Path, data: Path, tmp_path: Path
         f"Learned from 6 images, which are not part of it (digest of images and labels {digest}),",
         "in 5 iterations",
         "mIoU 43.2 %, precision 50.0 %, recall - %",
-        "on 1,234 images with true masks; 2.0 % of their pixels were undecided",
+        "on 1,234 images of leaves with true masks; 2.0 % of their pixels were undecided",
         f"| CLIP | {model.config.backbones.clip.rpartition('/')[2]} (a folder of the machine",
         model.clip.digest,
         "mit, for what is in this file",
@@ -115,10 +117,10 @@ def test_a_card_that_somebody_has_edited_stays(run: Path, tmp_path: Path) -> Non
     assert (theirs / "config.json").read_text() == '{"model_type": "bert"}'
 
 
-def test_an_encoder_may_be_named_as_on_the_hub(
-    run: Path, clip_dir: Path, dino_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_encoder_may_lie_elsewhere(
+    run: Path, clip_dir: Path, dino_dir: Path, tmp_path: Path
 ) -> None:
-    """A relative path stands for a hub id here: what counts is that its weights are the same."""
+    """What counts is that its weights are the same."""
     shutil.copytree(clip_dir, tmp_path / "elsewhere" / "clip")
     moved = export_to_hub(run, tmp_path / "out", clip=tmp_path / "elsewhere" / "clip").folder
     assert load_checkpoint(moved).config.backbones.clip == str(tmp_path / "elsewhere" / "clip")
@@ -134,8 +136,13 @@ def test_the_upload(
     calls: list[dict[str, object]] = []
 
     class Hub:
+        private = True
+
         def create_repo(self, repo: str, **options: object) -> None:
             calls.append({"repo": repo, **options})
+
+        def repo_info(self, repo: str) -> SimpleNamespace:
+            return SimpleNamespace(private=self.private)
 
         def upload_folder(self, **options: object) -> str:
             calls.append(options)
@@ -152,6 +159,11 @@ def test_the_upload(
     assert sent["allow_patterns"] == ["model.safetensors", "config.json", "README.md"]
     card = (out / "README.md").read_text()
     assert 'from_pretrained("lab/leaves")' in card and "--model lab/leaves" in card
+
+    Hub.private = False
+    with pytest.raises(OutputError, match=r"lab/leaves is there and public"):
+        export_to_hub(run, out, repo="lab/leaves", private=True)
+    assert len(calls) == 3  # nothing was uploaded
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError("401 Client Error")
@@ -174,10 +186,13 @@ def test_what_is_no_model_or_no_scores(run: Path, tmp_path: Path) -> None:
     path = scores_of(("fish", *classes[1:]), tmp_path / "scores.json")
     with pytest.raises(DataError, match=r"figures of other classes \(fish, dog, red car"):
         export_to_hub(run, tmp_path / "out", scores=path)
+    path = scores_of(classes, tmp_path / "scores.json", "of another")
+    with pytest.raises(DataError, match=r"masks that another model made, or none"):
+        export_to_hub(run, tmp_path / "out", scores=path)
     for text in ("{", "[]", '{"miou": "high"}', '{"miou": NaN}'):
         path.write_text(text)
         with pytest.raises(DataError, match="is not as `ssrseg evaluate --json` writes it"):
-            read_figures(path, classes)
+            read_figures(path, classes, "")
     assert not (tmp_path / "out").exists()
 
 

@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssrseg.checkpoint import model_digest
 from ssrseg.console import note
 from ssrseg.data.files import only_writer, user_path
 from ssrseg.errors import ConfigError, OutputError
@@ -70,7 +71,8 @@ def export_to_hub(
     ssr = SSR.from_pretrained(source, clip=clip, dino=dino, device="cpu")
     figures = None
     if scores is not None:
-        figures = read_figures(user_path(scores, "the scores"), ssr.classes)
+        path = user_path(scores, "the scores")
+        figures = read_figures(path, ssr.classes, model_digest(source))
     backbones = ssr.config.backbones
     for name, place in (("clip", backbones.clip), ("dino", backbones.dino)):
         if name in ssr.encoders and not place.startswith(PACKAGED) and Path(place).is_absolute():
@@ -99,6 +101,10 @@ def _upload(folder: Path, repo: str, *, private: bool) -> str:
     try:
         api = HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
+        if private and not api.repo_info(repo).private:
+            raise PermissionError(
+                f"{repo} is there and public; make it private on the hub, or leave --private away"
+            )
         written = ["model.safetensors", "config.json", "README.md"]
         message = "Model and card, by ssrseg"
         found = api.upload_folder(

@@ -58,7 +58,8 @@ class Agreement:
     Attributes:
         equal: Share of the pixels with the same class, in [0, 1].
         miou: Mean IoU of its masks against the other's, over the classes that these show.
-        difference: Largest difference of a probability.
+        difference: Largest difference of a probability; photographs are shrunk first as
+            ``predict`` shrinks them.
     """
 
     equal: float
@@ -132,10 +133,10 @@ def export_onnx(
     photos = [_photo(ssr, path) for path in chosen]
     if ssr.config.test.crf:
         note("the run's settings refine masks by a DenseCRF (test.crf), which is in no ONNX graph.")
-    if ssr.config.data.range is not None:
+    if ssr.config.data.range is not None or ssr.config.data.bands is not None:
         note(
-            f"data.range = {list(ssr.config.data.range)} is not in the graph: bring photographs of"
-            " more than 8 bits to uint8 that way before it sees them."
+            "data.range and data.bands are not in the graph: give it red, green and blue, brought"
+            " to uint8 as these settings say."
         )
     small_name = f"{Path(name).stem}-int8.onnx"
     with only_writer(folder):
@@ -210,9 +211,10 @@ def _target(out: str | Path) -> tuple[Path, str]:
 
 def _photo(model: SSR, path: Path) -> UInt8[Tensor, "height width 3"]:
     """A photograph at the size at which ``predict`` sees a whole one."""
-    photo, data = read_image(path, model.config.data.range), model.config.data
+    settings = model.config.data
+    photo = read_image(path, settings.range, settings.bands)
     check_size(photo, path, model.patch_size)
-    return limit_side(photo, max(data.max_side, model.config.test.long_side))
+    return limit_side(photo, model.test_side)
 
 
 def _session(content: bytes) -> InferenceSession:
@@ -278,8 +280,13 @@ def _agreement(
     matrix, difference = torch.zeros((), dtype=torch.long), 0.0
     for photo in track(photos, title, len(photos)):
         found, expected = one(photo), other(photo)
-        difference = max(difference, float((found - expected).abs().max()))
+        difference = float(np.maximum(difference, (found - expected).abs().max()))  # nan stays
         matrix = matrix + confusion_matrix(found.argmax(0), expected.argmax(0), len(expected))
+    if not difference <= 1:  # nan
+        raise OutputError(
+            f"onnxruntime gives numbers that are not finite ({title}). Nothing was written. Try"
+            " another version of onnxruntime, or without --int8."
+        )
     equal = int(matrix.trace()) / int(matrix.sum())
     return Agreement(equal, scores(matrix).miou, difference)
 
