@@ -182,8 +182,8 @@ def _is_placed_beside(path: Path) -> bool:
     suffix = path.suffix[1:]
     for name in (suffix[:1] + suffix[-1:] + "w", suffix + "w", "wld"):
         for world in {path.with_suffix(f".{each}") for each in (name.lower(), name.upper())}:
-            with suppress(OSError, ValueError):
-                if len([float(line) for line in world.read_bytes()[:_WORLD].split()][:6]) == 6:
+            with suppress(OSError, ValueError), world.open("rb") as file:
+                if len([float(number) for number in file.read(_WORLD).split()]) >= 6:
                     return True
     with suppress(OSError):
         return b"<GeoTransform>" in path.with_name(f"{path.name}.aux.xml").read_bytes()
