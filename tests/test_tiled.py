@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from command import exit_code
 from PIL import Image
@@ -16,6 +17,7 @@ from ssrseg import tiled as module
 from ssrseg.config import load_config
 from ssrseg.data import large
 from ssrseg.data.class_ids import read_class_ids
+from ssrseg.data.csv_lines import csv_rows
 from ssrseg.data.files import content_digest
 from ssrseg.data.images import read_image
 from ssrseg.data.large import HeldImage, Tiling
@@ -24,6 +26,7 @@ from ssrseg.data.stamped_mask import mask_ids, sample_mask
 from ssrseg.demo.canvas import Canvas
 from ssrseg.demo.scenes import CLASSES, _surroundings, render_scene
 from ssrseg.errors import ConfigError, DataError
+from ssrseg.export.run import export_masks
 from ssrseg.model import SSR
 from ssrseg.prediction import predict
 from ssrseg.pseudo_masks import make_masks
@@ -194,10 +197,10 @@ def test_a_mask_in_windows(
     largest = 0
     window = large.WindowedImage._read
 
-    def counted(self: large.WindowedImage, rows: tuple[int, int]) -> torch.Tensor:
+    def counted(self: large.WindowedImage, rows: tuple[int, int]) -> tuple[torch.Tensor, ...]:
         nonlocal largest
         found = window(self, rows)
-        largest = max(largest, found.shape[0])
+        largest = max(largest, found[0].shape[0])
         return found
 
     monkeypatch.setattr(large.WindowedImage, "_read", counted)
@@ -444,3 +447,142 @@ def test_a_georeferenced_scene_of_many_bands(run: Path, tmp_path: Path) -> None:
         assert (file.read(1) == ids).all()
     assert exit_code("export", out, "--sheet", "--overlays") == 0
     assert (out / "export" / "overlays" / "scene.jpg").is_file()
+
+
+# ---------------------------------------------------------------- around a scene
+
+
+def scene_with_collar(path: Path, kind: str) -> np.ndarray:
+    """Write a turned scene of 300 x 400, and tell which of its pixels have no data."""
+    rasterio = pytest.importorskip("rasterio")
+    rows, columns = np.mgrid[:300, :400]
+    absent = (rows + columns < 150) | (rows + columns > 620)
+    bands = np.kron(np.random.default_rng(2).integers(40, 256, (3, 30, 40)), np.ones((1, 10, 10)))
+    form = {"driver": "GTiff", "height": 300, "width": 400, "count": 3, "dtype": "uint8"}
+    place = rasterio.transform.Affine(10, 0, 300_000, 0, -10, 5_000_000)
+    if kind in ("nodata", "one band"):
+        form["nodata"] = 0
+        bands[:, absent] = 0
+        bands[0, 140:160] = 0  # nodata in one band alone: there is data
+        if kind == "one band":
+            bands, form["count"], absent = bands[:1], 1, absent | (rows // 20 == 7)
+    elif kind == "alpha":
+        bands = np.concatenate([bands, 255.0 * ~absent[None]])
+        form |= {"count": 4, "photometric": "RGB", "ALPHA": "YES"}
+    elif kind == "nan":
+        form["dtype"] = "float32"
+        bands = bands / 255
+        bands[:, absent] = np.nan
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(path, "w", crs="EPSG:32632", transform=place, **form) as file:
+        file.write(bands.astype(form["dtype"]))
+    return absent
+
+
+@pytest.mark.parametrize("tile", ["none", "160"])
+@pytest.mark.parametrize("kind", ["nodata", "one band", "alpha", "nan"])
+def test_what_has_no_data_is_undecided(
+    tmp_path: Path, run: Path, clip_dir: Path, dino_dir: Path, kind: str, tile: str
+) -> None:
+    absent = scene_with_collar(tmp_path / "scenes" / "scene.tif", kind)
+    (tmp_path / "scenes" / "labels.csv").write_text("image,labels\nscene.tif,dog;cat\n")
+    config = tiny_config(clip_dir, dino_dir, *TINY, f"data.tile={tile}")
+    plain = replace(config, pseudo=replace(config.pseudo, refine="none"))
+    made = make_masks(tmp_path / "scenes", tmp_path / "masks", plain, report=False)
+    assert made.failures == () and made.written == 1
+    size = tile if tile == "none" else int(tile)
+    scene = tmp_path / "scenes" / "scene.tif"
+    predicted = predict(scene, tmp_path / "out", run, tile=size, crf=False, confidence=True)
+    assert predicted.failures == () and predicted.written == 1
+    model = SSR.from_pretrained(run, segment_only=True)
+    model = model.with_config(replace(model.config, data=replace(model.config.data, tile=size)))
+    masks = [
+        read_class_ids(tmp_path / "masks" / "masks" / "scene.png").numpy(),
+        read_class_ids(tmp_path / "out" / "masks" / "scene.png").numpy(),
+        model.segment(scene, crf=False).mask,
+    ]
+    for ids in masks:
+        assert (ids[absent] == 255).all() and (ids[~absent] != 255).mean() > 0.9
+    assert (masks[1][~absent] != 255).all() and (masks[1] == masks[2]).all()
+    again = make_masks(tmp_path / "scenes", tmp_path / "masks", plain, report=False)
+    assert (again.written, again.skipped) == (0, 1)
+    export_masks(tmp_path / "out", "csv")
+    head, *lines = csv_rows((tmp_path / "out" / "export" / "csv" / "areas.csv").read_text())
+    rows = [dict(zip(head, line, strict=True)) for line in lines]
+    assert {int(row["undecided"]) for row in rows} == {int(absent.sum())}
+    assert sum(int(row["pixels"]) for row in rows) == int((~absent).sum())
+    assert sum(float(row["share"]) for row in rows) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_scene_without_data_that_cannot_be_read_in_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turned, or without the package that reads windows."""
+    path = tmp_path / "a.tif"
+    for kind in ("nodata", "alpha", "nan"):
+        absent = scene_with_collar(path, kind)
+        ids = torch.zeros(300, 400, dtype=torch.uint8)
+        settings = load_config().data
+        expected = torch.from_numpy(absent)
+        assert torch.equal(large.undecide_absent(ids, path, settings) == 255, expected)
+        with monkeypatch.context() as patch:
+            patch.setattr("importlib.util.find_spec", lambda _: None)
+            assert torch.equal(large.undecide_absent(ids, path, settings) == 255, expected)
+    values = tifffile.imread(path)
+    tags = [(274, "H", 1, 6, True)]
+    tifffile.imwrite(path, values, photometric="rgb", extratags=tags)
+    turned = expected.rot90(-1)
+    assert torch.equal(
+        large.undecide_absent(torch.zeros(400, 300, dtype=torch.uint8), path, settings) == 255,
+        turned,
+    )
+
+
+def test_what_is_transparent_in_a_drawing_is_background(tmp_path: Path, run: Path) -> None:
+    """It has no place on the earth."""
+    rgba = np.full((120, 150, 4), 200, np.uint8)
+    rgba[:, :70, 3] = 0
+    for name in ("a.png", "b.tif"):
+        Image.fromarray(rgba).save(tmp_path / name)
+    predict([tmp_path / "a.png", tmp_path / "b.tif"], tmp_path / "out", run, report=False)
+    for name in ("a", "b"):
+        assert not (read_class_ids(tmp_path / "out" / "masks" / f"{name}.png") == 255).any()
+
+
+def test_a_person_who_gives_an_image_gets_what_its_file_would(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``auto`` cuts a long image by what is known of it: of an array, nothing is."""
+    monkeypatch.setattr(large, "LONG", 300)
+    model = SSR.from_pretrained(run, segment_only=True)
+    side = replace(model.config.data, max_side=128)
+    model = model.with_config(replace(model.config, data=side))
+    rgb = np.kron(np.random.default_rng(3).integers(0, 256, (5, 20, 3)), np.ones((20, 20, 1)))
+    rgb = rgb.astype(np.uint8)
+    seen: list[int] = []
+    real = SSR.segment_tiles
+
+    def counted(self: SSR, image: object, tiling: Tiling, *rest: object, **more: object):
+        seen.append(len(tiling))
+        return real(self, image, tiling, *rest, **more)
+
+    monkeypatch.setattr(SSR, "segment_tiles", counted)
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[33434] = (1, 250)
+    exif[274] = 1  # Pillow writes none into a PNG that has nothing else
+    for name, more in (("scene", {}), ("camera", {"exif": exif})):
+        for suffix in ("png", "jpg"):
+            path = tmp_path / f"{name}.{suffix}"
+            Image.fromarray(rgb).save(path, **more)
+            model.segment(path, crf=False)
+            with Image.open(path) as image:
+                model.segment(image, crf=False)
+            with Image.open(path) as image:
+                model.segment(image.convert("L"), crf=False)
+        assert len(seen) == (6 if name == "scene" else 0) and len(set(seen)) <= 1
+        seen.clear()
+    model.segment(rgb, crf=False)
+    assert seen == []
+    model = model.with_config(replace(model.config, data=replace(side, tile=128)))
+    model.segment(rgb, crf=False)
+    assert len(seen) == 1

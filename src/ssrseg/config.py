@@ -121,8 +121,8 @@ class DataConfig:
     """Black and white, such as [0, 4095], of photographs whose samples are not unsigned integers of
     at most 8 bits; null = by the file, or stretched, which is said."""
     bands: tuple[Band, Band, Band] | None = None
-    """Which bands of TIFF files are red, green and blue, counted from 1, such as [4, 3, 2]; null =
-    the colours that the file names, or its only three."""
+    """Which bands of files are red, green and blue, counted from 1, such as [4, 3, 2]; null = the
+    colours that the file names, or its only three."""
     workers: Annotated[CountOrZero, Field(le=256)] = 0
     """Processes that load crops and photographs beside the encoders; 0 loads in between."""
     patches: Count | None = None

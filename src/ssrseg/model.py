@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -30,9 +31,11 @@ from ssrseg.data.large import (
     HeldImage,
     LargeImage,
     Tiling,
+    header_of_pil,
     open_large,
     tiling_of,
     tiling_of_size,
+    undecide_absent,
 )
 from ssrseg.data.photos import PATCHES, Photo, PhotoBatch, join_photos
 from ssrseg.data.transforms import limit_side, patch_grid, resize, to_unit
@@ -79,7 +82,15 @@ from ssrseg.networks.vocabulary import Vocabulary, refuse_lone_texts
 from ssrseg.pixel_scores import enlarged, enlarged_ids, mask_scores, sharpen_scores
 from ssrseg.results import RectifiedImage, SegmentedImage
 from ssrseg.review import Review, review_prediction
-from ssrseg.tiled import HeldRows, Look, blocks_of_cam, labelled_choice, paint, tiled_look
+from ssrseg.tiled import (
+    HeldRows,
+    Look,
+    blocks_of_cam,
+    labelled_choice,
+    paint,
+    tiled_look,
+    undecided_where_absent,
+)
 
 
 @dataclass(frozen=True)
@@ -614,7 +625,7 @@ class SSR(nn.Module, Loadable):
             blocks,
             image.size,
             lambda block: _chosen(block.unflatten(0, (-1, self.n_classes + 1))),
-            take_ids,
+            undecided_where_absent(image, take_ids),
             take_confidence,
         )
         return review_prediction(decoded, ids)
@@ -675,8 +686,10 @@ class SSR(nn.Module, Loadable):
         with _fp32_with_gradients(self.device):
             photo, tiling = self._photo(image, self.config.data.max_side)
             if tiling is not None:
-                return self._rectify_tiles(photo, ids, tiling)
-            return self._rectify_photo(photo, ids)
+                found = self._rectify_tiles(photo, ids, tiling)
+            else:
+                found = self._rectify_photo(photo, ids)
+        return replace(found, mask=self._undecided(image, found.mask))
 
     def _rectify_photo(
         self, photo: UInt8[Tensor, "height width 3"], ids: tuple[int, ...]
@@ -802,10 +815,20 @@ class SSR(nn.Module, Loadable):
             if tiling is not None:
                 mask, sure = HeldRows(tiling.size, np.uint8), HeldRows(tiling.size, np.float32)
                 self.segment_tiles(HeldImage(photo), tiling, mask.add, sure.add, crf=crf)
-                return SegmentedImage(photo.numpy(), self.classes, mask.values, sure.values)
-            found = self.segment_photo(photo, crf=crf)
-        ids, confidence = found.pseudo_mask.numpy(), found.confidence.numpy()
-        return SegmentedImage(photo.numpy(), self.classes, ids, confidence)
+                ids, confidence = mask.values, sure.values
+            else:
+                found = self.segment_photo(photo, crf=crf)
+                ids, confidence = found.pseudo_mask.numpy(), found.confidence.numpy()
+        return SegmentedImage(photo.numpy(), self.classes, self._undecided(image, ids), confidence)
+
+    def _undecided(
+        self, image: Any, ids: UInt8[np.ndarray, "height width"]
+    ) -> UInt8[np.ndarray, "height width"]:
+        """A mask that is undecided where its photograph, if it is a file, has no data."""
+        if not isinstance(image, str | os.PathLike):
+            return ids
+        path = user_path(image, "an image")
+        return undecide_absent(torch.from_numpy(ids), path, self.config.data).numpy()
 
     def _photo(
         self, image: Any, long_side: int
@@ -826,7 +849,8 @@ class SSR(nn.Module, Loadable):
         if isinstance(image, str | os.PathLike):
             return photo, None
         size = (photo.shape[0], photo.shape[1])
-        return photo, tiling_of_size(size, "the image", settings, long_side)
+        facts = header_of_pil(image) if isinstance(image, Image.Image) else None
+        return photo, tiling_of_size(size, "the image", settings, long_side, facts)
 
     # ---- facts about the parts
 

@@ -12,7 +12,7 @@ from ssrseg.config import TestConfig, load_config
 from ssrseg.console import note, steps
 from ssrseg.data.files import content_digest, user_path
 from ssrseg.data.images import check_size, read_image
-from ssrseg.data.large import Tiling, open_large, tiling_of
+from ssrseg.data.large import Tiling, open_large, tiling_of, undecide_absent
 from ssrseg.data.sample import Sample
 from ssrseg.data.stamped_mask import confidence_rows, mask_rows
 from ssrseg.data.walk import list_images
@@ -86,7 +86,7 @@ def predict(
         test: Scales, flip and DenseCRF; None = the run's settings.
         value_range: Black and white of photographs of more than 8 bits, see ``data.range``; None =
             the run's settings.
-        bands: Which bands of TIFF files are red, green and blue, see ``data.bands``; None = the
+        bands: Which bands of files are red, green and blue, see ``data.bands``; None = the
             run's settings.
         tile: How large images are cut, see ``data.tile``; None = the run's settings.
         confidence: Also write ``confidence/NAME.png``, the probability of the chosen class (grey,
@@ -141,7 +141,8 @@ def predict(
                     check_size(photo, sample.image, ssr.patch_size)
                     found = ssr.segment_photo(photo, crf=wanted)
                     sure = found.confidence if confidence else None
-                    masks.write(sample, found.pseudo_mask, digest, found.review, sure)
+                    ids = undecide_absent(found.pseudo_mask, sample.image, settings)
+                    masks.write(sample, ids, digest, found.review, sure)
             except DataError as error:
                 masks.fail(sample, error)
             progress.advance(sample.image.name)
@@ -177,8 +178,8 @@ def _write_tiled(
     settings, wanted = model.config.data, masks.making.confidence
     size = tiling.size
     with (
-        mask_rows(size) as mask,
-        confidence_rows(size) as sure,
+        mask_rows(size, masks.out) as mask,
+        confidence_rows(size, masks.out) as sure,
         open_large(sample.image, settings.range, settings.bands) as image,
     ):
         take = sure.add_shares if wanted else None

@@ -18,7 +18,7 @@ from ssrseg.checkpoint import model_file
 from ssrseg.config import Config, config_of
 from ssrseg.console import steps
 from ssrseg.data.files import user_path
-from ssrseg.data.large import Tiling, open_large
+from ssrseg.data.large import Tiling, open_large, undecide_absent
 from ssrseg.data.open import labelled_images
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.stamped_mask import confidence_rows, mask_rows
@@ -33,7 +33,7 @@ from ssrseg.mask_folder import Making, MaskFolder, open_masks
 from ssrseg.method.evidence import pixel_confidence
 from ssrseg.pixel_scores import enlarged, enlarged_ids, mask_of_cam
 from ssrseg.review import Review, review_mask
-from ssrseg.tiled import blocks_of_cam, labelled_choice, paint
+from ssrseg.tiled import blocks_of_cam, labelled_choice, paint, undecided_where_absent
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,7 @@ def make_masks(
                 review = review_mask(scores, ids, pair, sample.labels, cams.evidence, data.classes)
                 sure = enlarged(pixel_confidence(scores), each.size) if confidence else None
                 whole = enlarged_ids(ids.cpu(), each.size)
+                whole = undecide_absent(whole, sample.image, config.data)
                 masks.write(sample, whole, each.digest, review, sure)
                 from_kept_cams += each.kept and sample.name not in masks.corrected
             progress.advance(each.sample.name)
@@ -187,8 +188,8 @@ def _write_tiled(
     windows = Tiling.of(size, settings.max_side, settings.tile_overlap)
     wanted = masks.making.confidence
     with (
-        mask_rows(size) as mask,
-        confidence_rows(size) as sure,
+        mask_rows(size, masks.out) as mask,
+        confidence_rows(size, masks.out) as sure,
         open_large(sample.image, settings.range, settings.bands) as image,
     ):
         blocks = blocks_of_cam(
@@ -196,7 +197,8 @@ def _write_tiled(
         )
         choose = labelled_choice(sample.labels, config.pseudo)
         take = sure.add_shares if wanted else None
-        scores, ids = paint(blocks, size, choose, mask.add, take)
+        take_ids = undecided_where_absent(image, mask.add)
+        scores, ids = paint(blocks, size, choose, take_ids, take)
         shown, pair = mask.shown.tolist(), (cams.cam, cams.refined_cam)
         review = review_mask(scores, ids, pair, sample.labels, cams.evidence, classes, shown)
         masks.write(sample, mask, found.digest, review, sure if wanted else None)

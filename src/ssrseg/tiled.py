@@ -20,6 +20,7 @@ from ssrseg.config import PseudoConfig
 from ssrseg.data.large import LargeImage, Tiling, shrunk
 from ssrseg.data.transforms import limit_side, to_unit
 from ssrseg.method.evidence import pixel_confidence
+from ssrseg.method.pseudo_mask import IGNORE
 from ssrseg.method.tiles import Span, blended_blocks, joined_maps, map_window
 from ssrseg.pixel_scores import ids_of_scores, scores_of_cam
 
@@ -167,6 +168,23 @@ def paint(
                 take_confidence(sure)
     assert seen is not None
     return seen, seen_ids
+
+
+def undecided_where_absent(
+    image: LargeImage, take_ids: Callable[[UInt8[np.ndarray, "rows width"]], None]
+) -> Callable[[UInt8[np.ndarray, "rows width"]], None]:
+    """What takes the ids of ``paint`` for ``take_ids``, undecided where the image has no data."""
+    top = 0
+
+    def take(rows: UInt8[np.ndarray, "rows width"]) -> None:
+        nonlocal top
+        absent = image.absent((top, top + len(rows)))
+        if absent is not None:
+            rows[absent.numpy()] = IGNORE
+        take_ids(rows)
+        top += len(rows)
+
+    return take
 
 
 class HeldRows:

@@ -10,8 +10,15 @@ import torch
 from PIL import Image
 
 from ssrseg.config import DataConfig
-from ssrseg.data.images import read_image
-from ssrseg.data.large import HeldImage, open_large, read_header, shrunk, tiling_of
+from ssrseg.data.images import as_photo, read_image
+from ssrseg.data.large import (
+    HeldImage,
+    open_large,
+    quiet_rasterio,
+    read_header,
+    shrunk,
+    tiling_of,
+)
 from ssrseg.data.notices import say_again
 from ssrseg.data.transforms import limit_side
 from ssrseg.errors import DataError
@@ -219,3 +226,88 @@ def test_a_damaged_file_is_named(tmp_path, kind):
         open_large(path) as image,
     ):
         image.window((0, 90), (0, 130))
+
+
+WORLD = "10\n0\n0\n-10\n300005\n4999995\n"
+
+
+@pytest.mark.parametrize(
+    ("image", "beside", "text", "placed"),
+    [
+        ("a.jpg", "a.jgw", WORLD, True),
+        ("a.jpg", "a.JGW", WORLD, True),
+        ("a.jpg", "a.wld", WORLD, True),
+        ("a.tif", "a.tfw", WORLD, True),
+        ("a.png", "a.pgw", WORLD, True),
+        ("a.png", "a.pngw", WORLD, True),
+        ("a.png", "a.pgw", "none", False),
+        (
+            "a.jpg",
+            "a.jpg.aux.xml",
+            "<PAMDataset><GeoTransform>{}</GeoTransform></PAMDataset>",
+            True,
+        ),
+        ("a.jpg", "a.jpg.aux.xml", "<PAMDataset><Histograms /></PAMDataset>", False),
+        ("a.jpg", "b.jgw", WORLD, False),
+    ],
+)
+def test_a_place_that_stands_beside_an_image(tmp_path, image, beside, text, placed):
+    """It counts for tiles as GDAL counts it for exports."""
+    Image.fromarray(picture()).save(tmp_path / image)
+    text = text.format("300000,10,0,5000000,0,-10")
+    (tmp_path / beside).write_text(text)
+    assert read_header(tmp_path / image).georeferenced == placed
+    with quiet_rasterio(), rasterio.open(tmp_path / image) as file:
+        assert file.transform.is_identity != placed
+    assert (tiling_of(tmp_path / image, DataConfig(), 64) is not None) == placed
+
+
+def test_tags_that_make_no_transform_for_gdal_are_no_place(tmp_path):
+    for name, tags in (("a", [33922, 34735]), ("b", [33550, 33922]), ("c", [33550, 34735])):
+        path = tmp_path / f"{name}.tif"
+        tifffile.imwrite(path, picture(), photometric="rgb", extratags=[GEO[tag] for tag in tags])
+        with quiet_rasterio(), rasterio.open(path) as file:
+            assert read_header(path).georeferenced == (not file.transform.is_identity), name
+        assert read_header(path).georeferenced == (name != "a")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_bands_of_an_image_of_three(tmp_path, suffix):
+    """They are read in the order that is named, as a whole and in windows."""
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(picture()).save(
+        path, **({"quality": 100, "subsampling": 0} if suffix == "jpg" else {})
+    )
+    expected = read_image(path)[..., [2, 0, 0]]
+    assert torch.equal(read_image(path, bands=(3, 1, 1)), expected)
+    with Image.open(path) as image:
+        assert torch.equal(as_photo(image, bands=(3, 1, 1)), expected)
+    with open_large(path, bands=(3, 1, 1)) as image:
+        found = image.window((0, 90), (0, 130))
+        assert (found.int() - expected.int()).abs().float().mean() < 1
+    for read in (read_image, lambda path, bands: open_large(path, bands=bands).__enter__()):
+        with pytest.raises(DataError, match=r"has 3 bands, but data\.bands = .* names band 4"):
+            read(path, bands=(4, 2, 1))
+    array = picture()
+    assert torch.equal(as_photo(array, bands=(5, 2, 1)), torch.from_numpy(array))
+    assert torch.equal(as_photo(Image.fromarray(array), bands=(5, 2, 1)), torch.from_numpy(array))
+
+
+def test_bands_of_grey_and_of_colours_that_are_no_bands(tmp_path):
+    grey, rgba = picture(bands=1)[..., 0], picture(bands=4)
+    for name, values in (("a.png", grey), ("a.tif", grey), ("b.tif", grey.astype(np.uint16))):
+        Image.fromarray(values).save(tmp_path / name)
+        whole = read_image(tmp_path / name, (0.0, 255.0))
+        assert torch.equal(read_image(tmp_path / name, (0.0, 255.0), (1, 1, 1)), whole)
+        with pytest.raises(DataError, match=r"has 1 band, but data\.bands = .* names band 3"):
+            read_image(tmp_path / name, bands=(3, 2, 1))
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    found = read_image(tmp_path / "a.png", bands=(3, 2, 1))
+    assert torch.equal(found, read_image(tmp_path / "a.png")[..., [2, 1, 0]])
+    found = read_image(tmp_path / "a.png", bands=(4, 2, 1))
+    assert torch.equal(found, torch.from_numpy(rgba[..., [3, 1, 0]]))
+    for name in ("a.gif", "p.png", "p.tif"):
+        Image.fromarray(rgba[..., :3]).quantize(16).save(tmp_path / name)
+        assert read_image(tmp_path / name, bands=(1, 2, 3)).shape == (90, 130, 3)
+        with pytest.raises(DataError, match="and no bands"):
+            read_image(tmp_path / name, bands=(3, 2, 1))

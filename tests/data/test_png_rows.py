@@ -9,6 +9,7 @@ from PIL import Image
 
 from ssrseg.data.class_ids import voc_palette
 from ssrseg.data.png_rows import PngRows, RowsPng, png_size
+from ssrseg.errors import OutputError
 
 pictures = arrays(np.uint8, st.tuples(st.integers(1, 30), st.integers(1, 30)))
 
@@ -16,7 +17,7 @@ pictures = arrays(np.uint8, st.tuples(st.integers(1, 30), st.integers(1, 30)))
 @given(pictures, st.integers(1, 9), st.booleans())
 def test_rows_come_back(tmp_path_factory, ids, step, indexed):
     path = tmp_path_factory.mktemp("png") / "a.png"
-    with RowsPng(ids.shape, voc_palette() if indexed else None) as png:
+    with RowsPng(ids.shape, path.parent, voc_palette() if indexed else None) as png:
         for top in range(0, len(ids), step):
             png.add(ids[top : top + step])
         assert png.pixels.tolist() == np.bincount(ids.ravel(), minlength=256).tolist()
@@ -35,7 +36,7 @@ def test_rows_come_back(tmp_path_factory, ids, step, indexed):
 
 def test_a_damaged_file_is_noticed(tmp_path):
     path = tmp_path / "a.png"
-    with RowsPng((40, 50)) as png:
+    with RowsPng((40, 50), tmp_path) as png:
         png.add(np.random.default_rng(0).integers(0, 9, (40, 50), np.uint8))
         png.save(path, {"a": "b"})
     content = path.read_bytes()
@@ -56,3 +57,17 @@ def test_other_pngs_are_left_to_others(tmp_path):
     Image.fromarray(ramp).convert("RGB").save(path)
     with pytest.raises(ValueError, match="another form"):
         PngRows(path)
+
+
+def test_what_has_been_added_waits_in_the_folder_and_a_full_disk_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("ssrseg.data.png_rows._IN_MEMORY", 10)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    rows = np.random.default_rng(0).integers(0, 256, (40, 5000), np.uint8)
+    with RowsPng(rows.shape, tmp_path) as png:
+        png.add(rows)
+        png.save(tmp_path / "a.png", {})
+    assert (np.concatenate([*PngRows(tmp_path / "a.png")]) == rows).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    gone = r"gone cannot be written \(No such file"
+    with RowsPng(rows.shape, tmp_path / "gone") as png, pytest.raises(OutputError, match=gone):
+        png.add(rows)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -35,8 +37,14 @@ def mask_of(seed: int = 0) -> np.ndarray:
     return ids
 
 
-def folder_of(root: Path, *, crs: str | None = UTM, transform: object = None) -> Path:
-    """A folder of masks with one GeoTIFF photograph."""
+def folder_of(
+    root: Path, *, crs: object = UTM, transform: object = None, point: bool = False
+) -> Path:
+    """A folder of masks with one GeoTIFF photograph.
+
+    Args:
+        point: Its header gives coordinates of the middle of pixels.
+    """
     transform = transform or UPRIGHT
     photo = root / "photos" / "scene.tif"
     photo.parent.mkdir(parents=True)
@@ -44,6 +52,7 @@ def folder_of(root: Path, *, crs: str | None = UTM, transform: object = None) ->
     form = {"driver": "GTiff", "height": HEIGHT, "width": WIDTH, "count": 3, "dtype": "uint8"}
     with rasterio.open(photo, "w", crs=crs, transform=transform, **form) as file:
         file.write(rgb)
+        file.update_tags(AREA_OR_POINT="Point" if point else "Area")
     out = root / "masks"
     write_mask(out / "masks" / "scene.png", torch.from_numpy(mask_of()), "it")
     (out / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES), encoding="utf-8")
@@ -77,8 +86,32 @@ def signed_area(ring: list[list[float]]) -> float:
     return float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum() / 2)
 
 
-def test_polygons_come_back_to_the_pixel(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path)
+Affine = rasterio.transform.Affine
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "point"),
+    [
+        (UTM, UPRIGHT, False),
+        (UTM, Affine(0.5, 0, 500_000, 0, 0.5, 4_600_000), False),  # the first row is the south
+        (UTM, UPRIGHT, True),
+        ("EPSG:4326", Affine(1e-5, 0, 15, 0, -1e-5, 41.55), False),
+        ("EPSG:3035", Affine(0.5, 0.1, 4_738_000, 0.1, -0.5, 2_060_000), False),
+    ],
+)
+def test_polygons_come_back_to_the_pixel(
+    tmp_path: Path, crs: str, transform: rasterio.transform.Affine, point: bool
+) -> None:
+    folder = folder_of(tmp_path, crs=crs, transform=transform, point=point)
+    with rasterio.open(tmp_path / "photos" / "scene.tif") as file:
+        assert file.transform == transform
+    with tifffile.TiffFile(tmp_path / "photos" / "scene.tif") as file:
+        tags = file.pages[0].geotiff_tags
+    assert tags["GTRasterTypeGeoKey"] == (2 if point else 1)
+    result = export_masks(folder, "geotiff")
+    with rasterio.open(result.out / "scene.tif") as file:
+        assert file.transform == transform and file.crs == rasterio.crs.CRS.from_string(crs)
+        assert (file.read(1) == mask_of()).all()
     result = export_masks(folder, "geojson")
     table = json.loads((result.out / "scene.geojson").read_text(encoding="utf-8"))
     assert table["type"] == "FeatureCollection" and "crs" not in table
@@ -90,15 +123,57 @@ def test_polygons_come_back_to_the_pixel(tmp_path: Path) -> None:
     for each in features:
         assert each["geometry"]["type"] == "Polygon"
         outer, *holes = each["geometry"]["coordinates"]
-        assert all(14.99 < x < 15.01 and 41.5 < y < 41.6 for x, y in outer)
+        assert all(14.9 < x < 15.1 and 41.4 < y < 41.7 for x, y in outer)
         assert outer[0] == outer[-1] and signed_area(outer) > 0
         assert all(signed_area(hole) < 0 for hole in holes)
-        geometry = rasterio.warp.transform_geom("EPSG:4326", UTM, each["geometry"])
+        geometry = rasterio.warp.transform_geom("EPSG:4326", crs, each["geometry"])
         back.append((geometry, each["properties"]["id"]))
     holes = sorted(len(each["geometry"]["coordinates"]) - 1 for each in features)
     assert holes == [0, 0, 0, 1]
-    found = rasterio.features.rasterize(back, (HEIGHT, WIDTH), transform=UPRIGHT, dtype="uint8")
+    found = rasterio.features.rasterize(back, (HEIGHT, WIDTH), transform=transform, dtype="uint8")
     assert (found == np.where(mask_of() == 255, 0, mask_of())).all()
+
+
+def test_polygons_beyond_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of(tmp_path)
+    whole = (export_masks(folder, "geojson").out / "scene.geojson").read_text()
+    monkeypatch.setattr("ssrseg.export.geo._TOGETHER", 3)
+    assert (export_masks(folder, "geojson").out / "scene.geojson").read_text() == whole
+
+
+SITE = 'LOCAL_CS["site",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "reason"),
+    [
+        (SITE, UPRIGHT, "from which nothing leads to WGS 84"),
+        ("EPSG:4326", UPRIGHT, "a corner at 500000, 4600000, which is nowhere on the earth"),
+        (UTM, Affine(0.5, 0, 5e8, 0, -0.5, 9e7), "coordinate system, EPSG:32633|system EPSG:32633"),
+    ],
+)
+def test_a_scene_that_has_no_longitude_ends_nothing(
+    tmp_path: Path, crs: str, transform: object, reason: str
+) -> None:
+    folder = folder_of(tmp_path, crs=rasterio.crs.CRS.from_string(crs), transform=transform)
+    good = tmp_path / "photos" / "good.tif"
+    with rasterio.open(tmp_path / "photos" / "scene.tif") as file:
+        rgb = file.read()
+    form = {"driver": "GTiff", "height": HEIGHT, "width": WIDTH, "count": 3, "dtype": "uint8"}
+    with rasterio.open(good, "w", crs=UTM, transform=UPRIGHT, **form) as file:
+        file.write(rgb)
+    write_mask(folder / "masks" / "zgood.png", torch.from_numpy(mask_of()), "it")
+    row = dict.fromkeys(COLUMNS, "") | {
+        "name": "zgood", "mask": "masks/zgood.png", "image": "../photos/good.tif",
+        "photo": content_digest(good),
+    }  # fmt: skip
+    with (folder / "manifest.csv").open("a", encoding="utf-8") as table:
+        table.write(csv_line(tuple(row.values())))
+    result = export_masks(folder, "geojson")
+    (failure,) = result.failures
+    assert re.search(reason, failure.reason) and "scene.tif" in failure.reason
+    assert result.written == 1 and (result.out / "zgood.geojson").is_file()
+    assert export_masks(folder, "geotiff").written == 2
 
 
 def test_photographs_without_a_place_are_left_out_and_named(tmp_path: Path) -> None:

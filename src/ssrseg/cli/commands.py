@@ -273,7 +273,7 @@ class Reading:
     """Black and white of photographs of more than 8 bits, such as 0 4095. Default: as the model's
     settings say, else by the file."""
     bands: Annotated[tuple[int, int, int] | None, Parameter(group=METHOD)] = None
-    """Which bands of TIFF files are red, green and blue, from 1, such as 4 3 2."""
+    """Which bands of files are red, green and blue, from 1, such as 4 3 2."""
     tile: Annotated[int | Literal["none", "auto"] | None, Parameter(group=METHOD)] = None
     """Tiles of large images: none, auto, or their side in pixels (data.tile)."""
 

@@ -19,10 +19,12 @@ from ssrseg.data.decode import QUIET, UNREADABLE, decode, decode_content, orient
 from ssrseg.data.files import user_path
 from ssrseg.data.levels import Range, to_levels
 from ssrseg.data.notices import note_once
-from ssrseg.data.pixels import Bands, PixelValues, on_white
+from ssrseg.data.pixels import Bands, PixelValues, check_bands, on_white, refuse_bands
 from ssrseg.errors import DataError, counted
 
 _FORMS = "Give a path, a PIL image, a numpy array or a torch tensor."
+
+_GREY = ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L")
 
 _UPRIGHT = {  # by EXIF's orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
@@ -44,12 +46,11 @@ def read_image(
     Args:
         value_range: Black and white of samples that are not unsigned 8-bit integers
             (``data.range``); None = by the file and its values.
-        bands: Which bands of a TIFF are red, green and blue, from 1 (``data.bands``); None = by the
-            file.
+        bands: Which bands are red, green and blue, from 1 (``data.bands``); None = by the file.
 
     Raises:
-        DataError: If the file is missing, empty, truncated, or no image, or has more than three
-            bands and nothing says which ones to read.
+        DataError: If the file is missing, empty, truncated, or no image, has more than three bands
+            and nothing says which ones to read, or lacks one that is named.
     """
     path = user_path(path, "an image")
     check_range(value_range)
@@ -142,6 +143,8 @@ def _photo_of_pil(
             f"{name} cannot be decoded ({str(error) or type(error).__name__}). Is its file whole,"
             " and still open? Give its path, or load() it while the file is open."
         ) from error
+    if image.format is None:  # made in memory: its colours have been chosen
+        bands = None
     return _rgb(decoded or _as_tagged(image, name), name, value_range, bands)
 
 
@@ -267,7 +270,7 @@ def _rgb(
         orientation = orientation_of(image)
         try:
             with QUIET:
-                rgb = _to_rgb(image, name, value_range)
+                rgb = _to_rgb(_in_order(image, name, bands), name, value_range)
         except UNREADABLE as error:
             raise DataError(
                 f"{name} cannot be turned into RGB from its colour mode {image.mode} ({error})."
@@ -275,6 +278,32 @@ def _rgb(
             ) from error
     turned = rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
     return torch.from_numpy(np.array(turned))
+
+
+def _in_order(image: Image.Image, name: Path | str, bands: Bands | None) -> Image.Image:
+    """An image whose red, green and blue are the bands that are named."""
+    if bands is None:
+        return image
+    if image.mode in _GREY:
+        check_bands(name, bands, 1)
+        return image
+    if image.mode not in ("RGB", "RGBA"):
+        refuse_bands(name, bands, f"colours of the kind {image.mode}")
+        return image
+    check_bands(name, bands, len(image.mode))
+    whole = image.convert("RGBA") if image.has_transparency_data else image
+    parts = [whole.getchannel(band - 1) for band in bands]
+    if whole.mode == "RGBA" and 4 not in bands:
+        parts.append(whole.getchannel("A"))
+    found = Image.merge("RGBA" if len(parts) == 4 else "RGB", parts)
+    found.info["icc_profile"] = image.info.get("icc_profile")
+    return found
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Values of an image that is stored turned, by EXIF's orientation, as a viewer shows them."""
+    way = _UPRIGHT.get(orientation)
+    return pixels if way is None else np.array(Image.fromarray(pixels).transpose(way))
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 import math
 import mmap
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, PngImagePlugin
 from torch import Tensor
 
 from ssrseg.config import DataConfig
-from ssrseg.data.decode import QUIET, UNREADABLE
+from ssrseg.data.decode import QUIET, UNREADABLE, decode
 from ssrseg.data.ignored_warnings import IgnoredWarnings
-from ssrseg.data.images import check_range, image_size, read_image
+from ssrseg.data.images import check_range, image_size, read_image, upright
 from ssrseg.data.levels import Range
 from ssrseg.data.notices import note_once
 from ssrseg.data.pixels import Bands, PixelValues, Reading
@@ -29,6 +29,7 @@ from ssrseg.data.png import png_exif, png_profile
 from ssrseg.data.tiff import MAGIC, describe_page, full_page, is_plain
 from ssrseg.data.transforms import limited_size
 from ssrseg.errors import DataError, PackageError
+from ssrseg.method.pseudo_mask import IGNORE
 from ssrseg.method.tiles import Span, tile_spans
 
 LONG = 6000
@@ -40,6 +41,7 @@ _CACHE_MB = 64
 _LARGE = 1 << 24  # pixels
 _NARROW = 32  # pixels: of such a strip there may be no patch
 _PIECE = 256  # rows that are read at once
+_WORLD = 1000  # bytes of a world file that are read
 _BAND = 16  # rows of a shrunk image that are made at once
 
 
@@ -49,9 +51,10 @@ class Header:
 
     Attributes:
         size: Height and width, upright.
-        georeferenced: It has a place on the earth.
+        georeferenced: It has a place on the earth, by itself or by a file beside it.
         turned: It is not stored upright.
         exposed: A camera wrote how long it exposed it.
+        partial: Some of its pixels may have no data, as those around a scene.
         driver: GDAL's name of its format, if windows of it can be read; else empty.
         whole: What its samples mean, without any of them.
     """
@@ -60,6 +63,7 @@ class Header:
     georeferenced: bool
     exposed: bool
     turned: bool = False
+    partial: bool = False
     driver: str = ""
     whole: PixelValues | None = None
 
@@ -109,12 +113,12 @@ def tiling_of_size(
     long_side: int,
     facts: Header | None = None,
 ) -> Tiling | None:
-    """The same of an image in memory, of which nothing but its size is known."""
+    """The same of an image in memory; without facts, as of an array, ``auto`` sees the whole."""
     longest, choice = max(size), settings.tile
     georeferenced = facts is not None and facts.georeferenced
     exposed = facts is not None and facts.exposed
     side = long_side if isinstance(choice, str) else choice
-    wanted = georeferenced or (longest > LONG and not exposed)
+    wanted = georeferenced or (facts is not None and longest > LONG and not exposed)
     narrow = min(size) < _NARROW
     if choice == "none" or longest <= side or narrow or (choice == "auto" and not wanted):
         _say_shrunk(size, name, long_side, exposed=exposed)
@@ -144,36 +148,75 @@ def _say_shrunk(size: tuple[int, int], name: Path | str, long_side: int, *, expo
 
 
 def read_header(path: Path) -> Header:
-    """Size and origin of an image by its header.
+    """Size and origin of an image by its header, and by a world file or .aux.xml beside it.
 
     Raises:
         UNREADABLE: If it is no image, or damaged.
     """
+    return _header(path, placed=_is_placed_beside(path))
+
+
+def _header(path: Path, *, placed: bool) -> Header:
     with path.open("rb") as file, QUIET:
         begin = file.read(8)
         file.seek(0)
         if begin.startswith(MAGIC):
-            return _tiff_facts(path)
+            return _tiff_facts(path, placed=placed)
         # Pillow refuses what is large in Image.open, before anybody can ask for its size
         if begin.startswith(b"\x89PNG"):
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 png = PngImagePlugin.PngImageFile(file)
                 exif = Image.Exif()  # png.getexif() would read all pixels
                 exif.load(png_exif(content))
-                return _facts(png, exif, png_profile(png, content, str(path)))
+                return _facts(png, exif, png_profile(png, content, str(path)), placed=placed)
         if begin.startswith(b"\xff\xd8"):
             jpeg = JpegImagePlugin.JpegImageFile(file)
-            return _facts(jpeg, jpeg.getexif(), jpeg.info.get("icc_profile"))
+            profile = jpeg.info.get("icc_profile")
+            return _facts(jpeg, jpeg.getexif(), profile, placed=placed)
         with Image.open(file) as image:
-            return _facts(image, image.getexif(), None)
+            return _facts(image, image.getexif(), None, placed=placed)
 
 
-def _facts(image: ImageFile.ImageFile, exif: Image.Exif, icc: bytes | None) -> Header:
+def _is_placed_beside(path: Path) -> bool:
+    """Whether a file beside an image says where it lies on the earth, as GDAL finds it."""
+    suffix = path.suffix[1:]
+    for name in (suffix[:1] + suffix[-1:] + "w", suffix + "w", "wld"):
+        for world in {path.with_suffix(f".{each}") for each in (name.lower(), name.upper())}:
+            with suppress(OSError, ValueError), world.open("rb") as file:
+                if len([float(number) for number in file.read(_WORLD).split()]) >= 6:
+                    return True
+    with suppress(OSError):
+        return b"<GeoTransform>" in path.with_name(f"{path.name}.aux.xml").read_bytes()
+    return False
+
+
+def header_of_pil(image: Image.Image) -> Header:
+    """Size and origin of an image in memory, as far as Pillow has kept what its file says."""
+    size = (image.height, image.width)
+    try:
+        with QUIET:
+            exif = image.getexif()
+            return Header(size, _is_placed(set(exif)), _is_exposed(exif))
+    except UNREADABLE:  # a broken block makes no image unreadable
+        return Header(size, False, False)
+
+
+def _is_placed(tags: Collection[int]) -> bool:
+    """Whether GeoTIFF's tags give coordinates of pixels, as far as GDAL makes a transform of it."""
+    return 34264 in tags or 33550 in tags
+
+
+def _is_exposed(exif: Image.Exif) -> bool:
+    return ExifTags.Base.ExposureTime in exif.get_ifd(ExifTags.IFD.Exif)
+
+
+def _facts(
+    image: ImageFile.ImageFile, exif: Image.Exif, icc: bytes | None, *, placed: bool
+) -> Header:
     turned = exif.get(ExifTags.Base.Orientation, 1)
     size = (image.height, image.width)
-    exposed = ExifTags.Base.ExposureTime in exif.get_ifd(ExifTags.IFD.Exif)
     size = size[::-1] if turned in (5, 6, 7, 8) else size
-    facts = Header(size, False, exposed, turned in range(2, 9))
+    facts = Header(size, placed, _is_exposed(exif), turned in range(2, 9))
     plain = image.format in ("PNG", "JPEG") and image.mode in ("L", "RGB") and turned == 1
     deep = image.format == "PNG" and str(image.tile[0].args).endswith("16B")
     if not plain or deep or image.has_transparency_data:
@@ -183,22 +226,25 @@ def _facts(image: ImageFile.ImageFile, exif: Image.Exif, icc: bytes | None) -> H
     return replace(facts, driver=str(image.format), whole=whole)
 
 
-def _tiff_facts(path: Path) -> Header:
+def _tiff_facts(path: Path, *, placed: bool) -> Header:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
         page = full_page(file, path)
         tags = page.tags
-        placed = (33550 in tags or 34264 in tags or 33922 in tags) and 34735 in tags
+        placed = placed or _is_placed(set(tags.keys()))
         exif = tags.valueof(34665)
         exposed = isinstance(exif, dict) and "ExposureTime" in exif
         turned = int(tags.valueof(274, 1))
         size = (page.imagelength, page.imagewidth)
         size = size[::-1] if turned >= 5 else size
-        facts = Header(size, placed, exposed, turned != 1)
+        whole = describe_page(page)
+        opacity = placed and bool({1, 2} & set(whole.extra))
+        partial = whole.nodata is not None or whole.values.dtype.kind == "f" or opacity
+        facts = Header(size, placed, exposed, turned != 1, partial)
         if turned != 1 or page is not file.pages[0] or not is_plain(page):
             return facts
-        return replace(facts, driver="GTiff", whole=describe_page(page))
+        return replace(facts, driver="GTiff", whole=whole)
 
 
 class HeldImage:
@@ -208,12 +254,21 @@ class HeldImage:
         size: Height and width.
     """
 
-    def __init__(self, photo: UInt8[Tensor, "height width 3"]) -> None:
+    def __init__(
+        self,
+        photo: UInt8[Tensor, "height width 3"],
+        absent: Bool[Tensor, "height width"] | None = None,
+    ) -> None:
         self._photo, self.size = photo, (photo.shape[0], photo.shape[1])
+        self._absent = absent
 
     def window(self, rows: Span, columns: Span) -> UInt8[Tensor, "rows columns 3"]:
         """RGB of these rows and columns."""
         return self._photo[slice(*rows), slice(*columns)].contiguous()
+
+    def absent(self, rows: Span) -> Bool[Tensor, "rows width"] | None:
+        """Which pixels of these rows have no data; None = all of the image have some."""
+        return None if self._absent is None else self._absent[slice(*rows)]
 
 
 class WindowedImage:
@@ -238,8 +293,11 @@ class WindowedImage:
         extra = () if reading.alpha is None else (sample.extra[reading.alpha - dataset.count],)
         self._whole = replace(facts.whole, extra=extra)
         self._reading = Reading(tuple(range(len(reading.bands))), reading.span, alpha, reading.full)
+        self._opacity = _opacity_counts(sample, reading, facts)
+        self._partial = facts.partial
         self._rows: Span = (0, 0)
         self._strip = torch.empty(0, self.size[1], 3, dtype=torch.uint8)
+        self._absent = torch.empty(0, self.size[1], dtype=torch.bool)
 
     def _sample(self, whole: PixelValues) -> np.ndarray:
         """Some of the pixels of all bands, if anything depends on their values."""
@@ -257,11 +315,26 @@ class WindowedImage:
             DataError: If they cannot be read.
         """
         if rows != self._rows:
-            self._strip, self._rows = self._read(rows), rows
+            (self._strip, self._absent), self._rows = self._read(rows), rows
         return self._strip[:, slice(*columns)].contiguous()
 
-    def _read(self, rows: Span) -> UInt8[Tensor, "rows width 3"]:
+    def absent(self, rows: Span) -> Bool[Tensor, "rows width"] | None:
+        """Which pixels of these rows have no data; None = all of the image have some.
+
+        Raises:
+            DataError: If they cannot be read.
+        """
+        if not self._partial:
+            return None
+        first, last = self._rows
+        if not first <= rows[0] <= rows[1] <= last:
+            self.window(rows, (0, 0))
+            first = rows[0]
+        return self._absent[rows[0] - first : rows[1] - first]
+
+    def _read(self, rows: Span) -> tuple[UInt8[Tensor, "rows width 3"], Bool[Tensor, "_ width"]]:
         strip = np.empty((rows[1] - rows[0], self.size[1], 3), np.uint8)
+        absent = np.zeros((len(strip) if self._partial else 0, self.size[1]), bool)
         for top in range(*rows, _PIECE):  # what is made on the way takes several bytes a sample
             piece = (top, min(top + _PIECE, rows[1]))
             try:
@@ -274,9 +347,18 @@ class WindowedImage:
                 ) from error
             values = np.moveaxis(read, 0, -1)
             values = values[..., 0] if self._whole.palette is not None else values
-            shown = replace(self._whole, values=values).shown(self._reading, self._path)
-            strip[piece[0] - rows[0] : piece[1] - rows[0]] = np.asarray(shown.convert("RGB"))
-        return torch.from_numpy(strip)
+            part = replace(self._whole, values=values)
+            there = slice(piece[0] - rows[0], piece[1] - rows[0])
+            strip[there] = np.asarray(part.shown(self._reading, self._path).convert("RGB"))
+            if self._partial:
+                absent[there] = part.absent(self._reading, opacity=self._opacity)
+        return torch.from_numpy(strip), torch.from_numpy(absent)
+
+
+def _opacity_counts(sample: PixelValues, reading: Reading, facts: Header) -> bool:
+    """Whether what is transparent in a scene has no data; in a drawing it is background."""
+    alpha = reading.alpha
+    return facts.georeferenced and alpha is not None and bool(sample.values[..., alpha].any())
 
 
 LargeImage = HeldImage | WindowedImage
@@ -308,7 +390,8 @@ def open_large(
         except (Image.DecompressionBombError, *UNREADABLE):
             facts = None  # read_image says what is wrong
     if facts is None or not facts.driver:
-        yield HeldImage(read_image(path, value_range, bands))
+        photo = read_image(path, value_range, bands)
+        yield HeldImage(photo, _absent_of_whole(path, value_range, bands))
         return
     with ExitStack() as stack:
         rasterio = stack.enter_context(quiet_rasterio())
@@ -322,6 +405,43 @@ def open_large(
                 " or remove it from the data."
             ) from error
         yield image
+
+
+def undecide_absent(
+    ids: UInt8[Tensor, "height width"], path: Path, settings: DataConfig
+) -> UInt8[Tensor, "height width"]:
+    """A mask that is undecided where its photograph, a file, says that it has no data.
+
+    That is said by the nodata value of a TIFF, by nan and infinity, and by no opacity in one that
+    is georeferenced. Other files are not read.
+
+    Raises:
+        DataError: If the photograph cannot be read.
+    """
+    if not _may_be_partial(path):
+        return ids
+    with open_large(path, settings.range, settings.bands) as image:
+        absent = image.absent((0, ids.shape[0]))
+    return ids if absent is None else ids.masked_fill(absent.to(ids.device), IGNORE)
+
+
+def _may_be_partial(path: Path) -> bool:
+    try:
+        return read_header(path).partial
+    except (Image.DecompressionBombError, *UNREADABLE):
+        return False  # whoever reads it says what is wrong
+
+
+def _absent_of_whole(
+    path: Path, value_range: Range | None, bands: Bands | None
+) -> Bool[Tensor, "height width"] | None:
+    values = decode(path) if _may_be_partial(path) else None
+    if not isinstance(values, PixelValues):
+        return None
+    facts = read_header(path)
+    reading = values.reading(path, value_range, bands)
+    found = values.absent(reading, opacity=_opacity_counts(values, reading, facts))
+    return torch.from_numpy(upright(found, values.orientation)) if found.any() else None
 
 
 @contextmanager

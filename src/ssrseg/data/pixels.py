@@ -12,7 +12,7 @@ from PIL import Image
 from ssrseg.data.colour import to_srgb
 from ssrseg.data.levels import Range, black_and_white, scaled
 from ssrseg.data.notices import note_once
-from ssrseg.errors import DataError
+from ssrseg.errors import DataError, counted
 
 Bands = tuple[int, int, int]
 """Numbers of the bands that are red, green and blue, from 1."""
@@ -86,18 +86,15 @@ class PixelValues:
     ) -> Reading:
         """How it is to be shown, from all or some of its pixels; see ``to_rgb``."""
         if self.palette is not None:
+            refuse_bands(name, bands, "a palette")
             return Reading()
         values = self._bands
         count = values.shape[2]
         codes = list(enumerate(self.extra, count - len(self.extra)))
         first = min(3 if count >= 3 else 1, count)
         alpha = next((at for at, code in codes if at >= first and code in (1, 2)), None)
-        if bands is not None and count >= 3:
-            if max(bands) > count:
-                raise DataError(
-                    f"{name} has {count} bands, but data.bands = {list(bands)} names band"
-                    f" {max(bands)}. Count them from 1, or leave data.bands out."
-                )
+        if bands is not None:
+            check_bands(name, bands, count)
             shown = tuple(band - 1 for band in bands)
             alpha = None if alpha in shown else alpha
         else:
@@ -133,6 +130,21 @@ class PixelValues:
             sums = np.array(rgb).astype(int) + 255 - opacity[..., None]
             return Image.fromarray(sums.clip(0, 255).astype(np.uint8))
         return on_white(rgb, opacity, name)
+
+    def absent(self, reading: Reading, *, opacity: bool) -> Bool[np.ndarray, "height width"]:
+        """Pixels without data: nodata, nan or infinite in each band that is shown.
+
+        Args:
+            opacity: Those without any opacity are, too.
+        """
+        shown = self._bands[..., reading.bands]
+        absent = np.zeros(shown.shape, bool) if self.nodata is None else shown == self.nodata
+        if shown.dtype.kind == "f":
+            absent |= ~np.isfinite(shown)
+        found = np.all(absent, -1)
+        if opacity and reading.alpha is not None:
+            found |= self._bands[..., reading.alpha] == 0
+        return found
 
     @property
     def _bands(self) -> np.ndarray:
@@ -173,6 +185,25 @@ class PixelValues:
             return (255 - values if self.white_is_zero else values).astype(np.uint8)
         levels = ((values.astype(np.uint16) * 255 + full // 2) // full).astype(np.uint8)
         return 255 - levels if self.white_is_zero else levels
+
+
+def check_bands(name: Path | str, bands: Bands, count: int) -> None:
+    """Raise DataError if an image of ``count`` bands lacks one that is named."""
+    if max(bands) > count:
+        raise DataError(
+            f"{name} has {counted(count, 'band', 'bands')}, but data.bands = {list(bands)} names"
+            f" band {max(bands)}. Count them from 1, leave data.bands out, or keep images of other"
+            " bands in a folder of their own."
+        )
+
+
+def refuse_bands(name: Path | str, bands: Bands | None, colours: str) -> None:
+    """Raise DataError if bands are named of an image that has none, but ``colours``."""
+    if bands not in (None, (1, 2, 3)):
+        raise DataError(
+            f"{name} has {colours} and no bands, but data.bands = {list(bands or ())} names some."
+            " Leave data.bands out, or save it as RGB."
+        )
 
 
 def _full_opacity(band: np.ndarray, name: Path | str) -> float | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ssrseg.data.files import atomic_write
+from ssrseg.data.files import atomic_write, writing
 
 Rows = UInt8[np.ndarray, "rows width"]
 
@@ -32,12 +32,20 @@ class RowsPng:
     """
 
     def __init__(
-        self, size: tuple[int, int], palette: UInt8[np.ndarray, "256 3"] | None = None
+        self,
+        size: tuple[int, int],
+        folder: Path,
+        palette: UInt8[np.ndarray, "256 3"] | None = None,
     ) -> None:
-        """Begin an empty picture; ``palette`` makes it indexed."""
-        self.size, self._palette = size, palette
+        """Begin an empty picture.
+
+        Args:
+            folder: In which a file without a name may hold what has been added so far.
+            palette: Makes it indexed.
+        """
+        self.size, self._folder, self._palette = size, folder, palette
         self.pixels = np.zeros(256, np.int64)
-        self._packed = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115
+        self._packed = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(folder))  # noqa: SIM115
         self._zlib, self._sum = zlib.compressobj(6), hashlib.sha256(str(size).encode())
 
     def __enter__(self) -> RowsPng:
@@ -48,12 +56,14 @@ class RowsPng:
         self._packed.close()
 
     def add(self, rows: Rows) -> None:
-        """Append rows."""
+        """Append rows; OutputError if the disk takes no more."""
         rows = np.ascontiguousarray(rows)
         self.pixels += np.bincount(rows.ravel(), minlength=256)
         self._sum.update(rows.data)
         filters = np.zeros((len(rows), 1), np.uint8)  # none: runs of ids are as short as can be
-        self._packed.write(self._zlib.compress(np.concatenate([filters, rows], 1).data))
+        packed = self._zlib.compress(np.concatenate([filters, rows], 1).data)
+        with writing(self._folder):
+            self._packed.write(packed)
 
     def add_shares(self, rows: Float[np.ndarray, "rows width"]) -> None:
         """Append rows of values in [0, 1], 255 = 1."""
@@ -75,7 +85,8 @@ class RowsPng:
         Raises:
             OutputError: If it cannot be written.
         """
-        self._packed.write(self._zlib.flush())
+        with writing(path):
+            self._packed.write(self._zlib.flush())
         kind = _GREY if self._palette is None else _INDEXED
         head = struct.pack(">IIBBBBB", self.size[1], self.size[0], 8, kind, 0, 0, 0)
         with atomic_write(path) as temporary, temporary.open("wb") as file:

@@ -92,14 +92,14 @@ def mask_made_for(path: Path) -> str:
     return _text(path, KEY).partition(" ")[0]
 
 
-def mask_rows(size: tuple[int, int]) -> RowsPng:
-    """A mask to which rows of class ids are added, for ``write_mask``."""
-    return RowsPng(size, voc_palette())
+def mask_rows(size: tuple[int, int], folder: Path) -> RowsPng:
+    """A mask to which rows of class ids are added in ``folder``, for ``write_mask``."""
+    return RowsPng(size, folder, voc_palette())
 
 
-def confidence_rows(size: tuple[int, int]) -> RowsPng:
-    """A confidence to which rows are added, for ``write_confidence``."""
-    return RowsPng(size)
+def confidence_rows(size: tuple[int, int], folder: Path) -> RowsPng:
+    """A confidence to which rows are added in ``folder``, for ``write_confidence``."""
+    return RowsPng(size, folder)
 
 
 def write_confidence(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
+from ssrseg.console import printable
 from ssrseg.data.class_ids import voc_palette
 from ssrseg.data.csv_lines import csv_line
 from ssrseg.data.large import quiet_rasterio, read_header
@@ -19,6 +22,7 @@ from ssrseg.method.pseudo_mask import IGNORE
 _WGS84 = "EPSG:4326"
 _DIGITS = 8  # of a degree: about a millimetre
 _ROWS = 512  # a row of GeoTIFF's tiles
+_TOGETHER = 4096  # polygons that are transformed in one call
 
 
 def check_geotiff(mask: Mask) -> None:
@@ -53,12 +57,43 @@ def write_geotiff(masks: Iterable[Mask], output: Output, classes: tuple[str, ...
 
 
 def check_geojson(mask: Mask) -> None:
-    """Raise DataError unless the photograph of a mask has a coordinate system, too."""
-    if _place(mask)[0] is None:
+    """Raise DataError unless the corners of a photograph have a longitude and a latitude, too."""
+    crs, transform = _place(mask)
+    if crs is None:
         raise DataError(
             f"{mask.photo} has no coordinate system (CRS), which GeoJSON needs. Assign it, as with"
             " gdal_edit.py -a_srs EPSG:CODE, or export to geotiff."
         )
+    height, width = mask.ids.shape
+    a, b, c, d, e, f, *_ = transform
+    corners = [(a * x + b * y + c, d * x + e * y + f) for x in (0, width) for y in (0, height)]
+    try:
+        with quiet_rasterio():
+            found = _to_wgs84(crs, corners)
+    except Exception as error:  # of GDAL's, which have no public base
+        raise DataError(
+            f"{mask.photo} has the coordinate system {_called(crs)}, from which nothing leads to"
+            f" WGS 84, which GeoJSON needs ({str(error)[:200]}). Export to geotiff, or transform"
+            " the photograph into another one."
+        ) from error
+    if not (np.isfinite(found).all() and (np.abs(found) <= (180, 90)).all()):
+        x, y = corners[int(np.argmax(~(np.abs(found) <= (180, 90)).all(1)))]
+        raise DataError(
+            f"{mask.photo} has a corner at {x:.10g}, {y:.10g}, which is nowhere on the earth in its"
+            f" coordinate system, {_called(crs)}. Assign the right one, as with gdal_edit.py -a_srs"
+            " EPSG:CODE, or export to geotiff."
+        )
+
+
+def _to_wgs84(crs: Any, places: list[tuple[float, float]]) -> Float[np.ndarray, "places 2"]:
+    """Longitude and latitude."""
+    from rasterio.warp import transform
+
+    return np.array(transform(crs, _WGS84, *zip(*places, strict=True))).T
+
+
+def _called(crs: Any) -> str:
+    return printable(str(crs.to_string()))[:80]
 
 
 def write_geojson(masks: Iterable[Mask], output: Output, classes: tuple[str, ...]) -> None:
@@ -84,23 +119,29 @@ def _features(mask: Mask, classes: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 
     crs, transform = _place(mask)
     shown = (mask.ids != 0) & (mask.ids != IGNORE)
-    for geometry, value in shapes(mask.ids, mask=shown, connectivity=4, transform=transform):
-        geometry = transform_geom(
-            crs, _WGS84, geometry, antimeridian_cutting=True, precision=_DIGITS
+    parts = iter(shapes(mask.ids, mask=shown, connectivity=4, transform=transform))
+    while some := list(islice(parts, _TOGETHER)):
+        geometries = transform_geom(
+            crs,
+            _WGS84,
+            [geometry for geometry, _ in some],
+            antimeridian_cutting=True,
+            precision=_DIGITS,
         )
-        several = geometry["type"] == "MultiPolygon"  # cut at the antimeridian
-        polygons = geometry["coordinates"] if several else [geometry["coordinates"]]
-        polygons = [[_turned(ring, inner=bool(place)) for place, ring in enumerate(rings)]
-                    for rings in polygons]  # fmt: skip
-        number = int(value)
-        yield {
-            "type": "Feature",
-            "properties": {"class": classes[number - 1], "id": number},
-            "geometry": {
-                "type": geometry["type"],
-                "coordinates": polygons if several else polygons[0],
-            },
-        }
+        for geometry, (_, value) in zip(geometries, some, strict=True):
+            yield _feature(geometry, int(value), classes)
+
+
+def _feature(geometry: dict[str, Any], number: int, classes: tuple[str, ...]) -> dict[str, Any]:
+    several = geometry["type"] == "MultiPolygon"  # cut at the antimeridian
+    polygons = geometry["coordinates"] if several else [geometry["coordinates"]]
+    polygons = [[_turned(ring, inner=bool(place)) for place, ring in enumerate(rings)]
+                for rings in polygons]  # fmt: skip
+    return {
+        "type": "Feature",
+        "properties": {"class": classes[number - 1], "id": number},
+        "geometry": {"type": geometry["type"], "coordinates": polygons if several else polygons[0]},
+    }
 
 
 def _turned(ring: list[list[float]], *, inner: bool) -> list[list[float]]:

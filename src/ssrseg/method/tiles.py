@@ -15,8 +15,8 @@ Span = tuple[int, int]
 def tile_spans(length: int, tile: int, overlap: int) -> list[Span]:
     """Spans of ``tile`` pixels, evenly spaced, that cover ``length`` pixels.
 
-    Neighbours share ``overlap`` pixels or more, at most half of a tile; a length of at most one
-    tile is one span.
+    Neighbours share ``overlap`` pixels, or more where tiles would stand out: two tiles of a length
+    that is little more than one share almost all. A length of at most one tile is one span.
     """
     if length <= tile:
         return [(0, length)]

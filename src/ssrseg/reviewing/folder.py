@@ -29,7 +29,7 @@ from ssrseg.data.classes import NO_CLASS, read_classes_txt
 from ssrseg.data.files import atomic_write, content_digest, only_writer, user_path, writing
 from ssrseg.data.find_images import images_like
 from ssrseg.data.images import read_image
-from ssrseg.data.large import small_photo, tiling_of, upright_size
+from ssrseg.data.large import small_photo, tiling_of, undecide_absent, upright_size
 from ssrseg.data.naming import name_fault
 from ssrseg.data.sample import Sample
 from ssrseg.data.stamped_mask import (
@@ -268,7 +268,7 @@ class ReviewFolder:
         if not refined:
             settings = replace(settings, refine="none")
         ids, _ = mask_of_cam(cams.refined_cam, sample.labels, to_unit(photo.small), settings)
-        return enlarged_ids(ids.cpu(), photo.size)
+        return undecide_absent(enlarged_ids(ids.cpu(), photo.size), photo.path, config.data)
 
     def relabel(self, index: int, labels: Sequence[str], version: str) -> None:
         """Give an image other labels, and make its mask anew.
@@ -329,7 +329,7 @@ class ReviewFolder:
         )
         pair = cams.cam, cams.refined_cam
         review = review_mask(scores, ids, pair, sample.labels, cams.evidence, self.classes)
-        whole = enlarged_ids(ids.cpu(), photo.size)
+        whole = undecide_absent(enlarged_ids(ids.cpu(), photo.size), photo.path, config.data)
         made_for = made_with.mask_of(sample, photo.digest)
         self._remove_report()
         write_cams(
