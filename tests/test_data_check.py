@@ -136,7 +136,7 @@ def test_names_that_the_encoder_has_not_learnt_want_mending(folder: Path, tmp_pa
     found = findings(check(folder, f"backbones.clip={tmp_path}"))
     (said,) = (each.cure for each in found if each.what == "prompts")
     assert said.startswith('CLIP has not learnt "brid", "ground", "land", "grass"')
-    assert said.endswith("such as brid: bird.")
+    assert "such as brid: bird; it lists every class" in said
     assert "prompts" not in {each.what for each in findings(check(folder))}
     (tmp_path / "names.txt").write_bytes(b"\xff")
     found = findings(check(folder, f"backbones.clip={tmp_path}"))

@@ -109,7 +109,8 @@ def describe_unlearnt(vocabulary: Vocabulary, names: Collection[str]) -> str:
         f" {counted(len(names), 'name', 'names')} in {NAMES_FILE} beside its weights; `ssrseg"
         " doctor` with these settings says where. Give one of them as prompt in classes.yaml (or"
         " --prompts)"
-        f"{''.join(f', such as {each}' for each in example)}."
+        f"{''.join(f', such as {each}' for each in example)}; it lists every class, those that need"
+        " no prompt with nothing behind the colon."
     )
 
 

@@ -286,7 +286,10 @@ class ReviewFolder:
         """
         unknown = set(labels) - self._index.keys()
         if unknown:
-            raise DataError(f"{quoted(min(unknown))} is no class of this folder (classes.txt).")
+            raise DataError(
+                f"{quoted(min(unknown))} is no class of this folder (classes.txt). Add it at the"
+                " end of the data's classes.yaml or classes.txt, and run ssrseg masks again."
+            )
         if self.encoders.made_from != "labels":
             raise DataError("These masks were not made from labels, so there are none to correct.")
         with self._lock:

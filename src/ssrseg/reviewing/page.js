@@ -204,6 +204,7 @@ async function open(index) {
   showBusy();
   field("threshold").value = 0;
   [zoom, extra] = [1, []];
+  if (brush === UNDECIDED) brush = -1;  // the first label, and not stripes, of the next image
   for (const each of rows.querySelectorAll("button")) each.setAttribute("aria-current", Number(each.dataset.open) === at);
   rows.querySelector("[aria-current=true]")?.scrollIntoView({block: "nearest"});
   showPlace();
@@ -369,7 +370,9 @@ function opacity(value) {
 const alpha = () => folder.alpha * 2 ** Number(field("threshold").value);
 function showThreshold() {
   const value = Number(field("threshold").value);
-  one(".threshold output").textContent = value ? `α ${alpha().toPrecision(3)}` : `α ${folder.alpha} as set`;
+  const now = value ? `α ${alpha().toPrecision(3)}` : detail?.edited ? "" : `α ${folder.alpha} as set`;
+  const lost = detail?.edited ? "a move replaces the corrected mask, undo brings it back" : "";
+  one(".threshold output").textContent = [now, lost].filter(Boolean).join(": ");
 }
 async function previewThreshold() {
   const index = at, run = ++preview;
