@@ -62,7 +62,7 @@ def test_a_saved_model_remembers_what_it_was_trained_on(
     assert all(torch.equal(value, after.tensors[key]) for key, value in before.tensors.items())
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert ("without boxes or masks" in card) == (kind == "labels")
-    assert ("true masks" in card) == (kind == "full")
+    assert ("on true masks, as a control" in card) == (kind == "full")
 
 
 def test_saving_a_model_for_segmenting_only_loses_nothing(

@@ -18,7 +18,6 @@ from ssrseg.config import load_config
 from ssrseg.data import large
 from ssrseg.data.class_ids import read_class_ids
 from ssrseg.data.csv_lines import csv_rows
-from ssrseg.data.files import content_digest
 from ssrseg.data.images import read_image
 from ssrseg.data.large import HeldImage, Tiling
 from ssrseg.data.open import open_labelled
@@ -307,7 +306,7 @@ def test_review_leaves_a_mask_of_tiles_to_the_next_run(
         index = next(at for at, name in enumerate(reviewed.names) if name.endswith("large"))
         with pytest.raises(DataError, match="no CAMs of this photograph"):
             reviewed.with_threshold(index, 2.0, refined=False)
-        reviewed.relabel(index, ["dog"], content_digest(mask))
+        reviewed.relabel(index, ["dog"], reviewed.detail(index)["version"])
     assert mask.read_bytes() == before
     again = make_masks(folder, folder / "out", config)
     assert (again.written, again.skipped) == (1, 1)

@@ -287,7 +287,7 @@ class SSR(nn.Module, Loadable):
         Args:
             present: Class ids, -1 = empty slot.
             valid: False = padding, where the CAM is 0.
-            with_clip: Compute CLIP's CAM too where the settings ask for CMPA's only.
+            with_clip: Compute CLIP's CAM too where CMPA's is read without it.
 
         Raises:
             ConfigError: If an image has a single class and there is no background text.
@@ -305,7 +305,8 @@ class SSR(nn.Module, Loadable):
         heads = self.alignment if settings.mode == "cmpa" else None
         # CAMs: (batch, slots, grid_h, grid_w)
         clip_cam = None
-        if with_clip or (heads is None and settings.mode != "centre"):
+        from_clip = heads is None or settings.readout == "combined"
+        if with_clip or (from_clip and settings.mode != "centre"):
             clip_cam = self._clip_cam(reading)
         if settings.mode == "centre":
             cam = centre_prior(present, grid)

@@ -280,7 +280,8 @@ def _agreement(
     matrix, difference = torch.zeros((), dtype=torch.long), 0.0
     for photo in track(photos, title, len(photos)):
         found, expected = one(photo), other(photo)
-        difference = float(np.maximum(difference, (found - expected).abs().max()))  # nan stays
+        apart = float((found - expected).abs().max())
+        difference = float(np.maximum(difference, apart))  # nan stays
         matrix = matrix + confusion_matrix(found.argmax(0), expected.argmax(0), len(expected))
     if not difference <= 1:  # nan
         raise OutputError(
