@@ -370,9 +370,8 @@ function opacity(value) {
 const alpha = () => folder.alpha * 2 ** Number(field("threshold").value);
 function showThreshold() {
   const value = Number(field("threshold").value);
-  const now = value ? `α ${alpha().toPrecision(3)}` : detail?.edited ? "" : `α ${folder.alpha} as set`;
-  const lost = detail?.edited ? "a move replaces the corrected mask, undo brings it back" : "";
-  one(".threshold output").textContent = [now, lost].filter(Boolean).join(": ");
+  one(".threshold output").textContent = value ? `α ${alpha().toPrecision(3)}` : `α ${folder.alpha} as set`;
+  one(".threshold .lost").hidden = !detail?.edited;
 }
 async function previewThreshold() {
   const index = at, run = ++preview;
