@@ -74,7 +74,7 @@ def main() -> None:
         """What of an iteration has weights: both encoders, the last block, the decoder."""
         features = towers[0].encode(images)
         towers[0].trace_last_block(features)
-        towers[1].model(images, interpolate_pos_encoding=True)
+        towers[1].attention(images, load_config("ssr").affinity.dino_layers)
         optimizer.zero_grad()
         seg_loss(whole, features, ids).backward()
         optimizer.step()
