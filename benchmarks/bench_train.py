@@ -83,6 +83,7 @@ def main() -> None:
     reduced = vit_b16_clip("bf16"), vit_s16_dino("bf16")
     seconds = medians(
         {
+            "E11 of the batch": lambda: clip.encode(images),
             "parts, fp32": lambda: parts((clip, dino)),
             "parts, bf16": lambda: parts(reduced),
             "iteration, fp32": iteration("fp32"),
@@ -101,6 +102,8 @@ def main() -> None:
         )
         for each in ("fp32", "bf16")
     ]
+    name, reference = "iteration, fp32", "E11 of the batch"
+    ratios.append(Ratio(name, seconds[name], reference, seconds[reference], 1.8))
     reference = "encoder forwards"
     ratios.append(Ratio("prediction", seconds["prediction"], reference, seconds[reference], 1.15))
     finish("train", ratios)
