@@ -22,12 +22,12 @@ class Failure:
 
     Attributes:
         name: Of its sample.
-        image: The photograph, whatever of it is faulty.
+        image: The photograph, whatever of it is faulty; text if it is in a store.
         reason: One paragraph that names the file and the cure.
     """
 
     name: str
-    image: Path
+    image: Path | str
     reason: str
 
 

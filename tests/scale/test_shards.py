@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from command import exit_code
+from folder_files import files
 from hypothesis import given
 from hypothesis import strategies as st
 from make_tiny import tiny_folder
@@ -31,21 +31,6 @@ from ssrseg.scale.record import read_record, write_record
 from ssrseg.scale.shard import Shard, number_of, parse_shard
 from ssrseg.scale.sources import Listed, listed
 from ssrseg.scale.work import FromLabels
-
-LAST_CALL = rb"<div><dt>last call</dt>.*?</div>"
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Every file but what says how it came about."""
-    found = {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "merged.json"
-    }
-    if "report.html" in found:
-        page = re.sub(LAST_CALL, b"", found["report.html"])
-        found["report.html"] = page.replace(folder.name.encode(), b"OUT")
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,7 @@ def path_or_address(_: object, tokens: "Sequence[Token]") -> Path | str:
 
 
 Count = Annotated[int, Parameter(converter=whole, validator=validators.Number(gte=1))]
-Place = Annotated[Path | str, Parameter(converter=path_or_address, n_tokens=1)]
+Place = Annotated[Path | str, Parameter(converter=path_or_address, n_tokens=1, metavar="PATH")]
 _DATA = Parameter(
     help="VOC 2012 or COCO 2014 folder, or your own with images and labels: labels.csv (columns"
     " image, labels), an export of a label tool, a folder per class. Or the label file itself."
@@ -81,8 +81,8 @@ DataSource = Annotated[
     Parameter(
         converter=path_or_address,
         n_tokens=1,
-        help=f"{_DATA.help} Or packed files (tar of WebDataset, Parquet), or any of these in a"
-        " store (s3://, gs://).",
+        metavar="PATH",
+        help=f"{_DATA.help} Or tar or Parquet files; or any of these at s3:// or gs://.",
     ),
 ]
 Split = Annotated[

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
 
-from ssrseg.cli.app import EVERYDAY, Count, Place, command
+from ssrseg.cli.app import EVERYDAY, SPEED, Count, Place, command
 from ssrseg.console import echo
 from ssrseg.errors import ConfigError, counted
 
@@ -19,23 +19,21 @@ if TYPE_CHECKING:
     from ssrseg.scale.sources import Source
     from ssrseg.scale.work import Work
 
-SCALE = Group("Beyond one process", sort_key=5)
 _CHUNK = 500
 _SHOWN = 10
 
 
-@Parameter(name="*", group=SCALE)
+@Parameter(name="*", group=SPEED)
 @dataclass(frozen=True, kw_only=True)
 class Spread:
     """How work is spread over processes and machines."""
 
     shard: str | None = None
-    """i/n: make the i-th of n shards, by a hash of the images' names, in shards/ of --out. When all
-    n are there, ssrseg merge joins them."""
+    """i/n: make the i-th of n parts, in shards/ of --out; ssrseg merge joins them."""
     ray: str | None = None
-    """Make shards on a Ray cluster at this address, and merge them; local: start one here."""
+    """Address of a Ray cluster to work on; local: start one here."""
     chunk: Count | None = None
-    """Images in a shard at most, for --ray and for images or --out in a store. Default: 500."""
+    """Images at a time, on a cluster or from or to a store. Default: 500."""
 
     def is_wanted(self, data: Path | str | None, out: Path | str) -> bool:
         """Whether masks are made in shards, be it for where the images are or for where they go."""
@@ -45,7 +43,7 @@ class Spread:
         far = is_address(out) or (data is not None and is_beyond_a_folder(data))
         if self.chunk is not None and not (far or self.ray is not None):
             raise ConfigError(
-                "--chunk is an option for --ray and for images or --out in a store. Leave it out."
+                "--chunk is an option for --ray, and for images or --out in a store. Leave it out."
             )
         return far or self.shard is not None or self.ray is not None
 

@@ -186,7 +186,7 @@ def _name_origins(folder: Path, origins: Mapping[str, tuple[Path, str]], *, rela
     failures = []
     for each in read_failures(folder):
         file, origin = origins[each.name]
-        failures.append(Failure(each.name, Path(origin), each.reason.replace(str(file), origin)))
+        failures.append(Failure(each.name, origin, each.reason.replace(str(file), origin)))
     write_failures(folder, failures)
 
 
