@@ -24,7 +24,7 @@ from ssrseg.data.sample import LabelledImages
 from ssrseg.data.stamped_mask import write_mask
 from ssrseg.errors import ConfigError, DataError
 from ssrseg.pseudo_masks import make_masks
-from ssrseg.scale.making import is_merged, make_shard
+from ssrseg.scale.making import ShardResult, is_merged, make_shard
 from ssrseg.scale.merging import merge_shards
 from ssrseg.scale.place import place
 from ssrseg.scale.record import read_record, write_record
@@ -60,7 +60,12 @@ def source(data: LabelledImages) -> Listed:
 
 def make(work: FromLabels, source: Listed, out: Path, of: int, *numbers: int) -> None:
     for number in numbers or range(1, of + 1):
-        make_shard(work, source, Shard(number, of), place(out), trusting=False)
+        make_one(work, source, Shard(number, of), out)
+
+
+def make_one(work: FromLabels, source: Listed, shard: Shard, out: Path) -> ShardResult:
+    photographs = source.part(shard).read()
+    return make_shard(work, source.about, shard, photographs, place(out), trusting=False)
 
 
 def test_the_shard_of_a_name_stays_for_ever() -> None:
@@ -172,7 +177,7 @@ def test_a_shard_that_was_killed_goes_on(
     make(work, source, out, 2, 2)
     with pytest.raises(DataError, match=r"00001-of-00002 is not finished.*--shard 1/2 again"):
         merge_shards(out)
-    result = make_shard(work, source, Shard(1, 2), place(out), trusting=False)
+    result = make_one(work, source, Shard(1, 2), out)
     assert result.skipped == 3
     merge_shards(out, report=False)
     assert files(out) == files(tmp_path / "straight")
@@ -200,7 +205,7 @@ def test_a_merge_that_was_killed_goes_on(
         with pytest.raises(KeyboardInterrupt):
             merge_shards(out, report=False)
     with pytest.raises(ConfigError, match="are being merged"):
-        is_merged(place(out), work, source, 3)
+        is_merged(place(out), work, source.about, 3)
     assert merge_shards(out, report=False).masks == 11
     assert files(out) == files(tmp_path / "straight")
     assert merge_shards(out, report=False).masks == 11  # and nothing happens
@@ -239,7 +244,7 @@ def test_a_shard_is_missing_or_of_something_else(
     make(work, source, tmp_path, 3, 2)
     assert mask.read_bytes() == content
 
-    fewer = replace(source, samples=source.samples[:-1])
+    fewer = Listed(source.about.vocabulary, source.samples[:-1])
     make(work, fewer, tmp_path, 3, 2)
     refused("the list of all images was another one")
     make(replace(work, confidence=True), source, tmp_path, 3, 2)
@@ -276,19 +281,18 @@ def test_folders_that_hold_other_masks(
         merge_shards(tmp_path)
     make_masks(data, tmp_path / "plain", work.config, report=False)
     with pytest.raises(ConfigError, match="made without shards"):
-        is_merged(place(tmp_path / "plain"), work, source, 2)
+        is_merged(place(tmp_path / "plain"), work, source.about, 2)
     make(work, source, tmp_path / "shards", 2, 1)
     with pytest.raises(ConfigError, match=r"holds shards that are not merged\. .*ssrseg merge"):
         make_masks(data, tmp_path / "shards", work.config)
     with pytest.raises(ConfigError, match="holds a shard 1/2, but now there are 3"):
-        is_merged(place(tmp_path / "shards"), work, source, 3)
+        is_merged(place(tmp_path / "shards"), work, source.about, 3)
     make(work, source, tmp_path / "shards", 2, 2)
     merge_shards(tmp_path / "shards", report=False)
-    assert is_merged(place(tmp_path / "shards"), work, source, 5)
+    assert is_merged(place(tmp_path / "shards"), work, source.about, 5)
     with pytest.raises(ConfigError, match="of other images or made with other settings"):
-        is_merged(
-            place(tmp_path / "shards"), replace(work, config=replace_alpha(work.config)), source, 2
-        )
+        other = replace(work, config=replace_alpha(work.config))
+        is_merged(place(tmp_path / "shards"), other, source.about, 2)
 
 
 def test_commands(data: LabelledImages, config: Config, tmp_path: Path, capfd: object) -> None:

@@ -30,7 +30,7 @@ from ssrseg.scale.making import is_merged, make_shards
 from ssrseg.scale.merging import merge_shards
 from ssrseg.scale.place import Place, place
 from ssrseg.scale.shard import Shard
-from ssrseg.scale.sources import Packed, Source, open_source
+from ssrseg.scale.sources import InFile, Source, open_source
 from ssrseg.scale.work import FromLabels
 
 
@@ -142,7 +142,7 @@ def test_tar_files(
 ) -> None:
     folder = write_tars(data, tmp_path / "tars", form)
     source = open_source(folder)
-    assert (source.vocabulary.classes, source.parts(1, 500), source.staged) == (
+    assert (source.about.vocabulary.classes, source.parts(1, 500), source.about.staged) == (
         data.classes,
         3,
         True,
@@ -162,7 +162,7 @@ def test_parquet(
 ) -> None:
     folder = write_parquet(data, tmp_path / "parquet", form)
     source = open_source(folder / "train-{0..1}.parquet")
-    assert (source.vocabulary.classes, source.parts(1, None)) == (data.classes, 2)
+    assert (source.about.vocabulary.classes, source.parts(1, None)) == (data.classes, 2)
     make(work, source, place(tmp_path / "out"))
     merge_shards(tmp_path / "out", report=False)
     check_same(files(tmp_path / "out"), plain)
@@ -171,32 +171,31 @@ def test_parquet(
 def test_faulty_packed_files(data: LabelledImages, tmp_path: Path) -> None:
     folder = write_tars(data, tmp_path / "tars", "json")
 
-    def refused(error: type[Exception], text: str, source: Source | None = None) -> None:
+    def refused(error: type[Exception], text: str, file: str = "part-000.tar") -> None:
         with pytest.raises(error, match=text):
-            found = source or open_source(folder)
-            list(found.read(Shard(1, found.parts(1, None))))
+            list(InFile(str(folder / file), data.classes).read())
 
     (folder / "classes.txt").write_text("zebra\n")
-    refused(LabelsError, r"part-000.tar: .* has the label '.*', which is none of the 1 classes")
+    with pytest.raises(
+        LabelsError, match=r"000.tar: .* has the label '.*', which is none of the 1"
+    ):
+        list(open_source(folder).part(Shard(1, 3)).read())
     (folder / "classes.txt").unlink()
     good = (folder / "part-000.tar").read_bytes()
-    source = open_source(folder)
     (folder / "part-000.tar").write_bytes(good[:-15_000])
-    refused(DataError, r"part-000.tar is damaged", source)
+    refused(DataError, r"part-000.tar is damaged")
     (folder / "part-000.tar").write_bytes(b"something else" * 99)
     refused(DataError, r"part-000.tar is damaged, or no tar file")
     (folder / "part-000.tar").write_bytes(good)
-    twice = replace(source, files=(str(folder / "twice.tar"),))
-    with tarfile.open(folder / "twice.tar", "w") as archive:
-        for name in ("a.jpg", "b.jpg", "a.jpg"):
-            archive.addfile(tarfile.TarInfo(name))
-    refused(DataError, 'has two images "a"', twice)
-    with tarfile.open(folder / "twice.tar", "w") as archive:
-        archive.addfile(tarfile.TarInfo("../../a.jpg"))
-    refused(DataError, r'the name ".*a" has an empty part', twice)
-    with tarfile.open(folder / "twice.tar", "w") as archive:
-        archive.addfile(tarfile.TarInfo("a.json"))
-    refused(DataError, "twice.tar holds no image", twice)
+    for names, text in (
+        (["a.jpg", "b.jpg", "a.jpg"], 'odd.tar has two images "a"'),
+        (["../../a.jpg"], r'odd.tar: the name ".*a" has an empty part'),
+        (["a.json"], "odd.tar holds no image"),
+    ):
+        with tarfile.open(folder / "odd.tar", "w") as archive:
+            for name in names:
+                archive.addfile(tarfile.TarInfo(name))
+        refused(DataError, text, "odd.tar")
     numbers = write_tars(data, tmp_path / "numbers", "cls")
     (numbers / "classes.txt").unlink()
     with pytest.raises(LabelsError, match=r"has the number \d as a label.*classes.txt"):
@@ -240,13 +239,13 @@ def test_a_shard_that_is_finished_is_passed_over(
     first = list(make_shards(work, source, Shard(1, 2).parts_of(3), out))
     assert [(str(each.shard), each.written) for each in first] == [("1/3", 3), ("3/3", 2)]
     read = []
-    original = Packed.read
+    original = InFile.read
     monkeypatch.setattr(
-        Packed, "read", lambda self, shard: read.append(str(shard)) or original(self, shard)
+        InFile, "read", lambda self: read.append(Path(self.file).name) or original(self)
     )
     again = list(make_shards(work, source, Shard(1, 1).parts_of(3), out))
     assert [(each.written, each.skipped) for each in again] == [(0, 3), (2, 0), (0, 2)]
-    assert read == ["2/3"]
+    assert read == ["part-000.tar", "part-001.tar", "part-002.tar"]
     other = replace(
         work, config=replace(work.config, pseudo=replace(work.config.pseudo, alpha=3.0))
     )
@@ -283,14 +282,14 @@ def test_from_a_store_to_a_store(
 ) -> None:
     upload(data.root, "memory://bucket/data")
     source, out = open_source("memory://bucket/data"), place("memory://bucket/out")
-    assert (source.vocabulary.classes, source.images) == (data.classes, 7)
+    assert (source.about.vocabulary.classes, source.about.images) == (data.classes, 7)
     assert source.parts(1, 2) == 4
     assert source.parts(2, 2) == 4
     assert source.parts(3, 2) == 6
     make(work, source, out, chunk=2)
-    assert not is_merged(out, work, source, 4)
+    assert not is_merged(out, work, source.about, 4)
     merge_shards("memory://bucket/out")
-    assert is_merged(out, work, source, 4)
+    assert is_merged(out, work, source.about, 4)
     check_same(fetched("memory://bucket/out", tmp_path / "out"), plain)
     with (tmp_path / "out" / "manifest.csv").open() as file:
         row = next(csv.DictReader(file))

@@ -66,9 +66,9 @@ def make_in_shards(
         )
     there = place(out)
     job = Shard(1, 1) if spread.shard is None else parse_shard(spread.shard)
-    in_chunks = spread.ray is not None or source.staged or there.local is None
+    in_chunks = spread.ray is not None or source.about.staged or there.local is None
     parts = source.parts(job.of, (spread.chunk or _CHUNK) if in_chunks else None)
-    if is_merged(there, work, source, parts):
+    if is_merged(there, work, source.about, parts):
         echo(f"All of it was made and merged before: {there}")
         return 0
     mine = job.parts_of(parts)
@@ -79,7 +79,9 @@ def make_in_shards(
     elif in_chunks:
         code = _echo_shards(make_shards(work, source, mine, there), mine)
     else:
-        code = _echo_shards([make_shard(work, source, job, there, trusting=False)], mine)
+        photographs = source.part(job).read()
+        made = make_shard(work, source.about, job, photographs, there, trusting=False)
+        code = _echo_shards([made], mine)
     if spread.shard is not None:
         echo(f"When all {job.of} are made: ssrseg merge {there}")
         return code

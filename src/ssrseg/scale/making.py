@@ -19,7 +19,7 @@ from ssrseg.manifest import manifest_text
 from ssrseg.scale.place import Place, is_address
 from ssrseg.scale.record import MERGED, Asked, Record, read_merged, read_record, write_record
 from ssrseg.scale.shard import Shard, shard_of_folder
-from ssrseg.scale.sources import Photograph, Source
+from ssrseg.scale.sources import About, Photograph, Source
 from ssrseg.scale.work import Work
 
 MARK = "shards/merge.json"
@@ -42,12 +42,12 @@ class ShardResult:
     failures: tuple[Failure, ...]
 
 
-def asked_of(work: Work, source: Source, of: int) -> Asked:
+def asked_of(work: Work, about: About, of: int) -> Asked:
     """What all shards of a call agree on."""
-    return Asked(of, source.digest, source.images, work.made_from, work.confidence)
+    return Asked(of, about.digest, about.images, work.made_from, work.confidence)
 
 
-def is_merged(out: Place, work: Work, source: Source, of: int) -> bool:
+def is_merged(out: Place, work: Work, about: About, of: int) -> bool:
     """Whether the masks of just this call have been made and merged.
 
     Raises:
@@ -56,8 +56,8 @@ def is_merged(out: Place, work: Work, source: Source, of: int) -> bool:
     """
     merged = read_merged(out, MERGED)
     if merged is not None:
-        same = merged.asked == asked_of(work, source, merged.asked.of)
-        if same and merged.made_for == work.digest(source.vocabulary) and not work.overwrite:
+        same = merged.asked == asked_of(work, about, merged.asked.of)
+        if same and merged.made_for == work.digest(about.vocabulary) and not work.overwrite:
             return True
         raise ConfigError(
             f"{out} holds merged masks, of other images or made with other settings than now."
@@ -84,10 +84,10 @@ def is_merged(out: Place, work: Work, source: Source, of: int) -> bool:
 
 def make_shard(
     work: Work,
-    source: Source,
+    about: About,
     shard: Shard,
+    photographs: Iterable[Photograph],
     out: Place,
-    photographs: Iterable[Photograph] | None = None,
     *,
     trusting: bool = True,
 ) -> ShardResult:
@@ -97,22 +97,22 @@ def make_shard(
     so do masks on their way to a store.
 
     Args:
-        photographs: Its images, if they have been read; None = ``source`` reads them.
+        about: All images of the call.
+        photographs: Those of the shard; they are not touched if there is nothing to do.
         trusting: Leave a shard as it is that is finished and was asked for the same; else look at
             every image of it again.
 
     Raises:
         SSRError: As ``make_masks`` and ``predict``; and if a store cannot be reached.
     """
-    asked, made_for = asked_of(work, source, shard.of), work.digest(source.vocabulary)
+    asked, made_for = asked_of(work, about, shard.of), work.digest(about.vocabulary)
     record = read_record(out, shard)
     if trusting and is_done(record, asked, made_for) and not work.overwrite:
         assert record is not None
         return ShardResult(shard, 0, len(record.names), ())
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ssrseg-")))
-        found = source.read(shard) if photographs is None else photographs
-        samples, origins = _samples(found, scratch / "images")
+        samples, origins = _samples(photographs, scratch / "images")
         names = tuple(sample.name for sample in samples)
         write_record(out, Record(asked, shard.number, False, made_for, names, {}))
         local = out.local
@@ -121,9 +121,9 @@ def make_shard(
         written, skipped = 0, 0
         failures: tuple[Failure, ...] = ()
         if samples:
-            result = work.make(source.vocabulary, samples, folder, superpixels)
+            result = work.make(about.vocabulary, samples, folder, superpixels)
             written, skipped = result.written, result.skipped
-            if local is None or source.staged:
+            if local is None or about.staged:
                 _name_origins(folder, origins, relative=local is not None)
             failures = read_failures(folder)
         if local is None and samples:
@@ -156,7 +156,7 @@ def make_shards(
         SSRError: As ``make_shard``.
     """
     for shard in shards:
-        yield make_shard(work, source, shard, out)
+        yield make_shard(work, source.about, shard, source.part(shard).read(), out)
 
 
 def _samples(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,12 +12,13 @@ from ssrseg.scale.making import ShardResult, asked_of, is_done, make_shard
 from ssrseg.scale.place import Place, place
 from ssrseg.scale.record import read_record
 from ssrseg.scale.shard import Shard
-from ssrseg.scale.sources import Source
+from ssrseg.scale.sources import About, Source
 from ssrseg.scale.work import Work
 
 _STORE = 200_000_000  # bytes of objects in a cluster that is started here
 _ACTOR_CPUS = 0.4  # actors that took whole CPUs would leave none to read for them: a deadlock
 _READER_CPUS = 0.5
+_PATIENCE = 10.0  # seconds
 
 LOCAL = "local"
 """Address of a cluster that is started here, and stopped at the end."""
@@ -51,14 +53,18 @@ def make_on_ray(
             f"--ray needs the package {error.name}, which is not installed: pip install"
             " 'ssrseg[ray]'."
         ) from error
-    asked, made_for = asked_of(work, source, shards[0].of), work.digest(source.vocabulary)
+    asked, made_for = (
+        asked_of(work, source.about, shards[0].of),
+        work.digest(source.about.vocabulary),
+    )
     todo = []
     for shard in shards:
         record = read_record(out, shard)
         if record is not None and is_done(record, asked, made_for) and not work.overwrite:
             yield ShardResult(shard, 0, len(record.names), ())
         else:
-            todo.append({"number": shard.number, "of": shard.of})
+            part = pickle.dumps(source.part(shard))
+            todo.append({"number": shard.number, "of": shard.of, "part": part})
     if not todo:
         return
     own = not ray.is_initialized()
@@ -72,16 +78,14 @@ def make_on_ray(
         actors = gpus or max(1, int(ray.cluster_resources().get("CPU", 1)))
         done = (
             ray.data.from_items(todo, override_num_blocks=len(todo))
-            .map(_Reader(source), num_cpus=_READER_CPUS, max_retries=-1)
+            .map(_read, num_cpus=_READER_CPUS)
             .map_batches(
                 _Maker,
-                fn_constructor_args=(work, source, str(out)),
+                fn_constructor_args=(work, source.about, str(out)),
                 batch_size=1,
                 compute=ActorPoolStrategy(min_size=1, max_size=min(actors, len(todo))),
                 num_cpus=_ACTOR_CPUS,
                 num_gpus=1 if gpus else 0,
-                max_restarts=-1,
-                max_task_retries=-1,
             )
         )
         for row in done.iter_rows():
@@ -100,8 +104,11 @@ def _connect(ray: Any, address: str) -> None:
         if address == LOCAL:
             ray.init(include_dashboard=False, object_store_memory=_STORE, **quiet)
         else:
+            host, colon, port = address.rpartition("://")[2].rpartition(":")
+            if colon and port.isdecimal():  # Ray itself would try for many minutes
+                socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
             ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"--ray {address}: no Ray cluster answers there ({' '.join(str(error).split())[:300]})."
             " Give the address that `ray start --head` names, auto on a machine of the cluster, or"
@@ -109,33 +116,27 @@ def _connect(ray: Any, address: str) -> None:
         ) from error
 
 
-class _Reader:
-    """A task: the photographs of a shard, as they are in their files."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            found: Any = list(self.source.read(Shard(int(row["number"]), int(row["of"]))))
-        except SSRError as error:
-            found = error
-        return row | {"photographs": pickle.dumps(found)}
+def _read(row: dict[str, Any]) -> dict[str, Any]:
+    """The photographs of a shard, as they are in their files."""
+    try:
+        found: Any = list(pickle.loads(row.pop("part")).read())
+    except SSRError as error:
+        found = error
+    return row | {"photographs": pickle.dumps(found)}
 
 
 class _Maker:
     """An actor: encoders that are loaded once, and make the masks of one shard after another."""
 
-    def __init__(self, work: Work, source: Source, out: str) -> None:
-        self.work, self.source = work, source
-        self.out = place(out)
+    def __init__(self, work: Work, about: About, out: str) -> None:
+        self.work, self.about, self.out = work, about, place(out)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         shard = Shard(int(batch["number"][0]), int(batch["of"][0]))
         found: Any = pickle.loads(batch["photographs"][0])
         if not isinstance(found, SSRError):
             try:
-                found = make_shard(self.work, self.source, shard, self.out, found)
+                found = make_shard(self.work, self.about, shard, found, self.out)
             except SSRError as error:
                 found = error
         return {"result": [pickle.dumps(found)]}

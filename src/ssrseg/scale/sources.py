@@ -60,9 +60,9 @@ class Vocabulary:
         )
 
 
-@runtime_checkable
-class Source(Protocol):
-    """All images of a call.
+@dataclass(frozen=True)
+class About:
+    """What is known of all images together.
 
     Attributes:
         vocabulary: What their labels mean.
@@ -71,116 +71,161 @@ class Source(Protocol):
         staged: Whether they have to be brought to this machine.
     """
 
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """See above."""
+    vocabulary: Vocabulary
+    digest: str
+    images: int | None
+    staged: bool
 
-    @property
-    def digest(self) -> str:
-        """See above."""
 
-    @property
-    def images(self) -> int | None:
-        """See above."""
+@runtime_checkable
+class Part(Protocol):
+    """The images of one shard; small, for it is sent to whoever reads them."""
 
-    @property
-    def staged(self) -> bool:
-        """See above."""
-
-    def parts(self, shards: int, chunk: int | None) -> int:
-        """Into how many shards they are cut, so that each of ``shards`` jobs has about as many.
-
-        Args:
-            chunk: Images that may be in one at most, where that can be chosen.
-        """
-
-    def read(self, shard: Shard) -> Iterator[Photograph]:
-        """The images of a shard, always in the same order.
+    def read(self) -> Iterator[Photograph]:
+        """The images, always in the same order.
 
         Raises:
             DataError: If they cannot be read.
         """
 
 
-@dataclass(frozen=True)
+@runtime_checkable
+class Source(Protocol):
+    """All images of a call, to be had by shards."""
+
+    @property
+    def about(self) -> About:
+        """What is known of all of them together."""
+
+    def parts(self, shards: int, chunk: int | None) -> int:
+        """Into how many shards they are cut, so that each of ``shards`` jobs has about as many.
+
+        Args:
+            chunk: Images that may be in one on average, where that can be chosen.
+        """
+
+    def part(self, shard: Shard) -> Part:
+        """The images of a shard."""
+
+
 class Listed:
     """Images of which there is a list, by the hash of their names."""
 
-    vocabulary: Vocabulary
-    samples: tuple[Sample, ...]
-    addresses: Mapping[str, str] | None = None
-    """Of their files, where they lie in a store."""
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        samples: Iterable[Sample],
+        addresses: Mapping[str, str] | None = None,
+    ) -> None:
+        """Number them.
 
-    @property
-    def staged(self) -> bool:
-        """True in a store."""
-        return self.addresses is not None
-
-    @property
-    def images(self) -> int:
-        """Their number."""
-        return len(self.samples)
-
-    @property
-    def digest(self) -> str:
-        """Of names and labels."""
-        return digest_of(*sorted(f"{each.name}\0{each.labels}" for each in self.samples))
+        Args:
+            addresses: Of their files by name, where they lie in a store.
+        """
+        self.samples, self._addresses = tuple(samples), addresses
+        digest = digest_of(*sorted(f"{each.name}\0{each.labels}" for each in self.samples))
+        self.about = About(vocabulary, digest, len(self.samples), addresses is not None)
+        self._by_number: tuple[int, dict[int, list[Sample]]] = (0, {})
 
     def parts(self, shards: int, chunk: int | None) -> int:
         """As many for every job."""
         return shards if chunk is None else shards * -(-len(self.samples) // (shards * chunk))
 
-    def read(self, shard: Shard) -> Iterator[Photograph]:
+    def part(self, shard: Shard) -> Part:
         """The images whose names belong to it, in their own order."""
-        mine = (each for each in self.samples if number_of(each.name, shard.of) == shard.number)
-        if self.addresses is None:
-            for each in mine:
-                yield Photograph(each.name, each.labels, each.image, "", str(each.image))
-            return
-        addresses = self.addresses
-        fs, _ = store_of(next(iter(addresses.values())))
-
-        def fetch(sample: Sample) -> Photograph:
-            address = addresses[sample.name]
-            with reaching(address):
-                content = fs.cat_file(address)
-            suffix = Path(address).suffix
-            return Photograph(sample.name, sample.labels, bytes(content), suffix, address)
-
-        yield from at_once(fetch, mine)
+        of, by_number = self._by_number
+        if of != shard.of:
+            by_number = {}
+            for sample in self.samples:
+                by_number.setdefault(number_of(sample.name, shard.of), []).append(sample)
+            self._by_number = shard.of, by_number
+        mine = tuple(by_number.get(shard.number, ()))
+        if self._addresses is None:
+            return Local(mine)
+        return InStore(mine, tuple(self._addresses[each.name] for each in mine))
 
 
 @dataclass(frozen=True)
+class Local:
+    """Images on disks that whoever makes the masks sees, too."""
+
+    samples: tuple[Sample, ...]
+
+    def read(self) -> Iterator[Photograph]:
+        """Their paths."""
+        for each in self.samples:
+            yield Photograph(each.name, each.labels, each.image, "", str(each.image))
+
+
+@dataclass(frozen=True)
+class InStore:
+    """Images behind addresses."""
+
+    samples: tuple[Sample, ...]
+    addresses: tuple[str, ...]
+
+    def read(self) -> Iterator[Photograph]:
+        """Their contents, fetched some at a time."""
+        if not self.addresses:
+            return
+        fs, _ = store_of(self.addresses[0])
+
+        def fetch(pair: tuple[Sample, str]) -> Photograph:
+            sample, address = pair
+            with reaching(address):
+                content = bytes(fs.cat_file(address))
+            suffix = Path(address).suffix
+            return Photograph(sample.name, sample.labels, content, suffix, address)
+
+        yield from at_once(fetch, zip(self.samples, self.addresses, strict=True))
+
+
 class Packed:
     """Images in packed files, each of which is a shard of its own.
 
     A job reads its own files only, so a file is not cut: what lies in it belongs together.
     """
 
-    vocabulary: Vocabulary
-    files: tuple[str, ...]
-    digest: str
-    images: int | None = None
-    staged: bool = True
+    def __init__(self, vocabulary: Vocabulary, files: tuple[str, ...]) -> None:
+        """Look up how large the files are."""
+        self.files = files
+        sizes = []
+        for file in files:
+            fs, path = store_of(file)
+            with reaching(file):
+                sizes.append(str(fs.size(path)))
+        digest = digest_of(*(file.rpartition("/")[2] for file in files), *sizes)
+        self.about = About(vocabulary, digest, None, True)
 
     def parts(self, shards: int, chunk: int | None) -> int:
         """One for each file."""
         return len(self.files)
 
-    def read(self, shard: Shard) -> Iterator[Photograph]:
-        """What is in the file of a shard, in its order."""
-        file, index = self.files[shard.number - 1], _index(self.vocabulary.classes)
-        seen: set[str] = set()
-        for name, labels, content, suffix in _unpacked(file):
+    def part(self, shard: Shard) -> Part:
+        """What is in the file of a shard."""
+        return InFile(self.files[shard.number - 1], self.about.vocabulary.classes)
+
+
+@dataclass(frozen=True)
+class InFile:
+    """The images of one packed file."""
+
+    file: str
+    classes: tuple[str, ...]
+
+    def read(self) -> Iterator[Photograph]:
+        """Their contents, one at a time, in the order of the file."""
+        index, seen = {class_key(name): number for number, name in enumerate(self.classes)}, set()
+        for name, labels, content, suffix in _unpacked(self.file):
             if fault := name_fault(name):
-                raise DataError(f"{file}: the name {quoted(name)} {fault}. Name it otherwise.")
+                raise DataError(f"{self.file}: the name {quoted(name)} {fault}. Name it otherwise.")
             if name in seen:
-                raise DataError(f"{file} has two images {quoted(name)}. Rename or remove one.")
+                raise DataError(f"{self.file} has two images {quoted(name)}. Rename or remove one.")
             seen.add(name)
-            known = _indices(labels, index, self.vocabulary.classes, f"{file}: {quoted(name)}")
-            yield Photograph(name, known, content, suffix, f"{file}/{name}{suffix}")
+            known = _indices(labels, index, self.classes, f"{self.file}: {quoted(name)}")
+            yield Photograph(name, known, content, suffix, f"{self.file}/{name}{suffix}")
         if not seen:
-            raise DataError(f"{file} holds no image. Remove it, or pack it again.")
+            raise DataError(f"{self.file} holds no image. Remove it, or pack it again.")
 
 
 def _unpacked(file: str, *, labels_only: bool = False) -> Iterator[tuple[str, Labels, bytes, str]]:
@@ -192,10 +237,6 @@ def _unpacked(file: str, *, labels_only: bool = False) -> Iterator[tuple[str, La
     from ssrseg.scale.tar import images_of_tar
 
     return images_of_tar(file, labels_only=labels_only)
-
-
-def _index(classes: tuple[str, ...]) -> dict[str, int]:
-    return {class_key(name): number for number, name in enumerate(classes)}
 
 
 def _indices(
@@ -234,7 +275,7 @@ def open_source(data: str | Path, split: str | None = None, *, labels: bool = Tr
                 f"--split {split} names a list of images, and {data} is packed files. Name the"
                 " files of the part that you want instead."
             )
-        return _open_packed(packed, labels)
+        return Packed(_packed_vocabulary(packed) if labels else Vocabulary(), packed)
     if is_address(data):
         return _open_store(str(data), split, labels)
     if labels:
@@ -250,7 +291,7 @@ def listed(data: LabelledImages) -> Listed:
 
 def unlabelled(samples: Iterable[Sample]) -> Listed:
     """Images of this machine whose labels do not matter."""
-    return Listed(Vocabulary(), tuple(samples))
+    return Listed(Vocabulary(), samples)
 
 
 def _vocabulary(data: LabelledImages) -> Vocabulary:
@@ -298,16 +339,6 @@ def _spelt_out(pattern: str) -> list[str]:
         for number in numbers
     )
     return [file for each in filled for file in _spelt_out(each)]
-
-
-def _open_packed(files: tuple[str, ...], labels: bool) -> Packed:
-    sizes = []
-    for file in files:
-        fs, path = store_of(file)
-        with reaching(file):
-            sizes.append(str(fs.size(path)))
-    digest = digest_of(*(file.rpartition("/")[2] for file in files), *sizes)
-    return Packed(_packed_vocabulary(files) if labels else Vocabulary(), files, digest)
 
 
 def _packed_vocabulary(files: tuple[str, ...]) -> Vocabulary:
@@ -379,7 +410,7 @@ def _open_store(address: str, split: str | None, labels: bool) -> Listed:
         addresses = {
             each.name: f"{root}/{each.image.relative_to(folder).as_posix()}" for each in found
         }
-    return Listed(vocabulary, tuple(found), addresses)
+    return Listed(vocabulary, found, addresses)
 
 
 def _samples(folder: Path, split: str | None, labels: bool) -> tuple[list[Sample], Vocabulary]:
