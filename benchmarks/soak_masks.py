@@ -61,7 +61,7 @@ def watch(
     start, looks = time.monotonic(), []
     while process.poll() is None:
         made = sum(1 for _ in out.rglob("masks/*.png"))
-        with suppress(OSError, ValueError):
+        with suppress(OSError, IndexError):  # it has just ended
             status = Path(f"/proc/{process.pid}/status").read_text()
             rss = int(status.split("VmRSS:")[1].split()[0]) * 1024 / MB
             files = len(os.listdir(f"/proc/{process.pid}/fd"))
@@ -159,9 +159,12 @@ def main() -> None:
         start = time.monotonic()
         looks = watch("plain", masks(data, folder / "plain"), folder / "plain", lambda _: None)
         found: dict[str, object] = {
-            "cores": os.cpu_count(), "load": os.getloadavg()[0], "images": images, "seconds": round(time.monotonic() - start),
+            "cores": os.cpu_count(),
+            "load": os.getloadavg()[0],
+            "images": images,
+            "seconds": round(time.monotonic() - start),
             **growth(looks, images),
-        }  # fmt: skip
+        }
         differing: list[str] = []
         if not options.without_ray:
             start = time.monotonic()
