@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -11,10 +12,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ssrseg.checkpoint import data_digest
+from ssrseg.config import deciding_settings
 from ssrseg.console import steps
 from ssrseg.data.files import atomic_write
 from ssrseg.data.photos import PhotoBatch, photo_batches
 from ssrseg.data.sample import LabelledImages
+from ssrseg.data.stamped_mask import digest_of
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.method.cam import min_max
 from ssrseg.method.cmpa import background_words, pool_foreground, usable_pairs
@@ -70,6 +74,46 @@ class ForegroundFeatures:
         except (OSError, SafetensorError):
             return None
         return cls(**tensors) if weights_digest(tensors) == digest else None
+
+
+def frozen_foreground(
+    model: SSR, data: LabelledImages, superpixels: SuperpixelCache, folder: Path | None
+) -> ForegroundFeatures:
+    """``collect_foreground`` with CLIP's CAM or its corrected form, kept for other runs.
+
+    No head has a part in it, so that runs of other seeds, losses and heads share one pass.
+
+    Args:
+        folder: Where it is kept, in a file named after all that decides it; None = nowhere.
+    """
+    if folder is None:
+        return collect_foreground(model, data, superpixels, aligned=False)
+    path = folder / f"{_frozen_name(model, data)}.safetensors"
+    found = ForegroundFeatures.load(path)
+    if found is None:
+        found = collect_foreground(model, data, superpixels, aligned=False)
+        found.save(path)
+    return found
+
+
+def _frozen_name(model: SSR, data: LabelledImages) -> str:
+    """A name for all that decides the features that frozen CLIP's CAM pools."""
+    config = model.config
+    ignored = {"decoder", "optim", "test", "pseudo", "data.crop", "data.scale", "data.flip"}
+    ignored |= {"cam.mode", "cam.readout", "cmpa"}
+    encoders = model.encoders
+    if config.cmpa.cam_source == "clip":  # nothing is propagated
+        ignored |= {"affinity", "sgc"}
+        encoders = {"clip": encoders["clip"]}
+    decides = (
+        deciding_settings(config, ignored),
+        (config.cmpa.cam_source, config.cmpa.min_patches, config.data.patches),
+        model.vocabulary.texts,
+        encoders,
+        model.device.type,
+        [version(each) for each in ("ssrseg", "torch", "transformers")],
+    )
+    return digest_of(repr(decides), data_digest(data))
 
 
 @torch.no_grad()

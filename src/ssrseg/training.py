@@ -54,7 +54,7 @@ from ssrseg.feature_cache import (
     photo_sizes,
     window_features,
 )
-from ssrseg.foreground import ForegroundFeatures, collect_foreground
+from ssrseg.foreground import ForegroundFeatures, collect_foreground, frozen_foreground
 from ssrseg.interruption import Interrupted, Stop, until_stopped
 from ssrseg.losses import crop_pairs, draw_pairs, online_masks, proto_loss, seg_loss
 from ssrseg.manifest import FILE as MANIFEST
@@ -73,6 +73,8 @@ MACHINE_FILE = "machine.yaml"
 """What no setting says and results depend on all the same, an entry for each session."""
 CURVES = "tensorboard"
 """Folder of TensorBoard's curves, in the run folder."""
+FOREGROUND = "foreground"
+"""Folder of foreground features, in a cache that runs share."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,12 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class _Run:
-    """What stays the same through a run."""
+    """What stays the same through a run.
+
+    Attributes:
+        features: Folder of the decoder's cached features.
+        pooled: Folder of foreground features that runs share; None = they share none.
+    """
 
     data: LabelledImages
     out: Path
@@ -108,6 +115,7 @@ class _Run:
     schedule: Schedule
     texts: tuple[str, ...]
     features: Path
+    pooled: Path | None
     digest: str = ""
 
     def checkpoint(
@@ -234,9 +242,9 @@ def train(
             Table 6.
         monitor: Images with true masks; at every checkpoint the pseudo masks of these are scored
             and logged. Nothing is learned or chosen from it.
-        cache: Folder of superpixels and cached features, to be shared between runs; nothing in it
-            is ever removed. By default they are inside ``out``, and the features are removed when
-            the run is finished.
+        cache: Folder of superpixels, cached features and foreground features, to be shared
+            between runs; nothing in it is ever removed. By default they are inside ``out``, and
+            cached features are removed when the run is finished.
         device: ``auto``, ``cpu`` or ``cuda``.
         stop_after: Stop, resumable, when so many iterations of the whole run are finished.
         strict: Refuse to train without images that cannot be used.
@@ -272,9 +280,9 @@ def train(
     sweep(Path(cache or out))
     with only_writer(out), torch.random.fork_rng():
         schedule, features = plan(config, supervision), Path(cache or out) / "features"
-        run = _Run(
-            data, out, config, supervision, superpixels, schedule, vocabulary.texts, features
-        )
+        pooled = None if cache is None else Path(cache) / FOREGROUND
+        texts = vocabulary.texts
+        run = _Run(data, out, config, supervision, superpixels, schedule, texts, features, pooled)
         total = run.schedule.total
         run, earlier = _earlier_run(run, given)  # first, as what follows takes time
         run = replace(run, config=settled_precision(run.config, device))
@@ -685,7 +693,7 @@ def _optimizer(model: SSR) -> torch.optim.Optimizer:
 
 def _start(run: _Run, earlier: Checkpoint | None, model: SSR) -> _State:
     """Heads, decoder and optimiser, new or as an earlier run left them."""
-    config, data = run.config, run.data
+    config = run.config
     plain = replace(config, affinity=replace(config.affinity, rfm_after=None))
     if earlier is not None:
         check_same_encoders(
@@ -697,7 +705,7 @@ def _start(run: _Run, earlier: Checkpoint | None, model: SSR) -> _State:
         # residual heads need each image's mean for their basis; where patches are aligned first,
         # random heads need nothing pooled before the first refresh
         if earlier is None and not (config.cmpa.aligns_patches and config.cmpa.init == "random"):
-            foreground = collect_foreground(model, data, run.superpixels, aligned=False)
+            foreground = _pool(run, model)
             if not len(foreground.classes):
                 raise _no_pairs(run, model)
         mean = None if foreground is None else foreground.mean
@@ -713,6 +721,14 @@ def _start(run: _Run, earlier: Checkpoint | None, model: SSR) -> _State:
         if earlier.iteration < run.schedule.align.stop:
             state.foreground = _earlier_foreground(run, state, earlier.iteration)
     return state
+
+
+def _pool(run: _Run, model: SSR) -> ForegroundFeatures:
+    """Foreground features of the training set; where heads have a part in them, by the model's."""
+    config, heads = run.config.cmpa, model.alignment is not None
+    if heads and (config.aligns_patches or config.cam_source == "cmpa"):
+        return collect_foreground(model, run.data, run.superpixels, aligned=config.aligns_patches)
+    return frozen_foreground(model, run.data, run.superpixels, run.pooled)
 
 
 def _no_pairs(run: _Run, model: SSR) -> DataError:
@@ -744,8 +760,7 @@ def _earlier_foreground(run: _Run, state: _State, iteration: int) -> ForegroundF
             f"{file} is missing or damaged, and its features cannot be pooled again: they are those"
             " of an earlier model. Begin anew in another folder (--out)."
         )
-    aligned = run.config.cmpa.aligns_patches
-    return collect_foreground(state.without_rfm, run.data, run.superpixels, aligned=aligned)
+    return _pool(run, state.without_rfm)
 
 
 @torch.no_grad()
@@ -756,7 +771,7 @@ def _refresh_prototypes(run: _Run, state: _State, iteration: int) -> None:
     literal = config.aligns_patches
     found = state.foreground
     if found is None or literal or (config.cam_source == "cmpa" and iteration > 0):
-        found = collect_foreground(model, run.data, run.superpixels, aligned=literal)
+        found = _pool(run, model)
     found.save(run.foreground_file(iteration + 1))  # the name counts finished iterations
     pooled, classes = found.pooled, found.classes
     if config.bg_prototypes != "none":  # K = C + M: a background word is a class of its own

@@ -112,7 +112,7 @@ class Setup:
     method: Method = Method()
     encoders: Encoders = Encoders()
     cache: Annotated[Path | None, Parameter(group=SPEED)] = None
-    """Folder of superpixels and cached features, which several runs may share."""
+    """Folder of superpixels, cached and pooled features, which several runs may share."""
     device: Device = "auto"
 
     def settings(self, model: Path | None = None) -> "Config":
