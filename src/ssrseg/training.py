@@ -33,7 +33,7 @@ from ssrseg.checkpoint import (
     save_checkpoint,
 )
 from ssrseg.config import Config, OptimConfig, config_of, load_config
-from ssrseg.console import Steps, note, steps
+from ssrseg.console import Steps, note, steps, track
 from ssrseg.data.crops import CropBatch, CropDraws, derive_seed, refuse_without_masks
 from ssrseg.data.files import only_writer, sweep, user_path, write_text, writing
 from ssrseg.data.images import read_image
@@ -334,7 +334,8 @@ def _with_features(run: _Run, model: SSR) -> _Run:
 
 def _report(run: _Run, model: SSR, done: int, seconds: float, finished: bool) -> None:
     """Write report.html, with a few photographs if the model is finished."""
-    shown = [_seen(run, model, sample) for sample in varied(run.data)] if finished else []
+    chosen = varied(run.data) if finished else []
+    shown = [_seen(run, model, sample) for sample in track(chosen, "Report", len(chosen))]
     facts = run_facts(run.schedule, run.supervision, done, seconds)
     write_run_report(run.out, run.data, run.config, shown, facts)
 
