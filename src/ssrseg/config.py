@@ -123,8 +123,10 @@ class DataConfig:
     bands: tuple[Band, Band, Band] | None = None
     """Which bands of files are red, green and blue, counted from 1, such as [4, 3, 2]; null = the
     colours that the file names, or its only three."""
-    workers: Annotated[CountOrZero, Field(le=256)] = 0
-    """Processes that load crops and photographs beside the encoders; 0 loads in between."""
+    workers: Annotated[CountOrZero, Field(le=256)] | None = None
+    """Threads that read photographs, and processes that load crops, beside the encoders; 0 loads in
+    between; null = one thread and no process on a CPU, eight of each on a GPU, if it has as many
+    processors."""
     patches: Count | None = None
     """Patches of photographs seen together when CAMs are made; null = 1,024 on a CPU, 65,536 on a
     GPU."""

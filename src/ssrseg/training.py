@@ -334,8 +334,10 @@ def _with_features(run: _Run, model: SSR) -> _Run:
 
 def _report(run: _Run, model: SSR, done: int, seconds: float, finished: bool) -> None:
     """Write report.html, with a few photographs if the model is finished."""
-    chosen = varied(run.data) if finished else []
-    shown = [_seen(run, model, sample) for sample in track(chosen, "Report", len(chosen))]
+    shown: list[TrainedImage] = []
+    if finished:
+        chosen = varied(run.data)
+        shown = [_seen(run, model, sample) for sample in track(chosen, "Report", len(chosen))]
     facts = run_facts(run.schedule, run.supervision, done, seconds)
     write_run_report(run.out, run.data, run.config, shown, facts)
 

@@ -25,6 +25,7 @@ from ssrseg.data.transforms import Crop, limit_side, random_crop
 from ssrseg.errors import DataError, SSRError
 from ssrseg.interruption import leave_to_parent
 from ssrseg.method.pseudo_mask import IGNORE
+from ssrseg.processors import processors
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,13 @@ def derive_seed(seed: int, number: int, stream: int) -> int:
     return int(np.random.SeedSequence([seed, number, stream]).generate_state(1)[0])
 
 
+def loading_processes(workers: int | None, *, pin: bool) -> int:
+    """Processes that load batches: none on a CPU; for a GPU (``pin``) at most 8."""
+    if workers is not None:
+        return workers
+    return min(8, processors()) if pin else 0
+
+
 def refuse_without_masks(data: LabelledImages) -> None:
     """Raise DataError if an image has no true mask, which full supervision learns from."""
     bare = [sample.name for sample in data.samples if sample.truth is None]
@@ -88,7 +96,7 @@ Batch = TypeVar("Batch")
 class Draws(ABC, Generic[Batch]):
     """Draw number ``draw`` of a shuffled, endless pass over ``count`` images."""
 
-    def __init__(self, count: int, seed: int, workers: int) -> None:
+    def __init__(self, count: int, seed: int, workers: int | None) -> None:
         self.count, self.seed, self.workers = count, seed, workers
 
     def row(self, draw: int) -> int:
@@ -110,7 +118,7 @@ class Draws(ABC, Generic[Batch]):
             draws,
             batch,
             collate_fn=self._batch,
-            num_workers=self.workers,
+            num_workers=loading_processes(self.workers, pin=pin),
             pin_memory=pin,
             worker_init_fn=leave_to_parent,
         ):

@@ -1,20 +1,19 @@
-"""Photographs ahead of the encoders: read and resized by workers, batched where sizes agree."""
+"""Photographs ahead of the encoders: read and resized by threads, batched where sizes agree."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from ssrseg.config import DataConfig
 from ssrseg.console import track
@@ -28,7 +27,7 @@ from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.text import fault_report
 from ssrseg.data.transforms import fit_to_patches, limit_side, patch_grid
 from ssrseg.errors import DataError, SSRError
-from ssrseg.interruption import leave_to_parent
+from ssrseg.processors import processors
 
 PATCHES = {"cpu": 1024, "cuda": 65536}
 """Patches seen together: more gain nothing on a CPU and cost memory."""
@@ -187,23 +186,12 @@ def read_photos(
         superpixels: None = not needed.
     """
     most = settings.patches or PATCHES["cuda" if device.type == "cuda" else "cpu"]
-    numbered: Any = list(
-        enumerate(samples)
-    )  # loaders take any sequence, though typed for a Dataset
     read = partial(
         _read,
         max_side=settings.max_side,
         levels=(settings.range, settings.bands),
         patch=patch,
         superpixels=superpixels,
-    )
-    loader = DataLoader(
-        numbered,
-        batch_size=None,
-        collate_fn=read,  # called by the workers
-        num_workers=settings.workers,
-        worker_init_fn=leave_to_parent,
-        generator=torch.Generator(),  # a loader draws a seed: not from the numbers heads start with
     )
     waiting: dict[tuple[int, int], list[Photo]] = {}
 
@@ -212,12 +200,10 @@ def read_photos(
         labels = [samples[photo.index].labels for photo in photos]
         return join_photos(photos, labels, patch, device)
 
-    for photo in loader:
+    for photo in _ahead(read, enumerate(samples), reading_threads(settings, device)):
         if isinstance(photo, UnreadablePhoto):
             yield photo
             continue
-        if settings.workers:  # what a worker sends holds a file descriptor until it is copied
-            photo = _copied(photo)
         size = (photo.small.shape[0], photo.small.shape[1])
         waiting.setdefault(size, []).append(photo)
         full = min(MOST_PHOTOS, max(1, most // math.prod(patch_grid(size, patch))))
@@ -231,11 +217,33 @@ def read_photos(
         yield batch_of(size)
 
 
-def _copied(photo: Photo) -> Photo:
-    original = photo.original.clone()
-    small = original if photo.small.shape == original.shape else photo.small.clone()
-    ids = None if photo.superpixels is None else photo.superpixels.clone()
-    return Photo(photo.index, original, small, ids, photo.digest)
+def _ahead(
+    read: Callable[[tuple[int, Sample]], Photo | UnreadablePhoto],
+    numbered: Iterable[tuple[int, Sample]],
+    threads: int,
+) -> Iterator[Photo | UnreadablePhoto]:
+    """What is read, in order; each thread is at most two photographs ahead."""
+    if not threads:
+        yield from map(read, numbered)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        begun: deque[Future[Photo | UnreadablePhoto]] = deque()
+        try:
+            for each in numbered:
+                begun.append(pool.submit(read, each))
+                if len(begun) > 2 * threads:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def reading_threads(settings: DataConfig, device: torch.device) -> int:
+    """Threads that read photographs beside the encoders; all that is slow in them frees Python."""
+    if settings.workers is not None:
+        return settings.workers
+    return min(8, processors()) if device.type == "cuda" else int(processors() > 1)
 
 
 def present_slots(labels: list[tuple[int, ...]]) -> Int[Tensor, "batch slots"]:

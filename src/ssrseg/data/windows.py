@@ -121,11 +121,18 @@ class WindowDraws(Draws[WindowBatch]):
         patch: Side of a patch in pixels.
         flip: Whether every second view is mirrored.
         seed: Of the draws.
-        workers: Processes that load.
+        workers: Processes that load; None = by the device.
     """
 
     def __init__(
-        self, files: Sequence[Path], side: int, patch: int, *, flip: bool, seed: int, workers: int
+        self,
+        files: Sequence[Path],
+        side: int,
+        patch: int,
+        *,
+        flip: bool,
+        seed: int,
+        workers: int | None,
     ) -> None:
         super().__init__(len(files), seed, workers)
         self.files, self.side, self.patch, self.flip = files, side, patch, flip
