@@ -370,7 +370,7 @@ def _try_batch(model: SSR, batch: CropBatch | WindowBatch, clock: _Clock) -> Non
         features = model.encode(batch.image)
         initial = model.initial_cam(features, batch.present, batch.valid, with_clip=literal)
         aligning: Tensor = torch.zeros((), device=model.device)
-        if literal and (pairs := crop_pairs(model, initial, batch)) is not None:
+        if literal and (pairs := crop_pairs(model, initial, batch)).usable.any():
             out = torch.randn(model.n_classes, model.config.cmpa.out, device=model.device)
             aligning = proto_loss(model, pairs, out)
         mask = online_masks(model, batch, initial)

@@ -20,6 +20,7 @@ from ssrseg.method.cam import min_max
 from ssrseg.method.cmpa import background_words, pool_foreground, usable_pairs
 from ssrseg.model import SSR, InitialCam
 from ssrseg.networks.frozen import weights_digest
+from ssrseg.processes import ALONE, Group
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,12 @@ class ForegroundFeatures:
 
 @torch.no_grad()
 def collect_foreground(
-    model: SSR, data: LabelledImages, superpixels: SuperpixelCache, *, aligned: bool
+    model: SSR,
+    data: LabelledImages,
+    superpixels: SuperpixelCache,
+    *,
+    aligned: bool,
+    group: Group = ALONE,
 ) -> ForegroundFeatures:
     """One pass over the training images, each at its own size.
 
@@ -83,18 +89,20 @@ def collect_foreground(
         data: Training images; only image-level labels are read.
         superpixels: Needed where the pooling CAM is the corrected one.
         aligned: Align every patch by ISA before pooling (Eq. 1, then Eq. 2, as printed).
+        group: Each process looks at its share; all have all features.
     """
     rows: dict[str, list[Tensor]] = {entry.name: [] for entry in fields(ForegroundFeatures)}
     order: list[int] = []
     refined = model.config.cmpa.cam_source == "refined" and model.wants_superpixels
+    mine = group.share(data.samples)
     batches = photo_batches(
-        data.samples,
+        mine,
         model.config.data,
         model.patch_size,
         superpixels if refined else None,
         model.device,
     )
-    with steps("Foreground features", len(data)) as progress:
+    with steps("Foreground features", len(mine)) as progress:
         for batch in batches:
             # weights of Eq. 2: (batch, slots, grid_h, grid_w)
             initial = model.initial_cam(model.encode(batch.image), batch.present, with_clip=True)
@@ -109,18 +117,22 @@ def collect_foreground(
             usable = usable_pairs(
                 cam.flatten(2), batch.present, min_patches=model.config.cmpa.min_patches
             )
-            index = torch.tensor(batch.index, device=model.device)[:, None].expand_as(batch.present)
+            # rows of the whole training set
+            own = [group.rank + group.size * index for index in batch.index]
+            index = torch.tensor(own, device=model.device)[:, None].expand_as(batch.present)
             rows["pooled"].append(pooled[usable].cpu())
             rows["classes"].append(batch.present[usable].cpu())
             rows["image_index"].append(index[usable].cpu())
             rows["background"].append(background.cpu())
             rows["mean"].append(initial.patch_features.mean(1).cpu())
-            order += batch.index
+            order += own
             for _ in batch.index:
                 progress.advance()
-    found = {name: torch.cat(parts) for name, parts in rows.items()}
+    parts = group.all((rows, order))
+    found = {name: torch.cat([each for part, _ in parts for each in part[name]]) for name in rows}
     # batches may be in another order than the samples
-    by_pair, by_image = found["image_index"].argsort(stable=True), torch.tensor(order).argsort()
+    by_pair = found["image_index"].argsort(stable=True)
+    by_image = torch.tensor([row for _, some in parts for row in some]).argsort()
     return ForegroundFeatures(
         pooled=found["pooled"][by_pair],
         image_index=found["image_index"][by_pair],
