@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -288,12 +289,22 @@ def make_features(
             save_views(path, *_views(model, batch, truth), path.stem)
             progress.advance(sample.name)
     group.most(0)  # until all are through
-    unseen = next((path for path in files.values() if not path.is_file()), None)
+    unseen = next((path for path in files.values() if not _appears(path, group)), None)
     if unseen is not None:
         raise OutputError(
-            f"{unseen}, made by another process, is not there for this one. Name a folder for cached"
-            " features that all machines share (--cache), or set optim.features=online."
+            f"{unseen}, made by another process, is not there for this one. Name a folder for"
+            " cached features that all machines share (--cache), or set optim.features=online."
         )
+
+
+def _appears(path: Path, group: Group) -> bool:
+    """Whether a file is there; one of another machine may be seen a minute late (NFS)."""
+    end = time.monotonic() + (60 if group.size > 1 else 0)
+    while not path.is_file():
+        if time.monotonic() >= end:
+            return False
+        time.sleep(1)
+    return True
 
 
 @torch.no_grad()

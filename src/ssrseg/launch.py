@@ -94,7 +94,7 @@ def _first_host() -> str:
 
 
 def _number(name: str) -> int:
-    text = os.environ[name] if name in os.environ else ""
+    text = os.environ.get(name, "")
     if not text.isdecimal():
         raise ConfigError(
             f'{name} = "{text}" in the environment is no number from 0. Start with torchrun or'

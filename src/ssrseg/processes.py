@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from ssrseg.console import silent
@@ -164,23 +166,23 @@ class Group:
         if self.size == 1:
             return step
         with together():
-            return DistributedDataParallel(
-                step, find_unused_parameters=some_unused, broadcast_buffers=False
-            )
+            return DistributedDataParallel(step, find_unused_parameters=some_unused)
 
 
 ALONE = Group()
 
 
 class Step(nn.Module):
-    """Parts that are trained, and a call of whatever computes a loss from them.
+    """The weights of parts that are trained, and a call of whatever computes a loss from them.
 
     DDP wants a module: it averages the gradients of its parameters once a loss is its output.
+    Running means stay out, which it would send around at every call: they are the same anyway.
     """
 
     def __init__(self, *parts: nn.Module | None) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(part for part in parts if part is not None)
+        trained = (part for part in parts if part is not None)
+        self.weights = nn.ParameterList(each for part in trained for each in part.parameters())
 
     def forward(self, loss: Callable[[], Tensor]) -> Tensor:
         """The loss."""
@@ -222,12 +224,10 @@ def started(device: str) -> Iterator[Callable[[], bool]]:
     meeting = meeting_point()
     try:
         with together():
-            store, _, _ = next(
-                distributed.rendezvous(meeting, found.rank, found.size, timeout=MEET)
-            )
+            store, _, _ = next(rendezvous(meeting, found.rank, found.size, timeout=MEET))
             distributed.init_process_group(
                 "nccl" if cuda else "gloo",
-                store=distributed.PrefixStore("ssrseg", store),
+                store=PrefixStore("ssrseg", store),
                 rank=found.rank,
                 world_size=found.size,
                 timeout=MEET,

@@ -104,7 +104,13 @@ class Draws(ABC, Generic[Batch]):
         return torch.Generator().manual_seed(derive_seed(self.seed, draw, 1))
 
     def loader(
-        self, start: int, stop: int, batch: int, *, pin: bool = False, share: tuple[int, int] = (0, 1)
+        self,
+        start: int,
+        stop: int,
+        batch: int,
+        *,
+        pin: bool = False,
+        share: tuple[int, int] = (0, 1),
     ) -> Iterator[Batch]:
         """Batches of draws ``start`` .. ``stop`` - 1, in order, loaded ahead by worker processes.
 
