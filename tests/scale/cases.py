@@ -28,7 +28,7 @@ LITERAL = (
 
 @dataclass(frozen=True)
 class Case:
-    """Settings of a run; ``stops`` are iterations at which it is stopped and another goes on."""
+    """Settings of a run, and of how many images the masks are scored meanwhile."""
 
     name: str
     overrides: tuple[str, ...]
@@ -49,7 +49,7 @@ CASES = (
     Case("joint", ("optim.schedule=joint", "cmpa.cam_source=cmpa")),
     Case("joint and literal", LITERAL),
     Case("joint and literal, micro-batches", (*LITERAL, "optim.micro_batch=2", "cmpa.depth=2")),
-    Case("literal, staged, no background", (*LITERAL[1:], "cmpa.bg_pairs=0")),
+    Case("literal, staged, no background", (*LITERAL[1:], "cmpa.bg_pairs=0", "optim.iterations=1")),
     Case("WeCLIP's affinity loss", ("cam.mode=clip", "optim.affinity_weight=1.0")),
 )
 
