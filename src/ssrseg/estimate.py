@@ -372,7 +372,7 @@ def _try_batch(model: SSR, batch: CropBatch | WindowBatch, clock: _Clock) -> Non
         features = model.encode(batch.image)
         initial = model.initial_cam(features, batch.present, batch.valid, with_clip=literal)
         aligning: Tensor = torch.zeros((), device=model.device)
-        if literal and (pairs := crop_pairs(model, initial, batch)) is not None:
+        if literal and (pairs := crop_pairs(model, initial, batch)).usable.any():
             out = torch.randn(model.n_classes, model.config.cmpa.out, device=model.device)
             aligning = proto_loss(model, pairs, out)
         mask = online_masks(model, batch, initial)
@@ -411,6 +411,7 @@ def train_cost(
     schedule: Schedule,
     *,
     first: int = 0,
+    processes: int = 1,
 ) -> Cost:
     """What ``train`` takes.
 
@@ -421,12 +422,13 @@ def train_cost(
         sizes: Height and width of each.
         schedule: Of the run.
         first: Iterations that are finished.
+        processes: That share the work, each on cores of its own; memory is that of one.
     """
     config, device = model.config, model.device
     threads = reading_threads(config.data, device)
     small = [limited_size(size, config.data.max_side) for size in sizes]
-    patches = sum(_patches(size, model.patch_size) for size in small)
-    read = _area(sizes) * photos.read
+    patches = sum(_patches(size, model.patch_size) for size in small) / processes
+    read = _area(sizes) * photos.read / processes
     # every file once, by threads
     seconds = read / min(8, os.cpu_count() or 1)
     # CMPA
@@ -434,9 +436,10 @@ def train_cost(
     again = _meanwhile(read, patches * photos.gather, threads, device)
     seconds += _refreshes(config, align) * again + len(align) * crops.align
     # the decoder
-    cutting = _area(small) * photos.superpixels if model.wants_superpixels else 0.0
+    cutting = _area(small) * photos.superpixels / processes if model.wants_superpixels else 0.0
     iterations = len(range(max(first, schedule.crops.start), schedule.crops.stop))
-    drawn = iterations * config.optim.batch
+    share = config.optim.batch // processes
+    drawn = iterations * share
     disk = _superpixel_bytes(model, small) + 4 * crops.weights  # two moments, and the final model
     loading = drawn * crops.load
     if config.optim.features == "cached":
@@ -445,14 +448,14 @@ def train_cost(
             views = photos.rectify + (cache_passes(config) - 1) * photos.encode
             seconds += _meanwhile(read + cutting, patches * views, threads, device)
     elif not first:
-        loading += cutting * min(1.0, drawn / max(1, len(data)))
+        loading += cutting * min(1.0, drawn * processes / max(1, len(data)))
     computing = drawn * (crops.prepare + crops.learn) + iterations * crops.step
     loaders = loading_processes(config.data.workers, pin=device.type == "cuda")
     seconds += _meanwhile(loading, computing, loaders, device)
     features = 0  # one row for each pair, two for each image
     if len(schedule.align):
         features = 4 * model.text_features.shape[1] * (int(data.labels.sum()) + 2 * len(data))
-    at_once = config.optim.micro_batch or config.optim.batch
+    at_once = min(config.optim.micro_batch or config.optim.batch, share)
     one, several = crops.one, crops.several
     memory = _extrapolated(one.most, several.most, crops.crops, at_once) + features
     return Cost(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -26,7 +27,9 @@ from ssrseg.cli.app import (
     whole,
 )
 from ssrseg.console import echo, note, print_table, show
-from ssrseg.errors import counted
+from ssrseg.errors import SSRError, counted
+from ssrseg.interruption import Interrupted
+from ssrseg.launch import place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -148,6 +151,33 @@ def train(
         strict: Do not train without images that cannot be used. Default: leave them out.
         tensorboard: Also write the curves of log.csv for TensorBoard, into tensorboard/ of the run.
     """
+    found = place()
+    if found is None:
+        return _train(setup, out, supervision, monitor, stop_after, strict, tensorboard)
+    from ssrseg.processes import started
+
+    with started(setup.device) as first_to_fail:
+        try:
+            return _train(setup, out, supervision, monitor, stop_after, strict, tensorboard)
+        except SSRError:
+            if not first_to_fail():
+                sys.exit(2)  # another process has said why, or more
+            raise
+        except Interrupted as stopped:
+            if found.rank:
+                sys.exit(128 + stopped.signum)  # the first one says it
+            raise
+
+
+def _train(
+    setup: DataSetup,
+    out: Path,
+    supervision: Literal["labels", "full"],
+    monitor: int,
+    stop_after: int | None,
+    strict: bool,
+    tensorboard: bool,
+) -> int:
     config = setup.settings()
     images = _open(setup)
     from ssrseg.failures import EXIT_CODE

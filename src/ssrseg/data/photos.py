@@ -27,6 +27,7 @@ from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.text import fault_report
 from ssrseg.data.transforms import fit_to_patches, limit_side, patch_grid
 from ssrseg.errors import DataError, SSRError
+from ssrseg.processes import ALONE, Group
 from ssrseg.processors import processors
 
 PATCHES = {"cpu": 1024, "cuda": 65536}
@@ -103,7 +104,12 @@ def _read(
 
 
 def usable_photos(
-    data: LabelledImages, settings: DataConfig, patch: int, *, truth: bool = False
+    data: LabelledImages,
+    settings: DataConfig,
+    patch: int,
+    *,
+    truth: bool = False,
+    group: Group = ALONE,
 ) -> tuple[LabelledImages, list[tuple[Sample, SSRError]]]:
     """Read every photograph once, before anything is computed from them.
 
@@ -111,6 +117,7 @@ def usable_photos(
         settings: ``range`` and ``bands`` are used.
         patch: Side of a patch in pixels; smaller photographs cannot be used.
         truth: Read the true masks, too.
+        group: Each process reads its share.
 
     Returns:
         The data without those that cannot be read, and these with the reason.
@@ -127,8 +134,10 @@ def usable_photos(
             return error
         return None
 
+    mine = group.share(data.samples)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        faults = list(track(pool.map(fault, data.samples), "Reading images", len(data)))
+        found = list(track(pool.map(fault, mine), "Reading images", len(mine)))
+    faults = group.gathered(found)
     both = list(zip(data.samples, faults, strict=True))
     usable = tuple(sample for sample, error in both if error is None)
     return replace(data, samples=usable), [(sample, error) for sample, error in both if error]
@@ -246,9 +255,9 @@ def reading_threads(settings: DataConfig, device: torch.device) -> int:
     return min(8, processors()) if device.type == "cuda" else int(processors() > 1)
 
 
-def present_slots(labels: list[tuple[int, ...]]) -> Int[Tensor, "batch slots"]:
-    """Class ids of each image, padded with -1 to the longest list (at least one slot)."""
-    slots = max([1, *map(len, labels)])
+def present_slots(labels: list[tuple[int, ...]], slots: int = 1) -> Int[Tensor, "batch slots"]:
+    """Class ids of each image, padded with -1 to the longest list, and to at least ``slots``."""
+    slots = max([1, slots, *map(len, labels)])
     return torch.tensor([list(ids) + [-1] * (slots - len(ids)) for ids in labels])
 
 
