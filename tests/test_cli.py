@@ -31,7 +31,7 @@ from ssrseg.config import describe, known_keys, preset_names
 
 VERBS = (
     *("demo", "check", "masks", "train", "predict", "report", "review", "evaluate"),
-    *("export", "doctor", "config"),
+    *("export", "merge", "doctor", "config"),
     *("prepare", "archive"),
     *("table", "ablate", "seeds", "figure", "reproduce"),
 )

@@ -26,6 +26,7 @@ from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import ConfigError, DataError, SSRError
 from ssrseg.kept_cams import KeptCams, cams_path, read_cams, write_cams
+from ssrseg.loaded_once import LoadedOnce
 from ssrseg.made_with import MadeWith, folder_made_with
 from ssrseg.networks.frozen import files_digest
 from ssrseg.networks.vocabulary import build_vocabulary
@@ -99,6 +100,7 @@ class CamSource:
         superpixels: Path,
         device: str,
         anew: bool,
+        loaded: LoadedOnce | None = None,
     ) -> None:
         """Find out what decides the CAMs; encoders are loaded if they are not known by their files.
 
@@ -106,10 +108,12 @@ class CamSource:
             run: Whose heads, or decoder, are used; None = training-free.
             superpixels: Folder in which they are kept.
             anew: Use no CAM that is there.
+            loaded: What earlier calls have loaded.
 
         Raises:
             SSRError: As ``SSR.for_data``.
         """
+        self._loaded = loaded or LoadedOnce()
         self._data, self._out, self._config, self._run = data, out, config, run
         self._superpixels, self._device, self._anew = superpixels, device, anew
         names = check_class_names(data.classes)
@@ -120,21 +124,19 @@ class CamSource:
             texts=vocabulary.texts[: len(names)],
             background=vocabulary.texts[len(names) :],
             model="" if run is None else model_digest(run),
-            files=_encoder_files(config),
+            files=encoder_files(config),
         )
         self._encoders: dict[str, str] | None = None if anew else _known_encoders(wanted, out)
         if self._encoders is None:
             self._encoders = self._model.encoders
-            wanted = replace(wanted, files=_encoder_files(config))  # they may have been fetched now
+            wanted = replace(wanted, files=encoder_files(config))  # they may have been fetched now
         self.made_with = replace(wanted, encoders=self._encoders)
 
     @cached_property
     def _model(self) -> Any:
         """An SSR that makes no masks worth mentioning."""
-        from ssrseg.model import SSR
-
         config = replace(self._config, pseudo=PseudoConfig(refine="none"))
-        model = SSR.for_data(config, self._data, self._run, device=self._device)
+        model = self._loaded.for_data(config, self._data, self._run, self._device)
         if self._encoders not in (None, model.encoders):
             raise ConfigError(
                 f"{self._out} holds CAMs of other encoders than {config.backbones.clip} and"
@@ -260,7 +262,7 @@ def _photo_cams(
     return PhotoCams(sample, cams, batch.small[row], (height, width), digest, kept)
 
 
-def _encoder_files(config: Config) -> dict[str, tuple[str, str]]:
+def encoder_files(config: Config) -> dict[str, tuple[str, str]]:
     """Where the encoders are that the settings use, and a digest of their files."""
     used = {"clip": config.backbones.clip}
     used |= {"dino": config.backbones.dino} if uses_dino(config) else {}

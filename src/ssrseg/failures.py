@@ -22,12 +22,12 @@ class Failure:
 
     Attributes:
         name: Of its sample.
-        image: The photograph, whatever of it is faulty.
+        image: The photograph, whatever of it is faulty; text if it is in a store.
         reason: One paragraph that names the file and the cure.
     """
 
     name: str
-    image: Path
+    image: Path | str
     reason: str
 
 
@@ -42,9 +42,14 @@ def write_failures(folder: Path, failures: Sequence[Failure]) -> None:
         with writing(path):
             path.unlink(missing_ok=True)
         return
+    write_text(path, failures_text(failures))
+
+
+def failures_text(failures: Sequence[Failure]) -> str:
+    """The whole table."""
     rows = [("name", "image", "reason")]
     rows += [(each.name, str(each.image), each.reason) for each in failures]
-    write_text(path, "".join(map(csv_line, rows)))
+    return "".join(map(csv_line, rows))
 
 
 def read_failures(folder: Path) -> tuple[Failure, ...]:

@@ -95,8 +95,7 @@ class Manifest:
 
     def write(self) -> None:
         """Write the table anew, a line per mask, by name: however often a run was stopped."""
-        rows = (COLUMNS, *(row.values() for _, row in sorted(self._rows.items())))
-        write_text(self.path, "".join(map(csv_line, rows)))
+        write_text(self.path, manifest_text(self._rows))
 
     def add(
         self,
@@ -192,6 +191,16 @@ class Manifest:
 
     def _names(self, labels: Iterable[int]) -> str:
         return ";".join(self.classes[index] for index in labels)
+
+
+def manifest_text(rows: Mapping[str, Mapping[str, str]]) -> str:
+    """A whole table, a line per mask, by name.
+
+    Args:
+        rows: Cells by column, by name; a column that is not there is empty.
+    """
+    cells = ([row.get(column, "") for column in COLUMNS] for _, row in sorted(rows.items()))
+    return "".join(map(csv_line, (COLUMNS, *cells)))
 
 
 def decision_on(mask: Path, row: Mapping[str, str]) -> str:

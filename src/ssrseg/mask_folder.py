@@ -364,6 +364,11 @@ def _refuse_other(out: Path, made_from: str) -> None:
             holds = f"masks made from {'labels' if source == 'labels' else 'a model alone'}"
     if holds:
         raise ConfigError(f"{out} holds {holds}. Choose another folder (--out) for these masks.")
+    if next(out.glob("shards/*/shard.json"), None) is not None:
+        raise ConfigError(
+            f"{out} holds shards that are not merged. Merge them first (ssrseg merge {out}), or"
+            " choose another folder (--out)."
+        )
 
 
 def _refuse_mixture(

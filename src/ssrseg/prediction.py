@@ -19,6 +19,7 @@ from ssrseg.data.walk import list_images
 from ssrseg.errors import DataError
 from ssrseg.failures import Failure
 from ssrseg.interruption import until_stopped
+from ssrseg.loaded_once import LoadedOnce
 from ssrseg.made_with import MadeWith
 from ssrseg.manifest import confidence_path, mask_path
 from ssrseg.mask_folder import Making, MaskFolder, open_masks
@@ -69,6 +70,7 @@ def predict(
     overwrite: bool = False,
     strict: bool = False,
     report: bool = True,
+    loaded: LoadedOnce | None = None,
 ) -> PredictResult:
     """Write a mask for every image of a folder; no labels needed.
 
@@ -95,6 +97,7 @@ def predict(
         overwrite: Make all masks anew, also those that a person has corrected.
         strict: Stop at the first image that cannot be used.
         report: Write report.html, a page to look at all of it.
+        loaded: A model that several calls share.
 
     Raises:
         DataError: If there is no image, or two have the same name; in strict mode, if one cannot
@@ -104,8 +107,8 @@ def predict(
         OutputError: If another process writes into ``out``, or the disk takes nothing.
     """
     start, out, run = time.monotonic(), user_path(out, "masks"), model_file(model)
-    samples = _samples(images, out)
-    ssr = SSR.from_pretrained(run, clip=clip, segment_only=True, device=device)
+    samples = samples_of(images, out)
+    ssr = (loaded or LoadedOnce()).segmenter(run, clip, device)
     if test is not None:
         ssr = ssr.with_config(replace(ssr.config, test=test))
     given = {"data.range": value_range, "data.bands": bands, "data.tile": tile}
@@ -187,8 +190,16 @@ def _write_tiled(
         masks.write(sample, mask, digest, review, sure if wanted else None)
 
 
-def _samples(images: ImagePaths, out: Path) -> tuple[Sample, ...]:
-    """Images under the names of their masks; two that would share one are refused."""
+def samples_of(images: ImagePaths, out: Path) -> tuple[Sample, ...]:
+    """Images under the names of their masks.
+
+    Args:
+        images: As for ``predict``.
+        out: Results, which are no images.
+
+    Raises:
+        DataError: If there is none, or two have the same name.
+    """
     if isinstance(images, (str, Path)) or not isinstance(images, Iterable):
         root = user_path(images, "images")
         results = out / "masks" if out.resolve() == root.resolve() else out

@@ -27,6 +27,7 @@ from ssrseg.errors import DataError
 from ssrseg.failures import Failure
 from ssrseg.interruption import until_stopped
 from ssrseg.kept_cams import cams_path
+from ssrseg.loaded_once import LoadedOnce
 from ssrseg.made_with import folder_made_with
 from ssrseg.manifest import confidence_path, mask_path, with_corrected_labels
 from ssrseg.mask_folder import Making, MaskFolder, open_masks
@@ -79,6 +80,7 @@ def make_masks(
     overwrite: bool = False,
     strict: bool = False,
     report: bool = True,
+    loaded: LoadedOnce | None = None,
 ) -> MasksResult:
     """Write a pseudo mask for every labelled image; skip those an earlier call has written.
 
@@ -102,6 +104,7 @@ def make_masks(
         overwrite: Make all CAMs and masks anew, also masks that a person has corrected or accepted.
         strict: Stop at the first image that cannot be used.
         report: Write report.html, a page to look at all of it.
+        loaded: Encoders that several calls share.
 
     Raises:
         ConfigError: If ``out`` holds masks made with other settings than ``pseudo.*``.
@@ -120,6 +123,7 @@ def make_masks(
         superpixels=out / "superpixels" if cache is None else user_path(cache, "superpixels"),
         device=device,
         anew=overwrite,
+        loaded=loaded,
     )
     making = Making(
         "labels",

@@ -62,13 +62,28 @@ def whole(_: type, tokens: "Sequence[Token]") -> int:
     return int(text)
 
 
+def path_or_address(_: object, tokens: "Sequence[Token]") -> Path | str:
+    """A path; an address such as s3://bucket/folder stays as it is."""
+    text = tokens[0].value
+    return text if "://" in text else Path(text)
+
+
 Count = Annotated[int, Parameter(converter=whole, validator=validators.Number(gte=1))]
-DataFolder = Annotated[
-    Path,
+Place = Annotated[Path | str, Parameter(converter=path_or_address, n_tokens=1, metavar="PATH")]
+_DATA = Parameter(
+    help="VOC 2012 or COCO 2014 folder, or your own with images and labels: labels.csv (columns"
+    " image, labels), an export of a label tool, a folder per class. Or the label file itself."
+    " ssrseg:photos/sample are photographs of this package."
+)
+DataFolder = Annotated[Path, _DATA]
+DataSource = Annotated[
+    Path | str,
+    _DATA,
     Parameter(
-        help="VOC 2012 or COCO 2014 folder, or your own with images and labels: labels.csv (columns"
-        " image, labels), an export of a label tool, a folder per class. Or the label file itself."
-        " ssrseg:photos/sample are photographs of this package."
+        converter=path_or_address,
+        n_tokens=1,
+        metavar="PATH",
+        help=f"{_DATA.help} Or tar or Parquet files; or any of these at s3:// or gs://.",
     ),
 ]
 Split = Annotated[
@@ -138,8 +153,8 @@ class DataSetup(Setup):
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class ModelSetup(DataSetup):
-    """The same for a command that may be given a trained model."""
+class MayHaveModel(Setup):
+    """How to compute, for a command that may be given a trained model."""
 
     model: Path | None = None
     """Run folder whose settings and CMPA (weclip: decoder) are used. Default: training-free."""
@@ -147,6 +162,21 @@ class ModelSetup(DataSetup):
     def settings(self, model: Path | None = None) -> "Config":
         """The same for this model or another one."""
         return super().settings(model or self.model)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ModelSetup(MayHaveModel, DataSetup):
+    """The same with images and labels."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SourceSetup(MayHaveModel):
+    """The same with images and labels that need not be in a folder."""
+
+    data: DataSource
+    split: Split = None
 
 
 def load_settings(

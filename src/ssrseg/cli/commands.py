@@ -19,15 +19,17 @@ from ssrseg.cli.app import (
     Device,
     Encoders,
     Method,
-    ModelSetup,
+    Place,
+    SourceSetup,
     Split,
     command,
     load_settings,
     open_data,
     whole,
 )
+from ssrseg.cli.shards import Spread, make_in_shards
 from ssrseg.console import echo, note, print_table, show
-from ssrseg.errors import SSRError, counted
+from ssrseg.errors import ConfigError, SSRError, counted
 from ssrseg.interruption import Interrupted
 from ssrseg.launch import place
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from ssrseg.data.sample import LabelledImages
     from ssrseg.prediction import PredictResult
     from ssrseg.pseudo_masks import MasksResult
+    from ssrseg.scale.sources import Source
 
 
 @command(EVERYDAY)
@@ -84,6 +87,9 @@ def check(
     return code
 
 
+_ALONE = Spread()
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Files:
@@ -100,15 +106,25 @@ class Files:
     """Stop at the first image that cannot be used. Default: go on, and list it."""
     report: Annotated[bool, Parameter(negative_bool="no-")] = True
     """Write report.html, a page to look at all masks, the worst first."""
+    spread: Spread = _ALONE
 
     def options(self) -> dict[str, Any]:
         """As functions take them."""
         given = vars(self) | {"confidence": self.confidence or self.csv}
-        return {name: value for name, value in given.items() if name != "csv"}
+        return {name: value for name, value in given.items() if name not in ("csv", "spread")}
+
+    def options_of_shards(self) -> dict[str, Any]:
+        """The same, where masks are made in shards; ConfigError for what these do not take."""
+        if self.csv:
+            raise ConfigError(
+                "--csv is written of all masks together. Leave it out, and write it after the"
+                " merge: ssrseg export OUT --to csv"
+            )
+        return {name: value for name, value in self.options().items() if name != "report"}
 
 
 @command(EVERYDAY)
-def masks(*, setup: ModelSetup, out: Path, files: Files = Files()) -> int:
+def masks(*, setup: SourceSetup, out: Place, files: Files = Files()) -> int:
     """Make pseudo masks of images from their labels.
 
     Args:
@@ -116,10 +132,21 @@ def masks(*, setup: ModelSetup, out: Path, files: Files = Files()) -> int:
             with other settings pseudo.* for other masks from the same CAMs.
     """
     config = setup.settings()
-    images = _open(setup)
+    data, split = Path(setup.data), setup.split
+    model, cache, device = setup.model, setup.cache, setup.device
+    if files.spread.is_wanted(setup.data, out):
+        from ssrseg.scale.sources import is_beyond_a_folder, listed, open_source
+        from ssrseg.scale.work import FromLabels
+
+        far = is_beyond_a_folder(setup.data)
+        source = open_source(setup.data, setup.split) if far else listed(_open(data, split))
+        work = FromLabels(
+            config, model=model, cache=cache, device=device, **files.options_of_shards()
+        )
+        return make_in_shards(work, source, out, files.spread, report=files.report)
+    images = _open(data, split)
     from ssrseg.pseudo_masks import make_masks
 
-    model, cache, device = setup.model, setup.cache, setup.device
     result = make_masks(
         images, out, config, model=model, cache=cache, device=device, **files.options()
     )
@@ -179,7 +206,7 @@ def _train(
     tensorboard: bool,
 ) -> int:
     config = setup.settings()
-    images = _open(setup)
+    images = _open(setup.data, setup.split)
     from ssrseg.failures import EXIT_CODE
     from ssrseg.training import train
 
@@ -212,10 +239,10 @@ def _train(
     return EXIT_CODE if result.failures else 0
 
 
-def _open(setup: DataSetup) -> LabelledImages:
+def _open(data: Path, split: str | None) -> LabelledImages:
     from ssrseg.data.describe import describe_labels
 
-    images = open_data(setup.data, setup.split)
+    images = open_data(data, split)
     for line in describe_labels(images):
         note(line)
     return images
@@ -260,13 +287,18 @@ def _echo_written(
 class Images:
     """Images whose labels are not needed."""
 
-    images: Path | None = None
+    images: Place | None = None
     """One image or a folder of images; or give --data."""
-    data: Path | None = None
+    data: Place | None = None
     """Data set instead of --images; its labels are not needed."""
     split: Split = None
 
-    def open(self) -> Path | dict[str, Path]:
+    @property
+    def where(self) -> Path | str | None:
+        """What is given of the two."""
+        return self.data if self.images is None else self.images
+
+    def open(self) -> Path | str | dict[str, Path]:
         """What is to be segmented."""
         from ssrseg.data.open import open_images
         from ssrseg.errors import DataError
@@ -279,6 +311,19 @@ class Images:
             "predict needs either --images (a file or folder) or --data (a data set, of which"
             " --split names a list): give exactly one of the two."
         )
+
+    def source(self, out: Path | str) -> Source:
+        """The same by shards; ``out`` holds results, which are no images."""
+        from ssrseg.prediction import samples_of
+        from ssrseg.scale.place import is_address
+        from ssrseg.scale.sources import is_beyond_a_folder, open_source, unlabelled
+
+        if self.where is not None and is_beyond_a_folder(self.where):
+            if None not in (self.images, self.data):
+                self.open()  # says that this is one too many
+            return open_source(self.where, self.split, labels=False)
+        own = Path(out) if not is_address(out) else Path(".no-results-here")
+        return unlabelled(samples_of(self.open(), own))
 
 
 @Parameter(name="*")
@@ -313,7 +358,7 @@ def predict(
     *,
     trained: TrainedModel,
     images: Images = Images(),
-    out: Path,
+    out: Place,
     files: Files = Files(),
     crf: Annotated[bool | None, Parameter(group=METHOD, negative_bool="no-")] = None,
     reading: Reading = Reading(),
@@ -325,22 +370,17 @@ def predict(
         out: Gets masks/, classes.txt, manifest.csv, report.html; run again to resume.
         crf: Refine with a DenseCRF. Default: as the model's settings say.
     """
+    model, clip = trained.model, trained.clip
+    how = {"crf": crf, **vars(reading)}
+    if files.spread.is_wanted(images.where, out):
+        from ssrseg.scale.work import ByModel
+
+        work = ByModel(model, clip, device, options=how, **files.options_of_shards())
+        return make_in_shards(work, images.source(out), out, files.spread, report=files.report)
     chosen = images.open()
     from ssrseg.prediction import predict
 
-    model, clip = trained.model, trained.clip
-    result = predict(
-        chosen,
-        out,
-        model,
-        clip=clip,
-        crf=crf,
-        value_range=reading.value_range,
-        bands=reading.bands,
-        tile=reading.tile,
-        device=device,
-        **files.options(),
-    )
+    result = predict(chosen, out, model, clip=clip, device=device, **how, **files.options())
     return _echo_written(result, csv=files.csv)
 
 
