@@ -329,6 +329,12 @@ class Address:
     """0.0.0.0 = every address of this machine: there is no authentication."""
 
 
+@Parameter(name="*", group=SPEED)
+@dataclass(frozen=True, kw_only=True)
+class ServerLimits(Limits):
+    """What a server takes at most, and how many photographs it sees at once."""
+
+
 @command(EVERYDAY)
 def serve(
     model: str,
@@ -338,7 +344,7 @@ def serve(
     clip: Annotated[str | None, Parameter(group=ENCODERS)] = None,
     crf: Annotated[bool | None, Parameter(group=METHOD, negative_bool="no-")] = None,
     reading: Reading = Reading(),
-    limits: Annotated[Limits, Parameter(name="*", group=SPEED)] = Limits(),
+    limits: ServerLimits = ServerLimits(),
     device: Device = "auto",
 ) -> None:
     """Answer images with their masks over HTTP, by a trained model.
