@@ -143,7 +143,7 @@ def mean_course(
     }
 
 
-CHUNKS = (1, 4, 16, 64, 256, 1024, 4096)
+CHUNKS = (1, 4, 16, 64, 256, 1000, 2000)
 CASES = {
     "quiet": Cluster(100, overhead=0.1),
     "stragglers": Cluster(100, slowness=0.25, overhead=0.1),

@@ -1,4 +1,4 @@
-"""The simulation of docs/scale.md on cases whose answer is known."""
+"""The plan and the simulation of docs/scale.md on cases whose answer is known."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import math
 import numpy as np
 import pytest
 
+from benchmarks.plan_scale import (
+    Gpu,
+    bytes_text,
+    core_hours,
+    gpu_hours,
+    rounded,
+    vit_operations,
+)
 from benchmarks.simulate_scale import HOUR, Cluster, mean_course, simulate
 
 
@@ -66,3 +74,22 @@ def test_slow_workers_take_fewer_chunks() -> None:
     cluster = Cluster(50, slowness=0.4)
     rows = {chunk: mean_course([1.0], 50_000, chunk, cluster, 5) for chunk in (5, 1000)}
     assert rows[5]["stretch"] < 1.05 < 1.3 < rows[1000]["stretch"]
+
+
+def test_hours_of_a_plan() -> None:
+    assert core_hours({"read": 1.0, "see": 2.5, "other": 9.0}, ("read", "see"), 7200) == 7.0
+    gpu = Gpu(peak=1e12, share=0.5, cores=10)
+    assert gpu_hours(gpu, 1e12, on_cpu=1.0, images=3600) == pytest.approx(2)  # the card's 2 s
+    assert gpu_hours(gpu, 1e12, on_cpu=50.0, images=3600) == pytest.approx(5)  # waits for 10 cores
+
+
+def test_operations_are_those_that_were_counted() -> None:
+    # measured before: 140.6 GFLOP for eleven blocks at 769 tokens, patch embedding included
+    embedding = 2 * 768 * 768 * 768
+    assert (vit_operations(769, 768, 11) + embedding) / 1e9 == pytest.approx(140.6, abs=0.2)
+
+
+def test_numbers_of_a_plan() -> None:
+    texts = [rounded(each) for each in (0.0123, 1.26, 13.4, 12_345.0, 0)]
+    assert texts == ["0.012", "1.3", "13", "12,000", "0"]
+    assert [bytes_text(each) for each in (12, 3_279e4, 3.6e14)] == ["12 B", "33 MB", "360 TB"]
