@@ -527,21 +527,28 @@ class SSR(nn.Module, Loadable):
         Raises:
             CheckpointError: If there is no decoder.
         """
+        return self._probabilities([photo])[0]
+
+    @torch.no_grad()
+    def _probabilities(
+        self, photos: Sequence[UInt8[Tensor, "height width 3"]]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The same of photographs of one size."""
         if self.decoder is None:
             raise CheckpointError(
                 "This model has no trained decoder, so it cannot segment without labels. Train one"
                 " (ssrseg.train), load one (SSR.from_pretrained), or use rectify(image, labels)."
             )
         test, patch = self.config.test, self.patch_size
-        size = (photo.shape[0], photo.shape[1])
+        size = (photos[0].shape[0], photos[0].shape[1])
         images = []
         for scale in test.scales:
-            # resize -> (1, 3, h, w), sides whole patches
+            # resize -> (batch, 3, h, w), sides whole patches
             factor = test.long_side * scale / max(size)
             sides = tuple(max(patch, round(side * factor / patch) * patch) for side in size)
-            image = to_unit(resize(photo, (sides[0], sides[1]), bicubic=False))
-            images.append(image.to(self.device)[None])
-        return self.scale_probabilities(images, size)[0]
+            seen = [to_unit(resize(photo, (sides[0], sides[1]), bicubic=False)) for photo in photos]
+            images.append(torch.stack(seen).to(self.device))
+        return self.scale_probabilities(images, size)
 
     @torch.no_grad()
     def scale_probabilities(
@@ -590,10 +597,25 @@ class SSR(nn.Module, Loadable):
         Raises:
             BackboneError: If CLIP gives numbers that are not finite.
         """
-        found = self._decoded(limit_side(photo, self.test_side), crf)
-        decoded, ids, confidence = _chosen(found)
-        review = review_prediction(decoded, ids)
-        return PhotoSegments(_enlarge(ids, photo), _enlarge(confidence, photo), review)
+        return self.segment_photos([photo], crf=crf)[0]
+
+    def segment_photos(
+        self, photos: Sequence[UInt8[Tensor, "_ _ 3"]], *, crf: bool | None = None
+    ) -> list[PhotoSegments]:
+        """The same of several that are seen at one size: that of ``limited_size(.., test_side)``.
+
+        Raises:
+            BackboneError: If CLIP gives numbers that are not finite.
+        """
+        small = [limit_side(photo, self.test_side) for photo in photos]
+        segments = []
+        for photo, found in zip(photos, self._decoded(small, crf), strict=True):
+            decoded, ids, confidence = _chosen(found)
+            review = review_prediction(decoded, ids)
+            segments.append(
+                PhotoSegments(_enlarge(ids, photo), _enlarge(confidence, photo), review)
+            )
+        return segments
 
     def segment_tiles(
         self,
@@ -617,7 +639,7 @@ class SSR(nn.Module, Loadable):
 
         def scores(rows: Span, columns: Span) -> Float[Tensor, "channels rows columns"]:
             photo = image.window(rows, columns)
-            found = self._decoded(limit_side(photo, self.test_side), crf)
+            found = self._decoded([limit_side(photo, self.test_side)], crf)[0]
             size = (photo.shape[0], photo.shape[1])
             return functional.interpolate(found, size, mode="bilinear").flatten(0, 1)
 
@@ -632,23 +654,24 @@ class SSR(nn.Module, Loadable):
         return review_prediction(decoded, ids)
 
     def _decoded(
-        self, photo: UInt8[Tensor, "height width 3"], crf: bool | None
-    ) -> Float[Tensor, "kinds channels height width"]:
+        self, photos: Sequence[UInt8[Tensor, "height width 3"]], crf: bool | None
+    ) -> list[Float[Tensor, "kinds channels height width"]]:
         """The decoder's probabilities, then those after the DenseCRF, if it is wanted."""
-        test = self.config.test
-        decoded = self.probabilities(photo)
-        found = decoded[None]
-        if test.crf if crf is None else crf:
-            refined = dense_crf(
-                photo, decoded.cpu(), *test.crf_parameters, iterations=test.crf_iterations
-            )
-            found = torch.stack([decoded, refined.to(decoded.device)])
-        if not torch.isfinite(found).all():
-            raise BackboneError(
-                f"{self.config.backbones.clip} and the decoder give probabilities that are nan or"
-                " infinite: weights of CLIP are damaged, or too large. Copy it again."
-            )
-        return found
+        test, each = self.config.test, []
+        for photo, decoded in zip(photos, self._probabilities(photos), strict=True):
+            found = decoded[None]
+            if test.crf if crf is None else crf:
+                refined = dense_crf(
+                    photo, decoded.cpu(), *test.crf_parameters, iterations=test.crf_iterations
+                )
+                found = torch.stack([decoded, refined.to(decoded.device)])
+            if not torch.isfinite(found).all():
+                raise BackboneError(
+                    f"{self.config.backbones.clip} and the decoder give probabilities that are nan"
+                    " or infinite: weights of CLIP are damaged, or too large. Copy it again."
+                )
+            each.append(found)
+        return each
 
     # ---- public calls: photographs in, numpy arrays out
 
