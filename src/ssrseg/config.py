@@ -126,8 +126,8 @@ class DataConfig:
     workers: Annotated[CountOrZero, Field(le=256)] = 0
     """Processes that load crops and photographs beside the encoders; 0 loads in between."""
     patches: Count | None = None
-    """Patches of photographs seen together when CAMs are made; null = 1,024 on a CPU, 65,536 on a
-    GPU."""
+    """Patches of photographs seen together when CAMs are made; null = 1,024 on a CPU; on a GPU the
+    power of two up to 65,536 that half of its free memory takes."""
 
 
 @dataclass(frozen=True, config=STRICT)
