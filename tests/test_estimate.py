@@ -101,6 +101,9 @@ def test_training_by_hand(
     # half of the decoder's iterations are left
     rest = train_cost(PHOTOS, CROPS, model, data, sizes, schedule, first=14)
     assert rest.seconds == pytest.approx(once + 6 * (16 * 51.0 + 5.0))
+    shared = train_cost(PHOTOS, CROPS, model, data, sizes, schedule, first=14, processes=4)
+    assert shared.seconds == pytest.approx(once / 4 + 6 * (4 * 51.0 + 5.0))
+    assert shared.memory == (1 << 40) + 900 + rows
 
 
 @pytest.mark.parametrize("features", ["online", "cached"])

@@ -128,8 +128,8 @@ class DataConfig:
     between; null = one thread and no process on a CPU, eight of each on a GPU, if it has as many
     processors."""
     patches: Count | None = None
-    """Patches of photographs seen together when CAMs are made; null = 1,024 on a CPU, 65,536 on a
-    GPU."""
+    """Patches of photographs seen together when CAMs are made; null = 1,024 on a CPU; on a GPU the
+    power of two up to 65,536 that half of its free memory takes."""
 
 
 @dataclass(frozen=True, config=STRICT)

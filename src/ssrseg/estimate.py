@@ -37,7 +37,13 @@ from ssrseg.console import without_bars
 from ssrseg.data.crops import CropBatch, CropDraws, loading_processes
 from ssrseg.data.files import content_digest
 from ssrseg.data.images import read_image
-from ssrseg.data.photos import MOST_PHOTOS, PATCHES, Photo, join_photos, reading_threads
+from ssrseg.data.photos import (
+    MOST_PHOTOS,
+    Photo,
+    join_photos,
+    patches_at_once,
+    reading_threads,
+)
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.stamped_mask import write_mask
 from ssrseg.data.superpixels import SuperpixelCache
@@ -205,7 +211,7 @@ def try_photos(model: SSR, samples: Sequence[Sample], images: int) -> PhotoRates
     """
     config, device = model.config, model.device
     superpixels = SuperpixelCache.of(None, config.sgc)
-    most = config.data.patches or PATCHES["cuda" if device.type == "cuda" else "cpu"]
+    most = patches_at_once(config.data, device)
     parts = ("read", "superpixels", "rectify", "write", "encode", "gather")
     seconds = dict.fromkeys(parts, 0.0)
     pixels = small_pixels = patches = written = at_once = 0

@@ -37,7 +37,7 @@ from ssrseg.data.large import (
     tiling_of_size,
     undecide_absent,
 )
-from ssrseg.data.photos import PATCHES, Photo, PhotoBatch, join_photos
+from ssrseg.data.photos import Photo, PhotoBatch, join_photos, patches_at_once
 from ssrseg.data.transforms import limit_side, patch_grid, resize, to_unit
 from ssrseg.errors import (
     BackboneError,
@@ -781,7 +781,7 @@ class SSR(nn.Module, Loadable):
             BackboneError: If the CAMs are not finite.
         """
         settings, sgc = self.config.data, self.config.sgc
-        most = settings.patches or PATCHES["cuda" if self.device.type == "cuda" else "cpu"]
+        most = patches_at_once(settings, self.device)
         small = [limit_side(photo, settings.max_side) for photo in photos]
         grid = patch_grid((small[0].shape[0], small[0].shape[1]), self.patch_size)
         together = max(1, most // math.prod(grid))

@@ -536,6 +536,7 @@ def _record_machine(run: _Run, model: SSR, first: int) -> None:
         "device": torch.cuda.get_device_name(model.device) if cuda else "cpu",
         "processor": platform.processor() or platform.machine(),
         "float32_matmul": torch.get_float32_matmul_precision(),
+        "tf32_convolutions": cuda and torch.backends.cudnn.allow_tf32,
         "torch": str(torch.__version__),
         "ssrseg": version("ssrseg"),
         "processes": run.group.size,

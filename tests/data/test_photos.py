@@ -16,8 +16,10 @@ from ssrseg.config import DataConfig
 from ssrseg.data.class_ids import read_class_ids
 from ssrseg.data.open import open_labelled
 from ssrseg.data.photos import (
+    PATCH_BYTES,
     PhotoBatch,
     UnreadablePhoto,
+    patches_at_once,
     photo_batches,
     read_photos,
     reading_threads,
@@ -168,3 +170,36 @@ def test_results_do_not_depend_on_what_is_seen_together(
     assert len(written[0]) == len(mixed)
     for name, mask in written[0].items():  # rounding may turn a pixel on an edge
         assert (mask != written[1][name]).double().mean() < 0.01, name
+
+
+@pytest.mark.parametrize(
+    ("free", "reusable", "patches"),
+    [
+        (7, 0, 2048),  # of a card of 8 GB
+        (3, 4, 2048),  # PyTorch keeps the rest for itself
+        (6.5, 0, 2048),
+        (22, 0, 8192),
+        (78, 0, 32768),
+        (1000, 0, 65536),
+        (0.1, 0, 1024),
+    ],
+)
+def test_patches_by_the_free_memory_of_the_card(
+    monkeypatch: pytest.MonkeyPatch, free: float, reusable: float, patches: int
+) -> None:
+    card = torch.device("cuda", 1)
+    asked: list[object] = []
+
+    def info(device: object) -> tuple[int, int]:
+        asked.append(device)
+        return int(free * 1e9), 10**12
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", info)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: int(reusable * 1e9) + 10**9)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 10**9)
+    assert patches_at_once(DataConfig(), card) == patches
+    assert asked == [card]
+    if patches > 1024:  # half of the memory stays free
+        assert patches * PATCH_BYTES <= (free + reusable) * 1e9 / 2
+    assert patches_at_once(DataConfig(patches=77), card) == 77
+    assert patches_at_once(DataConfig(), CPU) == 1024

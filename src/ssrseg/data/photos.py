@@ -30,8 +30,11 @@ from ssrseg.errors import DataError, SSRError
 from ssrseg.processes import ALONE, Group
 from ssrseg.processors import processors
 
-PATCHES = {"cpu": 1024, "cuda": 65536}
-"""Patches seen together: more gain nothing on a CPU and cost memory."""
+PATCHES, MOST_PATCHES = 1024, 65536
+"""Patches seen together on a CPU, where more gain nothing and cost memory; on a GPU, at most."""
+
+PATCH_BYTES = 1_000_000
+"""Memory of a patch on its way to a mask, ViT-B: BYTES_MEASURED measured."""
 
 MOST_PHOTOS, MOST_BYTES = 128, 2**31
 """Photographs in a batch, and bytes of photographs that wait for company."""
@@ -160,6 +163,22 @@ def all_faults(root: Path, faults: Sequence[tuple[Sample, SSRError]]) -> DataErr
     return DataError(fault_report(root, reasons) if reasons[1:] else reasons[0])
 
 
+def patches_at_once(settings: DataConfig, device: torch.device) -> int:
+    """``data.patches``, or what the device takes.
+
+    Of a GPU half of what is free, or is kept by PyTorch and unused: a power of two, as the last
+    digits of a CAM depend on its company, and should not on a few megabytes.
+    """
+    if settings.patches is not None:
+        return settings.patches
+    if device.type != "cuda":
+        return PATCHES
+    free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    fitting = max(PATCHES, free // 2 // PATCH_BYTES)
+    return min(MOST_PATCHES, 1 << (fitting.bit_length() - 1))
+
+
 def photo_batches(
     samples: Sequence[Sample],
     settings: DataConfig,
@@ -194,7 +213,7 @@ def read_photos(
         patch: Side of a patch in pixels.
         superpixels: None = not needed.
     """
-    most = settings.patches or PATCHES["cuda" if device.type == "cuda" else "cpu"]
+    most = patches_at_once(settings, device)
     read = partial(
         _read,
         max_side=settings.max_side,
