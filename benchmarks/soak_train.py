@@ -26,6 +26,7 @@ from ssrseg.demo.scenes import write_dataset
 
 matplotlib.use("Agg")
 FIRST_SCENE = 2_200_000_000
+FIGURE = Path(__file__).resolve().parents[1] / "docs" / "figures" / "soak_train.png"
 MB = 2**20
 
 
@@ -44,7 +45,7 @@ def train(data: Path, out: Path, processes: int, iterations: int) -> subprocess.
     """A fifth of the iterations are CMPA's."""
     align = iterations // 5
     settings = {
-        "data.workers": 1, "optim.features": "online", "optim.batch": 8, "optim.save_every": 50,
+        "data.workers": 1, "optim.features": "online", "optim.batch": 4, "optim.save_every": 50,
         "optim.cmpa_iterations": align, "optim.iterations": iterations - align,
         "cmpa.update_every": 25,
     }  # fmt: skip
@@ -150,7 +151,7 @@ def main() -> None:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(Look.__dataclass_fields__)
         table.writerows(vars(each).values() for each in looks)
-    draw(looks, RESULTS / "soak_train.png")
+    draw(looks, FIGURE)
     report = {**provenance(), "iterations": options.iterations, "seconds": seconds, **found}
     write_json(RESULTS / "soak_train.json", report)
     print(report)
