@@ -50,7 +50,7 @@ def train(data: Path, out: Path, processes: int, iterations: int) -> subprocess.
         "cmpa.update_every": 25,
     }  # fmt: skip
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
-    words += ["-m", "ssrseg", "train", "--data", data, "--split", "train", "--out", out]
+    words += ["-m", "--", "ssrseg", "train", "--data", data, "--split", "train", "--out", out]
     words += ["--preset", "demo", "--device", "cpu", "--monitor", 4]
     words += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     log = (out.parent / "log.txt").open("wb")
