@@ -38,6 +38,7 @@ from ssrseg.data.large import (
     undecide_absent,
 )
 from ssrseg.data.photos import Photo, PhotoBatch, join_photos, patches_at_once
+from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import limit_side, patch_grid, resize, to_unit
 from ssrseg.errors import (
     BackboneError,
@@ -70,7 +71,7 @@ from ssrseg.method.peers import (
     feature_affinity,
 )
 from ssrseg.method.pseudo_mask import class_ids
-from ssrseg.method.sgc import colour_regions, corrected_cam, slic_labels, target_patches
+from ssrseg.method.sgc import colour_regions, corrected_cam, target_patches
 from ssrseg.method.tiles import Span, blended_blocks
 from ssrseg.networks.attention import mean_attention
 from ssrseg.networks.clip import ClipFeatures, FrozenCLIP
@@ -722,8 +723,7 @@ class SSR(nn.Module, Loadable):
         small = limit_side(photo, self.config.data.max_side)
         superpixels = None
         if self.wants_superpixels:
-            sgc = self.config.sgc
-            superpixels = slic_labels(small, sgc.n_segments, sgc.compactness).int()
+            superpixels = SuperpixelCache.of(None, self.config.sgc)(small)
         one = [Photo(0, photo, small, superpixels)]
         found = self.rectify_batch(join_photos(one, [ids], self.patch_size, self.device))
         # every map at the photograph's own size
@@ -780,7 +780,7 @@ class SSR(nn.Module, Loadable):
         Raises:
             BackboneError: If the CAMs are not finite.
         """
-        settings, sgc = self.config.data, self.config.sgc
+        settings, cells = self.config.data, SuperpixelCache.of(None, self.config.sgc)
         most = patches_at_once(settings, self.device)
         small = [limit_side(photo, settings.max_side) for photo in photos]
         grid = patch_grid((small[0].shape[0], small[0].shape[1]), self.patch_size)
@@ -792,9 +792,7 @@ class SSR(nn.Module, Loadable):
                     0,
                     photo,
                     photo,
-                    slic_labels(photo, sgc.n_segments, sgc.compactness).int()
-                    if self.wants_superpixels
-                    else None,
+                    cells(photo) if self.wants_superpixels else None,
                 )
                 for photo in small[first : first + together]
             ]
