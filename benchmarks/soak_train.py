@@ -1,8 +1,8 @@
 """500 iterations of training by two processes: memory and open files of each over time.
 
 Drawn scenes of the demo with its encoders: crops are loaded, masked and learned from in every
-iteration, and a checkpoint is saved, and masks are scored, every 50. Exit 1 if memory or open files
-grow from the second tenth of the iterations to the last.
+iteration of the decoder, and a checkpoint is saved, and masks are scored, every 50. Exit 1 if
+memory or open files grow from the second tenth of the decoder's iterations to the last.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def train(data: Path, out: Path, processes: int, iterations: int) -> subprocess.
         "cmpa.update_every": 25,
     }  # fmt: skip
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
-    words += ["-m", "ssrseg", "train", "--data", data, "--split", "train", "--out", out]
+    words += ["-m", "--", "ssrseg", "train", "--data", data, "--split", "train", "--out", out]
     words += ["--preset", "demo", "--device", "cpu", "--monitor", 4]
     words += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     log = (out.parent / "log.txt").open("wb")
@@ -88,14 +88,19 @@ def watch(process: subprocess.Popen[bytes], log: Path, every: float) -> list[Loo
 
 
 def growth(looks: list[Look], iterations: int) -> dict[str, float]:
-    """The most memory and files of a rank in the second and in the last tenth."""
-    found = {}
+    """The most memory and files of a rank in the second and the last tenth of the decoder's time.
+
+    After the last iteration the report is made, which is no training any more.
+    """
+    found, align = {}, iterations // 5
+    length = iterations - align
     for rank in sorted({each.rank for each in looks}):
         for name, first, last in (("begin", 0.1, 0.2), ("end", 0.9, 1.0)):
             here = [
                 each
                 for each in looks
-                if each.rank == rank and first * iterations <= each.iteration <= last * iterations
+                if each.rank == rank
+                and align + first * length <= each.iteration < align + last * length
             ]
             for of in ("rss_mb", "open_files"):
                 found[f"rank_{rank}_{of}_{name}"] = max(getattr(each, of) for each in here)

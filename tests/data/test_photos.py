@@ -175,11 +175,12 @@ def test_results_do_not_depend_on_what_is_seen_together(
 @pytest.mark.parametrize(
     ("free", "reusable", "patches"),
     [
-        (7, 0, 2048),  # of a card of 8 GB
-        (3, 4, 2048),  # PyTorch keeps the rest for itself
-        (6.5, 0, 2048),
-        (22, 0, 8192),
-        (78, 0, 32768),
+        (7, 0, 4096),  # of a card of 8 GB
+        (3, 4, 4096),  # PyTorch keeps the rest for itself
+        (6.5, 0, 4096),
+        (22, 0, 16384),
+        (40, 0, 32768),
+        (78, 0, 65536),
         (1000, 0, 65536),
         (0.1, 0, 1024),
     ],
