@@ -528,13 +528,12 @@ class SSR(nn.Module, Loadable):
         Raises:
             CheckpointError: If there is no decoder.
         """
-        return self._probabilities([photo])[0]
+        return next(self._probabilities([photo]))
 
-    @torch.no_grad()
     def _probabilities(
         self, photos: Sequence[UInt8[Tensor, "height width 3"]]
-    ) -> Float[Tensor, "batch channels height width"]:
-        """The same of photographs of one size."""
+    ) -> Iterator[Float[Tensor, "channels height width"]]:
+        """The same of photographs of one size, which CLIP and the decoder see at once."""
         if self.decoder is None:
             raise CheckpointError(
                 "This model has no trained decoder, so it cannot segment without labels. Train one"
@@ -542,14 +541,15 @@ class SSR(nn.Module, Loadable):
             )
         test, patch = self.config.test, self.patch_size
         size = (photos[0].shape[0], photos[0].shape[1])
-        images = []
+        logits = []
         for scale in test.scales:
             # resize -> (batch, 3, h, w), sides whole patches
             factor = test.long_side * scale / max(size)
             sides = tuple(max(patch, round(side * factor / patch) * patch) for side in size)
             seen = [to_unit(resize(photo, (sides[0], sides[1]), bicubic=False)) for photo in photos]
-            images.append(torch.stack(seen).to(self.device))
-        return self.scale_probabilities(images, size)
+            logits.append(self.grid_logits(torch.stack(seen).to(self.device)))
+        for row in range(len(photos)):  # maps of all at their own size would fill the caches
+            yield _blended([each[row : row + 1] for each in logits], size)[0]
 
     @torch.no_grad()
     def scale_probabilities(
@@ -560,14 +560,7 @@ class SSR(nn.Module, Loadable):
         Args:
             images: RGB in [0, 1], sides whole numbers of patches.
         """
-        total: Tensor | float = 0.0
-        for image in images:
-            logits = self.grid_logits(image)
-            total = total + functional.interpolate(
-                logits, size, mode="bilinear", align_corners=False
-            )
-        assert isinstance(total, Tensor)
-        return (total / len(images)).softmax(1)
+        return _blended([self.grid_logits(image) for image in images], size)
 
     @torch.no_grad()
     def grid_logits(
@@ -640,7 +633,7 @@ class SSR(nn.Module, Loadable):
 
         def scores(rows: Span, columns: Span) -> Float[Tensor, "channels rows columns"]:
             photo = image.window(rows, columns)
-            found = self._decoded([limit_side(photo, self.test_side)], crf)[0]
+            found = next(self._decoded([limit_side(photo, self.test_side)], crf))
             size = (photo.shape[0], photo.shape[1])
             return functional.interpolate(found, size, mode="bilinear").flatten(0, 1)
 
@@ -656,9 +649,9 @@ class SSR(nn.Module, Loadable):
 
     def _decoded(
         self, photos: Sequence[UInt8[Tensor, "height width 3"]], crf: bool | None
-    ) -> list[Float[Tensor, "kinds channels height width"]]:
+    ) -> Iterator[Float[Tensor, "kinds channels height width"]]:
         """The decoder's probabilities, then those after the DenseCRF, if it is wanted."""
-        test, each = self.config.test, []
+        test = self.config.test
         for photo, decoded in zip(photos, self._probabilities(photos), strict=True):
             found = decoded[None]
             if test.crf if crf is None else crf:
@@ -671,8 +664,7 @@ class SSR(nn.Module, Loadable):
                     f"{self.config.backbones.clip} and the decoder give probabilities that are nan"
                     " or infinite: weights of CLIP are damaged, or too large. Copy it again."
                 )
-            each.append(found)
-        return each
+            yield found
 
     # ---- public calls: photographs in, numpy arrays out
 
@@ -991,6 +983,17 @@ def _not_empty(images: Sequence[Any]) -> Sequence[Any]:
     if not images:
         raise DataError("The list of images is empty. Give at least one image.")
     return images
+
+
+def _blended(
+    logits: Sequence[Float[Tensor, "batch channels _ _"]], size: tuple[int, int]
+) -> Float[Tensor, "batch channels height width"]:
+    """Probabilities at ``size`` by the mean of the logits on several grids."""
+    total: Tensor | float = 0.0
+    for each in logits:
+        total = total + functional.interpolate(each, size, mode="bilinear", align_corners=False)
+    assert isinstance(total, Tensor)
+    return (total / len(logits)).softmax(1)
 
 
 def _chosen(
