@@ -28,7 +28,7 @@ test-distributed: $(SCALE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/scale
 
 $(SCALE): $(READY)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[scale]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[distributed]"
 	touch $@
 
 check: $(READY)

@@ -7,7 +7,7 @@ PHOTOS is a folder of photographs of one size, such as VOC's 500 x 375; others a
 decoder is untrained, for what it has learned takes no time, and there is no DenseCRF. The server is
 the command in a process of its own with one thread; clients are threads of this one. Each number is
 that of the best of some rounds, which take turns: the machine may have other work, which only ever
-makes a round slower.
+makes a round slower. Core seconds of the server say what an image costs whatever else goes on.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TIMEOUT = 600.0
 
 @dataclass(frozen=True)
 class Load:
-    """A round of requests: seconds of each, and of the whole."""
+    """A round of requests; core seconds are those of the server, for an image."""
 
     world: str
     batch: int
@@ -52,6 +52,7 @@ class Load:
     p50: float
     p95: float
     mean_batch: float
+    core_seconds: float
 
 
 def save_model(world: str, folder: Path) -> Path:
@@ -69,8 +70,8 @@ def save_model(world: str, folder: Path) -> Path:
 
 
 @contextmanager
-def server(run: Path, batch: int) -> Iterator[str]:
-    """The address of a server of this run."""
+def server(run: Path, batch: int) -> Iterator[tuple[str, int]]:
+    """The address of a server of this run, and its process."""
     command = [sys.executable, "-m", "ssrseg", "serve", str(run), "--port", "0", "--no-crf"]
     command += ["--batch", str(batch), "--device", "cpu", "--seconds", str(TIMEOUT)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -78,7 +79,7 @@ def server(run: Path, batch: int) -> Iterator[str]:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("Ready"):
-                yield line.split()[1].rstrip("/")
+                yield line.split()[1].rstrip("/"), process.pid
                 break
         process.terminate()
 
@@ -106,6 +107,12 @@ def load(
     return time.perf_counter() - start, seconds
 
 
+def core_seconds(process: int) -> float:
+    """What a process has taken so far."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def batches(address: str) -> tuple[float, float]:
     """How many photographs the model has seen, and at how many times."""
     text = httpx2.get(f"{address}/metrics").text
@@ -117,17 +124,19 @@ def measure(world: str, run: Path, photos: Sequence[bytes], images: int, rounds:
     """The best round of each number of clients, without and with batches."""
     best: dict[tuple[int, int], Load] = {}
     with server(run, 1) as alone, server(run, 8) as together:
-        for address in (alone, together):
+        for address, _ in (alone, together):
             load(address, photos, 1, 2)  # warm
         for _ in range(rounds):
             for clients in CLIENTS:
-                for batch, address in ((1, alone), (8, together)):
+                for batch, (address, process) in ((1, alone), (8, together)):
                     seen, times = batches(address)
+                    before = core_seconds(process)
                     took, seconds = load(address, photos, clients, max(2, images // clients))
                     after, more = batches(address)
+                    cost = (core_seconds(process) - before) / len(seconds)
                     p50, p95 = (float(each) for each in np.percentile(seconds, [50, 95]))
                     mean = (after - seen) / (more - times)
-                    found = Load(world, batch, clients, len(seconds) / took, p50, p95, mean)
+                    found = Load(world, batch, clients, len(seconds) / took, p50, p95, mean, cost)
                     known = best.get((batch, clients))
                     if known is None or found.images_per_second > known.images_per_second:
                         best[batch, clients] = found
@@ -152,7 +161,8 @@ def main() -> None:
                 print(
                     f"{world:7} batch {each.batch}  {each.clients:2} clients "
                     f" {each.images_per_second:6.2f} images/s  p50 {each.p50:6.3f} s  p95"
-                    f" {each.p95:6.3f} s  mean batch {each.mean_batch:.1f}",
+                    f" {each.p95:6.3f} s  mean batch {each.mean_batch:.1f}  core"
+                    f" {each.core_seconds:.3f} s",
                     flush=True,
                 )
     table = {

@@ -145,10 +145,10 @@ def mean_course(
 
 CHUNKS = (1, 4, 16, 64, 256, 1000, 2000)
 CASES = {
-    "quiet": Cluster(100, overhead=0.1),
-    "stragglers": Cluster(100, slowness=0.25, overhead=0.1),
-    "spot": Cluster(100, slowness=0.25, losses=0.1, restart=120, overhead=0.1),
-    "rough": Cluster(100, slowness=0.25, losses=1.0, restart=120, overhead=0.1),
+    "equal workers": Cluster(100, overhead=0.1),
+    "unequal workers": Cluster(100, slowness=0.25, overhead=0.1),
+    "0.1 lost an hour": Cluster(100, slowness=0.25, losses=0.1, restart=120, overhead=0.1),
+    "1 lost an hour": Cluster(100, slowness=0.25, losses=1.0, restart=120, overhead=0.1),
 }
 """Workers of one core each. An overhead as a task of Ray has it, with an open manifest."""
 
@@ -173,7 +173,7 @@ def draw(table: dict[str, dict[int, dict[str, float]]], chunks: Sequence[int], t
         right.plot(chunks, [100 * rows[chunk]["lost"] for chunk in chunks], marker="o", label=name)
     for axes, label in ((left, "makespan / ideal"), (right, "work lost, %")):
         axes.set_xscale("log", base=2)
-        axes.set_xticks(chunks, [str(chunk) for chunk in chunks])
+        axes.set_xticks(chunks, [f"{chunk:,}" for chunk in chunks], fontsize=7)
         axes.set_xlabel("images in a chunk")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
@@ -202,7 +202,7 @@ def main() -> None:
         }
         for chunk, row in table[name].items():
             figures = "  ".join(f"{key} {value:.4f}" for key, value in row.items())
-            print(f"{name:12} {chunk:5}  {figures}", flush=True)
+            print(f"{name:16} {chunk:5}  {figures}", flush=True)
     draw(table, CHUNKS, FIGURE)
 
 

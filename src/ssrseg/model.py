@@ -38,6 +38,7 @@ from ssrseg.data.large import (
     undecide_absent,
 )
 from ssrseg.data.photos import Photo, PhotoBatch, join_photos, patches_at_once
+from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import limit_side, patch_grid, resize, to_unit
 from ssrseg.errors import (
     BackboneError,
@@ -70,7 +71,7 @@ from ssrseg.method.peers import (
     feature_affinity,
 )
 from ssrseg.method.pseudo_mask import class_ids
-from ssrseg.method.sgc import colour_regions, corrected_cam, slic_labels, target_patches
+from ssrseg.method.sgc import colour_regions, corrected_cam, target_patches
 from ssrseg.method.tiles import Span, blended_blocks
 from ssrseg.networks.attention import mean_attention
 from ssrseg.networks.clip import ClipFeatures, FrozenCLIP
@@ -527,13 +528,12 @@ class SSR(nn.Module, Loadable):
         Raises:
             CheckpointError: If there is no decoder.
         """
-        return self._probabilities([photo])[0]
+        return next(self._probabilities([photo]))
 
-    @torch.no_grad()
     def _probabilities(
         self, photos: Sequence[UInt8[Tensor, "height width 3"]]
-    ) -> Float[Tensor, "batch channels height width"]:
-        """The same of photographs of one size."""
+    ) -> Iterator[Float[Tensor, "channels height width"]]:
+        """The same of photographs of one size, which CLIP and the decoder see at once."""
         if self.decoder is None:
             raise CheckpointError(
                 "This model has no trained decoder, so it cannot segment without labels. Train one"
@@ -541,14 +541,15 @@ class SSR(nn.Module, Loadable):
             )
         test, patch = self.config.test, self.patch_size
         size = (photos[0].shape[0], photos[0].shape[1])
-        images = []
+        logits = []
         for scale in test.scales:
             # resize -> (batch, 3, h, w), sides whole patches
             factor = test.long_side * scale / max(size)
             sides = tuple(max(patch, round(side * factor / patch) * patch) for side in size)
             seen = [to_unit(resize(photo, (sides[0], sides[1]), bicubic=False)) for photo in photos]
-            images.append(torch.stack(seen).to(self.device))
-        return self.scale_probabilities(images, size)
+            logits.append(self.grid_logits(torch.stack(seen).to(self.device)))
+        for row in range(len(photos)):  # maps of all at their own size would fill the caches
+            yield _blended([each[row : row + 1] for each in logits], size)[0]
 
     @torch.no_grad()
     def scale_probabilities(
@@ -559,14 +560,7 @@ class SSR(nn.Module, Loadable):
         Args:
             images: RGB in [0, 1], sides whole numbers of patches.
         """
-        total: Tensor | float = 0.0
-        for image in images:
-            logits = self.grid_logits(image)
-            total = total + functional.interpolate(
-                logits, size, mode="bilinear", align_corners=False
-            )
-        assert isinstance(total, Tensor)
-        return (total / len(images)).softmax(1)
+        return _blended([self.grid_logits(image) for image in images], size)
 
     @torch.no_grad()
     def grid_logits(
@@ -639,7 +633,7 @@ class SSR(nn.Module, Loadable):
 
         def scores(rows: Span, columns: Span) -> Float[Tensor, "channels rows columns"]:
             photo = image.window(rows, columns)
-            found = self._decoded([limit_side(photo, self.test_side)], crf)[0]
+            found = next(self._decoded([limit_side(photo, self.test_side)], crf))
             size = (photo.shape[0], photo.shape[1])
             return functional.interpolate(found, size, mode="bilinear").flatten(0, 1)
 
@@ -655,9 +649,9 @@ class SSR(nn.Module, Loadable):
 
     def _decoded(
         self, photos: Sequence[UInt8[Tensor, "height width 3"]], crf: bool | None
-    ) -> list[Float[Tensor, "kinds channels height width"]]:
+    ) -> Iterator[Float[Tensor, "kinds channels height width"]]:
         """The decoder's probabilities, then those after the DenseCRF, if it is wanted."""
-        test, each = self.config.test, []
+        test = self.config.test
         for photo, decoded in zip(photos, self._probabilities(photos), strict=True):
             found = decoded[None]
             if test.crf if crf is None else crf:
@@ -670,8 +664,7 @@ class SSR(nn.Module, Loadable):
                     f"{self.config.backbones.clip} and the decoder give probabilities that are nan"
                     " or infinite: weights of CLIP are damaged, or too large. Copy it again."
                 )
-            each.append(found)
-        return each
+            yield found
 
     # ---- public calls: photographs in, numpy arrays out
 
@@ -722,8 +715,7 @@ class SSR(nn.Module, Loadable):
         small = limit_side(photo, self.config.data.max_side)
         superpixels = None
         if self.wants_superpixels:
-            sgc = self.config.sgc
-            superpixels = slic_labels(small, sgc.n_segments, sgc.compactness).int()
+            superpixels = SuperpixelCache.of(None, self.config.sgc)(small)
         one = [Photo(0, photo, small, superpixels)]
         found = self.rectify_batch(join_photos(one, [ids], self.patch_size, self.device))
         # every map at the photograph's own size
@@ -780,7 +772,7 @@ class SSR(nn.Module, Loadable):
         Raises:
             BackboneError: If the CAMs are not finite.
         """
-        settings, sgc = self.config.data, self.config.sgc
+        settings, cells = self.config.data, SuperpixelCache.of(None, self.config.sgc)
         most = patches_at_once(settings, self.device)
         small = [limit_side(photo, settings.max_side) for photo in photos]
         grid = patch_grid((small[0].shape[0], small[0].shape[1]), self.patch_size)
@@ -792,9 +784,7 @@ class SSR(nn.Module, Loadable):
                     0,
                     photo,
                     photo,
-                    slic_labels(photo, sgc.n_segments, sgc.compactness).int()
-                    if self.wants_superpixels
-                    else None,
+                    cells(photo) if self.wants_superpixels else None,
                 )
                 for photo in small[first : first + together]
             ]
@@ -993,6 +983,17 @@ def _not_empty(images: Sequence[Any]) -> Sequence[Any]:
     if not images:
         raise DataError("The list of images is empty. Give at least one image.")
     return images
+
+
+def _blended(
+    logits: Sequence[Float[Tensor, "batch channels _ _"]], size: tuple[int, int]
+) -> Float[Tensor, "batch channels height width"]:
+    """Probabilities at ``size`` by the mean of the logits on several grids."""
+    total: Tensor | float = 0.0
+    for each in logits:
+        total = total + functional.interpolate(each, size, mode="bilinear", align_corners=False)
+    assert isinstance(total, Tensor)
+    return (total / len(logits)).softmax(1)
 
 
 def _chosen(

@@ -401,6 +401,9 @@ def test_a_client_that_goes(
             leaving.sendall(content)
             wait_until(lambda: metric(client, "ssrseg_queue_length") == 1)
         wait_until(lambda: metric(client, 'ssrseg_errors_total{kind="gone"}') == 1)
+        with opened(client, len(content)) as leaving:  # in the middle of its image
+            leaving.sendall(content[:100])
+        wait_until(lambda: metric(client, 'ssrseg_errors_total{kind="gone"}') == 2)
         event.set()
         assert first.result().content == masks[0].read_bytes()
         assert post(client, photos[2]).content == masks[2].read_bytes()

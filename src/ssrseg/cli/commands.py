@@ -28,7 +28,7 @@ from ssrseg.cli.app import (
     open_data,
     whole,
 )
-from ssrseg.cli.shards import Spread, make_in_shards
+from ssrseg.cli.shards import Spread, echo_merged, make_in_shards
 from ssrseg.console import echo, note, print_table, show
 from ssrseg.errors import ConfigError, SSRError, counted
 from ssrseg.interruption import Interrupted
@@ -682,6 +682,17 @@ def _refuse_options(to: str | None, given: Mapping[str, object]) -> None:
 def percent(share: float | None) -> str:
     """``48.6`` for 0.486; a dash where there is nothing to measure."""
     return "-" if share is None else f"{100 * share:.1f}"
+
+
+@command(EVERYDAY)
+def merge(out: Place, /, *, report: Annotated[bool, Parameter(negative_bool="no-")] = True) -> int:
+    """Join the shards that `masks --shard` or `predict --shard` has made, after checking them all.
+
+    Args:
+        out: What was given as --out to all of them.
+        report: Write report.html, a page to look at all masks, the worst first.
+    """
+    return echo_merged(out, report=report)
 
 
 @command(EVERYDAY)

@@ -1,15 +1,15 @@
-"""Masks of more images than one process makes: options of masks and predict, and merge."""
+"""Masks of more images than one process makes: what masks, predict and merge have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
 
-from ssrseg.cli.app import EVERYDAY, SPEED, Count, Place, command
+from ssrseg.cli.app import SPEED, Count
 from ssrseg.console import echo
 from ssrseg.errors import ConfigError, counted
 
@@ -85,7 +85,7 @@ def make_in_shards(
     if spread.shard is not None:
         echo(f"When all {job.of} are made: ssrseg merge {there}")
         return code
-    return _echo_merged(out, report=report)
+    return echo_merged(out, report=report)
 
 
 def _echo_shards(results: Iterable[ShardResult], shards: Sequence[Shard]) -> int:
@@ -108,7 +108,8 @@ def _echo_shards(results: Iterable[ShardResult], shards: Sequence[Shard]) -> int
     return EXIT_CODE if failed else 0
 
 
-def _echo_merged(out: Path | str, *, report: bool) -> int:
+def echo_merged(out: Path | str, *, report: bool) -> int:
+    """Merge, and say what came of it; the exit code."""
     from ssrseg.failures import EXIT_CODE
     from ssrseg.scale.merging import merge_shards
 
@@ -123,14 +124,3 @@ def _echo_merged(out: Path | str, *, report: bool) -> int:
         )
     )
     return EXIT_CODE if result.failures else 0
-
-
-@command(EVERYDAY)
-def merge(out: Place, /, *, report: Annotated[bool, Parameter(negative_bool="no-")] = True) -> int:
-    """Join the shards that `masks --shard` or `predict --shard` has made, after checking them all.
-
-    Args:
-        out: What was given as --out to all of them.
-        report: Write report.html, a page to look at all masks, the worst first.
-    """
-    return _echo_merged(out, report=report)

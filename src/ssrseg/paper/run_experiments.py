@@ -118,7 +118,8 @@ def _seed_passes(missing: Sequence[Task]) -> list[list[Task]]:
         if task.experiment.measure == "seeds":
             config = task.config
             images = (config.data.max_side, config.data.norm, config.backbones, config.prompts)
-            cells = (config.sgc.n_segments, config.sgc.compactness)
+            sgc = config.sgc
+            cells = (sgc.n_segments, sgc.compactness, sgc.slic_zoom)
             groups.setdefault((task.seed, images, cells), []).append(task)
     return list(groups.values())
 

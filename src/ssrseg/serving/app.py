@@ -12,6 +12,7 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from ssrseg.errors import SSRError
 from ssrseg.local_server import fault
@@ -130,6 +131,8 @@ async def _answer(request: Request, service: Service, form: str) -> bytes:
             raise Refused(
                 408, "slow", f"The image did not come within {seconds:g} s (--seconds)."
             ) from None
+        except ClientDisconnect as error:
+            raise _gone() from error
         work = asyncio.ensure_future(service.answer(image, form))
         gone = asyncio.ensure_future(request.receive())  # the next message is that nobody waits
         left = until - asyncio.get_running_loop().time()
@@ -141,12 +144,16 @@ async def _answer(request: Request, service: Service, form: str) -> bytes:
             work.cancel()
             gone.cancel()
         if gone.done():
-            raise Refused(499, "gone", "The client has gone.")
+            raise _gone()
         raise Refused(
             503, "late", f"There was no mask within {seconds:g} s (--seconds).", round(seconds) or 1
         )
     finally:
         service.leave()
+
+
+def _gone() -> Refused:
+    return Refused(499, "gone", "The client has gone.")  # for the metrics: nobody reads it
 
 
 async def _image(request: Request, most: int) -> bytes:
