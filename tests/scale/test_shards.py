@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -310,3 +311,24 @@ def test_commands(data: LabelledImages, config: Config, tmp_path: Path, capfd: o
                   ("--shard", "1/2", "--ray", "local")):  # fmt: skip
         assert exit_code(*command, "--out", tmp_path / "new", *wrong) == 2
     assert not (tmp_path / "new").exists()
+
+
+def test_predictions(data: LabelledImages, config: Config, tmp_path: Path) -> None:
+    settings, run = tmp_path / "settings.yaml", tmp_path / "run"
+    settings.write_text(config.to_yaml())
+    photos = tmp_path / "photos"
+    shutil.copytree(data.root / "images", photos)
+    assert exit_code("train", "--data", data.root, "--config", settings, "--out", run) in (0, 3)
+    command = ("predict", "--model", run, "--no-report", "--confidence")
+    assert exit_code(*command, "--images", photos, "--out", tmp_path / "plain") == 3
+    for number in (2, 1):
+        shard = ("--shard", f"{number}/2")
+        assert exit_code(*command, "--images", photos, "--out", tmp_path / "out", *shard) in (0, 3)
+    assert exit_code("merge", tmp_path / "out", "--no-report") == 3
+    assert files(tmp_path / "out") == files(tmp_path / "plain")
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == 11
+    with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+        archive.add(photos, "")
+    assert exit_code(*command, "--images", tmp_path / "photos.tar", "--out", tmp_path / "tar") == 3
+    for folder in ("masks", "confidence"):
+        assert files(tmp_path / "tar" / folder) == files(tmp_path / "plain" / folder)
