@@ -4,8 +4,9 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 SITE    = $(VENV)/.site-ready
+SCALE   = $(VENV)/.scale-ready
 
-.PHONY: setup demo test check readers fuzz kills bench docs clean
+.PHONY: setup demo test test-distributed check readers fuzz kills bench docs clean
 
 setup: $(READY)
 
@@ -20,7 +21,15 @@ demo: $(READY)
 	$(BIN)/ssrseg demo
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore tests/scale
+
+# several processes, shards, Ray, stores, a server; 0.7 GB of packages more
+test-distributed: $(SCALE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/scale
+
+$(SCALE): $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[distributed]"
+	touch $@
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -101,19 +101,10 @@ def finish(name: str, ratios: list[Ratio], **more: object) -> None:
 
 def provenance() -> dict[str, object]:
     """Machine, commit and versions."""
-    home = Path(__file__).parents[1]
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(home), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-    # the results of the benchmark before this one are no change of the code
-    changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results")
-    commit = git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
     return {
-        "commit": commit,
+        "commit": commit(),
         "machine": {
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "load": os.getloadavg()[0],
@@ -129,18 +120,39 @@ def provenance() -> dict[str, object]:
     }
 
 
+def commit() -> str:
+    """The commit that runs, and whether it was changed."""
+    home = Path(__file__).parents[1]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(home), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    # the results of the benchmark before this one are no change of the code
+    changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+    return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
+
+
 def matmul_speed(dtype: torch.dtype, side: int = 2048) -> float:
-    """Billions of multiplications and additions a second in a square product, the best of 5."""
+    """Billions of multiplications and additions a second in a square product, the best of 5.
+
+    A small product has to do where it shows that the type is emulated: a large one takes minutes.
+    """
+    small = _product_speed(dtype, 256)
+    return round(small if small < 10 else _product_speed(dtype, side), 1 if small < 10 else None)
+
+
+def _product_speed(dtype: torch.dtype, side: int) -> float:
     left = torch.rand(side, side).to(dtype)
     best = float("inf")
     for _ in range(5):
         start = time.perf_counter()
         left @ left
         best = min(best, time.perf_counter() - start)
-    return round(2 * side**3 / best / 1e9)
+    return 2 * side**3 / best / 1e9
 
 
-def _processor() -> str:
+def processor() -> str:
     """Name, family and model: a cloud's processors are often called alike."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -30,7 +30,7 @@ from ssrseg.cli import app
 from ssrseg.config import describe, known_keys, preset_names
 
 VERBS = (
-    *("demo", "check", "masks", "train", "predict", "report", "review", "evaluate"),
+    *("demo", "check", "masks", "train", "predict", "serve", "report", "review", "evaluate"),
     *("export", "merge", "doctor", "config"),
     *("prepare", "archive"),
     *("table", "ablate", "seeds", "figure", "reproduce"),

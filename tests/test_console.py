@@ -13,6 +13,7 @@ from ssrseg.console import (
     printable,
     printable_lines,
     show,
+    silent,
     steps,
     table_text,
     track,
@@ -171,3 +172,13 @@ def test_every_way_to_say_something_shows_names_so(
     assert not set(plain(said.out + said.err)) & set("\x07\u2028\u202e\x85\udcff\u200b")
     assert "owned\x07" not in said.out + said.err and "\x1b[2J" not in said.out + said.err
     assert SHOWN in table_text((HOSTILE,), [(HOSTILE,)])
+
+
+def test_one_process_speaks_for_all(capsys: pytest.CaptureFixture[str]) -> None:
+    with silent():
+        echo("done")
+        note("by the way")
+        assert list(track([1, 2], "Reading", 2)) == [1, 2]
+    assert capsys.readouterr() == ("", "")
+    echo("done")
+    assert capsys.readouterr().out == "done\n"

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from make_tiny import tiny_voc
 from tiny_encoders import tiny_config
 
@@ -31,6 +32,17 @@ def test_a_device_that_is_not_there() -> None:
     assert pick_device("cpu") == "cpu"
     with pytest.raises(ConfigError, match=r'"meta" \(--device\) cannot be used here'):
         pick_device("meta")
+
+
+def test_fp32_means_fp32_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # as PyTorch begins
+    pick_device("cpu")
+    assert torch.backends.cudnn.allow_tf32
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(module.torch, "zeros", lambda *_, device: torch.ones(1))  # no GPU is here
+    assert pick_device("auto") == "cuda"
+    assert not torch.backends.cudnn.allow_tf32
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_the_share_is_that_of_the_quickest_products(monkeypatch: pytest.MonkeyPatch) -> None:

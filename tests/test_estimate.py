@@ -50,8 +50,10 @@ def model_with(data: LabelledImages, clip: Path, dino: Path, *overrides: str) ->
     return SSR.for_data(tiny_config(clip, dino, *overrides), data)
 
 
-def test_masks_by_hand(data: LabelledImages, clip_dir: Path, dino_dir: Path) -> None:
-    model = model_with(data, clip_dir, dino_dir)
+def test_masks_by_hand(
+    data: LabelledImages, clip_dir: Path, dino_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_with(data, clip_dir, dino_dir, "data.workers=0")
     # 3 x 4 patches; and 1280 x 640, shrunk to 640 x 320: 40 x 20 patches
     cost = masks_cost(PHOTOS, model, [(48, 64), (1280, 640)], slots=1.5)
     pixels, small, patches = 48 * 64 + 1280 * 640, 48 * 64 + 640 * 320, 12 + 800
@@ -59,10 +61,15 @@ def test_masks_by_hand(data: LabelledImages, clip_dir: Path, dino_dir: Path) -> 
     assert cost.seconds == pytest.approx(loading + computing)
     assert cost.disk == round(0.5 * pixels + 4 * 1.5 * patches) + 2 * small + 2 * 128 + 2 * 30_000
     assert cost.memory == (1 << 40) + 1200 * 800 // 12
-    # readers beside the encoders cost nothing as long as they are quick enough
+    # readers beside the encoders take their share of the processors
+    monkeypatch.setattr("ssrseg.estimate.processors", lambda: 5)
     busy = model_with(data, clip_dir, dino_dir, "data.workers=4")
     other = masks_cost(PHOTOS, busy, [(48, 64), (1280, 640)], slots=1.5)
-    assert other.seconds == pytest.approx(computing)
+    assert other.seconds == pytest.approx(computing + loading / 5)
+    # and are waited for where they are slower
+    slow = replace(PHOTOS, rectify=1e-9)
+    other = masks_cost(slow, busy, [(48, 64), (1280, 640)], slots=1.5)
+    assert other.seconds == pytest.approx(loading / 4)
 
 
 @pytest.mark.parametrize("features", ["online", "cached"])
@@ -75,6 +82,7 @@ def test_training_by_hand(
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     settings = (f"optim.features={features}", "optim.views=[1.0, 0.5]", "optim.batch=16")
+    settings = (*settings, "data.workers=0")
     model = model_with(data, clip_dir, dino_dir, *settings)
     sizes, schedule = [(48, 64)] * len(data), plan(model.config, "labels")
     images, pixels, patches = len(data), 48 * 64, 12
@@ -93,6 +101,9 @@ def test_training_by_hand(
     # half of the decoder's iterations are left
     rest = train_cost(PHOTOS, CROPS, model, data, sizes, schedule, first=14)
     assert rest.seconds == pytest.approx(once + 6 * (16 * 51.0 + 5.0))
+    shared = train_cost(PHOTOS, CROPS, model, data, sizes, schedule, first=14, processes=4)
+    assert shared.seconds == pytest.approx(once / 4 + 6 * (4 * 51.0 + 5.0))
+    assert shared.memory == (1 << 40) + 900 + rows
 
 
 @pytest.mark.parametrize("features", ["online", "cached"])

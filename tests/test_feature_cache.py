@@ -129,7 +129,9 @@ def test_padding_is_not_seen(voc: LabelledImages, tmp_path: Path, settings: Sett
     torch.manual_seed(0)
     decoder = new_decoder(config.decoder, model.clip, model.n_classes)
     model = model.with_config(config, decoder=decoder)
-    batch = WindowDraws(list(files.values())[:1], 9, 16, flip=True, seed=0, workers=0).join([0])
+    batch = WindowDraws(list(files.values())[:1], 9, 16, flip=True, seed=0, workers=0).join(
+        [0], [0]
+    )
     assert batch.inside is not None
     assert not batch.inside.all()
     padded = seg_loss(model, window_features(batch), batch.mask, batch.inside)

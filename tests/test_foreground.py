@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,14 @@ from make_tiny import tiny_voc
 from tiny_encoders import tiny_config
 from torch import Tensor
 
+from ssrseg import foreground as module
 from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
 from ssrseg.data.photos import present_slots
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import fit_to_patches, to_unit
-from ssrseg.foreground import ForegroundFeatures, collect_foreground
+from ssrseg.foreground import ForegroundFeatures, collect_foreground, frozen_foreground
 from ssrseg.method.cam import min_max
 from ssrseg.model import SSR
 from ssrseg.trained_parts import new_alignment
@@ -67,6 +69,43 @@ def test_which_cam_pools(voc: LabelledImages, clip_dir: Path, dino_dir: Path) ->
     assert (found["clip"].pooled - found["refined"].pooled).abs().max() > 1e-3
     assert (found["clip"].pooled - found["cmpa"].pooled).abs().max() > 1e-3
     assert torch.equal(found["clip"].mean, found["cmpa"].mean)
+
+
+def test_frozen_features_are_pooled_once_for_all_seeds_and_heads(
+    voc: LabelledImages,
+    clip_dir: Path,
+    dino_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def model(*overrides: str) -> SSR:
+        overrides = ("cmpa.min_patches=0", *overrides)
+        return SSR.from_config(tiny_config(clip_dir, dino_dir, *overrides), voc.classes)
+
+    passes = []
+
+    def counted(*args: object, **kwargs: object) -> ForegroundFeatures:
+        passes.append(args)
+        return collect_foreground(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "collect_foreground", counted)
+    first = frozen_foreground(model(), voc, NO_CACHE, tmp_path)
+    same = ("optim.seed=7", "cmpa.loss=feature", "cmpa.depth=2", "cam.readout=patch")
+    for each in (*same, "affinity.power=2", "optim.iterations=3"):
+        again = frozen_foreground(model(each), voc, NO_CACHE, tmp_path)
+        assert torch.equal(again.pooled, first.pooled) and torch.equal(again.mean, first.mean)
+    assert len(passes) == 1
+    # whatever decides them is another file
+    for each in ("cmpa.cam_source=refined", "cam.clip_readout=patch", "data.max_side=48"):
+        frozen_foreground(model(each), voc, NO_CACHE, tmp_path)
+    assert len(passes) == 4 and len(list(tmp_path.iterdir())) == 4
+    fewer = replace(voc, samples=voc.samples[:2])
+    assert len(frozen_foreground(model(), fewer, NO_CACHE, tmp_path).background) == 2
+    # a damaged file is made anew
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_bytes()[:-1])
+    assert torch.equal(frozen_foreground(model(), voc, NO_CACHE, tmp_path).pooled, first.pooled)
+    assert len(passes) == 6
 
 
 def test_backgrounds_become_pairs_of_their_nearest_word() -> None:

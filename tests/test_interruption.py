@@ -43,6 +43,18 @@ def test_the_first_signal_asks_and_the_second_interrupts(name: str, shown: str, 
     assert handlers() == before
 
 
+def test_with_patience_only_a_block_at_once_is_interrupted() -> None:
+    with until_stopped(patient=True) as stop:
+        send("SIGTERM")
+        send("SIGINT")  # as a launcher of several processes sends it on
+        assert stop.requested
+        with pytest.raises(Interrupted), stop.at_once():
+            pytest.fail("a block begun after the signal")
+    with until_stopped() as stop:
+        stop.ask(signal.SIGTERM)  # that another process got
+        assert str(stop.error("2 of 3.")) == "Stopped by SIGTERM: 2 of 3."
+
+
 def test_inside_at_once_the_first_signal_interrupts() -> None:
     with until_stopped() as stop:
         with pytest.raises(Interrupted, match="at once"), stop.at_once():

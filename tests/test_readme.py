@@ -43,15 +43,15 @@ def test_commands_parse(command: str) -> None:
 
 def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
     named = {
         name
         for code in [*(body for _, body in FENCES), *SPANS]
-        for name in re.findall(r"\bmake ([a-z]+)", code)
+        for name in re.findall(r"\bmake ([a-z-]+)", code)
     }
     assert named >= {"demo", "test"}
     assert named <= targets
-    assert targets == set(re.findall(r"[a-z]+", makefile.split(".PHONY:")[1].splitlines()[0]))
+    assert targets == set(re.findall(r"[a-z-]+", makefile.split(".PHONY:")[1].splitlines()[0]))
 
 
 def test_ci_runs_the_commands_of_the_readme() -> None:

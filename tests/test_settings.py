@@ -72,6 +72,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "affinity.cda_temperature": ("0.001",),
     "sgc.n_segments": ("9",),
     "sgc.compactness": ("0.1",),
+    "sgc.slic_zoom": ("0.5",),
     "sgc.k_colour": ("2",),
     "sgc.high": ("0.9",),
     "sgc.min_ratio": ("0.99",),

@@ -29,6 +29,7 @@ from ssrseg.data.sample import LabelledImages
 from ssrseg.errors import CheckpointError, SSRError, counted, did_you_mean
 from ssrseg.networks.frozen import all_finite, weights_digest
 from ssrseg.networks.vocabulary import changed_background, changed_prompts
+from ssrseg.processes import ALONE, Group
 
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "checkpoint.safetensors"
@@ -289,24 +290,26 @@ def _kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
-def data_digest(data: LabelledImages, *, truth: bool = False) -> str:
+def data_digest(data: LabelledImages, *, truth: bool = False, group: Group = ALONE) -> str:
     """A name for images and their labels: another one if an image or a label changes.
 
     Of an image the name, the labels and the content of the file count; with ``truth`` the true
-    masks as well.
+    masks as well. Each process of the ``group`` reads its share.
 
     Raises:
         DataError: If a file cannot be read.
     """
+    mine = group.share(data.samples)
     with ThreadPoolExecutor(_READERS) as pool:
-        images = pool.map(known_digest, [sample.image for sample in data.samples])
-        masks = pool.map(known_digest, [sample.truth if truth else None for sample in data.samples])
-        rows = [
+        images = pool.map(known_digest, [sample.image for sample in mine])
+        masks = pool.map(known_digest, [sample.truth if truth else None for sample in mine])
+        found = [
             f"{sample.name} {sample.labels} {image} {mask}"
             for sample, image, mask in zip(
-                data.samples, track(images, "Contents of images", len(data)), masks, strict=True
+                mine, track(images, "Contents of images", len(mine)), masks, strict=True
             )
         ]
+    rows = group.gathered(found)
     text = "\n".join(rows)
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 

@@ -123,11 +123,13 @@ class DataConfig:
     bands: tuple[Band, Band, Band] | None = None
     """Which bands of files are red, green and blue, counted from 1, such as [4, 3, 2]; null = the
     colours that the file names, or its only three."""
-    workers: Annotated[CountOrZero, Field(le=256)] = 0
-    """Processes that load crops and photographs beside the encoders; 0 loads in between."""
+    workers: Annotated[CountOrZero, Field(le=256)] | None = None
+    """Threads that read photographs, and processes that load crops, beside the encoders; 0 loads in
+    between; null = one thread and no process on a CPU, eight of each on a GPU, if it has as many
+    processors."""
     patches: Count | None = None
-    """Patches of photographs seen together when CAMs are made; null = 1,024 on a CPU, 65,536 on a
-    GPU."""
+    """Patches of photographs seen together when CAMs are made; null = 1,024 on a CPU; on a GPU the
+    power of two up to 65,536 that half of its free memory takes."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -271,6 +273,9 @@ class SgcConfig:
     """Superpixels asked for; about two thirds come out."""
     compactness: Positive = 10.0
     """SLIC's weight of position against colour."""
+    slic_zoom: Annotated[Positive, Field(le=1)] = 1.0
+    """Superpixels are found on a photograph whose sides are this share of its own: 0.5 takes a
+    quarter of the time [0045]."""
     k_colour: Annotated[Count, Field(le=1000)] = 8
     """Colour clusters per image."""
     high: Share = 0.4

@@ -26,6 +26,7 @@ Item = TypeVar("Item")
 
 _work: ContextVar[str] = ContextVar("work", default="")
 _unseen: ContextVar[bool] = ContextVar("unseen", default=False)
+_unheard: ContextVar[bool] = ContextVar("unheard", default=False)
 
 # controls (terminal escapes among them), line and paragraph separators, marks that turn the
 # direction of what follows, marks without width, halves of surrogate pairs (names not in UTF-8)
@@ -46,7 +47,8 @@ def printable_lines(text: str) -> str:
 
 def echo(text: str) -> None:
     """Print on standard output at once, so that a log file is never behind."""
-    print(printable_lines(text), flush=True)
+    if not _unheard.get():
+        print(printable_lines(text), flush=True)
 
 
 def _console(*, stderr: bool = False, width: int | None = None) -> Console:
@@ -56,7 +58,8 @@ def _console(*, stderr: bool = False, width: int | None = None) -> Console:
 
 def note(text: str) -> None:
     """One line on standard error that a user should know of, though nothing is wrong."""
-    _console(stderr=True).print(f"Note: {printable(text)}", soft_wrap=True)
+    if not _unheard.get():
+        _console(stderr=True).print(f"Note: {printable(text)}", soft_wrap=True)
 
 
 @contextmanager
@@ -77,6 +80,17 @@ def without_bars() -> Iterator[None]:
         yield
     finally:
         _unseen.reset(token)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Say nothing in the block, neither notes nor progress: another process says the same."""
+    token = _unheard.set(True)
+    try:
+        with without_bars():
+            yield
+    finally:
+        _unheard.reset(token)
 
 
 class Steps:

@@ -21,12 +21,18 @@ what else a block does is no faster (our choice)."""
 def pick_device(name: str | torch.device) -> str:
     """``auto`` becomes ``cuda`` where there is one, else ``cpu``.
 
+    On a GPU fp32 then means fp32: TF32, which keeps 10 bits of 23, is off in products of matrices,
+    as PyTorch begins, and from here on in convolutions, where PyTorch has it on. Speed comes from
+    bf16, which is a setting and is said; machine.yaml of a run has what was on.
+
     Raises:
         ConfigError: If the device cannot be used.
     """
     name = str(name)
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda"):
+        torch.backends.cudnn.allow_tf32 = False
     try:
         torch.zeros(1, device=name).item()  # which a meta tensor does not have
     except (RuntimeError, AssertionError) as error:

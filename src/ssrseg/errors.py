@@ -42,6 +42,10 @@ class OutputError(SSRError):
     """A file or folder that cannot be written: no room, no permission, or another writer."""
 
 
+class ProcessError(SSRError):
+    """Another process of the same run that has ended, or did not come."""
+
+
 class PackageError(SSRError):
     """An optional package that a command needs and that is not installed."""
 

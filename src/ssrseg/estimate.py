@@ -10,9 +10,10 @@ The model of the cost, in seconds:
   views. For each crop of the decoder's iterations: loading, unless it is cached its pseudo mask,
   and the decoder's two passes; for each iteration a step of the optimiser.
 
-With ``data.workers`` what is loaded costs only what the workers do not do meanwhile. Each rate is
-measured on the last of two tries or more, as the first one warms up. Memory is what the process
-held, and the part that grows with patches or crops is scaled to the largest image and the batch.
+What ``data.workers`` load meanwhile costs only what they are slower than the encoders; but encoders
+on a CPU give them their share of the processors. Each rate is measured on the last of two tries or
+more, as the first one warms up. Memory is what the process held, and the part that grows with
+patches or crops is scaled to the largest image and the batch.
 """
 
 from __future__ import annotations
@@ -33,10 +34,16 @@ from torch import Tensor
 
 from ssrseg.config import Config
 from ssrseg.console import without_bars
-from ssrseg.data.crops import CropBatch, CropDraws
+from ssrseg.data.crops import CropBatch, CropDraws, loading_processes
 from ssrseg.data.files import content_digest
 from ssrseg.data.images import read_image
-from ssrseg.data.photos import MOST_PHOTOS, PATCHES, Photo, join_photos
+from ssrseg.data.photos import (
+    MOST_PHOTOS,
+    Photo,
+    join_photos,
+    patches_at_once,
+    reading_threads,
+)
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.stamped_mask import write_mask
 from ssrseg.data.superpixels import SuperpixelCache
@@ -55,6 +62,7 @@ from ssrseg.foreground import ForegroundFeatures
 from ssrseg.losses import crop_pairs, draw_pairs, online_masks, proto_loss, seg_loss
 from ssrseg.model import SSR
 from ssrseg.photo_masks import photo_masks
+from ssrseg.processors import processors
 from ssrseg.schedule import Schedule, plan, resolved
 from ssrseg.trained_parts import new_alignment, new_decoder
 
@@ -203,7 +211,7 @@ def try_photos(model: SSR, samples: Sequence[Sample], images: int) -> PhotoRates
     """
     config, device = model.config, model.device
     superpixels = SuperpixelCache.of(None, config.sgc)
-    most = config.data.patches or PATCHES["cuda" if device.type == "cuda" else "cpu"]
+    most = patches_at_once(config.data, device)
     parts = ("read", "superpixels", "rectify", "write", "encode", "gather")
     seconds = dict.fromkeys(parts, 0.0)
     pixels = small_pixels = patches = written = at_once = 0
@@ -272,7 +280,7 @@ def masks_cost(rates: PhotoRates, model: SSR, sizes: Sequence[Size], *, slots: f
     memory = peak.before + growth * (peak.most - peak.before)
     gpu = peak.gpu_before + growth * (peak.gpu_most - peak.gpu_before)
     return Cost(
-        _with_workers(loading, computing, config.data.workers),
+        _meanwhile(loading, computing, reading_threads(config.data, model.device), model.device),
         max(round(memory), _most_so_far()) if peak.most else 0,
         round(gpu),
         round(disk),
@@ -370,7 +378,7 @@ def _try_batch(model: SSR, batch: CropBatch | WindowBatch, clock: _Clock) -> Non
         features = model.encode(batch.image)
         initial = model.initial_cam(features, batch.present, batch.valid, with_clip=literal)
         aligning: Tensor = torch.zeros((), device=model.device)
-        if literal and (pairs := crop_pairs(model, initial, batch)) is not None:
+        if literal and (pairs := crop_pairs(model, initial, batch)).usable.any():
             out = torch.randn(model.n_classes, model.config.cmpa.out, device=model.device)
             aligning = proto_loss(model, pairs, out)
         mask = online_masks(model, batch, initial)
@@ -409,6 +417,7 @@ def train_cost(
     schedule: Schedule,
     *,
     first: int = 0,
+    processes: int = 1,
 ) -> Cost:
     """What ``train`` takes.
 
@@ -419,36 +428,40 @@ def train_cost(
         sizes: Height and width of each.
         schedule: Of the run.
         first: Iterations that are finished.
+        processes: That share the work, each on cores of its own; memory is that of one.
     """
-    config, workers = model.config, model.config.data.workers
+    config, device = model.config, model.device
+    threads = reading_threads(config.data, device)
     small = [limited_size(size, config.data.max_side) for size in sizes]
-    patches = sum(_patches(size, model.patch_size) for size in small)
-    read = _area(sizes) * photos.read
+    patches = sum(_patches(size, model.patch_size) for size in small) / processes
+    read = _area(sizes) * photos.read / processes
     # every file once, by threads
     seconds = read / min(8, os.cpu_count() or 1)
     # CMPA
     align = range(max(first, schedule.align.start), schedule.align.stop)
-    again = _with_workers(read, patches * photos.gather, workers)
+    again = _meanwhile(read, patches * photos.gather, threads, device)
     seconds += _refreshes(config, align) * again + len(align) * crops.align
     # the decoder
-    cutting = _area(small) * photos.superpixels if model.wants_superpixels else 0.0
+    cutting = _area(small) * photos.superpixels / processes if model.wants_superpixels else 0.0
     iterations = len(range(max(first, schedule.crops.start), schedule.crops.stop))
-    drawn = iterations * config.optim.batch
+    share = config.optim.batch // processes
+    drawn = iterations * share
     disk = _superpixel_bytes(model, small) + 4 * crops.weights  # two moments, and the final model
     loading = drawn * crops.load
     if config.optim.features == "cached":
         disk += cache_bytes(config, model, sizes)
         if iterations and first <= schedule.segment.start:
             views = photos.rectify + (cache_passes(config) - 1) * photos.encode
-            seconds += _with_workers(read + cutting, patches * views, workers)
+            seconds += _meanwhile(read + cutting, patches * views, threads, device)
     elif not first:
-        loading += cutting * min(1.0, drawn / max(1, len(data)))
+        loading += cutting * min(1.0, drawn * processes / max(1, len(data)))
     computing = drawn * (crops.prepare + crops.learn) + iterations * crops.step
-    seconds += _with_workers(loading, computing, workers)
+    loaders = loading_processes(config.data.workers, pin=device.type == "cuda")
+    seconds += _meanwhile(loading, computing, loaders, device)
     features = 0  # one row for each pair, two for each image
     if len(schedule.align):
         features = 4 * model.text_features.shape[1] * (int(data.labels.sum()) + 2 * len(data))
-    at_once = config.optim.micro_batch or config.optim.batch
+    at_once = min(config.optim.micro_batch or config.optim.batch, share)
     one, several = crops.one, crops.several
     memory = _extrapolated(one.most, several.most, crops.crops, at_once) + features
     return Cost(
@@ -514,8 +527,12 @@ def _rounded(value: float) -> float:
     return 0.0 if value <= 0 else round(value, 1 - math.floor(math.log10(value)))
 
 
-def _with_workers(loading: float, computing: float, workers: int) -> float:
-    return max(loading / workers, computing) if workers else loading + computing
+def _meanwhile(loading: float, computing: float, workers: int, device: torch.device) -> float:
+    """Seconds of both, if ``workers`` load while the device computes."""
+    if not workers:
+        return loading + computing
+    shared = loading / processors() if device.type == "cpu" else 0.0
+    return max(loading / workers, computing + shared)
 
 
 def _area(sizes: Iterable[Size]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -38,6 +39,7 @@ from ssrseg.errors import BackboneError, ConfigError, DataError, OutputError, co
 from ssrseg.model import SSR
 from ssrseg.networks.clip import ClipFeatures
 from ssrseg.networks.frozen import weights_digest
+from ssrseg.processes import ALONE, Group
 
 Size = tuple[int, int]
 
@@ -202,12 +204,12 @@ def in_gb(count: int) -> str:
 
 
 def feature_files(
-    model: SSR, data: LabelledImages, supervision: str, folder: Path
+    model: SSR, data: LabelledImages, supervision: str, folder: Path, group: Group = ALONE
 ) -> dict[str, Path]:
     """Where the features of each image lie or will lie, by its name.
 
     A file is named after all that decides what is in it: photograph, labels (or true mask),
-    settings, texts, encoders, heads.
+    settings, texts, encoders, heads. Each process of the ``group`` reads its share of photographs.
     """
     config, full = model.config, supervision == "full"
     heads = {} if model.alignment is None or full else model.alignment.state_dict()
@@ -220,17 +222,18 @@ def feature_files(
         model.vocabulary.classes,
         model.vocabulary.texts,
         model.encoders,
-        weights_digest(heads),
+        group.first(lambda: weights_digest(heads)),  # those of another may differ by rounding
         model.device.type,
         [version(each) for each in ("ssrseg", "torch", "transformers")],
     )
     common = digest_of(repr(decides))
-    names = {}
-    for sample in data.samples:
+    mine = []
+    for sample in group.share(data.samples):
         truth = known_digest(sample.truth) if full else ""
         name = digest_of(f"{common} {known_digest(sample.image)} {sample.labels} {truth}")
-        names[sample.name] = folder / name[:2] / f"{name}.safetensors"
-    return names
+        mine.append(folder / name[:2] / f"{name}.safetensors")
+    names = [sample.name for sample in data.samples]
+    return dict(zip(names, group.gathered(mine), strict=True))
 
 
 def make_features(
@@ -239,38 +242,41 @@ def make_features(
     supervision: str,
     folder: Path,
     superpixels: SuperpixelCache,
+    group: Group = ALONE,
 ) -> None:
-    """Write the features of all images that are not there yet.
+    """Write the features of all images that are not there yet; each process those of its share.
 
     One photograph at a time, so that what is made does not depend on what was there before.
 
     Raises:
         BackboneError: If a number is not finite, or larger than half precision holds.
         DataError: If an image cannot be read, or has changed since the run has begun.
-        OutputError: If the disk has no room.
+        OutputError: If the disk has no room, or the processes see other folders.
     """
-    config, files = model.config, feature_files(model, data, supervision, folder)
+    config, files = model.config, feature_files(model, data, supervision, folder, group)
+    mine = group.share(data.samples)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        whole = pool.map(lambda path: has_views(path, path.stem), files.values())
-        there = list(track(whole, "Cached features", len(files)))
-    missing = [each for each, found in zip(data.samples, there, strict=True) if not found]
-    if not missing:
+        paths = [files[sample.name] for sample in mine]
+        whole = pool.map(lambda path: has_views(path, path.stem), paths)
+        there = list(track(whole, "Cached features", len(paths)))
+    missing = [each for each, found in zip(mine, there, strict=True) if not found]
+    sizes = photo_sizes(replace(data, samples=tuple(missing)), config)
+    each = group.all((len(missing), cache_bytes(config, model, sizes), free_bytes(folder)))
+    count, needed = (sum(column) for column in list(zip(*each, strict=True))[:2])
+    if not count:
         return
-    needed, free = (
-        cache_bytes(config, model, photo_sizes(replace(data, samples=tuple(missing)), config)),
-        free_bytes(folder),
-    )
+    free = min(free for _, _, free in each)
     if needed > free:
         raise OutputError(
             f"{folder} needs {in_gb(needed)} for the features of"
-            f" {counted(len(missing), 'image', 'images')}, and {in_gb(free)} are free. Make room,"
+            f" {counted(count, 'image', 'images')}, and {in_gb(free)} are free. Make room,"
             " or name a folder on another disk (--cache). What was learned is saved; the same"
             " command goes on from there."
         )
     labels = supervision == "labels"
     one = replace(config.data, patches=1)
     wanted = superpixels if labels and model.wants_superpixels else None
-    with steps("Features", len(data), done=len(data) - len(missing)) as progress:
+    with steps("Features", len(mine), done=len(mine) - len(missing)) as progress:
         for batch in photo_batches(missing, one, model.patch_size, wanted, model.device):
             sample = missing[batch.index[0]]
             if batch.digests[0] != known_digest(sample.image):
@@ -282,6 +288,23 @@ def make_features(
             path = files[sample.name]
             save_views(path, *_views(model, batch, truth), path.stem)
             progress.advance(sample.name)
+    group.most(0)  # until all are through
+    unseen = next((path for path in files.values() if not _appears(path, group)), None)
+    if unseen is not None:
+        raise OutputError(
+            f"{unseen}, made by another process, is not there for this one. Name a folder for"
+            " cached features that all machines share (--cache), or set optim.features=online."
+        )
+
+
+def _appears(path: Path, group: Group) -> bool:
+    """Whether a file is there; one of another machine may be seen a minute late (NFS)."""
+    end = time.monotonic() + (60 if group.size > 1 else 0)
+    while not path.is_file():
+        if time.monotonic() >= end:
+            return False
+        time.sleep(1)
+    return True
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -11,15 +12,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ssrseg.checkpoint import data_digest
+from ssrseg.config import deciding_settings
 from ssrseg.console import steps
 from ssrseg.data.files import atomic_write
 from ssrseg.data.photos import PhotoBatch, photo_batches
 from ssrseg.data.sample import LabelledImages
+from ssrseg.data.stamped_mask import digest_of
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.method.cam import min_max
 from ssrseg.method.cmpa import background_words, pool_foreground, usable_pairs
 from ssrseg.model import SSR, InitialCam
 from ssrseg.networks.frozen import weights_digest
+from ssrseg.processes import ALONE, Group
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,61 @@ class ForegroundFeatures:
         return cls(**tensors) if weights_digest(tensors) == digest else None
 
 
+def frozen_foreground(
+    model: SSR,
+    data: LabelledImages,
+    superpixels: SuperpixelCache,
+    folder: Path | None,
+    *,
+    group: Group = ALONE,
+) -> ForegroundFeatures:
+    """``collect_foreground`` with CLIP's CAM or its corrected form, kept for other runs.
+
+    No head has a part in it, so that runs of other seeds, losses and heads share one pass.
+
+    Args:
+        folder: Where it is kept, in a file named after all that decides it; None = nowhere.
+        group: Each process looks at its share; all have all features.
+    """
+    if folder is None:
+        return collect_foreground(model, data, superpixels, aligned=False, group=group)
+    path = folder / f"{_frozen_name(model, data, group)}.safetensors"
+    found = group.first(lambda: ForegroundFeatures.load(path))
+    if found is None:
+        found = collect_foreground(model, data, superpixels, aligned=False, group=group)
+        if group.is_first:
+            found.save(path)
+    return found
+
+
+def _frozen_name(model: SSR, data: LabelledImages, group: Group) -> str:
+    """A name for all that decides the features that frozen CLIP's CAM pools."""
+    config = model.config
+    ignored = {"decoder", "optim", "test", "pseudo", "data.crop", "data.scale", "data.flip"}
+    ignored |= {"cam.mode", "cam.readout", "cmpa"}
+    encoders = model.encoders
+    if config.cmpa.cam_source == "clip":  # nothing is propagated
+        ignored |= {"affinity", "sgc"}
+        encoders = {"clip": encoders["clip"]}
+    decides = (
+        deciding_settings(config, ignored),
+        (config.cmpa.cam_source, config.cmpa.min_patches, config.data.patches),
+        model.vocabulary.texts,
+        encoders,
+        model.device.type,
+        [version(each) for each in ("ssrseg", "torch", "transformers")],
+    )
+    return digest_of(repr(decides), data_digest(data, group=group))
+
+
 @torch.no_grad()
 def collect_foreground(
-    model: SSR, data: LabelledImages, superpixels: SuperpixelCache, *, aligned: bool
+    model: SSR,
+    data: LabelledImages,
+    superpixels: SuperpixelCache,
+    *,
+    aligned: bool,
+    group: Group = ALONE,
 ) -> ForegroundFeatures:
     """One pass over the training images, each at its own size.
 
@@ -83,18 +140,20 @@ def collect_foreground(
         data: Training images; only image-level labels are read.
         superpixels: Needed where the pooling CAM is the corrected one.
         aligned: Align every patch by ISA before pooling (Eq. 1, then Eq. 2, as printed).
+        group: Each process looks at its share; all have all features.
     """
     rows: dict[str, list[Tensor]] = {entry.name: [] for entry in fields(ForegroundFeatures)}
     order: list[int] = []
     refined = model.config.cmpa.cam_source == "refined" and model.wants_superpixels
+    mine = group.share(data.samples)
     batches = photo_batches(
-        data.samples,
+        mine,
         model.config.data,
         model.patch_size,
         superpixels if refined else None,
         model.device,
     )
-    with steps("Foreground features", len(data)) as progress:
+    with steps("Foreground features", len(mine)) as progress:
         for batch in batches:
             # weights of Eq. 2: (batch, slots, grid_h, grid_w)
             initial = model.initial_cam(model.encode(batch.image), batch.present, with_clip=True)
@@ -109,18 +168,22 @@ def collect_foreground(
             usable = usable_pairs(
                 cam.flatten(2), batch.present, min_patches=model.config.cmpa.min_patches
             )
-            index = torch.tensor(batch.index, device=model.device)[:, None].expand_as(batch.present)
+            # rows of the whole training set
+            own = [group.rank + group.size * index for index in batch.index]
+            index = torch.tensor(own, device=model.device)[:, None].expand_as(batch.present)
             rows["pooled"].append(pooled[usable].cpu())
             rows["classes"].append(batch.present[usable].cpu())
             rows["image_index"].append(index[usable].cpu())
             rows["background"].append(background.cpu())
             rows["mean"].append(initial.patch_features.mean(1).cpu())
-            order += batch.index
+            order += own
             for _ in batch.index:
                 progress.advance()
-    found = {name: torch.cat(parts) for name, parts in rows.items()}
+    parts = group.all((rows, order))
+    found = {name: torch.cat([each for part, _ in parts for each in part[name]]) for name in rows}
     # batches may be in another order than the samples
-    by_pair, by_image = found["image_index"].argsort(stable=True), torch.tensor(order).argsort()
+    by_pair = found["image_index"].argsort(stable=True)
+    by_image = torch.tensor([row for _, some in parts for row in some]).argsort()
     return ForegroundFeatures(
         pooled=found["pooled"][by_pair],
         image_index=found["image_index"][by_pair],

@@ -37,14 +37,18 @@ class Interrupted(KeyboardInterrupt):
 class Stop:
     """Whether somebody wants the work in a ``with until_stopped()`` to end."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = False) -> None:
         self.signum = 0
-        self._at_once = False
+        self._at_once, self._patient = False, patient
 
     @property
     def requested(self) -> bool:
         """True from the first signal on."""
         return self.signum != 0
+
+    def ask(self, signum: int) -> None:
+        """As if this signal had come: another process of the work got it."""
+        self.signum = signum
 
     def error(self, saved: str) -> Interrupted:
         """What to raise when all is saved; ``saved`` says what and where."""
@@ -63,20 +67,24 @@ class Stop:
             self._at_once = False
 
     def _handle(self, signum: int, _frame: FrameType | None) -> None:
-        second, self.signum = self.requested, signum
+        second, self.signum = self.requested and not self._patient, signum
         if second or self._at_once:
             raise self.error("at once; what was saved before is still there.")
 
 
 @contextmanager
-def until_stopped() -> Iterator[Stop]:
+def until_stopped(*, patient: bool = False) -> Iterator[Stop]:
     """Ask ``stop.requested`` between two steps of some work, save, and raise ``stop.error(...)``.
+
+    Args:
+        patient: A second signal stops nothing at once: launchers of several processes send two,
+            and a third that cannot be handled.
 
     Raises:
         Interrupted: At the second signal, wherever the work is. Outside the main thread no signal
             arrives and nothing is ever requested.
     """
-    stop = Stop()
+    stop = Stop(patient=patient)
     with _handled(stop):
         yield stop
 

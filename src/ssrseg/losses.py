@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -21,7 +21,7 @@ from ssrseg.method.cmpa import (
     positive_index,
     usable_pairs,
 )
-from ssrseg.method.objective import segmentation_loss
+from ssrseg.method.objective import Counts, all_there, segmentation_loss
 from ssrseg.method.peers import affinity_loss, feature_affinity
 from ssrseg.model import SSR, InitialCam
 from ssrseg.networks.clip import ClipFeatures
@@ -65,8 +65,8 @@ class CropPairs:
         inside: False = padding, which stays out of BatchNorm and of the means.
         usable: Slots with a large enough CAM.
         clip_background: MAP(1 - max CAM, V) of the crops; 0 rows if ``cmpa.bg_pairs`` is 0.
-        classes: Class of each usable slot.
-        labels: Classes present in its image.
+        present: Class of each slot, -1 = empty.
+        image_labels: Classes present in each crop's image.
     """
 
     patch_features: Float[Tensor, "batch patches dim1"]
@@ -74,8 +74,22 @@ class CropPairs:
     inside: Bool[Tensor, "batch patches"]
     usable: Bool[Tensor, "batch slots"]
     clip_background: Float[Tensor, "images dim1"]
-    classes: Int[Tensor, " pairs"]
-    labels: Bool[Tensor, "pairs classes"]
+    present: Int[Tensor, "batch slots"]
+    image_labels: Bool[Tensor, "batch classes"]
+
+    @property
+    def classes(self) -> Int[Tensor, " pairs"]:
+        """Class of each usable slot."""
+        return self.present[self.usable]
+
+    @property
+    def labels(self) -> Bool[Tensor, "pairs classes"]:
+        """Classes present in the image of each usable slot."""
+        return self.image_labels[self.usable.nonzero()[:, 0]]
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> CropPairs:
+        """The same with every tensor changed, such as joined with those of other processes."""
+        return CropPairs(*(change(getattr(self, entry.name)) for entry in fields(self)))
 
     def align(self, isa: Head) -> tuple[Tensor, Tensor]:
         """Aligned foreground and background features."""
@@ -111,16 +125,14 @@ def draw_pairs(
     )
 
 
-def crop_pairs(model: SSR, initial: InitialCam, crops: CropBatch) -> CropPairs | None:
-    """The pairs in a batch of crops; None if no crop holds a usable one."""
+def crop_pairs(model: SSR, initial: InitialCam, crops: CropBatch) -> CropPairs:
+    """The pairs in a batch of crops; there may be none."""
     config = model.config.cmpa
     cam = initial.cam if config.cam_source == "cmpa" else initial.clip_cam
     assert cam is not None
     inside = functional.adaptive_avg_pool2d(crops.valid[:, None].float(), initial.features.grid)
     inside = inside.flatten(1) >= 0.5
     usable = usable_pairs(cam.flatten(2), crops.present, min_patches=config.min_patches)
-    if not usable.any():
-        return None
     _, background = pool_foreground(initial.patch_features, cam, inside)
     # multi-hot labels of each crop's image: (batch, classes)
     labels = torch.zeros(len(cam), model.n_classes + 1, dtype=torch.bool, device=cam.device)
@@ -131,8 +143,8 @@ def crop_pairs(model: SSR, initial: InitialCam, crops: CropBatch) -> CropPairs |
         inside,
         usable,
         background if config.bg_pairs else background[:0],
-        crops.present[usable],
-        labels[usable.nonzero()[:, 0]],
+        crops.present,
+        labels,
     )
 
 
@@ -207,6 +219,9 @@ def seg_loss(
     features: ClipFeatures,
     pseudo_mask: UInt8[Tensor, "batch height width"],
     inside: Bool[Tensor, "batch patches"] | None = None,
+    *,
+    seeds: Sequence[int] = (),
+    whole: Counts = all_there,
 ) -> Float[Tensor, ""]:
     """L_seg of a batch of crops, and WeCLIP's affinity loss beside it if the settings ask for it.
 
@@ -215,19 +230,26 @@ def seg_loss(
         features: CLIP's of the crops.
         pseudo_mask: Class ids (or true masks under full supervision); 255 does not count.
         inside: False = padding of cached windows, which the decoder does not see.
+        seeds: Of each crop, for the channels that it loses; empty = no dropout.
+        whole: As for ``segmentation_loss``.
     """
     assert model.decoder is not None
     optim = model.config.optim
     with training_mode(model.decoder):
         # F (batch, patches, width) -> logits on the grid -> logits at the masks' size
-        fused = model.decoder.fusion(features.tokens)
+        kept = model.decoder.kept_channels(seeds) if seeds else None
+        fused = model.decoder.fusion(features.tokens, kept)
         logits = model.decoder.segment(fused, features.grid, inside)
         size = (pseudo_mask.shape[1], pseudo_mask.shape[2])
         at_size = functional.interpolate(logits, size, mode="bilinear", align_corners=False)
-        loss = segmentation_loss(at_size, pseudo_mask)
+        loss = segmentation_loss(at_size, pseudo_mask, whole=whole)
         if optim.affinity_weight:
             affinity_term = affinity_loss(
-                feature_affinity(fused), pseudo_mask, features.grid, radius=optim.affinity_radius
+                feature_affinity(fused),
+                pseudo_mask,
+                features.grid,
+                radius=optim.affinity_radius,
+                whole=whole,
             )
             loss = loss + optim.affinity_weight * affinity_term
     return loss
@@ -235,7 +257,7 @@ def seg_loss(
 
 @contextmanager
 def training_mode(part: nn.Module) -> Iterator[None]:
-    """BatchNorm and dropout as in training for the part that a loss trains; then eval again."""
+    """BatchNorm as in training for the part that a loss trains; then eval again."""
     part.train()
     try:
         yield

@@ -37,7 +37,8 @@ from ssrseg.data.large import (
     tiling_of_size,
     undecide_absent,
 )
-from ssrseg.data.photos import PATCHES, Photo, PhotoBatch, join_photos
+from ssrseg.data.photos import Photo, PhotoBatch, join_photos, patches_at_once
+from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.transforms import limit_side, patch_grid, resize, to_unit
 from ssrseg.errors import (
     BackboneError,
@@ -70,7 +71,7 @@ from ssrseg.method.peers import (
     feature_affinity,
 )
 from ssrseg.method.pseudo_mask import class_ids
-from ssrseg.method.sgc import colour_regions, corrected_cam, slic_labels, target_patches
+from ssrseg.method.sgc import colour_regions, corrected_cam, target_patches
 from ssrseg.method.tiles import Span, blended_blocks
 from ssrseg.networks.attention import mean_attention
 from ssrseg.networks.clip import ClipFeatures, FrozenCLIP
@@ -527,21 +528,28 @@ class SSR(nn.Module, Loadable):
         Raises:
             CheckpointError: If there is no decoder.
         """
+        return next(self._probabilities([photo]))
+
+    def _probabilities(
+        self, photos: Sequence[UInt8[Tensor, "height width 3"]]
+    ) -> Iterator[Float[Tensor, "channels height width"]]:
+        """The same of photographs of one size, which CLIP and the decoder see at once."""
         if self.decoder is None:
             raise CheckpointError(
                 "This model has no trained decoder, so it cannot segment without labels. Train one"
                 " (ssrseg.train), load one (SSR.from_pretrained), or use rectify(image, labels)."
             )
         test, patch = self.config.test, self.patch_size
-        size = (photo.shape[0], photo.shape[1])
-        images = []
+        size = (photos[0].shape[0], photos[0].shape[1])
+        logits = []
         for scale in test.scales:
-            # resize -> (1, 3, h, w), sides whole patches
+            # resize -> (batch, 3, h, w), sides whole patches
             factor = test.long_side * scale / max(size)
             sides = tuple(max(patch, round(side * factor / patch) * patch) for side in size)
-            image = to_unit(resize(photo, (sides[0], sides[1]), bicubic=False))
-            images.append(image.to(self.device)[None])
-        return self.scale_probabilities(images, size)[0]
+            seen = [to_unit(resize(photo, (sides[0], sides[1]), bicubic=False)) for photo in photos]
+            logits.append(self.grid_logits(torch.stack(seen).to(self.device)))
+        for row in range(len(photos)):  # maps of all at their own size would fill the caches
+            yield _blended([each[row : row + 1] for each in logits], size)[0]
 
     @torch.no_grad()
     def scale_probabilities(
@@ -552,14 +560,7 @@ class SSR(nn.Module, Loadable):
         Args:
             images: RGB in [0, 1], sides whole numbers of patches.
         """
-        total: Tensor | float = 0.0
-        for image in images:
-            logits = self.grid_logits(image)
-            total = total + functional.interpolate(
-                logits, size, mode="bilinear", align_corners=False
-            )
-        assert isinstance(total, Tensor)
-        return (total / len(images)).softmax(1)
+        return _blended([self.grid_logits(image) for image in images], size)
 
     @torch.no_grad()
     def grid_logits(
@@ -590,10 +591,25 @@ class SSR(nn.Module, Loadable):
         Raises:
             BackboneError: If CLIP gives numbers that are not finite.
         """
-        found = self._decoded(limit_side(photo, self.test_side), crf)
-        decoded, ids, confidence = _chosen(found)
-        review = review_prediction(decoded, ids)
-        return PhotoSegments(_enlarge(ids, photo), _enlarge(confidence, photo), review)
+        return self.segment_photos([photo], crf=crf)[0]
+
+    def segment_photos(
+        self, photos: Sequence[UInt8[Tensor, "_ _ 3"]], *, crf: bool | None = None
+    ) -> list[PhotoSegments]:
+        """The same of several that are seen at one size: that of ``limited_size(.., test_side)``.
+
+        Raises:
+            BackboneError: If CLIP gives numbers that are not finite.
+        """
+        small = [limit_side(photo, self.test_side) for photo in photos]
+        segments = []
+        for photo, found in zip(photos, self._decoded(small, crf), strict=True):
+            decoded, ids, confidence = _chosen(found)
+            review = review_prediction(decoded, ids)
+            segments.append(
+                PhotoSegments(_enlarge(ids, photo), _enlarge(confidence, photo), review)
+            )
+        return segments
 
     def segment_tiles(
         self,
@@ -617,7 +633,7 @@ class SSR(nn.Module, Loadable):
 
         def scores(rows: Span, columns: Span) -> Float[Tensor, "channels rows columns"]:
             photo = image.window(rows, columns)
-            found = self._decoded(limit_side(photo, self.test_side), crf)
+            found = next(self._decoded([limit_side(photo, self.test_side)], crf))
             size = (photo.shape[0], photo.shape[1])
             return functional.interpolate(found, size, mode="bilinear").flatten(0, 1)
 
@@ -632,23 +648,23 @@ class SSR(nn.Module, Loadable):
         return review_prediction(decoded, ids)
 
     def _decoded(
-        self, photo: UInt8[Tensor, "height width 3"], crf: bool | None
-    ) -> Float[Tensor, "kinds channels height width"]:
+        self, photos: Sequence[UInt8[Tensor, "height width 3"]], crf: bool | None
+    ) -> Iterator[Float[Tensor, "kinds channels height width"]]:
         """The decoder's probabilities, then those after the DenseCRF, if it is wanted."""
         test = self.config.test
-        decoded = self.probabilities(photo)
-        found = decoded[None]
-        if test.crf if crf is None else crf:
-            refined = dense_crf(
-                photo, decoded.cpu(), *test.crf_parameters, iterations=test.crf_iterations
-            )
-            found = torch.stack([decoded, refined.to(decoded.device)])
-        if not torch.isfinite(found).all():
-            raise BackboneError(
-                f"{self.config.backbones.clip} and the decoder give probabilities that are nan or"
-                " infinite: weights of CLIP are damaged, or too large. Copy it again."
-            )
-        return found
+        for photo, decoded in zip(photos, self._probabilities(photos), strict=True):
+            found = decoded[None]
+            if test.crf if crf is None else crf:
+                refined = dense_crf(
+                    photo, decoded.cpu(), *test.crf_parameters, iterations=test.crf_iterations
+                )
+                found = torch.stack([decoded, refined.to(decoded.device)])
+            if not torch.isfinite(found).all():
+                raise BackboneError(
+                    f"{self.config.backbones.clip} and the decoder give probabilities that are nan"
+                    " or infinite: weights of CLIP are damaged, or too large. Copy it again."
+                )
+            yield found
 
     # ---- public calls: photographs in, numpy arrays out
 
@@ -699,8 +715,7 @@ class SSR(nn.Module, Loadable):
         small = limit_side(photo, self.config.data.max_side)
         superpixels = None
         if self.wants_superpixels:
-            sgc = self.config.sgc
-            superpixels = slic_labels(small, sgc.n_segments, sgc.compactness).int()
+            superpixels = SuperpixelCache.of(None, self.config.sgc)(small)
         one = [Photo(0, photo, small, superpixels)]
         found = self.rectify_batch(join_photos(one, [ids], self.patch_size, self.device))
         # every map at the photograph's own size
@@ -757,8 +772,8 @@ class SSR(nn.Module, Loadable):
         Raises:
             BackboneError: If the CAMs are not finite.
         """
-        settings, sgc = self.config.data, self.config.sgc
-        most = settings.patches or PATCHES["cuda" if self.device.type == "cuda" else "cpu"]
+        settings, cells = self.config.data, SuperpixelCache.of(None, self.config.sgc)
+        most = patches_at_once(settings, self.device)
         small = [limit_side(photo, settings.max_side) for photo in photos]
         grid = patch_grid((small[0].shape[0], small[0].shape[1]), self.patch_size)
         together = max(1, most // math.prod(grid))
@@ -769,9 +784,7 @@ class SSR(nn.Module, Loadable):
                     0,
                     photo,
                     photo,
-                    slic_labels(photo, sgc.n_segments, sgc.compactness).int()
-                    if self.wants_superpixels
-                    else None,
+                    cells(photo) if self.wants_superpixels else None,
                 )
                 for photo in small[first : first + together]
             ]
@@ -970,6 +983,17 @@ def _not_empty(images: Sequence[Any]) -> Sequence[Any]:
     if not images:
         raise DataError("The list of images is empty. Give at least one image.")
     return images
+
+
+def _blended(
+    logits: Sequence[Float[Tensor, "batch channels _ _"]], size: tuple[int, int]
+) -> Float[Tensor, "batch channels height width"]:
+    """Probabilities at ``size`` by the mean of the logits on several grids."""
+    total: Tensor | float = 0.0
+    for each in logits:
+        total = total + functional.interpolate(each, size, mode="bilinear", align_corners=False)
+    assert isinstance(total, Tensor)
+    return (total / len(logits)).softmax(1)
 
 
 def _chosen(

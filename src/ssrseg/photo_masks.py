@@ -18,6 +18,7 @@ from ssrseg.method.cam import min_max
 from ssrseg.method.metrics import confusion_matrix, scores, undecided_pixels
 from ssrseg.model import SSR, Rectification
 from ssrseg.pixel_scores import enlarged_ids
+from ssrseg.processes import ALONE, Group
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,18 @@ def photo_masks(model: SSR, batch: PhotoBatch) -> list[PhotoMask]:
     return found
 
 
-def pseudo_mask_miou(model: SSR, data: LabelledImages, superpixels: SuperpixelCache) -> float:
-    """MIoU of the pseudo masks of images whose true masks are known, for monitoring."""
+def pseudo_mask_miou(
+    model: SSR, data: LabelledImages, superpixels: SuperpixelCache, group: Group = ALONE
+) -> float:
+    """MIoU of the pseudo masks of images whose true masks are known, for monitoring.
+
+    Each process of the ``group`` makes the masks of its share.
+    """
     n_classes = len(data.classes) + 1
     matrix = torch.zeros(n_classes, n_classes, dtype=torch.long)
     undecided = torch.zeros(n_classes, dtype=torch.long)
     settings = model.config.data
-    for sample in data.samples:
+    for sample in group.share(data.samples):
         if sample.truth is not None:
             photo = read_image(sample.image, settings.range, settings.bands)
             ids = rectify_photo(model, photo, sample.labels, superpixels).pseudo_mask
@@ -85,4 +91,4 @@ def pseudo_mask_miou(model: SSR, data: LabelledImages, superpixels: SuperpixelCa
             decided = ids != 255
             matrix += confusion_matrix(ids[decided], truth[decided], n_classes)
             undecided += undecided_pixels(ids, truth, n_classes)
-    return scores(matrix, undecided).miou
+    return scores(group.sum(matrix), group.sum(undecided)).miou

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from jaxtyping import UInt8
+from torch import Tensor
 
 from ssrseg.checkpoint import model_digest, model_file
 from ssrseg.config import TestConfig, load_config
 from ssrseg.console import note, steps
 from ssrseg.data.files import content_digest, user_path
 from ssrseg.data.images import check_size, read_image
-from ssrseg.data.large import Tiling, open_large, tiling_of, undecide_absent
+from ssrseg.data.large import LargeImage, Tiling, open_large, tiling_of, undecide_absent
 from ssrseg.data.sample import Sample
 from ssrseg.data.stamped_mask import confidence_rows, mask_rows
 from ssrseg.data.walk import list_images
@@ -108,16 +112,19 @@ def predict(
     """
     start, out, run = time.monotonic(), user_path(out, "masks"), model_file(model)
     samples = samples_of(images, out)
-    ssr = (loaded or LoadedOnce()).segmenter(run, clip, device)
-    if test is not None:
-        ssr = ssr.with_config(replace(ssr.config, test=test))
-    given = {"data.range": value_range, "data.bands": bands, "data.tile": tile}
-    if chosen := {key: value for key, value in given.items() if value is not None}:
-        ssr = ssr.with_config(load_config(base=ssr.config.to_dict(), overrides=chosen))
-    settings = ssr.config.data
-    wanted = ssr.config.test.crf if crf is None else crf
-    made_with = _made_with(ssr, run, crf=wanted)
-    told = {"model": made_with.model, "clip": ssr.clip.digest, **made_with.settings}
+    predictor = load_predictor(
+        run,
+        clip=clip,
+        crf=crf,
+        test=test,
+        value_range=value_range,
+        bands=bands,
+        tile=tile,
+        device=device,
+        loaded=loaded,
+    )
+    made_with = predictor.made_with
+    told = {"model": made_with.model, **made_with.encoders, **made_with.settings}
     text = "".join(f"{key}: {value}\n" for key, value in told.items())
     making = Making(
         "model",
@@ -136,15 +143,14 @@ def predict(
         for sample in masks.todo:
             try:
                 digest = content_digest(sample.image)
-                tiling = tiling_of(sample.image, settings, ssr.test_side)
+                tiling = predictor.tiling(sample.image)
                 if tiling is not None:
-                    _write_tiled(sample, digest, tiling, ssr, masks, crf=wanted)
+                    _write_tiled(sample, digest, tiling, predictor, masks)
                 else:
-                    photo = read_image(sample.image, settings.range, settings.bands)
-                    check_size(photo, sample.image, ssr.patch_size)
-                    found = ssr.segment_photo(photo, crf=wanted)
+                    photo = predictor.read(sample.image)
+                    found = predictor.model.segment_photo(photo, crf=predictor.crf)
                     sure = found.confidence if confidence else None
-                    ids = undecide_absent(found.pseudo_mask, sample.image, settings)
+                    ids = predictor.undecide(found.pseudo_mask, sample.image)
                     masks.write(sample, ids, digest, found.review, sure)
             except DataError as error:
                 masks.fail(sample, error)
@@ -163,8 +169,67 @@ def predict(
     )
 
 
+@dataclass(frozen=True)
+class Predictor:
+    """A trained model that segments photographs, and how it reads them.
+
+    Attributes:
+        made_with: All that decides a prediction beside the photograph.
+        crf: Whether masks are refined with a DenseCRF.
+    """
+
+    model: SSR
+    made_with: MadeWith
+    crf: bool
+
+    def tiling(self, path: Path) -> Tiling | None:
+        """How a photograph is cut; None if the whole is seen."""
+        return tiling_of(path, self.model.config.data, self.model.test_side)
+
+    def read(self, path: Path) -> UInt8[Tensor, "height width 3"]:
+        """A photograph that is seen as a whole; DataError if it cannot be used."""
+        settings = self.model.config.data
+        photo = read_image(path, settings.range, settings.bands)
+        check_size(photo, path, self.model.patch_size)
+        return photo
+
+    def undecide(
+        self, ids: UInt8[Tensor, "height width"], path: Path
+    ) -> UInt8[Tensor, "height width"]:
+        """A mask that is undecided where its photograph, seen as a whole, has no data."""
+        return undecide_absent(ids, path, self.model.config.data)
+
+    def open_large(self, path: Path) -> AbstractContextManager[LargeImage]:
+        """A photograph that is seen in tiles; DataError if it cannot be read."""
+        settings = self.model.config.data
+        return open_large(path, settings.range, settings.bands)
+
+
+def load_predictor(
+    model: str | Path,
+    *,
+    clip: str | Path | None = None,
+    crf: bool | None = None,
+    test: TestConfig | None = None,
+    value_range: tuple[float, float] | None = None,
+    bands: tuple[int, int, int] | None = None,
+    tile: str | int | None = None,
+    device: str = "auto",
+    loaded: LoadedOnce | None = None,
+) -> Predictor:
+    """What ``predict`` segments with; arguments and errors as there."""
+    run = model_file(model)
+    ssr = (loaded or LoadedOnce()).segmenter(run, clip, device)
+    if test is not None:
+        ssr = ssr.with_config(replace(ssr.config, test=test))
+    given = {"data.range": value_range, "data.bands": bands, "data.tile": tile}
+    if chosen := {key: value for key, value in given.items() if value is not None}:
+        ssr = ssr.with_config(load_config(base=ssr.config.to_dict(), overrides=chosen))
+    wanted = ssr.config.test.crf if crf is None else crf
+    return Predictor(ssr, _made_with(ssr, run, crf=wanted), wanted)
+
+
 def _made_with(model: SSR, run: Path, *, crf: bool) -> MadeWith:
-    """All that decides a prediction beside the photograph."""
     config = model.config
     settings = {f"test.{key}": value for key, value in config.to_dict()["test"].items()}
     data = config.to_dict()["data"]
@@ -175,18 +240,17 @@ def _made_with(model: SSR, run: Path, *, crf: bool) -> MadeWith:
 
 
 def _write_tiled(
-    sample: Sample, digest: str, tiling: Tiling, model: SSR, masks: MaskFolder, *, crf: bool
+    sample: Sample, digest: str, tiling: Tiling, predictor: Predictor, masks: MaskFolder
 ) -> None:
     """Make and write the mask of an image in tiles; DataError if it cannot be read."""
-    settings, wanted = model.config.data, masks.making.confidence
-    size = tiling.size
+    size, wanted = tiling.size, masks.making.confidence
     with (
         mask_rows(size, masks.out) as mask,
         confidence_rows(size, masks.out) as sure,
-        open_large(sample.image, settings.range, settings.bands) as image,
+        predictor.open_large(sample.image) as image,
     ):
         take = sure.add_shares if wanted else None
-        review = model.segment_tiles(image, tiling, mask.add, take, crf=crf)
+        review = predictor.model.segment_tiles(image, tiling, mask.add, take, crf=predictor.crf)
         masks.write(sample, mask, digest, review, sure if wanted else None)
 
 

@@ -1,4 +1,7 @@
-"""Training: prototypes, L_proto, online pseudo masks, L_seg, in one loop (Eq. 12)."""
+"""Training: prototypes, L_proto, online pseudo masks, L_seg, in one loop (Eq. 12).
+
+Several processes may train one model, each with its share of every batch; the first of them writes.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,19 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from importlib.metadata import version
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssrseg.checkpoint import (
     MODEL_FILE,
@@ -33,7 +38,7 @@ from ssrseg.checkpoint import (
     save_checkpoint,
 )
 from ssrseg.config import Config, OptimConfig, config_of, load_config
-from ssrseg.console import Steps, note, steps
+from ssrseg.console import Steps, note, steps, track
 from ssrseg.data.crops import CropBatch, CropDraws, derive_seed, refuse_without_masks
 from ssrseg.data.files import only_writer, sweep, user_path, write_text, writing
 from ssrseg.data.images import read_image
@@ -41,6 +46,7 @@ from ssrseg.data.notices import say_again
 from ssrseg.data.open import labelled_images
 from ssrseg.data.photos import all_faults, usable_photos
 from ssrseg.data.sample import LabelledImages, Sample
+from ssrseg.data.stamped_mask import digest_of
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.windows import WindowBatch, WindowDraws
 from ssrseg.device import pick_device, settled_precision
@@ -54,15 +60,24 @@ from ssrseg.feature_cache import (
     photo_sizes,
     window_features,
 )
-from ssrseg.foreground import ForegroundFeatures, collect_foreground
+from ssrseg.foreground import ForegroundFeatures, collect_foreground, frozen_foreground
 from ssrseg.interruption import Interrupted, Stop, until_stopped
-from ssrseg.losses import crop_pairs, draw_pairs, online_masks, proto_loss, seg_loss
+from ssrseg.losses import (
+    CropPairs,
+    PooledPairs,
+    crop_pairs,
+    draw_pairs,
+    online_masks,
+    proto_loss,
+    seg_loss,
+)
 from ssrseg.manifest import FILE as MANIFEST
 from ssrseg.method.cmpa import image_prototypes
-from ssrseg.method.objective import ssr_loss
+from ssrseg.method.objective import all_there, ssr_loss
 from ssrseg.model import SSR
 from ssrseg.networks.vocabulary import build_vocabulary, refuse_lone_texts
 from ssrseg.photo_masks import pseudo_mask_miou, rectify_photo
+from ssrseg.processes import Group, Step, joined, started, together, unsynchronised
 from ssrseg.report.run import TrainedImage, run_facts, varied, write_run_report
 from ssrseg.safe_yaml import dump_yaml
 from ssrseg.schedule import Schedule, Supervision, plan, resolved
@@ -73,6 +88,8 @@ MACHINE_FILE = "machine.yaml"
 """What no setting says and results depend on all the same, an entry for each session."""
 CURVES = "tensorboard"
 """Folder of TensorBoard's curves, in the run folder."""
+FOREGROUND = "foreground"
+"""Folder of foreground features, in a cache that runs share."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +115,12 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class _Run:
-    """What stays the same through a run."""
+    """What stays the same through a run.
+
+    Attributes:
+        features: Folder of the decoder's cached features.
+        pooled: Folder of foreground features that runs share; None = they share none.
+    """
 
     data: LabelledImages
     out: Path
@@ -108,6 +130,8 @@ class _Run:
     schedule: Schedule
     texts: tuple[str, ...]
     features: Path
+    pooled: Path | None
+    group: Group
     digest: str = ""
 
     def checkpoint(
@@ -148,6 +172,8 @@ class _State:
         foreground: Features that pairs are drawn from.
         prototypes: P_I.
         purity: How well its clusters agree with the classes.
+        steps: Of each stage, what computes its losses and brings the gradients of all processes
+            together.
     """
 
     model: SSR
@@ -156,6 +182,18 @@ class _State:
     foreground: ForegroundFeatures | None = None
     prototypes: Float[Tensor, "proto dim2"] | None = None
     purity: float = math.nan
+    steps: dict[tuple[bool, bool], nn.Module] = field(default_factory=dict)
+
+    def step(self, group: Group, *, align: bool, segment: bool) -> nn.Module:
+        """What computes losses of the heads, of the decoder, or of both."""
+        if (align, segment) not in self.steps:
+            parts = (
+                self.model.alignment if align else None,
+                self.model.decoder if segment else None,
+            )
+            # heads may be left out: τ by some losses, TSA by Eq. 6 as printed
+            self.steps[align, segment] = group.wrap(Step(*parts), some_unused=align)
+        return self.steps[align, segment]
 
     def weights(self) -> list[Tensor]:
         """All that an iteration changes in the model, running means included."""
@@ -221,6 +259,9 @@ def train(
 ) -> TrainResult:
     """Train from image-level labels; go on where an earlier call in the same folder stopped.
 
+    Called in every process that torchrun or srun has started, or in which ``torch.distributed`` is
+    initialised, all train one model: each takes its share of every batch, and the first one writes.
+
     All images are read before anything is computed. Those that cannot be used are left out, and
     listed in failures.csv.
 
@@ -234,9 +275,9 @@ def train(
             Table 6.
         monitor: Images with true masks; at every checkpoint the pseudo masks of these are scored
             and logged. Nothing is learned or chosen from it.
-        cache: Folder of superpixels and cached features, to be shared between runs; nothing in it
-            is ever removed. By default they are inside ``out``, and the features are removed when
-            the run is finished.
+        cache: Folder of superpixels, cached features and foreground features, to be shared
+            between runs; nothing in it is ever removed. By default they are inside ``out``, and
+            cached features are removed when the run is finished.
         device: ``auto``, ``cpu`` or ``cuda``.
         stop_after: Stop, resumable, when so many iterations of the whole run are finished.
         strict: Refuse to train without images that cannot be used.
@@ -246,7 +287,8 @@ def train(
     Raises:
         CheckpointError: If ``out`` holds a run with other settings, images, encoders or
             supervision, or a damaged one.
-        ConfigError: If an argument, or what CLIP would be asked, makes no sense.
+        ConfigError: If an argument, or what CLIP would be asked, makes no sense; or batches cannot
+            be shared by so many processes.
         DataError: If no image can be used (in strict mode: if one cannot), CMPA finds no pair, or a
             mask is missing where ``supervision`` is ``full``.
         DivergenceError: If the loss, a gradient or a weight is no finite number any more. The last
@@ -254,30 +296,65 @@ def train(
         Interrupted: After Ctrl-C, SIGTERM or SIGHUP, when the iteration is finished and saved.
         OutputError: If the disk is full, or another process writes into ``out``.
         PackageError: If TensorBoard is wanted and not installed.
+        ProcessError: If another process of the run has ended.
     """
     if tensorboard:
         import_tensorboard()  # before any work
+    with started(device), joined() as group:
+        return _train(
+            data, out, config, supervision, monitor, cache, device, stop_after, strict, tensorboard,
+            group,
+        )  # fmt: skip
+
+
+def _train(
+    data: LabelledImages | str | Path,
+    out: str | Path,
+    config: Config | str,
+    supervision: Supervision,
+    monitor: LabelledImages | None,
+    cache: str | Path | None,
+    device: str,
+    stop_after: int | None,
+    strict: bool,
+    tensorboard: bool,
+    group: Group,
+) -> TrainResult:
+    """``train`` in one process of a group."""
     start, out = time.monotonic(), model_path(user_path(out, "a run"))
-    device = pick_device(device)
+    device = group.device(pick_device(device))
     say_again()
     data, given = labelled_images(data), config_of(config)
     config = resolved(given, len(data))
     _check_arguments(supervision, stop_after)
+    _check_shares(config.optim, group.size)
     superpixels = SuperpixelCache.of(cache or out / "superpixels", config.sgc)
     if supervision == "full":
         refuse_without_masks(data)
     vocabulary = build_vocabulary(data.classes, config.prompts.set, data.prompts, data.background)
     if supervision == "labels" and config.cam.mode != "centre":
         refuse_lone_texts(vocabulary, {each.name: each.labels for each in data.samples})
-    sweep(Path(cache or out))
-    with only_writer(out), torch.random.fork_rng():
+    with ExitStack() as stack:
+        group.first(lambda: _begin_writing(stack, out, Path(cache or out)))
+        cuda = [torch.device(device)] if device.startswith("cuda") else []
+        stack.enter_context(torch.random.fork_rng(cuda))
         schedule, features = plan(config, supervision), Path(cache or out) / "features"
+        pooled = None if cache is None else Path(cache) / FOREGROUND
+        texts = vocabulary.texts
         run = _Run(
-            data, out, config, supervision, superpixels, schedule, vocabulary.texts, features
+            data, out, config, supervision, superpixels, schedule, texts, features, pooled, group
         )
         total = run.schedule.total
-        run, earlier = _earlier_run(run, given)  # first, as what follows takes time
-        run = replace(run, config=settled_precision(run.config, device))
+        labels = digest_of(repr([(sample.name, sample.labels) for sample in data.samples]))
+        settings = digest_of(repr((config, supervision, stop_after)))
+        group.refuse_differences(
+            {"the list of images": labels, "the settings": settings, "torch": torch.__version__,
+             "ssrseg": version("ssrseg"), "the device": device.split(":")[0]}
+        )  # fmt: skip
+        # first, as what follows takes time
+        config, earlier = group.first(partial(_earlier_run, run, given))
+        config = group.first(partial(settled_precision, config, device))
+        run = replace(run, config=config)
         model = SSR.from_config(
             run.config,
             data.classes,
@@ -289,28 +366,48 @@ def train(
         run = _with_features(run, model)
         if earlier is not None:
             check_same_run(earlier, run.checkpoint({}, 0, model.encoders), out / STATE_FILE)
-        photos = _try_one(run, model) if supervision == "labels" else None
+        group.refuse_differences({"the encoders": model.encoders})
+        photos = None
+        if supervision == "labels":
+            photos = group.first(partial(_try_one, run, model))
         state = _start(run, earlier, model)
         first = 0 if earlier is None else earlier.iteration
         del earlier  # a second copy of all that is trained
         end = total if stop_after is None else min(stop_after, total)
-        write_text(out / "config.yaml", run.config.to_yaml())
-        if first < end:
-            _record_machine(run, state.model, first)
-            if photos is not None:
-                _say_cost(run, state.model, photos, first)
-        with until_stopped() as stop:
+        group.first(partial(_say_begin, run, state.model, photos, first, end))
+        with until_stopped(patient=group.size > 1) as stop:
             curves = out / CURVES if tensorboard else None
             last = _loop(run, state, first, end, monitor, stop, curves)
             finished = max(first, end) == total
             if finished:
-                tensors = state.model.trained_tensors()
-                made = run.checkpoint(tensors, total, state.model.encoders)
-                save_checkpoint(out / MODEL_FILE, made)
-                if run.keeps_features and cache is None:
-                    shutil.rmtree(run.features, ignore_errors=True)
-        _report(run, state.model, max(first, end) - first, time.monotonic() - start, finished)
+                group.first(partial(_finish, run, state.model, keep_features=cache is not None))
+        done = max(first, end) - first
+        group.first(lambda: _report(run, state.model, done, time.monotonic() - start, finished))
+        last = group.first(lambda: last)
     return TrainResult(out, max(first, end), total, finished, last, tuple(failures))
+
+
+def _begin_writing(stack: ExitStack, out: Path, cache: Path) -> None:
+    """Be the only writer of a run until the stack is closed."""
+    sweep(cache)
+    stack.enter_context(only_writer(out))
+
+
+def _say_begin(run: _Run, model: SSR, photos: PhotoRates | None, first: int, end: int) -> None:
+    """Settings and machine into their files, and a line on what will be needed."""
+    write_text(run.out / "config.yaml", run.config.to_yaml())
+    if first < end:
+        _record_machine(run, model, first)
+        if photos is not None:
+            _say_cost(run, model, photos, first)
+
+
+def _finish(run: _Run, model: SSR, *, keep_features: bool) -> None:
+    """Write the trained model."""
+    made = run.checkpoint(model.trained_tensors(), run.schedule.total, model.encoders)
+    save_checkpoint(run.out / MODEL_FILE, made)
+    if run.keeps_features and not keep_features:
+        shutil.rmtree(run.features, ignore_errors=True)
 
 
 def _with_features(run: _Run, model: SSR) -> _Run:
@@ -318,7 +415,9 @@ def _with_features(run: _Run, model: SSR) -> _Run:
     optim = run.config.optim
     if optim.features == "online":
         return run
-    choice = choose_features(run.config, model, run.data, run.supervision, run.features)
+    choice = run.group.first(
+        lambda: choose_features(run.config, model, run.data, run.supervision, run.features)
+    )
     note(f"Features of the decoder: {choice.features}, {choice.why}")
     optim = replace(optim, features=choice.features)
     return replace(run, config=replace(run.config, optim=optim))
@@ -326,7 +425,10 @@ def _with_features(run: _Run, model: SSR) -> _Run:
 
 def _report(run: _Run, model: SSR, done: int, seconds: float, finished: bool) -> None:
     """Write report.html, with a few photographs if the model is finished."""
-    shown = [_seen(run, model, sample) for sample in varied(run.data)] if finished else []
+    shown: list[TrainedImage] = []
+    if finished:
+        chosen = varied(run.data)
+        shown = [_seen(run, model, sample) for sample in track(chosen, "Report", len(chosen))]
     facts = run_facts(run.schedule, run.supervision, done, seconds)
     write_run_report(run.out, run.data, run.config, shown, facts)
 
@@ -357,12 +459,15 @@ def _say_cost(run: _Run, model: SSR, photos: PhotoRates, first: int) -> None:
     some = next(each for each in run.data.samples if each.labels)
     crops = try_crops(model, run.data, [some])
     sizes = photo_sizes(run.data, run.config)
-    cost = train_cost(photos, crops, model, run.data, sizes, run.schedule, first=first)
+    cost = train_cost(
+        photos, crops, model, run.data, sizes, run.schedule, first=first, processes=run.group.size
+    )
     optim, images = run.config.optim, counted(len(run.data), "image", "images")
     left = "what is left takes " if first else ""
+    each = f" in each of {run.group.size} processes" if run.group.size > 1 else ""
     note(
         f"{optim.iterations:,} iterations of {optim.batch} crops for {images}:"
-        f" {left}{in_words(cost)}."
+        f" {left}{in_words(cost)}{each}."
     )
 
 
@@ -370,23 +475,24 @@ def _with_usable_images(
     run: _Run, model: SSR, monitor: LabelledImages | None, *, strict: bool
 ) -> tuple[_Run, LabelledImages | None, list[Failure]]:
     """The run and its monitor without images that cannot be read, which are listed."""
-    full, settings = run.supervision == "full", run.config.data
-    data, faults = usable_photos(run.data, settings, model.patch_size, truth=full)
+    full, settings, group = run.supervision == "full", run.config.data, run.group
+    data, faults = usable_photos(run.data, settings, model.patch_size, truth=full, group=group)
     if monitor is not None:
-        monitor, more = usable_photos(monitor, settings, model.patch_size, truth=True)
+        monitor, more = usable_photos(monitor, settings, model.patch_size, truth=True, group=group)
         known = {sample.image for sample, _ in faults}
         faults += [each for each in more if each[0].image not in known]
     if faults and (strict or not len(data)):
         raise all_faults(run.data.root, faults)
     failures = [Failure(sample.name, sample.image, str(error)) for sample, error in faults]
-    write_failures(run.out, failures)
+    group.first(lambda: write_failures(run.out, failures))
     for line in describe_failures(run.out, failures):
         note(line)
     shown = {index for sample in data.samples for index in sample.labels}
     was_shown = {index for sample in run.data.samples for index in sample.labels}
     for name in (data.classes[index] for index in sorted(was_shown - shown)):
         note(f'No usable image shows "{name}" any more: the model will not learn it.')
-    return replace(run, data=data, digest=data_digest(data, truth=full)), monitor, failures
+    digest = data_digest(data, truth=full, group=group)
+    return replace(run, data=data, digest=digest), monitor, failures
 
 
 def _check_arguments(supervision: object, stop_after: object) -> None:
@@ -395,6 +501,28 @@ def _check_arguments(supervision: object, stop_after: object) -> None:
     if stop_after is not None and (type(stop_after) is not int or stop_after < 0):
         raise ConfigError(
             f"stop_after = {stop_after!r} (--stop-after), but a number of iterations is expected."
+        )
+
+
+def _check_shares(optim: OptimConfig, processes: int) -> None:
+    """Raise ConfigError if the crops of an iteration are not the same number for each process."""
+    batch, micro = optim.batch, optim.micro_batch
+    shares = [count for count in range(1, batch + 1) if batch % count == 0]
+    if batch % processes:
+        fitting = ", ".join(map(str, shares))
+        raise ConfigError(
+            f"optim.batch = {batch} crops cannot be shared by {processes} processes alike. Start a"
+            f" number of them that divides it ({fitting}), or set optim.batch to a multiple of"
+            f" {processes}; it is that of all processes together."
+        )
+    share = batch // processes
+    if processes > 1 and micro is not None and micro < batch and share % micro:
+        fitting = ", ".join(str(count) for count in shares if (batch // count) % micro == 0)
+        raise ConfigError(
+            f"optim.micro_batch = {micro} does not divide the {share} crops that each of"
+            f" {processes} processes has of optim.batch = {batch}. Start"
+            f" {f'{fitting} of them' if fitting else 'one of them'}, or set another"
+            " optim.micro_batch, or null (for a new run)."
         )
 
 
@@ -408,8 +536,10 @@ def _record_machine(run: _Run, model: SSR, first: int) -> None:
         "device": torch.cuda.get_device_name(model.device) if cuda else "cpu",
         "processor": platform.processor() or platform.machine(),
         "float32_matmul": torch.get_float32_matmul_precision(),
+        "tf32_convolutions": cuda and torch.backends.cudnn.allow_tf32,
         "torch": str(torch.__version__),
         "ssrseg": version("ssrseg"),
+        "processes": run.group.size,
         "workers": run.config.data.workers,
         "patches": run.config.data.patches,
     }
@@ -428,10 +558,15 @@ def _loop(
     curves: Path | None,
 ) -> dict[str, float]:
     """Iterations ``first`` .. ``end``; returns the last row of the log."""
-    schedule, optim = run.schedule, run.config.optim
+    schedule, optim, group = run.schedule, run.config.optim, run.group
     batches = _batches(run, state.model, first, end)
-    with Log(run.out / "log.csv", first, partial(_diverged, run, first), curves) as log:
-        if monitor is not None and _is_whole(run, first) and math.isnan(log.last["pseudo_miou"]):
+    path, curves = (run.out / "log.csv", curves) if group.is_first else (None, None)
+    with Log(path, first, partial(_diverged, run, first), curves) as log:
+        if (
+            monitor is not None
+            and _is_whole(run, first)
+            and group.first(lambda: math.isnan(log.last["pseudo_miou"]))
+        ):
             _score(run, state, log, monitor, stop, first)  # where it was interrupted
         prepare = partial(_keep_features, run, state, log, stop, first)
         for iteration, progress in _counted(schedule, first, end, prepare):
@@ -441,8 +576,6 @@ def _loop(
                     _refresh_prototypes(run, state, iteration)
             _set_learning_rates(state.optimizer, optim, schedule, iteration)
             crops = next(batches) if iteration in schedule.crops else None
-            # for dropout; after the batch, as a loader that starts draws from the same generator
-            torch.manual_seed(derive_seed(optim.seed, iteration, 4))
             # one step on L_SSR (Eq. 12)
             model = _model_of(run, state, iteration)
             state.optimizer.zero_grad(set_to_none=True)
@@ -458,12 +591,14 @@ def _loop(
             finished = iteration + 1
             whole = _is_whole(run, finished)
             log.add(row, checked, rows)
-            if whole or finished == end or stop.requested:
+            signum = group.most(stop.signum)  # all stop after the same iteration
+            if whole or finished == end or signum:
                 log.flush()  # first, so that no checkpoint is ahead of its log
                 _save(run, state, finished)
                 if whole and monitor is not None:
                     _score(run, state, log, monitor, stop, finished)
-                if stop.requested and finished < end:
+                if signum and finished < end:
+                    stop.ask(signum)
                     raise _stopped(run, stop, finished)
             progress.advance(_shown_loss(log, schedule, iteration))
     return log.last
@@ -478,7 +613,12 @@ def _keep_features(
             if iteration > first:
                 _save(run, state, iteration)  # as it takes long, and the disk may be too small
             make_features(
-                state.without_rfm, run.data, run.supervision, run.features, run.superpixels
+                state.without_rfm,
+                run.data,
+                run.supervision,
+                run.features,
+                run.superpixels,
+                run.group,
             )
 
 
@@ -510,13 +650,15 @@ def _score(
     model = _model_of(run, state, finished - 1)
     try:
         with stop.at_once():
-            log.add_score(pseudo_mask_miou(model, monitor, run.superpixels))
+            log.add_score(pseudo_mask_miou(model, monitor, run.superpixels, run.group))
     except Interrupted:
         raise _stopped(run, stop, finished) from None
 
 
 def _save(run: _Run, state: _State, finished: int) -> None:
-    """A checkpoint after so many iterations."""
+    """A checkpoint after so many iterations, by the first process: all have the same."""
+    if not run.group.is_first:
+        return
     made = run.checkpoint(state.tensors(), finished, state.model.encoders)
     save_checkpoint(run.out / STATE_FILE, made)
     _drop_old_foreground(run, finished)
@@ -571,74 +713,130 @@ def _shown_loss(log: Log, schedule: Schedule, iteration: int) -> str:
     return f"loss {log.last['loss']:.3f}" if log.last.get("iteration", 0) > begin else ""
 
 
+@dataclass(frozen=True)
+class _Term:
+    """A loss of an iteration that is ready to be computed.
+
+    Attributes:
+        loss: Computes it, with a gradient.
+        aligns: It is L_proto; else L_seg.
+        parts: Terms of its kind that all processes have in this iteration, whose mean counts.
+        last: No other comes after it.
+    """
+
+    loss: Callable[[], Tensor]
+    aligns: bool
+    parts: int
+    last: bool
+
+
 def _backward(
     run: _Run, state: _State, model: SSR, crops: CropBatch | WindowBatch | None, iteration: int
 ) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-    """Gradients of L_SSR, added up over micro-batches; the means of its two terms, the images."""
-    mean_proto = mean_seg = torch.zeros((), device=model.device)
-    images: dict[int, None] = {}  # in order, each once
-    for proto, seg, rows, n_parts in _terms(run, state, model, crops, iteration):
-        images |= dict.fromkeys(rows)
-        loss = ssr_loss(proto, seg, seg_weight=run.config.optim.seg_weight) / n_parts  # Eq. 12
-        if loss.requires_grad:  # no gradient if no crop holds a usable pair
+    """Gradients of L_SSR, added up over micro-batches; the means of its two terms, the images.
+
+    All processes have the same L_proto, and each an addend of L_seg. DDP takes the mean of their
+    gradients, once, with the last term.
+    """
+    group, weight = run.group, run.config.optim.seg_weight
+    align, segment = iteration in run.schedule.align, iteration in run.schedule.segment
+    step = state.step(group, align=align, segment=segment)
+    zero = torch.zeros((), device=model.device)
+    mean_proto, addend = zero, zero
+    terms, rows = _terms(run, state, model, crops, iteration)
+    for term in terms:
+        with together(), nullcontext() if term.last else unsynchronised(step):
+            value = step(term.loss)
+            if term.aligns:
+                loss = ssr_loss(value, zero, seg_weight=weight) / term.parts  # Eq. 12
+                mean_proto = mean_proto + value.detach() / term.parts
+            else:
+                loss = ssr_loss(zero, value, seg_weight=weight) / (term.parts / group.size)
+                addend = addend + value.detach() / term.parts
             loss.backward()
-        mean_proto = mean_proto + proto.detach() / n_parts
-        mean_seg = mean_seg + seg.detach() / n_parts
-    return mean_proto, mean_seg, tuple(images)
+    return mean_proto, group.sum(addend), rows
 
 
 def _terms(
     run: _Run, state: _State, model: SSR, crops: CropBatch | WindowBatch | None, iteration: int
-) -> Iterator[tuple[Tensor, Tensor, tuple[int, ...], int]]:
-    """L_proto and L_seg of each micro-batch (0 where not active), its images, and how many."""
+) -> tuple[Iterator[_Term], tuple[int, ...]]:
+    """The losses of an iteration, one after the other, and its images."""
     optim, align = run.config.optim, iteration in run.schedule.align
-    from_crops = align and run.config.cmpa.aligns_patches
-    if align and not from_crops:  # pairs of the whole training set
-        assert state.foreground is not None and state.prototypes is not None
+    rows = () if crops is None else crops.rows
+    if align and not run.config.cmpa.aligns_patches:  # pairs of the whole training set
+        assert state.foreground is not None
         seed = derive_seed(optim.seed, iteration, 2)
         pairs = draw_pairs(model, state.foreground, torch.from_numpy(run.data.labels), seed)
-        proto = proto_loss(model, pairs, state.prototypes)
-        yield proto, torch.zeros_like(proto), pairs.rows, 1
-    if crops is None:
-        return
-    parts: list[CropBatch | WindowBatch] = [*crops.split(optim.micro_batch or optim.batch)]
-    segment = iteration in run.schedule.segment
-    for part in parts:
-        if isinstance(part, WindowBatch):
-            terms = _window_terms(model, part.to(model.device))
-        elif run.supervision == "full":
-            terms = _full_terms(model, part.to(model.device))
-        else:
-            prototypes = state.prototypes if from_crops else None
-            terms = _crop_terms(model, part.to(model.device), prototypes, segment)
-        yield *terms, part.rows, len(parts)
-
-
-def _window_terms(model: SSR, windows: WindowBatch) -> tuple[Tensor, Tensor]:
-    """No L_proto, and L_seg on cached features with their masks."""
-    seg = seg_loss(model, window_features(windows), windows.mask, windows.inside)
-    return torch.zeros_like(seg), seg
-
-
-def _full_terms(model: SSR, crops: CropBatch) -> tuple[Tensor, Tensor]:
-    """No L_proto, and L_seg on true masks."""
-    seg = seg_loss(model, model.encode(crops.image), crops.ids.to(torch.uint8))
-    return torch.zeros_like(seg), seg
+        rows = tuple(dict.fromkeys((*pairs.rows, *rows)))
+        proto = _Term(_proto_of(model, pairs, state), True, 1, last=crops is None)
+        return chain([proto], _crop_terms(run, state, model, crops, iteration)), rows
+    return _crop_terms(run, state, model, crops, iteration), rows
 
 
 def _crop_terms(
-    model: SSR, crops: CropBatch, prototypes: Tensor | None, segment: bool
-) -> tuple[Tensor, Tensor]:
-    """L_proto of the pairs in crops (if ``prototypes`` are given) and L_seg on online masks."""
-    proto = seg = torch.zeros((), device=model.device)
-    features = model.encode(crops.image)
-    with_clip = prototypes is not None
-    initial = model.initial_cam(features, crops.present, crops.valid, with_clip=with_clip)
-    if prototypes is not None and (found := crop_pairs(model, initial, crops)) is not None:
-        proto = proto_loss(model, found, prototypes)
-    if segment:
-        seg = seg_loss(model, features, online_masks(model, crops, initial))
-    return proto, seg
+    run: _Run, state: _State, model: SSR, crops: CropBatch | WindowBatch | None, iteration: int
+) -> Iterator[_Term]:
+    """L_seg of each micro-batch, and L_proto of the pairs in each where patches are aligned first.
+
+    What CMPA sees of a crop is frozen, and every process computes L_proto on all crops of the
+    batch: so BatchNorm and means are those of the batch, however many processes share it.
+    """
+    if crops is None:
+        return
+    optim, group = run.config.optim, run.group
+    pairs_too = iteration in run.schedule.align and run.config.cmpa.aligns_patches
+    segment = iteration in run.schedule.segment
+    own: list[CropBatch | WindowBatch] = [*crops.split(optim.micro_batch or optim.batch)]
+    # a micro-batch as large as the batch is one part, spread over all processes
+    spread = (optim.micro_batch or optim.batch) >= optim.batch
+    parts = len(own) if spread else len(own) * group.size
+    whole = group.sum if spread else all_there
+    found: list[CropPairs] = []
+    for part in own:
+        batch, last = part.to(model.device), part is own[-1]
+        mask: Tensor | None = None
+        inside = None
+        if isinstance(batch, WindowBatch):
+            features, mask, inside = window_features(batch), batch.mask, batch.inside
+        elif run.supervision == "full":
+            features, mask = model.encode(batch.image), batch.ids.to(torch.uint8)
+        else:
+            features = model.encode(batch.image)
+            initial = model.initial_cam(features, batch.present, batch.valid, with_clip=pairs_too)
+            if pairs_too:
+                found.append(crop_pairs(model, initial, batch))
+            if segment:
+                mask = online_masks(model, batch, initial)
+        if last and pairs_too:
+            everyone = _pairs_of_all(group, found, spread=spread)
+            usable = [each for each in everyone if each.usable.any()]
+            for each in usable:
+                ends = each is usable[-1] and not segment
+                yield _Term(_proto_of(model, each, state), True, parts, last=ends)
+        if segment:
+            assert mask is not None
+            seeds = [derive_seed(optim.seed, draw, 4) for draw in batch.draws]
+            loss = partial(seg_loss, model, features, mask, inside, seeds=seeds, whole=whole)
+            yield _Term(loss, False, parts, last=last)
+
+
+def _pairs_of_all(group: Group, own: list[CropPairs], *, spread: bool) -> list[CropPairs]:
+    """The pairs of every part of the batch, in the order of its crops."""
+    each = [pairs.each(group.joined) for pairs in own]
+    if spread or group.size == 1:
+        return each
+    # part k of process r is number r·len(own) + k
+    crops = len(own[0].present)
+    return [
+        pairs.each(itemgetter(slice(rank * crops, (rank + 1) * crops)))
+        for rank in range(group.size)
+        for pairs in each
+    ]
+
+
+def _proto_of(model: SSR, pairs: PooledPairs | CropPairs, state: _State) -> Callable[[], Tensor]:
+    assert state.prototypes is not None
+    return partial(proto_loss, model, pairs, state.prototypes)
 
 
 def learning_rate(base: float, step: int, total: int, warmup: int, power: float) -> float:
@@ -685,7 +883,7 @@ def _optimizer(model: SSR) -> torch.optim.Optimizer:
 
 def _start(run: _Run, earlier: Checkpoint | None, model: SSR) -> _State:
     """Heads, decoder and optimiser, new or as an earlier run left them."""
-    config, data = run.config, run.data
+    config = run.config
     plain = replace(config, affinity=replace(config.affinity, rfm_after=None))
     if earlier is not None:
         check_same_encoders(
@@ -697,13 +895,14 @@ def _start(run: _Run, earlier: Checkpoint | None, model: SSR) -> _State:
         # residual heads need each image's mean for their basis; where patches are aligned first,
         # random heads need nothing pooled before the first refresh
         if earlier is None and not (config.cmpa.aligns_patches and config.cmpa.init == "random"):
-            foreground = collect_foreground(model, data, run.superpixels, aligned=False)
+            foreground = _pool(run, model)
             if not len(foreground.classes):
                 raise _no_pairs(run, model)
         mean = None if foreground is None else foreground.mean
         alignment = new_alignment(config.cmpa, model.text_features, mean)
     decoder = new_decoder(config.decoder, model.clip, model.n_classes)
     model = model.with_config(config, alignment=alignment, decoder=decoder)
+    run.group.equalise(model.trained_tensors().values())  # processors may round differently
     state = _State(model, model.with_config(plain), _optimizer(model), foreground)
     if earlier is not None:
         state.restore(earlier, run.out / STATE_FILE)
@@ -713,6 +912,17 @@ def _start(run: _Run, earlier: Checkpoint | None, model: SSR) -> _State:
         if earlier.iteration < run.schedule.align.stop:
             state.foreground = _earlier_foreground(run, state, earlier.iteration)
     return state
+
+
+def _pool(run: _Run, model: SSR) -> ForegroundFeatures:
+    """Foreground features of the training set; where heads have a part in them, by the model's."""
+    config, heads = run.config.cmpa, model.alignment is not None
+    if heads and (config.aligns_patches or config.cam_source == "cmpa"):
+        aligned = config.aligns_patches
+        return collect_foreground(
+            model, run.data, run.superpixels, aligned=aligned, group=run.group
+        )
+    return frozen_foreground(model, run.data, run.superpixels, run.pooled, group=run.group)
 
 
 def _no_pairs(run: _Run, model: SSR) -> DataError:
@@ -736,7 +946,7 @@ def _no_pairs(run: _Run, model: SSR) -> DataError:
 def _earlier_foreground(run: _Run, state: _State, iteration: int) -> ForegroundFeatures:
     """The features that an earlier run drew its pairs from."""
     file = run.foreground_file(iteration)
-    found = ForegroundFeatures.load(file)
+    found = run.group.first(partial(ForegroundFeatures.load, file))
     if found is not None:
         return found
     if run.config.cmpa.cam_source == "cmpa":
@@ -744,8 +954,7 @@ def _earlier_foreground(run: _Run, state: _State, iteration: int) -> ForegroundF
             f"{file} is missing or damaged, and its features cannot be pooled again: they are those"
             " of an earlier model. Begin anew in another folder (--out)."
         )
-    aligned = run.config.cmpa.aligns_patches
-    return collect_foreground(state.without_rfm, run.data, run.superpixels, aligned=aligned)
+    return _pool(run, state.without_rfm)
 
 
 @torch.no_grad()
@@ -756,8 +965,9 @@ def _refresh_prototypes(run: _Run, state: _State, iteration: int) -> None:
     literal = config.aligns_patches
     found = state.foreground
     if found is None or literal or (config.cam_source == "cmpa" and iteration > 0):
-        found = collect_foreground(model, run.data, run.superpixels, aligned=literal)
-    found.save(run.foreground_file(iteration + 1))  # the name counts finished iterations
+        found = _pool(run, model)
+    if run.group.is_first:
+        found.save(run.foreground_file(iteration + 1))  # the name counts finished iterations
     pooled, classes = found.pooled, found.classes
     if config.bg_prototypes != "none":  # K = C + M: a background word is a class of its own
         pooled, classes = found.with_backgrounds(model.text_features, model.n_classes)
@@ -765,6 +975,8 @@ def _refresh_prototypes(run: _Run, state: _State, iteration: int) -> None:
     aligned = pooled if literal else model.alignment.isa(pooled)
     text = model.alignment.tsa(model.text_features)[: model.n_prototypes]
     made = image_prototypes(aligned, classes.to(model.device), text, method=config.proto)
+    made = replace(made, purity=run.group.first(lambda: made.purity))
+    run.group.equalise([made.image])  # processors may round differently
     state.foreground, state.prototypes, state.purity = found, made.image, made.purity
 
 
@@ -817,7 +1029,8 @@ def _counted(
 def _batches(run: _Run, model: SSR, first: int, end: int) -> Iterator[CropBatch | WindowBatch]:
     """Crops of the iterations that need some, from the first one still to do; then windows."""
     optim, crops, segment = run.config.optim, run.schedule.crops, run.schedule.segment
-    size, pin = optim.batch, model.device.type == "cuda"
+    size, pin, group = optim.batch, model.device.type == "cuda", run.group
+    share = (group.rank, group.size)
     first, change = max(first, crops.start), segment.start if run.keeps_features else end
     if first < min(change, end):
         draws = CropDraws(
@@ -828,11 +1041,11 @@ def _batches(run: _Run, model: SSR, first: int, end: int) -> Iterator[CropBatch 
             patch=model.patch_size,
         )
         start, stop = ((each - crops.start) * size for each in (first, min(change, end)))
-        yield from draws.loader(start, stop, size, pin=pin)
+        yield from draws.loader(start, stop, size, pin=pin, share=share)
     first = max(first, change)
     if first < end:
         # the heads are those of the cached features by now
-        files = feature_files(model, run.data, run.supervision, run.features)
+        files = feature_files(model, run.data, run.supervision, run.features, group)
         windows = WindowDraws(
             list(files.values()),
             max(1, run.config.data.crop // model.patch_size),
@@ -842,7 +1055,7 @@ def _batches(run: _Run, model: SSR, first: int, end: int) -> Iterator[CropBatch 
             workers=run.config.data.workers,
         )
         start, stop = ((each - segment.start) * size for each in (first, end))
-        yield from windows.loader(start, stop, size, pin=pin)
+        yield from windows.loader(start, stop, size, pin=pin, share=share)
 
 
 def _drop_old_foreground(run: _Run, iteration: int) -> None:
@@ -866,8 +1079,8 @@ def _refuse_settings_of_others(path: Path) -> None:
         )
 
 
-def _earlier_run(run: _Run, given: Config) -> tuple[_Run, Checkpoint | None]:
-    """A checkpoint of the same run, and the run with what was decided when it began.
+def _earlier_run(run: _Run, given: Config) -> tuple[Config, Checkpoint | None]:
+    """Settings with what was decided when the run began, and its checkpoint.
 
     ``given`` are the settings as they were asked for.
     """
@@ -879,7 +1092,7 @@ def _earlier_run(run: _Run, given: Config) -> tuple[_Run, Checkpoint | None]:
                 " (--out)."
             )
         _refuse_settings_of_others(run.out / "config.yaml")
-        return run, None
+        return run.config, None
     earlier = load_checkpoint(path)
     if run.config.optim.features == "auto":
         optim = replace(run.config.optim, features=earlier.config.optim.features)
@@ -901,4 +1114,4 @@ def _earlier_run(run: _Run, given: Config) -> tuple[_Run, Checkpoint | None]:
             f"{path} says that {earlier.iteration:,} iterations are finished, of"
             f" {run.schedule.total:,}: it is damaged. Begin anew in another folder (--out)."
         )
-    return run, earlier
+    return run.config, earlier

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,13 @@ class Log:
     """Appends rows to a file; ``last`` is the last row that was written."""
 
     def __init__(
-        self, path: Path, first: int, diverged: Diverged, curves: Path | None = None
+        self, path: Path | None, first: int, diverged: Diverged, curves: Path | None = None
     ) -> None:
         """Open ``path``; rows after iteration ``first``, from which a run goes on, are dropped.
 
         Args:
-            path: The file; rows that are damaged are left out, with a note.
+            path: The file; rows that are damaged are left out, with a note. None = rows are only
+                checked, as another process writes them.
             first: Finished iterations.
             diverged: Makes the fault to raise from the iteration, the numbers that were checked,
                 and the images of the first row with such a number that is not finite.
@@ -46,8 +48,9 @@ class Log:
         """
         self.path, self._diverged = path, diverged
         self._waiting: list[tuple[dict[str, float | Tensor], Tensor, Sequence[int]]] = []
-        kept = readable_rows(path, first)
-        write_text(path, "".join([",".join(FIELDS) + "\n", *(f"{row}\n" for row in kept)]))
+        kept = [] if path is None else readable_rows(path, first)
+        if path is not None:
+            write_text(path, "".join([",".join(FIELDS) + "\n", *(f"{row}\n" for row in kept)]))
         self._curves = None if curves is None else Curves(curves)
         self.last: dict[str, float] = {}
         for row in kept if self._curves is not None else kept[-1:]:
@@ -90,6 +93,8 @@ class Log:
         """Write the monitor's score into the last row that was written."""
         self.last["pseudo_miou"] = pseudo_miou
         self._draw({"pseudo_miou": pseudo_miou})
+        if self.path is None:
+            return
         rows = readable_rows(self.path, int(self.last["iteration"]))[:-1]
         lines = [",".join(FIELDS), *rows, self._row(self.last)]
         write_text(self.path, "".join(f"{line}\n" for line in lines))
@@ -101,10 +106,15 @@ class Log:
     def flush(self, *, check: bool = True) -> None:
         """Write what is waiting; of diverged iterations the first one, and raise its fault."""
         waiting, self._waiting = self._waiting, []
-        with writing(self.path), self.path.open("a", encoding="utf-8", newline="\n") as file:
+        with ExitStack() as stack:
+            file = None
+            if self.path is not None:
+                stack.enter_context(writing(self.path))
+                file = stack.enter_context(self.path.open("a", encoding="utf-8", newline="\n"))
             for row, checked, images in waiting:
                 self.last = {name: float(row[name]) for name in FIELDS}
-                file.write(f"{self._row(self.last)}\n")
+                if file is not None:
+                    file.write(f"{self._row(self.last)}\n")
                 self._draw(self.last)
                 found = checked.tolist()
                 if not all(map(math.isfinite, found)):

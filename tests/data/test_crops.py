@@ -63,6 +63,20 @@ def test_workers_change_nothing(data: LabelledImages) -> None:
         assert_equal(one, other)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_processes_load_shares_of_each_batch(data: LabelledImages, workers: int) -> None:
+    draws = CropDraws(data, replace(SETTINGS, workers=workers), None, 0)
+    whole = batches(draws, 0, 8, 4)
+    shares = [list(draws.loader(0, 8, 4, share=(rank, 2))) for rank in range(2)]
+    for number, batch in enumerate(whole):
+        first, second = (share[number] for share in shares)
+        for name in ("image", "ids", "valid", "present"):  # present: with as many slots
+            joined = torch.cat([getattr(first, name), getattr(second, name)])
+            assert torch.equal(joined, getattr(batch, name)), name
+        assert first.draws + second.draws == batch.draws == tuple(range(4 * number, 4 * number + 4))
+        assert first.rows == second.rows == batch.rows
+
+
 def test_every_image_once_per_pass(data: LabelledImages) -> None:
     draws = CropDraws(data, SETTINGS, None, 0)
     blues = [round(float(draws[k][0].image[2].max()) * 255) // 50 for k in range(15)]

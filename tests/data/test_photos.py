@@ -15,7 +15,15 @@ from torch import Tensor
 from ssrseg.config import DataConfig
 from ssrseg.data.class_ids import read_class_ids
 from ssrseg.data.open import open_labelled
-from ssrseg.data.photos import PhotoBatch, UnreadablePhoto, photo_batches, read_photos
+from ssrseg.data.photos import (
+    PATCH_BYTES,
+    PhotoBatch,
+    UnreadablePhoto,
+    patches_at_once,
+    photo_batches,
+    read_photos,
+    reading_threads,
+)
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import DataError
@@ -72,10 +80,31 @@ def test_photographs_of_odd_sizes_do_not_pile_up(tmp_path: Path) -> None:
     # 2 patches each, so 2 make a batch and at most 4 x 2 may wait; no two are of one size
     samples = grey_photos(tmp_path, [(17 + index, 16) for index in range(12)])
     samples[9].image.unlink()  # nobody has asked for it when the first batch comes
-    batches = read(samples, DataConfig(patches=4))
+    batches = read(samples, DataConfig(patches=4, workers=0))
     assert next(batches).index == (0,)
     grey_photos(tmp_path, [(17 + index, 16) for index in range(12)])
     assert [batch.index for batch in batches] == [(index,) for index in range(1, 12)]
+
+
+def test_threads_are_two_photographs_ahead_at_most(tmp_path: Path) -> None:
+    samples = grey_photos(tmp_path, [(32, 32)] * 9)
+    batches = read(samples, DataConfig(patches=4, workers=1))
+    assert next(batches).index == (0,)
+    # 1 and 2 are read, 3 may be asked for when the next one is taken
+    for sample in samples[4:]:
+        sample.image.unlink()
+    assert [next(batches).index for _ in range(3)] == [(1,), (2,), (3,)]
+    with pytest.raises(DataError, match=r"4\.png"):
+        next(batches)
+
+
+def test_as_many_threads_as_the_device_wants(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    for here, expected in ((1, (0, 1)), (2, (1, 2)), (64, (1, 8))):
+        monkeypatch.setattr("ssrseg.data.photos.processors", lambda here=here: here)
+        found = [reading_threads(DataConfig(), device) for device in (CPU, cuda)]
+        assert tuple(found) == expected
+        assert reading_threads(DataConfig(workers=3), CPU) == 3
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -141,3 +170,37 @@ def test_results_do_not_depend_on_what_is_seen_together(
     assert len(written[0]) == len(mixed)
     for name, mask in written[0].items():  # rounding may turn a pixel on an edge
         assert (mask != written[1][name]).double().mean() < 0.01, name
+
+
+@pytest.mark.parametrize(
+    ("free", "reusable", "patches"),
+    [
+        (7, 0, 4096),  # of a card of 8 GB
+        (3, 4, 4096),  # PyTorch keeps the rest for itself
+        (6.5, 0, 4096),
+        (22, 0, 16384),
+        (40, 0, 32768),
+        (78, 0, 65536),
+        (1000, 0, 65536),
+        (0.1, 0, 1024),
+    ],
+)
+def test_patches_by_the_free_memory_of_the_card(
+    monkeypatch: pytest.MonkeyPatch, free: float, reusable: float, patches: int
+) -> None:
+    card = torch.device("cuda", 1)
+    asked: list[object] = []
+
+    def info(device: object) -> tuple[int, int]:
+        asked.append(device)
+        return int(free * 1e9), 10**12
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", info)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: int(reusable * 1e9) + 10**9)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 10**9)
+    assert patches_at_once(DataConfig(), card) == patches
+    assert asked == [card]
+    if patches > 1024:  # half of the memory stays free
+        assert patches * PATCH_BYTES <= (free + reusable) * 1e9 / 2
+    assert patches_at_once(DataConfig(patches=77), card) == 77
+    assert patches_at_once(DataConfig(), CPU) == 1024

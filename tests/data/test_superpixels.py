@@ -6,6 +6,7 @@ import torch
 
 from ssrseg.data import superpixels as cache_module
 from ssrseg.data.superpixels import SuperpixelCache
+from ssrseg.data.transforms import resize
 from ssrseg.method.sgc import slic_labels
 
 
@@ -86,6 +87,21 @@ def test_without_a_folder_nothing_is_stored(tmp_path, image, calls, monkeypatch)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="has no folder"):
         cache.path(image)
+
+
+def test_superpixels_of_a_smaller_image(tmp_path, image):
+    whole = SuperpixelCache(tmp_path, n_segments=30, compactness=10.0)
+    half = SuperpixelCache(tmp_path, n_segments=30, compactness=10.0, zoom=0.5)
+    found = half(image)
+    assert whole.path(image) != half.path(image)
+    # every id of the image of half the size is a square of two by two pixels
+    small = slic_labels(resize(image, (20, 28), bicubic=False), 30, 10.0)
+    assert torch.equal(found, small.int().repeat_interleave(2, 0).repeat_interleave(2, 1))
+    assert torch.equal(half(image), found) and not torch.equal(whole(image), found)
+    # never less than a pixel
+    assert (
+        SuperpixelCache(None, n_segments=3, compactness=1.0, zoom=0.01)(image).unique().numel() == 1
+    )
 
 
 def test_more_superpixels_than_uint16_numbers(tmp_path, image, monkeypatch):

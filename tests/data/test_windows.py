@@ -113,10 +113,11 @@ def test_split(files: list[Path]) -> None:
     batch = next(windows(files).loader(0, 5, 5))
     pieces = list(batch.split(2))
     assert [len(piece.tokens) for piece in pieces] == [2, 2, 1]
-    assert sum((piece.rows for piece in pieces), ()) == batch.rows
+    assert sum((piece.draws for piece in pieces), ()) == batch.draws == tuple(range(5))
+    assert {piece.rows for piece in pieces} == {batch.rows}  # those of the whole batch
     assert torch.equal(torch.cat([piece.mask for piece in pieces]), batch.mask)
     full = windows(files[:1])
-    assert all(full.join([draw]).inside is None for draw in range(9) if full[draw][2].all())
+    assert all(full.join([draw], [draw]).inside is None for draw in range(9) if full[draw][2].all())
 
 
 def test_a_file_is_whole_or_made_anew(files: list[Path]) -> None:

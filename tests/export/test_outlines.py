@@ -36,6 +36,15 @@ def test_parts_and_holes_below_the_speck_are_left_out(region: np.ndarray, speck:
     assert (filled(outlines(region, speck=speck), region.shape) == expected).all()
 
 
+def test_a_bridge_leads_over_a_speck() -> None:
+    region = np.ones((5, 9), bool)
+    region[2, 1] = region[2:4, 3] = region[2, 5] = region[2:4, 7] = False
+    (polygon,) = outlines(region, speck=2)
+    expected = np.ones((5, 9), bool)
+    expected[2:4, 3] = expected[2:4, 7] = False
+    assert (filled([polygon], region.shape) == expected).all()
+
+
 def test_a_ring_is_one_polygon_with_a_bridge() -> None:
     ring = np.ones((7, 9), bool)
     ring[2:5, 3:6] = False

@@ -66,6 +66,20 @@ def test_ignored_pixels_have_no_gradient_and_the_others_have():
     assert torch.equal(reached, ids != 255)
 
 
+def test_parts_of_a_batch_add_up_to_it():
+    logits, ids = case(2)
+    parts = [(logits[:1], ids[:1]), (logits[1:], ids[1:])]
+    # the first part has little background, so that a mean of two means would be another
+    ids[0][ids[0] == 0] = 1
+    ids[0, 0, 0] = 0
+    counts = torch.stack([(ids == 0).sum(), ((ids > 0) & (ids != 255)).sum()])
+    whole = segmentation_loss(logits, ids)
+    addends = [segmentation_loss(*part, whole=lambda _: counts) for part in parts]
+    torch.testing.assert_close(sum(addends), whole)
+    mean = sum(segmentation_loss(*part) for part in parts) / 2
+    assert abs(mean - whole) > 1e-2
+
+
 @pytest.mark.parametrize(("weight", "wanted"), [(0.1, 2.4), (0.0, 2.0), (1.0, 6.0)])
 def test_ssr_loss(weight, wanted):
     proto, seg = torch.tensor(2.0, requires_grad=True), torch.tensor(4.0, requires_grad=True)

@@ -207,6 +207,22 @@ def test_undecided_patches_have_no_affinity_gradient():
     assert affinity.grad[0, 0, 3] < 0 < affinity.grad[0, 0, 2]  # alike up, unlike down
 
 
+def test_parts_of_a_batch_add_up_to_its_affinity_loss():
+    generator = torch.Generator().manual_seed(0)
+    affinity = torch.rand(3, 12, 12, generator=generator)
+    mask = torch.randint(0, 3, (3, 6, 8), generator=generator).to(torch.uint8)
+    mask[0] = 1  # no pair of two classes
+    told = []
+    whole = affinity_loss(affinity, mask, (3, 4), whole=lambda own: told.append(own) or own)
+    parts = [slice(0, 1), slice(1, 3)]
+    addends = [
+        affinity_loss(affinity[part], mask[part], (3, 4), whole=lambda _: told[0]) for part in parts
+    ]
+    torch.testing.assert_close(sum(addends), whole)
+    mean = sum(affinity_loss(affinity[part], mask[part], (3, 4)) for part in parts) / 2
+    assert abs(mean - whole) > 1e-2
+
+
 # --- CD-CLIP
 
 

@@ -15,8 +15,9 @@ from rich.console import Console
 from ssrseg import __version__
 from ssrseg.cli.streams import forgiving_streams
 from ssrseg.console import note, printable_lines
-from ssrseg.errors import SSRError
+from ssrseg.errors import ConfigError, SSRError
 from ssrseg.interruption import Interrupted, interruptible
+from ssrseg.launch import place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -127,7 +128,7 @@ class Setup:
     method: Method = Method()
     encoders: Encoders = Encoders()
     cache: Annotated[Path | None, Parameter(group=SPEED)] = None
-    """Folder of superpixels and cached features, which several runs may share."""
+    """Folder of superpixels, cached and pooled features, which several runs may share."""
     device: Device = "auto"
 
     def settings(self, model: Path | None = None) -> "Config":
@@ -230,6 +231,7 @@ def main() -> None:
     with forgiving_streams():
         try:
             with interruptible():
+                _refuse_company()
                 code = app(
                     sys.argv[1:],
                     exit_on_error=False,
@@ -252,12 +254,30 @@ def main() -> None:
         except cyclopts.CycloptsError:
             sys.exit(2)
         except Interrupted as stopped:
-            _say(f"{stopped}\nTo go on: {shlex.join(typed())}")
+            go_on = shlex.join(typed()) if place() is None else "the same command."
+            _say(f"{stopped}\nTo go on: {go_on}")
             sys.exit(128 + stopped.signum)
         except KeyboardInterrupt:  # where no handler could be installed
             _say("Interrupted. The same command goes on from here.")
             sys.exit(130)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse_company() -> None:
+    """Let one process of several do what all of them would do, and write, alike."""
+    found, words = place(), sys.argv[1:]
+    if found is None or words[:1] == ["train"]:
+        return
+    if any(word.partition("=")[0] == "--shard" for word in words):
+        return  # a part of the work for each
+    if found.rank:
+        sys.exit(2)  # the first one says it
+    raise ConfigError(
+        f"{found.size} processes were started together, and {shlex.join(['ssrseg', *words[:1]])}"
+        " works in one: all would write the same files. Start it without torchrun or srun, or give"
+        " each its part of the images (--shard) where the command takes one. ssrseg train alone"
+        " shares its work."
+    )
 
 
 def _say(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,6 +13,7 @@ from ssrseg.cli.app import (
     ENCODERS,
     EVERYDAY,
     METHOD,
+    SPEED,
     Count,
     DataFolder,
     DataSetup,
@@ -28,7 +30,10 @@ from ssrseg.cli.app import (
 )
 from ssrseg.cli.shards import Spread, echo_merged, make_in_shards
 from ssrseg.console import echo, note, print_table, show
-from ssrseg.errors import ConfigError, counted
+from ssrseg.errors import ConfigError, SSRError, counted
+from ssrseg.interruption import Interrupted
+from ssrseg.launch import place
+from ssrseg.serving.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -175,6 +180,33 @@ def train(
         strict: Do not train without images that cannot be used. Default: leave them out.
         tensorboard: Also write the curves of log.csv for TensorBoard, into tensorboard/ of the run.
     """
+    found = place()
+    if found is None:
+        return _train(setup, out, supervision, monitor, stop_after, strict, tensorboard)
+    from ssrseg.processes import started
+
+    with started(setup.device) as first_to_fail:
+        try:
+            return _train(setup, out, supervision, monitor, stop_after, strict, tensorboard)
+        except SSRError:
+            if not first_to_fail():
+                sys.exit(2)  # another process has said why, or more
+            raise
+        except Interrupted as stopped:
+            if found.rank:
+                sys.exit(128 + stopped.signum)  # the first one says it
+            raise
+
+
+def _train(
+    setup: DataSetup,
+    out: Path,
+    supervision: Literal["labels", "full"],
+    monitor: int,
+    stop_after: int | None,
+    strict: bool,
+    tensorboard: bool,
+) -> int:
     config = setup.settings()
     images = _open(setup.data, setup.split)
     from ssrseg.failures import EXIT_CODE
@@ -352,6 +384,50 @@ def predict(
 
     result = predict(chosen, out, model, clip=clip, device=device, **how, **files.options())
     return _echo_written(result, csv=files.csv)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where a server listens."""
+
+    port: Annotated[
+        int, Parameter(converter=whole, validator=validators.Number(gte=0, lte=65535))
+    ] = 8000
+    """0 = any that is free."""
+    host: str = "127.0.0.1"
+    """0.0.0.0 = every address of this machine: there is no authentication."""
+
+
+@Parameter(name="*", group=SPEED)
+@dataclass(frozen=True, kw_only=True)
+class ServerLimits(Limits):
+    """What a server takes at most, and how many photographs it sees at once."""
+
+
+@command(EVERYDAY)
+def serve(
+    model: str,
+    /,
+    *,
+    address: Address = Address(),
+    clip: Annotated[str | None, Parameter(group=ENCODERS)] = None,
+    crf: Annotated[bool | None, Parameter(group=METHOD, negative_bool="no-")] = None,
+    reading: Reading = Reading(),
+    limits: ServerLimits = ServerLimits(),
+    device: Device = "auto",
+) -> None:
+    """Answer images with their masks over HTTP, by a trained model.
+
+    Args:
+        model: Run folder of `ssrseg train`, its model.safetensors, or a hub id.
+        clip: CLIP of the model: hub id or folder, if it has moved.
+        crf: Refine with a DenseCRF. Default: as the model's settings say.
+    """
+    from ssrseg.serving.start import serve_model
+
+    options = {"clip": clip, "crf": crf, "device": device, **vars(reading)}
+    serve_model(model, address.port, address.host, limits=limits, **options)
 
 
 @command(EVERYDAY)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from ssrseg.cli.app import (
 from ssrseg.cli.commands import percent
 from ssrseg.console import echo, print_table, show
 from ssrseg.errors import ConfigError, DataError, counted
+from ssrseg.processors import processors
 
 if TYPE_CHECKING:
     from ssrseg.data.sample import LabelledImages
@@ -67,13 +67,6 @@ class Download:
     """Fetch missing archives (VOC 3.4 GB, COCO 20.4 GB) and unpack them."""
     mirror: str | None = None
     """Address that has the archives by their names, if not the official one."""
-
-
-def processors() -> int:
-    """How many there are for us: a scheduler often grants fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @command(DATA_SETS)

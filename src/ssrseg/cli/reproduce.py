@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ssrseg.cli.app import METHOD, PAPER, SPEED, Count, Setup, command, typed
-from ssrseg.cli.paper import EXPERIMENTS, Download, TableSetup, processors
+from ssrseg.cli.paper import EXPERIMENTS, Download, TableSetup
 from ssrseg.errors import ConfigError
+from ssrseg.processors import processors
 
 if TYPE_CHECKING:
     from ssrseg.config import Config

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import itemgetter
 from typing import Any, Generic, TypeVar
 
@@ -25,6 +25,7 @@ from ssrseg.data.transforms import Crop, limit_side, random_crop
 from ssrseg.errors import DataError, SSRError
 from ssrseg.interruption import leave_to_parent
 from ssrseg.method.pseudo_mask import IGNORE
+from ssrseg.processors import processors
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class CropBatch:
         valid: False = padding.
         present: Classes of the whole image, -1 = empty slot.
         n_ids: A bound above every id, known before the batch goes to a GPU.
-        rows: The images, by their place in the training set.
+        draws: Numbers of the draws.
+        rows: The images of the whole batch, of which this may be a part, by their place in the
+            training set.
     """
 
     image: Float[Tensor, "batch 3 size size"]
@@ -45,6 +48,7 @@ class CropBatch:
     valid: Bool[Tensor, "batch size size"]
     present: Int[Tensor, "batch slots"]
     n_ids: int
+    draws: tuple[int, ...]
     rows: tuple[int, ...]
 
     def to(self, device: torch.device) -> CropBatch:
@@ -59,16 +63,23 @@ class CropBatch:
         """Micro-batches of at most ``size`` crops."""
         for start in range(0, len(self.image), size):
             part = slice(start, start + size)
-            yield replace(self._each(itemgetter(part)), rows=self.rows[part])
+            yield replace(self._each(itemgetter(part)), draws=self.draws[part])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> CropBatch:
         image, ids, valid, present = map(change, (self.image, self.ids, self.valid, self.present))
-        return CropBatch(image, ids, valid, present, self.n_ids, self.rows)
+        return replace(self, image=image, ids=ids, valid=valid, present=present)
 
 
 def derive_seed(seed: int, number: int, stream: int) -> int:
     """A seed of its own for each number of each stream of random draws."""
     return int(np.random.SeedSequence([seed, number, stream]).generate_state(1)[0])
+
+
+def loading_processes(workers: int | None, *, pin: bool) -> int:
+    """Processes that load batches: none on a CPU; for a GPU (``pin``) at most 8."""
+    if workers is not None:
+        return workers
+    return min(8, processors()) if pin else 0
 
 
 def refuse_without_masks(data: LabelledImages) -> None:
@@ -88,7 +99,7 @@ Batch = TypeVar("Batch")
 class Draws(ABC, Generic[Batch]):
     """Draw number ``draw`` of a shuffled, endless pass over ``count`` images."""
 
-    def __init__(self, count: int, seed: int, workers: int) -> None:
+    def __init__(self, count: int, seed: int, workers: int | None) -> None:
         self.count, self.seed, self.workers = count, seed, workers
 
     def row(self, draw: int) -> int:
@@ -100,17 +111,31 @@ class Draws(ABC, Generic[Batch]):
         """Of what is random in a draw."""
         return torch.Generator().manual_seed(derive_seed(self.seed, draw, 1))
 
-    def loader(self, start: int, stop: int, batch: int, *, pin: bool = False) -> Iterator[Batch]:
+    def loader(
+        self,
+        start: int,
+        stop: int,
+        batch: int,
+        *,
+        pin: bool = False,
+        share: tuple[int, int] = (0, 1),
+    ) -> Iterator[Batch]:
         """Batches of draws ``start`` .. ``stop`` - 1, in order, loaded ahead by worker processes.
 
-        ``pin`` puts them where copies to a GPU need not be waited for.
+        Args:
+            start, stop: Numbers of draws.
+            batch: Draws in a batch.
+            pin: Put them where copies to a GPU need not be waited for.
+            share: (0, 2) loads the first half of every batch, (1, 2) the second, and so on.
         """
-        draws: Any = range(start, stop)  # typed for a Dataset, but any sequence will do
+        wholes: Any = [  # typed for a Dataset, but any sequence will do
+            range(first, min(first + batch, stop)) for first in range(start, stop, batch)
+        ]
         for each in DataLoader(
-            draws,
-            batch,
-            collate_fn=self._batch,
-            num_workers=self.workers,
+            wholes,
+            batch_size=None,
+            collate_fn=partial(self._batch, share=share),
+            num_workers=loading_processes(self.workers, pin=pin),
             pin_memory=pin,
             worker_init_fn=leave_to_parent,
         ):
@@ -118,16 +143,18 @@ class Draws(ABC, Generic[Batch]):
                 raise each
             yield each
 
-    def _batch(self, draws: list[int]) -> Batch | SSRError:
+    def _batch(self, whole: range, share: tuple[int, int]) -> Batch | SSRError:
         """Draws as a batch, or a fault: raised in a worker it would come back as a traceback."""
+        part, parts = share
+        own = whole[part * len(whole) // parts : (part + 1) * len(whole) // parts]
         try:
-            return self.join(draws)
+            return self.join(own, whole)
         except SSRError as error:
             return error
 
     @abstractmethod
-    def join(self, draws: list[int]) -> Batch:
-        """Draws as a batch."""
+    def join(self, draws: Sequence[int], whole: Sequence[int]) -> Batch:
+        """Draws as a batch, or as a part of a ``whole`` one."""
 
 
 class CropDraws(Draws[CropBatch]):
@@ -180,15 +207,17 @@ class CropDraws(Draws[CropBatch]):
         )
         return crop, sample.labels
 
-    def join(self, draws: list[int]) -> CropBatch:
-        """Draws as a batch."""
+    def join(self, draws: Sequence[int], whole: Sequence[int]) -> CropBatch:
+        """Draws as a batch, or as a part of a ``whole`` one, with as many slots as that has."""
         crops, labels = zip(*(self[draw] for draw in draws), strict=True)
         image, ids, valid = (
             torch.stack([getattr(crop, part) for crop in crops])
             for part in ("image", "ids", "valid")
         )
-        rows = tuple(map(self.row, draws))
-        return CropBatch(image, ids, valid, present_slots(list(labels)), int(ids.max()) + 1, rows)
+        rows = tuple(map(self.row, whole))
+        slots = max(len(self.data.samples[row].labels) for row in rows)
+        present = present_slots(list(labels), slots)
+        return CropBatch(image, ids, valid, present, int(ids.max()) + 1, tuple(draws), rows)
 
 
 @lru_cache(maxsize=2)

@@ -1,20 +1,19 @@
-"""Photographs ahead of the encoders: read and resized by workers, batched where sizes agree."""
+"""Photographs ahead of the encoders: read and resized by threads, batched where sizes agree."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from ssrseg.config import DataConfig
 from ssrseg.console import track
@@ -28,10 +27,15 @@ from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.data.text import fault_report
 from ssrseg.data.transforms import fit_to_patches, limit_side, patch_grid
 from ssrseg.errors import DataError, SSRError
-from ssrseg.interruption import leave_to_parent
+from ssrseg.processes import ALONE, Group
+from ssrseg.processors import processors
 
-PATCHES = {"cpu": 1024, "cuda": 65536}
-"""Patches seen together: more gain nothing on a CPU and cost memory."""
+PATCHES, MOST_PATCHES = 1024, 65536
+"""Patches seen together on a CPU, where more gain nothing and cost memory; on a GPU, at most."""
+
+PATCH_BYTES = 500_000
+"""Memory of a patch on its way to a mask: twice what ViT-B/16 and DINO ViT-S/16 take on a CPU, 0.18
+MB in photographs of 768 patches and 0.25 MB in those of 1,600. Nobody has measured it on a GPU."""
 
 MOST_PHOTOS, MOST_BYTES = 128, 2**31
 """Photographs in a batch, and bytes of photographs that wait for company."""
@@ -104,7 +108,12 @@ def _read(
 
 
 def usable_photos(
-    data: LabelledImages, settings: DataConfig, patch: int, *, truth: bool = False
+    data: LabelledImages,
+    settings: DataConfig,
+    patch: int,
+    *,
+    truth: bool = False,
+    group: Group = ALONE,
 ) -> tuple[LabelledImages, list[tuple[Sample, SSRError]]]:
     """Read every photograph once, before anything is computed from them.
 
@@ -112,6 +121,7 @@ def usable_photos(
         settings: ``range`` and ``bands`` are used.
         patch: Side of a patch in pixels; smaller photographs cannot be used.
         truth: Read the true masks, too.
+        group: Each process reads its share.
 
     Returns:
         The data without those that cannot be read, and these with the reason.
@@ -128,8 +138,10 @@ def usable_photos(
             return error
         return None
 
+    mine = group.share(data.samples)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        faults = list(track(pool.map(fault, data.samples), "Reading images", len(data)))
+        found = list(track(pool.map(fault, mine), "Reading images", len(mine)))
+    faults = group.gathered(found)
     both = list(zip(data.samples, faults, strict=True))
     usable = tuple(sample for sample, error in both if error is None)
     return replace(data, samples=usable), [(sample, error) for sample, error in both if error]
@@ -150,6 +162,22 @@ def all_faults(root: Path, faults: Sequence[tuple[Sample, SSRError]]) -> DataErr
     """One error that names all (at least one) that ``usable_photos`` has found."""
     reasons = [str(error) for _, error in faults]
     return DataError(fault_report(root, reasons) if reasons[1:] else reasons[0])
+
+
+def patches_at_once(settings: DataConfig, device: torch.device) -> int:
+    """``data.patches``, or what the device takes.
+
+    Of a GPU half of what is free, or is kept by PyTorch and unused: a power of two, as the last
+    digits of a CAM depend on its company, and should not on a few megabytes.
+    """
+    if settings.patches is not None:
+        return settings.patches
+    if device.type != "cuda":
+        return PATCHES
+    free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    fitting = max(PATCHES, free // 2 // PATCH_BYTES)
+    return min(MOST_PATCHES, 1 << (fitting.bit_length() - 1))
 
 
 def photo_batches(
@@ -186,24 +214,13 @@ def read_photos(
         patch: Side of a patch in pixels.
         superpixels: None = not needed.
     """
-    most = settings.patches or PATCHES["cuda" if device.type == "cuda" else "cpu"]
-    numbered: Any = list(
-        enumerate(samples)
-    )  # loaders take any sequence, though typed for a Dataset
+    most = patches_at_once(settings, device)
     read = partial(
         _read,
         max_side=settings.max_side,
         levels=(settings.range, settings.bands),
         patch=patch,
         superpixels=superpixels,
-    )
-    loader = DataLoader(
-        numbered,
-        batch_size=None,
-        collate_fn=read,  # called by the workers
-        num_workers=settings.workers,
-        worker_init_fn=leave_to_parent,
-        generator=torch.Generator(),  # a loader draws a seed: not from the numbers heads start with
     )
     waiting: dict[tuple[int, int], list[Photo]] = {}
 
@@ -212,12 +229,10 @@ def read_photos(
         labels = [samples[photo.index].labels for photo in photos]
         return join_photos(photos, labels, patch, device)
 
-    for photo in loader:
+    for photo in _ahead(read, enumerate(samples), reading_threads(settings, device)):
         if isinstance(photo, UnreadablePhoto):
             yield photo
             continue
-        if settings.workers:  # what a worker sends holds a file descriptor until it is copied
-            photo = _copied(photo)
         size = (photo.small.shape[0], photo.small.shape[1])
         waiting.setdefault(size, []).append(photo)
         full = min(MOST_PHOTOS, max(1, most // math.prod(patch_grid(size, patch))))
@@ -231,16 +246,38 @@ def read_photos(
         yield batch_of(size)
 
 
-def _copied(photo: Photo) -> Photo:
-    original = photo.original.clone()
-    small = original if photo.small.shape == original.shape else photo.small.clone()
-    ids = None if photo.superpixels is None else photo.superpixels.clone()
-    return Photo(photo.index, original, small, ids, photo.digest)
+def _ahead(
+    read: Callable[[tuple[int, Sample]], Photo | UnreadablePhoto],
+    numbered: Iterable[tuple[int, Sample]],
+    threads: int,
+) -> Iterator[Photo | UnreadablePhoto]:
+    """What is read, in order; each thread is at most two photographs ahead."""
+    if not threads:
+        yield from map(read, numbered)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        begun: deque[Future[Photo | UnreadablePhoto]] = deque()
+        try:
+            for each in numbered:
+                begun.append(pool.submit(read, each))
+                if len(begun) > 2 * threads:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def present_slots(labels: list[tuple[int, ...]]) -> Int[Tensor, "batch slots"]:
-    """Class ids of each image, padded with -1 to the longest list (at least one slot)."""
-    slots = max([1, *map(len, labels)])
+def reading_threads(settings: DataConfig, device: torch.device) -> int:
+    """Threads that read photographs beside the encoders; all that is slow in them frees Python."""
+    if settings.workers is not None:
+        return settings.workers
+    return min(8, processors()) if device.type == "cuda" else int(processors() > 1)
+
+
+def present_slots(labels: list[tuple[int, ...]], slots: int = 1) -> Int[Tensor, "batch slots"]:
+    """Class ids of each image, padded with -1 to the longest list, and to at least ``slots``."""
+    slots = max([1, slots, *map(len, labels)])
     return torch.tensor([list(ids) + [-1] * (slots - len(ids)) for ids in labels])
 
 

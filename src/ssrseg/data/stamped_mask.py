@@ -76,10 +76,14 @@ def write_mask(
         texts = {KEY: f"{made_for} {ids.digest[:16]}"}
         ids.save(path, texts | ({_NOTE: note} if note else {}))
         return
-    texts = {KEY: f"{made_for} {_pixels(ids.cpu().numpy())}"}
-    png = class_ids_png(ids, texts | ({_NOTE: note} if note else {}))
     with atomic_write(path) as temporary:
-        temporary.write_bytes(png)
+        temporary.write_bytes(mask_png(ids, made_for, note))
+
+
+def mask_png(ids: UInt8[Tensor, "height width"], made_for: str, note: str = "") -> bytes:
+    """The file that ``write_mask`` writes."""
+    texts = {KEY: f"{made_for} {_pixels(ids.cpu().numpy())}"}
+    return class_ids_png(ids, texts | ({_NOTE: note} if note else {}))
 
 
 def mask_note(path: Path) -> str:

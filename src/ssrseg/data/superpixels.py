@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ssrseg.config import SgcConfig
 from ssrseg.data.files import atomic_write
+from ssrseg.data.transforms import resize
 from ssrseg.method.sgc import slic_labels
 
 
@@ -29,27 +30,34 @@ class SuperpixelCache:
         folder: Where the ``.npy`` files (uint16) lie; None = store nothing.
         n_segments: Wanted number of superpixels, at most 65,535.
         compactness: Weight of position against colour.
+        zoom: Share of the image's sides at which SLIC looks; ids are enlarged by nearest neighbour.
     """
 
     folder: str | Path | None
     _: KW_ONLY
     n_segments: int
     compactness: float
+    zoom: float = 1.0
 
     @classmethod
     def of(cls, folder: str | Path | None, settings: SgcConfig) -> SuperpixelCache:
         """A cache with the segments that the settings ask for."""
-        return cls(folder, n_segments=settings.n_segments, compactness=settings.compactness)
+        return cls(
+            folder,
+            n_segments=settings.n_segments,
+            compactness=settings.compactness,
+            zoom=settings.slic_zoom,
+        )
 
     def __call__(self, image: UInt8[Tensor, "height width 3"]) -> Int[Tensor, "height width"]:
         """Superpixel ids from 0, int32; ValueError if there are more than uint16 can number."""
         if self.folder is None:
-            return slic_labels(image, self.n_segments, self.compactness).int()
+            return self._labels(image).int()
         path = self.path(image)
         stored = _read(path, (image.shape[0], image.shape[1]))
         if stored is not None:
             return torch.from_numpy(stored.astype(np.int32))
-        labels = slic_labels(image, self.n_segments, self.compactness)
+        labels = self._labels(image)
         if int(labels.max()) > np.iinfo(np.uint16).max:
             raise ValueError(
                 f"{int(labels.max()) + 1} superpixels, but the cache stores at most 65,536;"
@@ -59,11 +67,23 @@ class SuperpixelCache:
             np.save(temporary, labels.numpy().astype(np.uint16))
         return labels.int()
 
+    def _labels(self, image: UInt8[Tensor, "height width 3"]) -> Int[Tensor, "height width"]:
+        size = (image.shape[0], image.shape[1])
+        height, width = (max(1, round(side * self.zoom)) for side in size)
+        smaller = resize(image, (height, width), bicubic=False)
+        labels = slic_labels(smaller, self.n_segments, self.compactness)
+        if labels.shape == size:
+            return labels
+        rows, columns = (
+            torch.arange(new) * old // new for new, old in zip(size, labels.shape, strict=True)
+        )
+        return labels[rows][:, columns]
+
     def path(self, image: UInt8[Tensor, "height width 3"]) -> Path:
         """Where the superpixels of ``image`` are stored; ValueError if the cache has no folder."""
         if self.folder is None:
             raise ValueError("this SuperpixelCache has no folder, so it stores nothing")
-        settings = (tuple(image.shape), self.n_segments, float(self.compactness))
+        settings = (tuple(image.shape), self.n_segments, float(self.compactness), float(self.zoom))
         version = skimage.__version__  # type: ignore[attr-defined]  # its stub leaves it out
         key = hashlib.blake2b(repr((settings, version)).encode(), digest_size=8)
         key.update(image.cpu().numpy().tobytes())

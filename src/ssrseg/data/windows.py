@@ -76,13 +76,16 @@ class WindowBatch:
         mask: Class ids; 255 where padded.
         inside: False = padding; None = there is none.
         side: Patches in a row and in a column.
-        rows: The images, by their place in the training set.
+        draws: Numbers of the draws.
+        rows: The images of the whole batch, of which this may be a part, by their place in the
+            training set.
     """
 
     tokens: Float16[Tensor, "batch patches blocks dim"]
     mask: UInt8[Tensor, "batch size size"]
     inside: Bool[Tensor, "batch patches"] | None
     side: int
+    draws: tuple[int, ...]
     rows: tuple[int, ...]
 
     def to(self, device: torch.device) -> WindowBatch:
@@ -108,7 +111,7 @@ class WindowBatch:
                 tokens=self.tokens[part],
                 mask=self.mask[part],
                 inside=inside,
-                rows=self.rows[part],
+                draws=self.draws[part],
             )
 
 
@@ -121,11 +124,18 @@ class WindowDraws(Draws[WindowBatch]):
         patch: Side of a patch in pixels.
         flip: Whether every second view is mirrored.
         seed: Of the draws.
-        workers: Processes that load.
+        workers: Processes that load; None = by the device.
     """
 
     def __init__(
-        self, files: Sequence[Path], side: int, patch: int, *, flip: bool, seed: int, workers: int
+        self,
+        files: Sequence[Path],
+        side: int,
+        patch: int,
+        *,
+        flip: bool,
+        seed: int,
+        workers: int | None,
     ) -> None:
         super().__init__(len(files), seed, workers)
         self.files, self.side, self.patch, self.flip = files, side, patch, flip
@@ -170,13 +180,14 @@ class WindowDraws(Draws[WindowBatch]):
         inside = (steps < rows)[:, None] & (steps < columns)
         return padded.flatten(0, 1), canvas, inside.flatten()
 
-    def join(self, draws: list[int]) -> WindowBatch:
-        """Draws as a batch."""
+    def join(self, draws: Sequence[int], whole: Sequence[int]) -> WindowBatch:
+        """Draws as a batch, or as a part of a ``whole`` one."""
         tokens, mask, inside = map(torch.stack, zip(*(self[draw] for draw in draws), strict=True))
         return WindowBatch(
             tokens,
             mask,
             None if inside.all() else inside,
             self.side,
-            tuple(map(self.row, draws)),
+            tuple(draws),
+            tuple(map(self.row, whole)),
         )

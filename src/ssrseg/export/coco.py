@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from ssrseg.export.output import Output
 from ssrseg.export.runs import class_boxes, packed, run_lengths
@@ -31,7 +32,7 @@ def write_coco(masks: Iterable[Mask], output: Output, classes: tuple[str, ...]) 
             height, width = mask.ids.shape
             size = {"file_name": mask.file, "height": height, "width": width}
             images.append({"id": number, **size})
-            for annotation in _annotations(mask):
+            for annotation in class_annotations(mask.ids):
                 file.write(",\n" if written else "\n")
                 written += 1
                 file.write(json.dumps({"id": written, "image_id": number, **annotation}))
@@ -43,14 +44,15 @@ def write_coco(masks: Iterable[Mask], output: Output, classes: tuple[str, ...]) 
         file.write("\n],\n" + json.dumps(rest)[1:] + "\n")
 
 
-def _annotations(mask: Mask) -> Iterable[dict[str, Any]]:
-    columns = np.ascontiguousarray(mask.ids.T).ravel()  # COCO counts down the columns
-    for number, (rows, across) in class_boxes(mask.ids):
+def class_annotations(ids: UInt8[np.ndarray, "height width"]) -> Iterator[dict[str, Any]]:
+    """What an annotation says of each class of a mask, ascending; its numbers are the writer's."""
+    columns = np.ascontiguousarray(ids.T).ravel()  # COCO counts down the columns
+    for number, (rows, across) in class_boxes(ids):
         runs = run_lengths(columns == number)
         box = (across.start, rows.start, across.stop - across.start, rows.stop - rows.start)
         yield {
             "category_id": number,
-            "segmentation": {"size": list(mask.ids.shape), "counts": packed(runs)},
+            "segmentation": {"size": list(ids.shape), "counts": packed(runs)},
             "area": int(runs[1::2].sum()),
             "bbox": list(box),
             "iscrowd": 0,

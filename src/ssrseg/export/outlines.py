@@ -78,10 +78,9 @@ def outlines(
         x, y in pixels, at least three points each.
     """
     edges, rings = _rings(np.pad(region, 1))
-    for hole, gate, ring, at in _bridges(edges, rings):
-        if -hole.extent >= speck or hole.holes:
-            closed = _closed(hole, edges, int(edges.place[gate]), tolerance)
-            ring.holes[int(edges.place[at])].append(closed)
+    for hole, gate, ring, at in _bridges(edges, rings, speck):
+        closed = _closed(hole, edges, int(edges.place[gate]), tolerance)
+        ring.holes[int(edges.place[at])].append(closed)
     parts = sorted((each for each in rings if each.extent > 0), key=lambda each: -each.size)
     kept = [each for place, each in enumerate(parts) if place == 0 or each.size >= speck]
     found = []
@@ -128,8 +127,10 @@ def _rings(framed: Bool[np.ndarray, "height width"]) -> tuple[_Edges, list[_Ring
     return _Edges(side, pixel, width, numbered, placed), rings
 
 
-def _bridges(edges: _Edges, rings: list[_Ring]) -> list[tuple[_Ring, int, _Ring, int]]:
+def _bridges(edges: _Edges, rings: list[_Ring], speck: int) -> list[tuple[_Ring, int, _Ring, int]]:
     """Each hole, the edge where it is entered, and the ring and the edge that a bridge starts from.
+
+    Holes below the speck are no holes, and bridges lead over them.
 
     To the left of a hole's leftmost pixel is the region, up to the border of another hole, which
     begins further to the left, or to the outline. So bridges make no circle, and a hole stands
@@ -144,14 +145,19 @@ def _bridges(edges: _Edges, rings: list[_Ring]) -> list[tuple[_Ring, int, _Ring,
     gates = gates[[rings[number].extent < 0 for number in edges.ring[gates].tolist()]]
     gates = gates[np.argsort(columns[gates], kind="stable")]
     lefts = np.flatnonzero(edges.side == 3)
-    starts = lefts[np.searchsorted(edges.pixel[lefts], edges.pixel[gates], side="right") - 1]
+    starts = np.searchsorted(edges.pixel[lefts], edges.pixel[gates], side="right") - 1
     outer: dict[int, int] = {}
     found = []
-    for gate, at in zip(gates.tolist(), starts.tolist(), strict=True):
+    for gate, place in zip(gates.tolist(), starts.tolist(), strict=True):
+        # the stretch of region before, where it is a speck that this one begins behind
+        while -speck < rings[int(edges.ring[lefts[place]])].extent < 0:
+            place -= 1
+        at = int(lefts[place])
         hole, ring = int(edges.ring[gate]), int(edges.ring[at])
         outer[hole] = outer.get(ring, ring)
         rings[outer[hole]].size += rings[hole].extent
-        found.append((rings[hole], gate, rings[ring], at))
+        if -rings[hole].extent >= speck:
+            found.append((rings[hole], gate, rings[ring], at))
     return found[::-1]
 
 

@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float, UInt8
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
 from ssrseg.method.pseudo_mask import IGNORE
 
+Counts = Callable[[Int[Tensor, " halves"]], Int[Tensor, " halves"]]
+"""Makes of how often something is there in a part of a batch how often it is in all of it."""
+
+
+def all_there(counts: Int[Tensor, " halves"]) -> Int[Tensor, " halves"]:
+    """``Counts`` of a part that is the whole batch."""
+    return counts
+
 
 def segmentation_loss(
     logits: Float[Tensor, "batch classes height width"],
     pseudo_mask: UInt8[Tensor, "batch height width"],
+    *,
+    whole: Counts = all_there,
 ) -> Float[Tensor, ""]:
     """Half the mean cross-entropy over background pixels plus half that over foreground pixels.
 
     The halves keep the background, most of the pixels, from drowning the classes. The paper says
     cross-entropy; the halves are WeCLIP's. Channel 0 of the logits is the background, 255 in the
     mask is ignored, and a half without pixels counts 0.
+
+    Of a part of a batch it is the part's addend: sums over the part, divided by the pixels of the
+    ``whole`` batch.
     """
     target = pseudo_mask.long()
     per_pixel = functional.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
-    background, foreground = target == 0, (target > 0) & (target != IGNORE)
-    halves = [
-        (per_pixel * chosen).sum() / chosen.sum().clamp(min=1)
-        for chosen in (background, foreground)
+    halves = target == 0, (target > 0) & (target != IGNORE)  # background, foreground
+    pixels = whole(torch.stack([chosen.sum() for chosen in halves])).clamp(min=1)
+    means = [
+        (per_pixel * chosen).sum() / count for chosen, count in zip(halves, pixels, strict=True)
     ]
-    return (halves[0] + halves[1]) / 2
+    return (means[0] + means[1]) / 2
 
 
 def ssr_loss(

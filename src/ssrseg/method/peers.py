@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ssrseg.method.kmeans import EXACT
+from ssrseg.method.objective import Counts, all_there
 from ssrseg.method.pseudo_mask import IGNORE
 
 TINY = 1e-12
@@ -78,6 +79,7 @@ def affinity_loss(
     grid: tuple[int, int],
     *,
     radius: int = 8,
+    whole: Counts = all_there,
 ) -> Float[Tensor, ""]:
     """WeCLIP, AFA: pull near patches of one class together, push near patches of two apart.
 
@@ -88,6 +90,7 @@ def affinity_loss(
         affinity: A_dec, in (0, 1).
         pseudo_mask: Class ids, read at each patch's first pixel; pairs with a 255 do not count.
         radius: Rows and columns between two patches of a pair, at most.
+        whole: As for ``segmentation_loss``.
     """
     # class of each patch, and the pairs that are near and known
     ids = functional.interpolate(pseudo_mask[:, None].float(), grid, mode="nearest").flatten(1)
@@ -99,8 +102,9 @@ def affinity_loss(
     counted = near & known[:, :, None] & known[:, None]
     same = ids[:, :, None] == ids[:, None]
     alike, unlike = counted & same, counted & ~same
-    pull = ((1 - affinity) * alike).sum() / (alike.sum() + 1)
-    push = (affinity * unlike).sum() / (unlike.sum() + 1)
+    pairs = whole(torch.stack([alike.sum(), unlike.sum()])) + 1
+    pull = ((1 - affinity) * alike).sum() / pairs[0]
+    push = (affinity * unlike).sum() / pairs[1]
     return (pull + push) / 2
 
 

@@ -28,7 +28,7 @@ class Decoder(nn.Module):
         n_classes: Foreground classes; the logits have one channel more, channel 0 being the
             background.
         layers: Transformer layers.
-        dropout: Share of channels dropped after the fusion, in training.
+        dropout: Share of channels that ``kept_channels`` drops after the fusion, in training.
 
     Source: WeCLIP; 5,985,045 parameters for ViT-B and 20 classes.
     """
@@ -43,7 +43,7 @@ class Decoder(nn.Module):
             for _ in range(blocks)
         )
         self.fuse = nn.Linear(blocks * width, width)
-        self.drop = nn.Dropout2d(dropout)
+        self.dropout = dropout
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 width,
@@ -58,15 +58,30 @@ class Decoder(nn.Module):
         )
         self.classify = nn.Linear(width, n_classes + 1)
 
+    def kept_channels(self, seeds: Sequence[int]) -> Float[Tensor, "batch width"]:
+        """Dropout as factors of F's channels: 0, or what makes up for those that are 0.
+
+        Each image draws by a seed of its own, on the CPU, so that what it loses does not depend on
+        its company, nor on the device.
+        """
+        width, kept = self.fuse.out_features, 1 - self.dropout
+        drawn = [torch.rand(width, generator=torch.Generator().manual_seed(each)) for each in seeds]
+        factors = (torch.stack(drawn) < kept) / max(kept, 1e-6)
+        return factors.to(self.fuse.weight.device, non_blocking=True)
+
     def fusion(
-        self, tokens: Sequence[Float[Tensor, "batch tokens dim"]]
+        self,
+        tokens: Sequence[Float[Tensor, "batch tokens dim"]],
+        kept: Float[Tensor, "batch width"] | None = None,
     ) -> Float[Tensor, "batch patches width"]:
-        """F: the tokens of all blocks, CLS left out, brought to one width."""
+        """F: the tokens of all blocks, CLS left out, brought to one width.
+
+        Args:
+            kept: Factors of the channels in training, of ``kept_channels``; None = 1.
+        """
         reduced = [mlp(block[:, 1:]) for mlp, block in zip(self.reduce, tokens, strict=True)]
-        fused = self.fuse(torch.cat(reduced, dim=-1))
-        # Dropout2d drops whole channels of (batch, channel, 1, patches)
-        dropped: Tensor = self.drop(fused.mT[:, :, None])[:, :, 0].mT
-        return dropped
+        fused: Tensor = self.fuse(torch.cat(reduced, dim=-1))
+        return fused if kept is None else fused * kept[:, None]
 
     def segment(
         self,

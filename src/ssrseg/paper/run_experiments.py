@@ -23,7 +23,7 @@ from ssrseg.data.photos import refuse_unusable
 from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.evaluation import Evaluation, class_figures, evaluate, mean_figures
-from ssrseg.foreground import collect_foreground
+from ssrseg.foreground import frozen_foreground
 from ssrseg.method.cmpa import Alignment, image_prototypes
 from ssrseg.model import SSR
 from ssrseg.paper.cam_seeds import SeedScores, score_seeds
@@ -34,7 +34,7 @@ from ssrseg.prediction import predict
 from ssrseg.prepare.workers import WorkerPool
 from ssrseg.pseudo_masks import make_masks
 from ssrseg.trained_parts import identity_alignment, load_alignment, untrained_alignment
-from ssrseg.training import train
+from ssrseg.training import FOREGROUND, train
 
 Call = tuple[Callable[..., None], Workspace, Any]
 
@@ -118,7 +118,8 @@ def _seed_passes(missing: Sequence[Task]) -> list[list[Task]]:
         if task.experiment.measure == "seeds":
             config = task.config
             images = (config.data.max_side, config.data.norm, config.backbones, config.prompts)
-            cells = (config.sgc.n_segments, config.sgc.compactness)
+            sgc = config.sgc
+            cells = (sgc.n_segments, sgc.compactness, sgc.slic_zoom)
             groups.setdefault((task.seed, images, cells), []).append(task)
     return list(groups.values())
 
@@ -233,7 +234,8 @@ def _prototypes_as_texts(
     # the run may have named the same encoders and prompts otherwise
     config = replace(task.run_config, backbones=base.config.backbones, prompts=base.config.prompts)
     model = base.with_config(config, alignment=None)
-    found = collect_foreground(model, workspace.train, superpixels, aligned=False)
+    folder = workspace.superpixels / FOREGROUND
+    found = frozen_foreground(model, workspace.train, superpixels, folder)
     text = base.text_features
     features, classes = found.with_backgrounds(text, base.n_classes)
     rows = image_prototypes(

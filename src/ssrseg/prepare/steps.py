@@ -142,7 +142,8 @@ def store_superpixels(
     """Compute the superpixels that training and masks will ask for, where they are missing.
 
     Images that occur twice count once. ``folder`` is the cache that ``train`` and ``masks`` are
-    given; ``sgc.n_segments``, ``sgc.compactness`` and ``data.max_side`` decide what is stored.
+    given; ``sgc.n_segments``, ``sgc.compactness``, ``sgc.slic_zoom`` and ``data.max_side`` decide
+    what is stored.
     """
     config = config or Config()
     samples = [*{sample.name: sample for part in data for sample in part.samples}.values()]

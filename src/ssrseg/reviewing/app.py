@@ -14,7 +14,7 @@ import torch
 from fastapi import FastAPI, HTTPException, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from fastapi.responses import PlainTextResponse, RedirectResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +23,7 @@ from ssrseg.errors import DataError, SSRError
 from ssrseg.export.formats import FORMATS
 from ssrseg.export.run import export_masks
 from ssrseg.export.source import Only
+from ssrseg.local_server import fault
 from ssrseg.overlay import hex_colours
 from ssrseg.reviewing.folder import Ids, ReviewFolder, Stale
 
@@ -154,20 +155,17 @@ def _answer_faults(app: FastAPI) -> None:
     """Say what is wrong, in a paragraph that the page shows."""
 
     @app.exception_handler(SSRError)
-    def fault(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": printable_lines(str(error))}, 422)
+    def unusable(_: Request, error: Exception) -> Response:
+        return fault(str(error), 422)
 
     @app.exception_handler(Stale)
     def stale(_: Request, __: Exception) -> Response:
-        return JSONResponse(
-            {"error": "Mask, labels or decision have changed meanwhile: see what is there now."},
-            409,
-        )
+        return fault("Mask, labels or decision have changed meanwhile: see what is there now.", 409)
 
     @app.exception_handler(RequestValidationError)
     def invalid(_: Request, __: Exception) -> Response:
         # without the values, which may be large
-        return JSONResponse({"error": "The request is not as the page sends it."}, 400)
+        return fault("The request is not as the page sends it.", 400)
 
 
 def _add_page(app: FastAPI, folder: ReviewFolder, token: str) -> None:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from ssrseg.console import echo, note
 from ssrseg.data.files import user_path
-from ssrseg.errors import ConfigError, PackageError, counted
+from ssrseg.errors import PackageError, counted
 from ssrseg.interruption import until_stopped
+from ssrseg.local_server import HOST, answered, listening, wait_until
 from ssrseg.manifest import ACCEPTED, REJECTED
 from ssrseg.reviewing.encoders import EncoderOptions
 from ssrseg.reviewing.folder import open_review
 from ssrseg.reviewing.labelstudio import take_over
 
-HOST = "127.0.0.1"
 _PATIENCE = 5  # seconds in which what is going on may end
 
 
@@ -54,7 +52,7 @@ def serve_review(
         OutputError: If somebody else writes into the folder, such as another review.
     """
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401  # the server needs it
 
         from ssrseg.reviewing.app import make_app, new_token
     except ImportError as error:
@@ -62,7 +60,10 @@ def serve_review(
             f"the page of a review needs the package {error.name}, which is not installed:"
             " pip install 'ssrseg[review]'."
         ) from error
-    with open_review(folder, images, encoders) as reviewed, _listening(port) as listener:
+    with (
+        open_review(folder, images, encoders) as reviewed,
+        listening(port, perhaps="another review") as listener,
+    ):
         if reviewed.missing:
             masks = counted(reviewed.missing, "mask is", "masks are")
             note(f"{masks} listed in manifest.csv and not there; the same `ssrseg masks` goes on.")
@@ -73,40 +74,11 @@ def serve_review(
             for failure in taken.failures:
                 note(f"{failure.name} was not taken over: {failure.reason}")
         token = new_token()
-        server = uvicorn.Server(
-            uvicorn.Config(
-                make_app(reviewed, token),
-                lifespan="off",
-                log_level="warning",
-                server_header=False,
-                timeout_graceful_shutdown=_PATIENCE,
-            )
-        )
-        # not in this thread: its signals are not the server's
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        with until_stopped() as stop:
-            thread.start()
+        app = make_app(reviewed, token)
+        with until_stopped() as stop, answered(app, listener, _PATIENCE) as thread:
             masks = counted(len(reviewed.names), "mask", "masks")
             echo(f"{masks} to look at: http://{HOST}:{listener.getsockname()[1]}/?token={token}")
             echo("Ctrl-C ends the review. What is decided is saved at once.")
-            while thread.is_alive() and not stop.requested:
-                thread.join(0.2)
-            server.should_exit = True
-            thread.join(2 * _PATIENCE)
+            wait_until(stop, thread)
         found = Counter(reviewed.summary(index)["decision"] for index in range(len(reviewed.names)))
     return Left(found[ACCEPTED], found[REJECTED], found[""])
-
-
-def _listening(port: int) -> socket.socket:
-    """A socket of this machine; ConfigError if the port is taken."""
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((HOST, port))
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"port {port} of {HOST} cannot be used ({error.strerror}), perhaps by another review."
-            " Choose another one (--port), or --port 0 for any that is free."
-        ) from error
-    return listener

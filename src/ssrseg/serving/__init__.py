@@ -1,0 +1,1 @@
+"""``ssrseg serve``: a trained model behind HTTP, image in, mask out."""
