@@ -26,7 +26,6 @@ Item = TypeVar("Item")
 
 _work: ContextVar[str] = ContextVar("work", default="")
 _unseen: ContextVar[bool] = ContextVar("unseen", default=False)
-_unheard: ContextVar[bool] = ContextVar("unheard", default=False)
 
 # controls (terminal escapes among them), line and paragraph separators, marks that turn the
 # direction of what follows, marks without width, halves of surrogate pairs (names not in UTF-8)
@@ -45,9 +44,15 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+class _Said:
+    """Whether this process says nothing, in all of its threads: they do not inherit variables."""
+
+    unheard = False
+
+
 def echo(text: str) -> None:
     """Print on standard output at once, so that a log file is never behind."""
-    if not _unheard.get():
+    if not _Said.unheard:
         print(printable_lines(text), flush=True)
 
 
@@ -58,7 +63,7 @@ def _console(*, stderr: bool = False, width: int | None = None) -> Console:
 
 def note(text: str) -> None:
     """One line on standard error that a user should know of, though nothing is wrong."""
-    if not _unheard.get():
+    if not _Said.unheard:
         _console(stderr=True).print(f"Note: {printable(text)}", soft_wrap=True)
 
 
@@ -85,12 +90,12 @@ def without_bars() -> Iterator[None]:
 @contextmanager
 def silent() -> Iterator[None]:
     """Say nothing in the block, neither notes nor progress: another process says the same."""
-    token = _unheard.set(True)
+    before, _Said.unheard = _Said.unheard, True
     try:
         with without_bars():
             yield
     finally:
-        _unheard.reset(token)
+        _Said.unheard = before
 
 
 class Steps:

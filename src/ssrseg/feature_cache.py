@@ -264,6 +264,7 @@ def make_features(
     each = group.all((len(missing), cache_bytes(config, model, sizes), free_bytes(folder)))
     count, needed = (sum(column) for column in list(zip(*each, strict=True))[:2])
     if not count:
+        _refuse_unseen(files.values(), group)
         return
     free = min(free for _, _, free in each)
     if needed > free:
@@ -289,7 +290,12 @@ def make_features(
             save_views(path, *_views(model, batch, truth), path.stem)
             progress.advance(sample.name)
     group.most(0)  # until all are through
-    unseen = next((path for path in files.values() if not _appears(path, group)), None)
+    _refuse_unseen(files.values(), group)
+
+
+def _refuse_unseen(paths: Iterable[Path], group: Group) -> None:
+    """Raise OutputError if a file that another process has made is not there for this one."""
+    unseen = next((path for path in paths if not _appears(path, group)), None)
     if unseen is not None:
         raise OutputError(
             f"{unseen}, made by another process, is not there for this one. Name a folder for"

@@ -65,6 +65,22 @@ def test_one_that_fails_spoils_no_other() -> None:
     thread.close(float(WAIT))
 
 
+def test_nothing_is_kept_of_those_who_have_gone() -> None:
+    run = Recorder()
+    thread: ModelThread[int, int] = ModelThread(run, batch=3, wait=0.0)
+    thread.submit(0, "alone")
+    while len(thread):
+        pass
+    futures = [thread.submit(number, "like") for number in range(1, 51)]
+    assert len(thread) == 50
+    for each in futures[:49]:
+        each.cancel()
+    assert len(thread) == 1
+    run.begin.set()
+    assert futures[49].result(WAIT) == 100 and run.together == [[0], [50]]
+    thread.close(float(WAIT))
+
+
 def test_who_has_gone_is_left_out() -> None:
     run = Recorder()
     thread: ModelThread[int, int] = ModelThread(run, batch=3, wait=0.0)

@@ -66,7 +66,10 @@ def make(work: FromLabels, source: Listed, out: Path, of: int, *numbers: int) ->
 
 def make_one(work: FromLabels, source: Listed, shard: Shard, out: Path) -> ShardResult:
     photographs = source.part(shard).read()
-    return make_shard(work, source.about, shard, photographs, place(out), trusting=False)
+    made_for = work.digest(source.about.vocabulary)
+    return make_shard(
+        work, source.about, shard, photographs, place(out), made_for=made_for, trusting=False
+    )
 
 
 def test_the_shard_of_a_name_stays_for_ever() -> None:

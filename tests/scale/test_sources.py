@@ -31,6 +31,7 @@ from ssrseg.scale.merging import merge_shards
 from ssrseg.scale.place import Place, place
 from ssrseg.scale.shard import Shard
 from ssrseg.scale.sources import InFile, Source, open_source
+from ssrseg.scale.tar import images_of_tar
 from ssrseg.scale.work import FromLabels
 
 
@@ -136,6 +137,85 @@ def check_same(found: dict[str, bytes], plain: dict[str, bytes]) -> None:
     assert len([name for name in found if name.startswith("masks/")]) == 7
 
 
+def write_members(path: Path, *names: str) -> str:
+    """A tar file of pictures and labels, each of which holds its own name."""
+    with tarfile.open(path, "w") as archive:
+        for name in names:
+            about = tarfile.TarInfo(name)
+            about.size = len(name)
+            archive.addfile(about, io.BytesIO(name.encode()))
+    return str(path)
+
+
+def test_the_picture_of_a_key_and_its_labels(tmp_path: Path) -> None:
+    file = write_members(tmp_path / "a.tar", "a.cls", "a.depth.png", "a.jpg", "b.x.png", "b.txt")
+    found = list(images_of_tar(file, labelled=True))
+    assert [(key, content) for key, _, content, _ in found] == [("a", b"a.jpg"), ("b", b"b.x.png")]
+    assert [labels for _, labels, *_ in found] == [("a.cls",), ("b.txt",)]
+    for names, fault in (
+        (("a.jpg", "b.jpg", "a.cls", "b.cls"), r"a\.jpg has no labels beside it"),
+        (("a.cls", "b.cls", "a.jpg", "b.jpg"), r"a\.cls has no picture beside it"),
+        (("a.01.jpg", "a.02.jpg", "a.cls"), r"a\.01\.jpg, a\.02\.jpg are pictures of one key"),
+        (("a.jpg", "a.png", "a.cls"), r"a\.jpg, a\.png are pictures of one key"),
+    ):
+        file = write_members(tmp_path / "b.tar", *names)
+        with pytest.raises(DataError, match=fault):
+            list(images_of_tar(file, labelled=True))
+    # for a model, labels do not matter
+    file = write_members(tmp_path / "c.tar", "a.jpg", "b.jpg", "a.cls")
+    assert [key for key, *_ in images_of_tar(file, labelled=False)] == ["a", "b"]
+
+
+def test_a_tar_file_that_ends_too_early(tmp_path: Path) -> None:
+    names = [f"{number}.{kind}" for number in range(5) for kind in ("cls", "jpg")]
+    whole = Path(write_members(tmp_path / "a.tar", *names)).read_bytes()
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(whole[: 4 * 1024])  # at a member: header and content have 512 bytes each
+    damaged = tmp_path / "damaged.tar"
+    damaged.write_bytes(whole[: 4 * 1024] + b"x" * 512 + whole[4 * 1024 + 512 :])
+    for file in (cut, damaged):
+        with pytest.raises(DataError, match="cut short, or a header in it is damaged"):
+            list(images_of_tar(str(file), labelled=True))
+
+
+def test_one_damaged_file_does_not_stop_the_others(
+    data: LabelledImages, work: FromLabels, tmp_path: Path
+) -> None:
+    folder = write_tars(data, tmp_path / "tars", "cls")
+    second = folder / "part-001.tar"
+    whole = second.read_bytes()
+    second.write_bytes(b"x" * len(whole))
+    out = place(tmp_path / "out")
+    made = []
+    with pytest.raises(DataError, match=r"1 shard could not be made \(2/3\); the others were"):
+        for each in make_shards(work, open_source(folder), Shard(1, 1).parts_of(3), out):
+            made.append(str(each.shard))
+    assert made == ["1/3", "3/3"]
+    second.write_bytes(whole)
+    results = list(make_shards(work, open_source(folder), Shard(1, 1).parts_of(3), out))
+    assert [each.written for each in results] == [0, 2, 0]
+
+
+def test_nothing_of_an_earlier_attempt_stays_in_a_store(
+    data: LabelledImages, work: FromLabels, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(data.root, root)
+    good = data.samples[0].image.read_bytes()
+    broken = root / data.samples[0].image.relative_to(data.root)
+    broken.write_bytes(good[:60])
+    out = place("memory://attempts/out")
+    address = "memory://attempts/data"
+    fs = fsspec.filesystem("memory")
+    fs.put(str(root), "/attempts/data", recursive=True)
+    make(work, open_source(address), out)
+    fs.pipe_file(f"/attempts/data/{broken.relative_to(root).as_posix()}", good)
+    make(replace(work, overwrite=True), open_source(address), out)
+    merged = merge_shards(str(out))
+    assert (merged.masks, merged.failures) == (7, 0)
+    assert out.read_text("failures.csv") is None
+
+
 @pytest.mark.parametrize("form", ["txt", "cls", "json"])
 def test_tar_files(
     data: LabelledImages, work: FromLabels, plain: dict[str, bytes], tmp_path: Path, form: str
@@ -173,7 +253,7 @@ def test_faulty_packed_files(data: LabelledImages, tmp_path: Path) -> None:
 
     def refused(error: type[Exception], text: str, file: str = "part-000.tar") -> None:
         with pytest.raises(error, match=text):
-            list(InFile(str(folder / file), data.classes).read())
+            list(InFile(str(folder / file), data.classes, True).read())
 
     (folder / "classes.txt").write_text("zebra\n")
     with pytest.raises(
@@ -188,8 +268,8 @@ def test_faulty_packed_files(data: LabelledImages, tmp_path: Path) -> None:
     refused(DataError, r"part-000.tar is damaged, or no tar file")
     (folder / "part-000.tar").write_bytes(good)
     for names, text in (
-        (["a.jpg", "b.jpg", "a.jpg"], 'odd.tar has two images "a"'),
-        (["../../a.jpg"], r'odd.tar: the name ".*a" has an empty part'),
+        (["a.jpg", "a.cls", "b.jpg", "b.cls", "a.jpg", "a.cls"], 'odd.tar has two images "a"'),
+        (["../../a.jpg", "../../a.cls"], r'odd.tar: the name ".*a" has an empty part'),
         (["a.json"], "odd.tar holds no image"),
     ):
         with tarfile.open(folder / "odd.tar", "w") as archive:

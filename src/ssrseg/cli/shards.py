@@ -69,7 +69,8 @@ def make_in_shards(
     in_chunks = spread.ray is not None or source.about.staged or there.local is None
     parts = source.parts(job.of, (spread.chunk or _CHUNK) if in_chunks else None)
     if is_merged(there, work, source.about, parts):
-        echo(f"All of it was made and merged before: {there}")
+        more = "" if source.about.staged else " (photographs were not looked at again)"
+        echo(f"All of it was made and merged before{more}: {there}")
         return 0
     mine = job.parts_of(parts)
     if spread.ray is not None:
@@ -80,7 +81,10 @@ def make_in_shards(
         code = _echo_shards(make_shards(work, source, mine, there), mine)
     else:
         photographs = source.part(job).read()
-        made = make_shard(work, source.about, job, photographs, there, trusting=False)
+        made_for = work.digest(source.about.vocabulary)
+        made = make_shard(
+            work, source.about, job, photographs, there, made_for=made_for, trusting=False
+        )
         code = _echo_shards([made], mine)
     if spread.shard is not None:
         echo(f"When all {job.of} are made: ssrseg merge {there}")

@@ -83,7 +83,12 @@ class SuperpixelCache:
         """Where the superpixels of ``image`` are stored; ValueError if the cache has no folder."""
         if self.folder is None:
             raise ValueError("this SuperpixelCache has no folder, so it stores nothing")
-        settings = (tuple(image.shape), self.n_segments, float(self.compactness), float(self.zoom))
+        settings: tuple[object, ...] = (
+            tuple(image.shape),
+            self.n_segments,
+            float(self.compactness),
+        )
+        settings += () if self.zoom == 1 else (self.zoom,)
         version = skimage.__version__  # type: ignore[attr-defined]  # its stub leaves it out
         key = hashlib.blake2b(repr((settings, version)).encode(), digest_size=8)
         key.update(image.cpu().numpy().tobytes())

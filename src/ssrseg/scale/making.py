@@ -9,11 +9,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssrseg.console import note
 from ssrseg.data.csv_lines import rows_by_name
 from ssrseg.data.files import user_path, write_text
 from ssrseg.data.sample import Sample
-from ssrseg.errors import ConfigError
+from ssrseg.errors import ConfigError, DataError, SSRError, counted
 from ssrseg.failures import Failure, read_failures, write_failures
+from ssrseg.interruption import Interrupted
 from ssrseg.manifest import FILE as MANIFEST
 from ssrseg.manifest import manifest_text
 from ssrseg.scale.place import Place, is_address
@@ -89,6 +91,7 @@ def make_shard(
     photographs: Iterable[Photograph],
     out: Place,
     *,
+    made_for: str,
     trusting: bool = True,
 ) -> ShardResult:
     """Write the masks of a shard into its folder below ``out``, and its record last.
@@ -99,13 +102,14 @@ def make_shard(
     Args:
         about: All images of the call.
         photographs: Those of the shard; they are not touched if there is nothing to do.
+        made_for: ``work.digest`` of the vocabulary.
         trusting: Leave a shard as it is that is finished and was asked for the same; else look at
             every image of it again.
 
     Raises:
         SSRError: As ``make_masks`` and ``predict``; and if a store cannot be reached.
     """
-    asked, made_for = asked_of(work, about, shard.of), work.digest(about.vocabulary)
+    asked = asked_of(work, about, shard.of)
     record = read_record(out, shard)
     if trusting and is_done(record, asked, made_for) and not work.overwrite:
         assert record is not None
@@ -121,13 +125,24 @@ def make_shard(
         written, skipped = 0, 0
         failures: tuple[Failure, ...] = ()
         if samples:
-            result = work.make(about.vocabulary, samples, folder, superpixels)
+            try:
+                result = work.make(about.vocabulary, samples, folder, superpixels)
+            except Interrupted as stopped:
+                if local is not None:
+                    raise
+                raise Interrupted(
+                    stopped.signum,
+                    f"Stopped. Shard {shard} begins anew with the same command; those that were"
+                    f" finished stay in {out}.",
+                ) from None
             written, skipped = result.written, result.skipped
             if local is None or about.staged:
                 _name_origins(folder, origins, relative=local is not None)
             failures = read_failures(folder)
-        if local is None and samples:
-            out.put(folder, shard.folder)
+        if local is None:
+            out.remove(shard.folder)  # what an earlier attempt has left
+            if samples:
+                out.put(folder, shard.folder)
         files = out.sizes(shard.folder)
         kept = {name: size for name, size in files.items() if not name.startswith((".", "shard."))}
         write_record(out, Record(asked, shard.number, True, made_for, names, kept))
@@ -153,10 +168,48 @@ def make_shards(
     """Make one shard after the other; encoders are loaded once.
 
     Raises:
-        SSRError: As ``make_shard``.
+        SSRError: As ``make_shard``; if what is wrong is in the images of a shard, not before all
+            others are made.
     """
+    made_for, faults = work.digest(source.about.vocabulary), Faults()
     for shard in shards:
-        yield make_shard(work, source.about, shard, source.part(shard).read(), out)
+        photographs = source.part(shard).read()
+        try:
+            made = make_shard(work, source.about, shard, photographs, out, made_for=made_for)
+        except SSRError as error:
+            faults.add(shard, error)
+        else:
+            yield made
+    faults.end()
+
+
+class Faults:
+    """Shards that could not be made, while the others go on."""
+
+    def __init__(self) -> None:
+        self._first: SSRError | None = None
+        self._shards: list[Shard] = []
+
+    def add(self, shard: Shard, error: SSRError) -> None:
+        """Say what is wrong with a shard, and go on.
+
+        Raises:
+            SSRError: ``error``, if it is no fault of the images, so that all shards have it.
+        """
+        if not isinstance(error, DataError):
+            raise error
+        note(f"Shard {shard} could not be made: {error}")
+        self._first = self._first or error
+        self._shards.append(shard)
+
+    def end(self) -> None:
+        """Raise DataError if there are any."""
+        if self._first is not None:
+            shards = ", ".join(map(str, self._shards[:5])) + (", ..." if self._shards[5:] else "")
+            raise DataError(
+                f"{counted(len(self._shards), 'shard', 'shards')} could not be made ({shards}); the"
+                f" others were. The first fault: {self._first} The same command then goes on."
+            )
 
 
 def _samples(

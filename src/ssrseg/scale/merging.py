@@ -13,9 +13,10 @@ from ssrseg.data.csv_lines import csv_line, csv_rows
 from ssrseg.data.files import only_writer
 from ssrseg.errors import ConfigError, DataError, counted
 from ssrseg.failures import FILE as FAILURES
+from ssrseg.kept_cams import cams_path
 from ssrseg.made_with import MADE_FROM, MadeWith, change, read_made_with
 from ssrseg.manifest import FILE as MANIFEST
-from ssrseg.manifest import manifest_text, mask_path
+from ssrseg.manifest import confidence_path, manifest_text, mask_path
 from ssrseg.report.masks import write_masks_report
 from ssrseg.review import DOUBTS
 from ssrseg.scale.making import MARK
@@ -23,7 +24,8 @@ from ssrseg.scale.place import Place, is_address, place
 from ssrseg.scale.record import MERGED, Merged, Record, read_merged, read_record, write_merged
 from ssrseg.scale.shard import Shard, number_of, shard_of_folder
 
-_MOVED = ("masks", "cams", "confidence")  # folders of a shard; tables are joined
+_PLACES = (mask_path, cams_path, confidence_path)  # of what is moved; tables are joined
+_MOVED = ("masks", "cams", "confidence")  # its folders
 _SHOWN = 5  # of each fault
 
 _Rows = dict[str, dict[str, str]]
@@ -296,8 +298,10 @@ def _moves(out: Place, records: Mapping[Shard, Record], *, moving: bool) -> dict
     moves: dict[str, str] = {}
     for shard, record in records.items():
         here = out.sizes(shard.folder)
+        # not what an earlier list of images had, too
+        asked = {place(name) for name in record.names for place in _PLACES}
         for name, size in record.files.items():
-            if not name.startswith(tuple(f"{folder}/" for folder in _MOVED)):
+            if name not in asked:
                 continue
             if name in here and here[name] == size:
                 moves[f"{shard.folder}/{name}"] = name

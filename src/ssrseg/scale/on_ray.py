@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ssrseg.errors import ConfigError, PackageError, SSRError
-from ssrseg.scale.making import ShardResult, asked_of, is_done, make_shard
+from ssrseg.scale.making import Faults, ShardResult, asked_of, is_done, make_shard
 from ssrseg.scale.place import Place, place
 from ssrseg.scale.record import read_record
 from ssrseg.scale.shard import Shard
-from ssrseg.scale.sources import About, Source
+from ssrseg.scale.sources import About, Part, Source
 from ssrseg.scale.work import Work
 
+_MOST = 64_000_000  # bytes of photographs in an object
 _STORE = 200_000_000  # bytes of objects in a cluster that is started here
 _ACTOR_CPUS = 0.4  # actors that took whole CPUs would leave none to read for them: a deadlock
 _READER_CPUS = 0.5
@@ -29,9 +32,10 @@ def make_on_ray(
 ) -> Iterator[ShardResult]:
     """Make shards on a cluster: one object is one shard's photographs, still encoded, or paths.
 
-    Tasks read, an actor per GPU (without one: per CPU) holds the encoders and makes the masks. What
-    is lost with a process or a machine is made again: a shard that was finished is passed over, and
-    one that was begun is gone on with.
+    Tasks read, an actor per GPU (without one: per CPU) holds the encoders and makes the masks; what
+    is too large for an object the actor reads by itself. What is lost with a process or a machine
+    is made again: a shard that was finished is passed over, and one that was begun is gone on with,
+    in a store begun anew.
 
     Args:
         out: In a store, or on a disk that all machines see at the same path.
@@ -57,14 +61,14 @@ def make_on_ray(
         asked_of(work, source.about, shards[0].of),
         work.digest(source.about.vocabulary),
     )
-    todo = []
+    todo, faults, home = [], Faults(), os.getcwd()
     for shard in shards:
         record = read_record(out, shard)
         if record is not None and is_done(record, asked, made_for) and not work.overwrite:
             yield ShardResult(shard, 0, len(record.names), ())
         else:
             part = pickle.dumps(source.part(shard))
-            todo.append({"number": shard.number, "of": shard.of, "part": part})
+            todo.append({"number": shard.number, "of": shard.of, "part": part, "home": home})
     if not todo:
         return
     own = not ray.is_initialized()
@@ -81,7 +85,7 @@ def make_on_ray(
             .map(_read, num_cpus=_READER_CPUS)
             .map_batches(
                 _Maker,
-                fn_constructor_args=(work, source.about, str(out)),
+                fn_constructor_args=(work, source.about, str(out), home),
                 batch_size=1,
                 compute=ActorPoolStrategy(min_size=1, max_size=min(actors, len(todo))),
                 num_cpus=_ACTOR_CPUS,
@@ -91,8 +95,10 @@ def make_on_ray(
         for row in done.iter_rows():
             result = pickle.loads(row["result"])
             if isinstance(result, SSRError):
-                raise result
-            yield result
+                faults.add(Shard(int(row["number"]), int(row["of"])), result)
+            else:
+                yield result
+        faults.end()
     finally:
         if own:
             ray.shutdown()
@@ -102,7 +108,7 @@ def _connect(ray: Any, address: str) -> None:
     quiet = {"logging_level": "warning", "log_to_driver": False}
     try:
         if address == LOCAL:
-            ray.init(include_dashboard=False, object_store_memory=_STORE, **quiet)
+            ray.init(address=LOCAL, include_dashboard=False, object_store_memory=_STORE, **quiet)
         else:
             host, colon, port = address.rpartition("://")[2].rpartition(":")
             if colon and port.isdecimal():  # Ray itself would try for many minutes
@@ -117,26 +123,46 @@ def _connect(ray: Any, address: str) -> None:
 
 
 def _read(row: dict[str, Any]) -> dict[str, Any]:
-    """The photographs of a shard, as they are in their files."""
+    """The photographs of a shard, as they are in their files; the part itself if they are large."""
+    part, home = pickle.loads(row.pop("part")), row.pop("home")
+    _go_to(home)
+    found: Any = []
+    size = 0
     try:
-        found: Any = list(pickle.loads(row.pop("part")).read())
+        for each in part.read():
+            found.append(each)
+            size += len(each.image) if isinstance(each.image, bytes) else 0
+            if size > _MOST:
+                found = part
+                break
     except SSRError as error:
         found = error
     return row | {"photographs": pickle.dumps(found)}
 
 
+def _go_to(home: str) -> None:
+    """Where the command was given, so that relative paths are the same: if this machine has it."""
+    with suppress(OSError):
+        os.chdir(home)
+
+
 class _Maker:
     """An actor: encoders that are loaded once, and make the masks of one shard after another."""
 
-    def __init__(self, work: Work, about: About, out: str) -> None:
+    def __init__(self, work: Work, about: About, out: str, home: str) -> None:
+        _go_to(home)
         self.work, self.about, self.out = work, about, place(out)
+        self.made_for = work.digest(about.vocabulary)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         shard = Shard(int(batch["number"][0]), int(batch["of"][0]))
         found: Any = pickle.loads(batch["photographs"][0])
         if not isinstance(found, SSRError):
+            photographs = found.read() if isinstance(found, Part) else found
             try:
-                found = make_shard(self.work, self.about, shard, found, self.out)
+                found = make_shard(
+                    self.work, self.about, shard, photographs, self.out, made_for=self.made_for
+                )
             except SSRError as error:
                 found = error
-        return {"result": [pickle.dumps(found)]}
+        return {"number": [shard.number], "of": [shard.of], "result": [pickle.dumps(found)]}

@@ -9,14 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from ssrseg.console import note
 from ssrseg.data.classes import NO_CLASS, class_key, read_classes
+from ssrseg.data.files import user_path
 from ssrseg.data.naming import name_fault, sample_name
 from ssrseg.data.open import open_images, open_labelled
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.stamped_mask import digest_of
 from ssrseg.data.text import quoted
 from ssrseg.data.walk import SUFFIXES
-from ssrseg.errors import DataError, LabelsError, SSRError, did_you_mean
+from ssrseg.errors import DataError, LabelsError, SSRError, counted, did_you_mean
 from ssrseg.scale.place import at_once, is_address, reaching, sizes_below, store_of
 from ssrseg.scale.shard import Shard, number_of
 from ssrseg.scale.words import Labels
@@ -183,7 +185,8 @@ class InStore:
 class Packed:
     """Images in packed files, each of which is a shard of its own.
 
-    A job reads its own files only, so a file is not cut: what lies in it belongs together.
+    A file is not cut, so that a job reads its own ones only; without a list of classes it reads the
+    labels of all.
     """
 
     def __init__(self, vocabulary: Vocabulary, files: tuple[str, ...]) -> None:
@@ -203,7 +206,8 @@ class Packed:
 
     def part(self, shard: Shard) -> Part:
         """What is in the file of a shard."""
-        return InFile(self.files[shard.number - 1], self.about.vocabulary.classes)
+        classes = self.about.vocabulary.classes
+        return InFile(self.files[shard.number - 1], classes, bool(classes))
 
 
 @dataclass(frozen=True)
@@ -212,11 +216,12 @@ class InFile:
 
     file: str
     classes: tuple[str, ...]
+    labelled: bool
 
     def read(self) -> Iterator[Photograph]:
         """Their contents, one at a time, in the order of the file."""
         index, seen = {class_key(name): number for number, name in enumerate(self.classes)}, set()
-        for name, labels, content, suffix in _unpacked(self.file):
+        for name, labels, content, suffix in _unpacked(self.file, labelled=self.labelled):
             if fault := name_fault(name):
                 raise DataError(f"{self.file}: the name {quoted(name)} {fault}. Name it otherwise.")
             if name in seen:
@@ -228,7 +233,9 @@ class InFile:
             raise DataError(f"{self.file} holds no image. Remove it, or pack it again.")
 
 
-def _unpacked(file: str, *, labels_only: bool = False) -> Iterator[tuple[str, Labels, bytes, str]]:
+def _unpacked(
+    file: str, *, labelled: bool, labels_only: bool = False
+) -> Iterator[tuple[str, Labels, bytes, str]]:
     """Name, labels, content and suffix of every image in a packed file."""
     if file.endswith(".parquet"):
         from ssrseg.scale.parquet import rows_of_parquet
@@ -236,7 +243,7 @@ def _unpacked(file: str, *, labels_only: bool = False) -> Iterator[tuple[str, La
         return rows_of_parquet(file, labels_only=labels_only)
     from ssrseg.scale.tar import images_of_tar
 
-    return images_of_tar(file, labels_only=labels_only)
+    return images_of_tar(file, labelled=labelled, labels_only=labels_only)
 
 
 def _indices(
@@ -319,7 +326,7 @@ def _packed_files(data: str) -> tuple[str, ...]:
         found = [f"{data.rstrip('/')}/{name}" for name in names if name.endswith(_PACKED)]
         others = any(name.lower().endswith(SUFFIXES) or "/" in name for name in names)
     else:
-        folder = Path(data).expanduser()
+        folder = user_path(data, "images")
         if not folder.is_dir():
             return ()
         there_now = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
@@ -360,7 +367,7 @@ def _packed_vocabulary(files: tuple[str, ...]) -> Vocabulary:
             return Vocabulary(names)
     found: set[str] = set()
     for file in files:
-        for name, labels_there, *_ in _unpacked(file, labels_only=True):
+        for name, labels_there, *_ in _unpacked(file, labelled=True, labels_only=True):
             for label in labels_there:
                 if isinstance(label, int):
                     raise LabelsError(
@@ -400,7 +407,11 @@ def _open_store(address: str, split: str | None, labels: bool) -> Listed:
 
         if not names:
             raise DataError(f"{address} is empty, or not there. Check the address.")
-        for _ in at_once(fetch, (name for name in names if not name_fault(name))):
+        usable = [name for name in names if not name_fault(name)]
+        if left := len(names) - len(usable):
+            odd = next(name for name in names if name_fault(name))
+            note(f"{counted(left, 'file', 'files')} of {address} left out for their names: {odd}")
+        for _ in at_once(fetch, usable):
             pass
         opened = folder / address[len(root) + 1 :]
         try:

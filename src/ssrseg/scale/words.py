@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ssrseg.data.classes import NO_CLASS, class_key
+from ssrseg.errors import LabelsError
 
 Labels = tuple[str | int, ...]
 """Names of classes, or their indices."""
@@ -32,4 +33,8 @@ def label_words(value: Any) -> Labels:
         )
     if isinstance(value, Iterable):
         return tuple(each for part in value for each in label_words(part))
-    return () if value is None else (int(value),)
+    if value is None or value != value:  # NaN: what pandas makes of a hole
+        return ()
+    if value != int(value):
+        raise LabelsError(f"the label {value} is neither a name nor a whole number.")
+    return (int(value),)

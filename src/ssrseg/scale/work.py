@@ -75,7 +75,9 @@ class FromLabels:
             sorted((vocabulary.prompts or {}).items()),
             vocabulary.background,
         )
-        weights = {name: digest for name, (_, digest) in encoder_files(self.config).items()}
+        # of a hub id nothing but the name: whether its files are here already decides nothing
+        found = encoder_files(self.config).items()
+        weights = {name: digest for name, (where, digest) in found if Path(where).is_dir()}
         model = "" if self.model is None else model_digest(model_file(self.model))
         return digest_of(self.config.to_yaml(), repr(words), repr(weights), model)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ssrseg.errors import ConfigError
@@ -27,8 +28,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("batch", "queue", "seconds", "megabytes", "megapixels"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"--{name} is {getattr(self, name)}: give more than 0.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"--{name} is {getattr(self, name)}: give a number above 0.")
         if not 0 <= self.wait_ms <= 1000 * self.seconds:
             raise ConfigError(
                 f"--wait-ms is {self.wait_ms:g}: give 0 to {1000 * self.seconds:g}, the time of a"

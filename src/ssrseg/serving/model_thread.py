@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -50,7 +51,15 @@ class ModelThread(Generic[Work, Result]):
         with self._changed:
             self._waiting.append(entry)
             self._changed.notify()
+        entry.result.add_done_callback(lambda result: self._drop(entry, result))
         return entry.result
+
+    def _drop(self, entry: _Waiting[Work, Result], result: Future[Result]) -> None:
+        """Keep nothing of work that nobody waits for any more."""
+        if result.cancelled():
+            with self._changed, suppress(ValueError):  # it may have been taken out just now
+                self._waiting.remove(entry)
+                self._changed.notify()
 
     def __len__(self) -> int:
         """How much waits."""
@@ -77,21 +86,21 @@ class ModelThread(Generic[Work, Result]):
     def _next(self) -> list[_Waiting[Work, Result]]:
         """The oldest work and what is like it; empty when all is done and no more comes."""
         with self._changed:
-            while not self._waiting:
-                if self._ends:
-                    return []
-                self._changed.wait()
-            until = time.monotonic() + self._wait
             while True:
-                key = self._waiting[0].key
-                alike = [each for each in self._waiting if each.key == key][: self._batch]
-                left = until - time.monotonic()
-                if len(alike) == self._batch or left <= 0 or self._ends:
-                    break
-                self._changed.wait(left)
-            for each in alike:
-                self._waiting.remove(each)
-            return alike
+                while not self._waiting:
+                    if self._ends:
+                        return []
+                    self._changed.wait()
+                until = time.monotonic() + self._wait
+                while self._waiting:  # all may go while others are waited for
+                    key = self._waiting[0].key
+                    alike = [each for each in self._waiting if each.key == key][: self._batch]
+                    left = until - time.monotonic()
+                    if len(alike) == self._batch or left <= 0 or self._ends:
+                        for each in alike:
+                            self._waiting.remove(each)
+                        return alike
+                    self._changed.wait(left)
 
     def _answer(self, together: list[_Waiting[Work, Result]]) -> None:
         try:
