@@ -137,7 +137,8 @@ def masks(*, setup: SourceSetup, out: Place, files: Files = Files()) -> int:
     data, split = Path(setup.data), setup.split
     model, cache, device = setup.model, setup.cache, setup.device
     if files.spread.is_wanted(setup.data, out):
-        from ssrseg.scale.sources import is_beyond_a_folder, listed, open_source
+        from ssrseg.scale.packed import is_beyond_a_folder
+        from ssrseg.scale.sources import listed, open_source
         from ssrseg.scale.work import FromLabels
 
         far = is_beyond_a_folder(setup.data)
@@ -317,8 +318,9 @@ class Images:
     def source(self, out: Path | str) -> Source:
         """The same by shards; ``out`` holds results, which are no images."""
         from ssrseg.prediction import samples_of
+        from ssrseg.scale.packed import is_beyond_a_folder
         from ssrseg.scale.place import is_address
-        from ssrseg.scale.sources import is_beyond_a_folder, open_source, unlabelled
+        from ssrseg.scale.sources import open_source, unlabelled
 
         if self.where is not None and is_beyond_a_folder(self.where):
             if None not in (self.images, self.data):

@@ -37,9 +37,12 @@ class Spread:
 
     def is_wanted(self, data: Path | str | None, out: Path | str) -> bool:
         """Whether masks are made in shards, be it for where the images are or for where they go."""
+        from ssrseg.scale.packed import is_beyond_a_folder
         from ssrseg.scale.place import is_address
-        from ssrseg.scale.sources import is_beyond_a_folder
+        from ssrseg.scale.shard import parse_shard
 
+        if self.shard is not None:
+            parse_shard(self.shard)  # before any image is looked for
         far = is_address(out) or (data is not None and is_beyond_a_folder(data))
         if self.chunk is not None and not (far or self.ray is not None):
             raise ConfigError(

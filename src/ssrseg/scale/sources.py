@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +10,6 @@ from typing import Protocol, runtime_checkable
 
 from ssrseg.console import note
 from ssrseg.data.classes import NO_CLASS, class_key, read_classes
-from ssrseg.data.files import user_path
 from ssrseg.data.naming import name_fault, sample_name
 from ssrseg.data.open import open_images, open_labelled
 from ssrseg.data.sample import LabelledImages, Sample
@@ -19,14 +17,13 @@ from ssrseg.data.stamped_mask import digest_of
 from ssrseg.data.text import quoted
 from ssrseg.data.walk import SUFFIXES
 from ssrseg.errors import DataError, LabelsError, SSRError, counted, did_you_mean
+from ssrseg.scale.packed import packed_files
 from ssrseg.scale.place import at_once, is_address, reaching, sizes_below, store_of
 from ssrseg.scale.shard import Shard, number_of
 from ssrseg.scale.words import Labels
 
 _LISTS = (".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson", ".xml", ".txt", ".yaml", ".yml")
 """Suffixes of what may say labels, classes or splits."""
-
-_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 @dataclass(frozen=True)
@@ -275,7 +272,7 @@ def open_source(data: str | Path, split: str | None = None, *, labels: bool = Tr
     Raises:
         SSRError: As ``open_labelled``; and if a store cannot be reached.
     """
-    packed = _packed_files(str(data))
+    packed = packed_files(str(data))
     if packed:
         if split is not None:
             raise DataError(
@@ -303,49 +300,6 @@ def unlabelled(samples: Iterable[Sample]) -> Listed:
 
 def _vocabulary(data: LabelledImages) -> Vocabulary:
     return Vocabulary(data.classes, dict(data.prompts), data.background)
-
-
-def is_beyond_a_folder(data: str | Path) -> bool:
-    """Whether images lie in a store or in packed files, and have to be brought here first."""
-    return is_address(data) or bool(_packed_files(str(data)))
-
-
-_PACKED = (".tar", ".tar.gz", ".tgz", ".parquet")
-
-
-def _packed_files(data: str) -> tuple[str, ...]:
-    """Packed files by their name, braces, or folder; none if it is something else."""
-    if data.endswith(_PACKED):
-        return tuple(_spelt_out(data))
-    if is_address(data):
-        fs, root = store_of(data)
-        root = root.rstrip("/")
-        with reaching(data):
-            there = sizes_below(fs, root)
-        names = [name for name in there if not name.rpartition("/")[2].startswith(".")]
-        found = [f"{data.rstrip('/')}/{name}" for name in names if name.endswith(_PACKED)]
-        others = any(name.lower().endswith(SUFFIXES) or "/" in name for name in names)
-    else:
-        folder = user_path(data, "images")
-        if not folder.is_dir():
-            return ()
-        there_now = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-        found = [str(path) for path in there_now if path.name.endswith(_PACKED)]
-        others = any(path.is_dir() or path.suffix.lower() in SUFFIXES for path in there_now)
-    return tuple(found) if not others else ()
-
-
-def _spelt_out(pattern: str) -> list[str]:
-    """Every file of ``part-{000..009}.tar``."""
-    found = _BRACES.search(pattern)
-    if found is None:
-        return [pattern]
-    numbers = range(int(found[1]), int(found[2]) + 1)
-    filled = (
-        pattern[: found.start()] + f"{number:0{len(found[1])}d}" + pattern[found.end() :]
-        for number in numbers
-    )
-    return [file for each in filled for file in _spelt_out(each)]
 
 
 def _packed_vocabulary(files: tuple[str, ...]) -> Vocabulary:
