@@ -29,8 +29,8 @@ def packed_files(data: str) -> tuple[str, ...]:
         found = _spelt_out(data)
         lost = [] if is_address(data) else [each for each in found if not Path(each).exists()]
         if lost:
-            there = f"{len(found) - len(lost)} of the {len(found)} files of {data} are there."
-            raise DataError(f"{lost[0]} does not exist. {there} Check the name.")
+            rest = f"{len(found) - len(lost)} of the {len(found)} files of {data} are there."
+            raise DataError(f"{lost[0]} does not exist. {rest} Check the name.")
         return tuple(found)
     if is_address(data):
         fs, root = store_of(data)
