@@ -436,6 +436,8 @@ def test_limits_that_are_none() -> None:
             nothing = type(nothing)(0)
             with pytest.raises(ConfigError, match=f"--{name} is {nothing}: give more than 0"):
                 Limits(**{name: nothing})
+    with pytest.raises(ConfigError, match="--seconds is inf: give a finite number"):
+        Limits(seconds=float("inf"))
     with pytest.raises(ConfigError, match="--wait-ms is 70000: give 0 to 60000"):
         Limits(wait_ms=70_000.0)
 

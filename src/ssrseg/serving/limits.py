@@ -28,8 +28,10 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("batch", "queue", "seconds", "megabytes", "megapixels"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"--{name} is {getattr(self, name)}: give a number above 0.")
+            given = getattr(self, name)
+            if not 0 < given < math.inf:
+                wanted = "more than 0" if not given > 0 else "a finite number"
+                raise ConfigError(f"--{name} is {given}: give {wanted}.")
         if not 0 <= self.wait_ms <= 1000 * self.seconds:
             raise ConfigError(
                 f"--wait-ms is {self.wait_ms:g}: give 0 to {1000 * self.seconds:g}, the time of a"
