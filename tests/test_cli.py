@@ -179,13 +179,19 @@ def test_help_starts_without_torch() -> None:
     assert not imported & {"torch", "transformers", "numpy", "scipy", "skimage", "PIL"}
 
 
-@pytest.mark.parametrize("verb", ["masks", "train", "check", "seeds"])
-def test_faults_of_labels_are_said_without_torch(verb: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("masks --out out", "train --out out", "check", "seeds", "predict --model run --out out"),
+        *("evaluate --masks masks", "table 3 --out out", "ablate sgc.high=0.3,0.5 --out out"),
+        "figure 1 --out figure.png",
+    ],
+)
+def test_faults_of_labels_are_said_without_torch(words: str, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("image,labels\nnone.jpg,cat\n")
     done = subprocess.run(
         [
-            *(sys.executable, "-X", "importtime", "-m", "ssrseg", verb),
-            *(("--out", "out") if verb in ("masks", "train") else ()),
+            *(sys.executable, "-X", "importtime", "-m", "ssrseg", *words.split()),
             *("--data", "."),
         ],
         capture_output=True,

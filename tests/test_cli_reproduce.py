@@ -18,8 +18,8 @@ from ssrseg.cli import reproduce as cli_reproduce
 from ssrseg.paper import reproduce as paper_reproduce
 from ssrseg.paper import run_experiments
 from ssrseg.paper.claims import CLAIMS
-from ssrseg.paper.experiments import Task, Workspace
 from ssrseg.paper.studies import OWN
+from ssrseg.paper.workspace import Task, Workspace
 
 Run = Callable[..., tuple[int, str, str]]
 

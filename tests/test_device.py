@@ -16,7 +16,7 @@ from ssrseg.device import bf16_share, describe_bf16, pick_device, settled_precis
 from ssrseg.doctor import examine
 from ssrseg.errors import CheckpointError, ConfigError, OutputError
 from ssrseg.model import SSR
-from ssrseg.paper.experiments import Workspace
+from ssrseg.paper.workspace import Workspace
 from ssrseg.pseudo_masks import make_masks
 from ssrseg.training import train
 

@@ -10,9 +10,9 @@ import pytest
 
 from ssrseg.cli import app
 from ssrseg.config import load_config
-from ssrseg.paper.ablation import combinations
 from ssrseg.paper.gates import GATES
 from ssrseg.paper.published import PAPER
+from ssrseg.paper.variations import combinations
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "tables.md"
 TEXT = PAGE.read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from tiny_encoders import tiny_config
 
 from ssrseg.config import Config, load_config
 from ssrseg.errors import ConfigError
-from ssrseg.paper.ablation import ablation_rows, combinations, split_values
+from ssrseg.paper.variations import ablation_rows, combinations, split_values
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,11 @@ from ssrseg.paper.claims import (
     paired,
     verdict,
 )
-from ssrseg.paper.experiments import Result
 from ssrseg.paper.published import PAPER, Cell
 from ssrseg.paper.results import Results
 from ssrseg.paper.rows import TABLES
 from ssrseg.paper.tables import FULL
+from ssrseg.paper.workspace import Result
 
 RUN = {"run": "runs/ssr/seed-0"}
 HIT = {"training": RUN, "classes": {"cat": {"images": 2, "confusion_ratio": 0.1}}}

@@ -22,9 +22,8 @@ from ssrseg.foreground import collect_foreground
 from ssrseg.model import SSR
 from ssrseg.paper import provenance
 from ssrseg.paper import run_experiments as machinery
-from ssrseg.paper.ablation import ablation_rows
 from ssrseg.paper.cam_seeds import score_seeds
-from ssrseg.paper.experiments import Experiment, Result, Training, Workspace, tasks
+from ssrseg.paper.experiments import Experiment, Training
 from ssrseg.paper.provenance import Measure, encoder_digests
 from ssrseg.paper.rows import (
     AS_SET,
@@ -45,6 +44,8 @@ from ssrseg.paper.rows import (
     coco_settings,
 )
 from ssrseg.paper.run_experiments import missing_tasks, run_experiments
+from ssrseg.paper.variations import ablation_rows
+from ssrseg.paper.workspace import Result, Workspace, tasks
 from ssrseg.pseudo_masks import make_masks
 from ssrseg.trained_parts import identity_alignment, load_alignment, untrained_alignment
 from ssrseg.training import train

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from ssrseg.paper.ablation import ablation_table
-from ssrseg.paper.experiments import Experiment, Result
+from ssrseg.paper.experiments import Experiment
 from ssrseg.paper.published import PAPER
 from ssrseg.paper.results import NOT_MEASURED, Results, spread, summary
 from ssrseg.paper.rows import SSR_TRAINING, TABLES
 from ssrseg.paper.tables import paper_table
+from ssrseg.paper.workspace import Result
 
 # typed by hand from the paper
 PRINTED = {

@@ -12,10 +12,11 @@ from tiny_encoders import tiny_config
 from ssrseg.config import Config
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages
-from ssrseg.paper.experiments import Experiment, Result, Task, Training, Workspace
+from ssrseg.paper.experiments import Experiment, Training
 from ssrseg.paper.results import Results
 from ssrseg.paper.studies import Standing, Study
 from ssrseg.paper.time_left import Time, Times
+from ssrseg.paper.workspace import Result, Task, Workspace
 
 ONE, TWO, FREE = Experiment("one", training=Training("ssr")), Experiment("two"), Experiment("free")
 

@@ -501,9 +501,11 @@ def evaluate(
         masks: Folder written by `masks` or `predict`.
         json: Also write the figures to this file.
     """
+    images = open_data(data, split)
+    # after the labels were read: it imports torch
     from ssrseg.evaluation import class_figures, evaluate, save_evaluation
 
-    result = evaluate(masks, open_data(data, split))
+    result = evaluate(masks, images)
     scores, rows = result.scores, []
     for name, each in class_figures(scores, result.classes, result.images).items():
         shares = (percent(each[figure]) for figure in ("iou", "precision", "recall"))

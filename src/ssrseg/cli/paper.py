@@ -32,8 +32,9 @@ from ssrseg.processors import processors
 
 if TYPE_CHECKING:
     from ssrseg.data.sample import LabelledImages
-    from ssrseg.paper.experiments import Experiment, Result, Workspace
+    from ssrseg.paper.experiments import Experiment
     from ssrseg.paper.results import TableReport
+    from ssrseg.paper.workspace import Result, Workspace
 
 # ---------------------------------------------------------------- data sets
 
@@ -178,7 +179,7 @@ class TableSetup(Setup):
             self._open(split, option) if wanted else None for split, option, wanted in needed
         )
         from ssrseg.paper.cam_seeds import ALPHAS
-        from ssrseg.paper.experiments import Workspace
+        from ssrseg.paper.workspace import Workspace
 
         return Workspace(
             self.out,
@@ -277,8 +278,6 @@ def table(
         coco_set: One setting for COCO alone, as --set.
     """
     from ssrseg.paper.rows import TABLES
-    from ssrseg.paper.run_experiments import run_experiments
-    from ssrseg.paper.tables import paper_table
 
     known = TABLES[number]
     wanted = [row for row in known if not rows or any(text in row.name for text in rows)]
@@ -289,6 +288,10 @@ def table(
     workspaces = [setup.workspace(known)]
     if coco is not None and number == 1:
         workspaces.append(setup.on_coco(coco, coco_set).workspace(known))
+    # after the labels were read: both import torch
+    from ssrseg.paper.run_experiments import run_experiments
+    from ssrseg.paper.tables import paper_table
+
     for each in workspaces:
         setup.measure(wanted, each)
     found = [run_experiments(known, each, seeds=setup.seeds, collect=True) for each in workspaces]
@@ -311,10 +314,13 @@ def ablate(
     config = setup.settings()
     if not variations:
         raise ConfigError("ablate what? Name a setting with its values: sgc.min_ratio=0.3,0.5,0.7.")
-    from ssrseg.paper.ablation import ablation_rows, ablation_table, distinct_tasks
+    from ssrseg.paper.variations import ablation_rows
 
     wanted = ablation_rows(variations, config, measure)
     workspace = setup.workspace(wanted)
+    # after the labels were read: it imports torch
+    from ssrseg.paper.ablation import ablation_table, distinct_tasks
+
     distinct_tasks(wanted, workspace, setup.seeds)  # before anything is measured
     found = setup.measure(wanted, workspace)
     keys = "-".join(each.partition("=")[0] for each in variations)
@@ -439,20 +445,18 @@ def figure(
         raise ConfigError(f"--{foreign[0]} belongs to Figure 3. Leave it away for Figure {number}.")
     if extra.data2 is None and (extra.split2 or extra.model2):
         raise ConfigError("--split2 and --model2 describe --data2, which is missing. Give it too.")
+    sets = [(setup.data, setup.split, setup.model)]
+    if extra.data2 is not None:
+        sets.append((extra.data2, extra.split2, extra.model2 or setup.model))
+    opened = [open_data(data, split) for data, split, _ in sets]
+    # after the labels were read: all import torch
     from ssrseg.device import settled_precision
     from ssrseg.paper.figures import FigureOptions, FigureSource, make_figure
     from ssrseg.paper.method_comparison import parse_rows
 
-    sets = [(setup.data, setup.split, setup.model)]
-    if extra.data2 is not None:
-        sets.append((extra.data2, extra.split2, extra.model2 or setup.model))
     sources = [
-        FigureSource(
-            open_data(data, split),
-            settled_precision(setup.settings(model), setup.pick_device()),
-            model,
-        )
-        for data, split, model in sets
+        FigureSource(images, settled_precision(setup.settings(model), setup.pick_device()), model)
+        for images, (_, _, model) in zip(opened, sets, strict=True)
     ]
     options = FigureOptions(images, parse_rows(extra.row), setup.cache, setup.pick_device())
     facts = make_figure(number, sources, out, options, command=shlex.join(typed()))

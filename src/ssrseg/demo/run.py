@@ -22,8 +22,8 @@ from ssrseg.demo.scenes import write_dataset
 from ssrseg.device import pick_device
 from ssrseg.model import SSR
 from ssrseg.paper.cam_seeds import ALPHAS
-from ssrseg.paper.experiments import Workspace
 from ssrseg.paper.run_experiments import run_experiments
+from ssrseg.paper.workspace import Workspace
 
 TRAIN_SCENES, VAL_SCENES = 400, 100
 SCORED_SCENES, QUICK_SCENES = 200, 60

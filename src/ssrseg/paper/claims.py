@@ -11,11 +11,11 @@ from typing import Literal
 
 from scipy.stats import t as student
 
-from ssrseg.paper.experiments import Result
 from ssrseg.paper.published import Cell
 from ssrseg.paper.results import Results
 from ssrseg.paper.rows import AS_SET, CLIP_CAM, CLIP_ES_DECODER, DECODER_CRF
 from ssrseg.paper.tables import FULL
+from ssrseg.paper.workspace import Result
 
 Word = Literal["holds", "does not hold", "within noise", "one seed", "not measured"]
 

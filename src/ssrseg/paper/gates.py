@@ -19,11 +19,13 @@ from ssrseg.errors import DataError, counted
 from ssrseg.feature_cache import photo_sizes
 from ssrseg.manifest import mask_path
 from ssrseg.networks.clip import USUAL_PIXELS, FrozenCLIP
-from ssrseg.paper.experiments import Experiment, Result, Training, Workspace
-from ssrseg.paper.provenance import run_settings, scoring_settings, vocabulary_of
+from ssrseg.paper.deciding import run_settings, scoring_settings
+from ssrseg.paper.experiments import Experiment, Training
+from ssrseg.paper.provenance import vocabulary_of
 from ssrseg.paper.published import Cell
 from ssrseg.paper.rows import PLAIN, RAW
 from ssrseg.paper.run_experiments import run_experiments
+from ssrseg.paper.workspace import Result, Workspace
 from ssrseg.prepare.voc import PUBLISHED
 
 Name = Literal["G2", "G1", "G3"]

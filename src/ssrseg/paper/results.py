@@ -10,7 +10,7 @@ from typing import Any
 
 from ssrseg.data.files import atomic_write, write_json
 from ssrseg.markdown import markdown_text
-from ssrseg.paper.experiments import Result
+from ssrseg.paper.workspace import Result
 from ssrseg.report.page import ReportTable, TableRow, plain_text
 
 NOT_MEASURED = "not measured"

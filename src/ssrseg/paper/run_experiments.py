@@ -27,9 +27,10 @@ from ssrseg.foreground import frozen_foreground
 from ssrseg.method.cmpa import Alignment, image_prototypes
 from ssrseg.model import SSR
 from ssrseg.paper.cam_seeds import SeedScores, score_seeds
-from ssrseg.paper.experiments import KEY_FILE, Experiment, Result, Task, Workspace, tasks
+from ssrseg.paper.experiments import Experiment
 from ssrseg.paper.provenance import content_key, git_commit, run_identity
 from ssrseg.paper.records import read_marker, read_result
+from ssrseg.paper.workspace import KEY_FILE, Result, Task, Workspace, tasks
 from ssrseg.prediction import predict
 from ssrseg.prepare.workers import WorkerPool
 from ssrseg.pseudo_masks import make_masks

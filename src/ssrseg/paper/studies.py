@@ -9,11 +9,12 @@ from typing import Any
 
 from ssrseg.config import Config
 from ssrseg.data.open import open_labelled
-from ssrseg.paper.experiments import Experiment, Task, Workspace
+from ssrseg.paper.experiments import Experiment
 from ssrseg.paper.gates import GateSetting
 from ssrseg.paper.results import Results
 from ssrseg.paper.rows import AS_SET, DECODER, DECODER_CRF, TABLES, WITH_CRF, WITH_PAR
 from ssrseg.paper.run_experiments import look, run_experiments
+from ssrseg.paper.workspace import Task, Workspace
 
 OWN = (AS_SET, WITH_PAR, WITH_CRF, DECODER, DECODER_CRF)
 """The rows in which a preset stands as it is, by which it is held beside another."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ssrseg.paper.experiments import Result
 from ssrseg.paper.published import PAPER, PaperRow
 from ssrseg.paper.results import (
     CONFUSION_NOTE,
@@ -26,6 +25,7 @@ from ssrseg.paper.rows import (
     READOUTS,
     TABLES,
 )
+from ssrseg.paper.workspace import Result
 from ssrseg.report.page import ReportTable, TableRow
 
 OTHER_DATA = (

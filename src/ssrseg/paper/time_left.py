@@ -14,9 +14,9 @@ from ssrseg.errors import SSRError
 from ssrseg.estimate import Estimates, duration, estimate
 from ssrseg.feature_cache import photo_sizes
 from ssrseg.loading import encoders_on_disk
-from ssrseg.paper.experiments import Task
 from ssrseg.paper.gates import Gate, GateSetting
 from ssrseg.paper.studies import Standing
+from ssrseg.paper.workspace import Task
 
 
 @dataclass(frozen=True)
