@@ -36,6 +36,7 @@ from encoders.photos import (
     GRID,
     MID,
     TOP,
+    Features,
     Photo,
     StemViews,
     fingerprint,
@@ -344,6 +345,12 @@ class PhotoClipObjective(Objective):
         near the identity, to all three readings; and the text tower is taught its vectors of names.
         What images show outside the few thousand photographs is kept by that more than learned.
         """
+        clip = self._new_clip()
+        self._teach_texts(clip)
+        bias = nn.ParameterList([nn.Parameter(torch.full((3,), -6.0))])
+        return nn.ModuleDict({"clip": clip, "bias": bias})
+
+    def _new_clip(self) -> CLIPModel:
         recipe = self.recipe
         clip = CLIPModel(clip_config(recipe, self.tokenizer))
         # plain attention: the fused kernel's backward pass is many times slower in bf16 on a CPU
@@ -366,9 +373,7 @@ class PhotoClipObjective(Objective):
             torch.nn.init.eye_(values.v_proj.weight)
             torch.nn.init.eye_(values.out_proj.weight).mul_(0.3)
             clip.logit_scale.fill_(math.log(20.0))
-        self._teach_texts(clip)
-        bias = nn.ParameterList([nn.Parameter(torch.full((3,), -6.0))])
-        return nn.ModuleDict({"clip": clip, "bias": bias})
+        return clip
 
     def _read_teacher(self) -> tuple[Float[Tensor, "dim channels"], Float[Tensor, " dim"]]:
         """Weight and bias of least squares from channels to the teacher's features, of size 1."""
@@ -403,12 +408,13 @@ class PhotoClipObjective(Objective):
         """Losses of one window of each of some photographs, at one place of their views."""
         recipe, rng = self.recipe, np.random.default_rng([self.recipe.seed, step])
         index = rng.choice(len(self._weights), recipe.batch, replace=False, p=self._weights)
-        features = self._views[rng.integers(recipe.kept, size=recipe.batch), index]
+        views = rng.integers(recipe.kept, size=recipe.batch), index
+        features = self._views[views]
         whole = step >= (1 - recipe.whole_share) * recipe.steps
         side = GRID if whole else recipe.window
         row, column = 2 * rng.integers(0, (GRID - side) // 2 + 1, size=2)
         down, across = slice(row, row + side), slice(column, column + side)
-        features = features._replace(top=self._name_teacher.imagine(features.top, rng))
+        features = self._imagine(features, rng)
         channels = self._tag_teacher.whiten(join(features))
         # what the teachers say of the window, and which names are asked
         top = features.top[:, :, row // 2 : (row + side) // 2, column // 2 : (column + side) // 2]
@@ -440,7 +446,7 @@ class PhotoClipObjective(Objective):
         clip = model["clip"]
         words = self.tokenizer(texts, padding=True, return_tensors="pt")
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
-            tower = encode_stem(clip, channels[:, :, down, across], where)
+            tower = encode_stem(clip, self._seen(views, channels, down, across), where)
             encoded = clip.text_projection(clip.text_model(**words).pooler_output)
         encoded = functional.normalize(encoded.float(), dim=-1)
         terms = lesson_losses(tower, lesson, encoded, clip.logit_scale.exp(), model["bias"][0])
@@ -452,6 +458,19 @@ class PhotoClipObjective(Objective):
         loss = terms["names"] + recipe.sigmoid * sigmoids + recipe.likeness * alike
         return {"loss": loss, **terms, **likeness}
 
+    def _imagine(self, features: Features, rng: np.random.Generator) -> Features:
+        return features._replace(top=self._name_teacher.imagine(features.top, rng))
+
+    def _seen(
+        self,
+        views: tuple[Int[np.ndarray, " windows"], Int[np.ndarray, " windows"]],
+        channels: Float[Tensor, "windows channels grid grid"],
+        down: slice,
+        across: slice,
+    ) -> Float[Tensor, "windows channels side side"]:
+        """What the patch embedding is given of windows."""
+        return channels[:, :, down, across]
+
     def momentum(self, step: int) -> float:
         """At most 0.995."""
         return min(0.995, (1 + step) / (10 + step))
@@ -462,18 +481,24 @@ class PhotoClipObjective(Objective):
 
     def export(self, model: nn.ModuleDict, folder: Path) -> None:
         """Write model, tokenizer and names; the stem becomes its patch embedding."""
-        teacher, clip = self._tag_teacher, copy.deepcopy(model["clip"])
-        some = self._views.some(self.recipe.seed)
+        clip = copy.deepcopy(model["clip"])
+        chosen = self._views.chosen(self.recipe.seed)
+        some = self._views[chosen]
         where = places(some.boxes, GRID, self.recipe.grid).flatten(1)
+        seen = self._seen(chosen, self._tag_teacher.whiten(join(some)), slice(GRID), slice(GRID))
         with torch.no_grad():
-            hidden = before_last_block(clip, teacher.whiten(join(some)), where)[:, 1:]
+            hidden = before_last_block(clip, seen, where)[:, 1:]
             normed = clip.vision_model.encoder.layers[-1].layer_norm1(hidden)
         centre_last_norm(clip, normed.mean((0, 1)))
-        config = clip_config(self.recipe, self.tokenizer, stem="efficientnet-lite0", stem_blocks=16)
-        place = "vision_model.embeddings.patch_embedding"
-        super().export(fold_stem(clip, config, place, teacher.mean, teacher.deviation), folder)
+        super().export(self._on_pixels(clip), folder)
         self.tokenizer.save_pretrained(folder)
         write_text(folder / NAMES_FILE, "".join(f"{name}\n" for name in known_names()))
+
+    def _on_pixels(self, clip: CLIPModel) -> CLIPModel:
+        teacher = self._tag_teacher
+        config = clip_config(self.recipe, self.tokenizer, stem="efficientnet-lite0", stem_blocks=16)
+        place = "vision_model.embeddings.patch_embedding"
+        return fold_stem(clip, config, place, teacher.mean, teacher.deviation)
 
     def evaluate(self, average: nn.ModuleDict, folder: Path) -> dict[str, float]:
         """The temperature, and the mean average precision of tags of held-out photographs."""

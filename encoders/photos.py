@@ -138,6 +138,16 @@ def jitter(
     return image.clip(0, 1)
 
 
+def draw_view(
+    photo: Photo, view: int, index: int, seed: int
+) -> tuple[Float[Tensor, "3 side side"], Box]:
+    """Normalised pixels of a view, by its number and that of the photograph; 0 shows all of it."""
+    rng = np.random.default_rng([view, index, seed])
+    image, box = cut_view(read_image(photo.path).numpy(), rng, whole=view == 0)
+    pixels = (jitter(image / 255, rng) - PIXEL_MEAN) / PIXEL_STD
+    return torch.from_numpy(pixels).float().permute(2, 0, 1), box
+
+
 def frozen_stem() -> Stem:
     """EfficientNet-Lite0's blocks; their projection hands the channels on as they are."""
     stem = Stem(MID + TOP, 16)
@@ -222,18 +232,16 @@ class StemViews:
         self._mid, self._top, self._boxes = files
         stem = frozen_stem()
         for view in range(done["done"], count):
-            for index, photo in enumerate(photos):
-                self._fill(stem, view, index, read_image(photo.path).numpy(), seed)
+            for index in range(len(photos)):
+                self._fill(stem, view, index, seed)
             for file in files:
                 file.flush()
             write_text(told, json.dumps(name | {"done": view + 1}))
 
     @torch.inference_mode()
-    def _fill(self, stem: Stem, view: int, index: int, photo: np.ndarray, seed: int) -> None:
-        rng = np.random.default_rng([view, index, seed])
-        image, box = cut_view(photo, rng, whole=view == 0)
-        pixels = (jitter(image / 255, rng) - PIXEL_MEAN) / PIXEL_STD
-        mid, top = stem.features(torch.from_numpy(pixels).float().permute(2, 0, 1)[None])
+    def _fill(self, stem: Stem, view: int, index: int, seed: int) -> None:
+        pixels, box = draw_view(self.photos[index], view, index, seed)
+        mid, top = stem.features(pixels[None])
         self._mid[view, index], self._top[view, index] = mid[0].numpy(), top[0].numpy()
         self._boxes[view, index] = box
 
@@ -242,11 +250,15 @@ class StemViews:
         mid, top = (torch.from_numpy(file[chosen]).float() for file in (self._mid, self._top))
         return Features(mid, top, self._boxes[chosen])
 
-    def some(self, seed: int) -> Features:
-        """The first view of 600 photographs."""
+    def chosen(self, seed: int) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+        """Numbers of the first view of 600 photographs, and of these."""
         rng, count = np.random.default_rng(seed), len(self.photos)
         chosen = np.sort(rng.choice(count, min(600, count), replace=False))
-        return self[np.zeros_like(chosen), chosen]
+        return np.zeros_like(chosen), chosen
+
+    def some(self, seed: int) -> Features:
+        """The first view of 600 photographs."""
+        return self[self.chosen(seed)]
 
     def moments(
         self, seed: int

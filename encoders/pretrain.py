@@ -20,6 +20,7 @@ from torch import nn
 
 from encoders.clip import ClipObjective, ClipRecipe
 from encoders.clip_photos import PhotoClipObjective, PhotoClipRecipe
+from encoders.clip_plain import PlainClipObjective, PlainClipRecipe
 from encoders.dino import DinoObjective, DinoRecipe
 from encoders.dino_photos import PhotoDinoObjective, PhotoDinoRecipe
 from encoders.objective import Objective, Recipe
@@ -33,6 +34,7 @@ RECIPES: dict[str, Recipe] = {
     "clip-demo": ClipRecipe(),
     "dino-demo": DinoRecipe(),
     "clip-photos": PhotoClipRecipe(),
+    "clip-plain": PlainClipRecipe(),
     "dino-photos": PhotoDinoRecipe(),
 }
 """Those of photographs are meant for a few thousand of them."""
@@ -178,7 +180,8 @@ def build_objective(
                 f"{', '.join(folders)}: no photograph has a label among those that are learned"
                 f" ({', '.join(TAGS)}). Name others."
             )
-    return PhotoClipObjective(recipe, opened, checked, cache)
+    kind = PlainClipObjective if isinstance(recipe, PlainClipRecipe) else PhotoClipObjective
+    return kind(recipe, opened, checked, cache)
 
 
 def main() -> None:
@@ -195,7 +198,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action="store_true")
     chosen = parser.parse_args()
-    for option, recipes in (("photos", "clip-photos dino-photos"), ("held_out", "clip-photos")):
+    clips = "clip-photos clip-plain"
+    for option, recipes in (("photos", f"{clips} dino-photos"), ("held_out", clips)):
         if (chosen.recipe in recipes.split()) != bool(getattr(chosen, option)):
             takes = "needs" if chosen.recipe in recipes.split() else "takes no"
             parser.error(f"{chosen.recipe} {takes} --{option.replace('_', '-')}")

@@ -340,6 +340,7 @@ class Many:
     """Photographs whose views are their own numbers."""
 
     photos = range(1500)
+    chosen = StemViews.chosen
 
     def __getitem__(self, chosen: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         return chosen
