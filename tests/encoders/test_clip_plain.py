@@ -44,9 +44,7 @@ def test_it_learns_and_the_exported_folder_is_what_was_trained(
     assert before.shape[1:] == (3, 16, 16)
     for _ in range(2):
         run.advance()
-    assert not torch.equal(
-        run.model["clip"].vision_model.embeddings.patch_embedding.weight, before
-    )
+    assert not torch.equal(run.model["clip"].vision_model.embeddings.patch_embedding.weight, before)
     objective.export(run.model, tmp_path)
     clip = FrozenCLIP.load(tmp_path)
     pixels = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
