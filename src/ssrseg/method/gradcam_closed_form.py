@@ -49,7 +49,7 @@ class BlockWeights:
     heads: int
     eps: float
     activation: Callable[[Tensor], tuple[Tensor, Tensor]]
-    """The activation and its slope."""
+    """The activation and its slope; may overwrite its argument."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,14 @@ class BlockTrace:
     post_factor: Float[Tensor, "batch patches 1"]
 
 
-def quick_gelu_with_slope(hidden: Float[Tensor, "*size"]) -> tuple[Tensor, Tensor]:
-    """x·σ(1.702 x), CLIP's activation, and its slope σ·(1 + 1.702 (x - x·σ))."""
+def quick_gelu_with_slope_(hidden: Float[Tensor, "*size"]) -> tuple[Tensor, Tensor]:
+    """x·σ(1.702 x), CLIP's activation, and its slope σ + 1.702 σ·(x - x·σ); overwrites ``hidden``.
+
+    It is the largest matrix of the block, and fresh memory costs as much as a pass over it.
+    """
     sigma = (1.702 * hidden).sigmoid_()
     activated = hidden * sigma
-    slope = (hidden - activated).mul_(1.702).add_(1).mul_(sigma)
-    return activated, slope
+    return activated, sigma.addcmul_(sigma, hidden.sub_(activated), value=1.702)
 
 
 def with_slope(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
@@ -120,8 +122,9 @@ def trace_block(
     # packed and scaled before the product: cheaper than strides there and a pass over the result
     scaled = query.contiguous() * (dim // weights.heads) ** -0.5
     attention = normed.new_empty(batch, weights.heads, tokens - 1, tokens)
+    logits = normed.new_empty(batch, tokens - 1, tokens)
     for head in range(weights.heads):  # the maps are the largest thing here: no second set of them
-        logits = scaled[:, head] @ key[:, head].contiguous().mT
+        torch.bmm(scaled[:, head], key[:, head].contiguous().mT, out=logits)
         torch.softmax(logits, -1, out=attention[:, head])
     # attention's output, added to the residual: (batch, patches, dim)
     attended = attention @ value
@@ -151,7 +154,7 @@ def mean_gradient(
     patches = trace.post_unit.shape[1]
     slope = trace.slope
     # shared by all classes: (batch, patches, hidden)
-    shared = slope * (trace.post_unit @ weights.fc2_weight)
+    shared = trace.post_unit @ weights.fc2_weight
     # ∂p / ∂(last LayerNorm), the same for every patch: (batch, slots, dim)
     at_norm = cotangent @ weights.projection / patches * weights.post_weight
     at_norm = at_norm - at_norm.mean(-1, keepdim=True)
@@ -164,7 +167,7 @@ def mean_gradient(
         along = (trace.post_unit @ row[..., None]) / row.shape[-1]
         at_output = (row[:, None] - along * trace.post_unit) * trace.post_factor
         # MLP and its LayerNorm: (batch, patches, hidden), then (batch, patches, dim)
-        at_hidden = (slope * (row @ weights.fc2_weight)[:, None]).addcmul_(shared, -along)
+        at_hidden = torch.addcmul((row @ weights.fc2_weight)[:, None], shared, -along).mul_(slope)
         at_mlp = (at_hidden @ weights.fc1_weight) * trace.post_factor * weights.norm_weight
         along = (at_mlp * trace.norm_unit).mean(-1, keepdim=True)
         at_mlp = at_mlp - at_mlp.mean(-1, keepdim=True) - trace.norm_unit * along
@@ -173,8 +176,9 @@ def mean_gradient(
         at_heads = (at_middle @ weights.out_weight).view(*split).transpose(1, 2)
         # softmax: column sums of dS, and its column of CLS: (batch, heads, tokens or patches)
         own = (at_heads * trace.attended).sum(-1)  # Σ_j A_ij dA_ij
-        back = trace.attention.mT @ at_heads  # dV of every token
-        columns = (trace.value * back).sum(-1) - (trace.attention.mT @ own[..., None])[..., 0]
+        # dV of every token, and what of own comes to it
+        back = trace.attention.mT @ torch.cat([at_heads, own[..., None]], -1)
+        columns = (trace.value * back[..., :-1]).sum(-1) - back[..., -1]
         at_cls = to_cls * ((at_heads @ trace.value[:, :, 0, :, None])[..., 0] - own)
         scale = head_dim**-0.5
         # sums over patches at the query, key and value inputs: (batch, heads, head_dim) each

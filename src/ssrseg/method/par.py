@@ -56,21 +56,32 @@ def pixel_affinity(
     for neighbour in neighbours:
         torch.sub(neighbour, mean, out=difference)
         width.addcmul_(difference, difference)
-    width.div_(len(neighbours) - 1).sqrt_().add_(TINY).mul_(W1)
+    width.div_(len(neighbours) - 1).sqrt_().add_(TINY).mul_(W1 * image.shape[1] ** 0.5)
+    narrow = width.reciprocal_()
 
+    # The maps are the largest thing in memory: each is finished while it is at hand.
     colour = image.new_empty(len(neighbours), len(image), 1, *image.shape[2:])
+    least = torch.full_like(colour[0], torch.inf)
     for neighbour, exponent in zip(neighbours, colour, strict=True):
         torch.sub(neighbour, image, out=difference)
-        difference.div_(width).square_()
-        torch.mean(difference, 1, keepdim=True, out=exponent)
+        first, *others = difference.mul_(narrow).split(1, 1)
+        torch.mul(first, first, out=exponent)
+        for each in others:
+            exponent.addcmul_(each, each)
+        torch.minimum(least, exponent, out=least)
     distance = torch.tensor(
         [d * (dy * dy + dx * dx) ** 0.5 for d in dilations for dy, dx in DIRECTIONS],
         dtype=image.dtype,
     ).to(image.device, non_blocking=True)
     position = (-(distance / (distance.std() + TINY) / W1).square()).softmax(0)
-    # softmax of -colour in place: the maps are the largest thing in memory
-    colour.neg_().sub_(colour.amax(0)).exp_()
-    return colour.div_(colour.sum(0)).add_(W2 * position.view(-1, 1, 1, 1, 1))
+    # softmax of -colour, in place
+    total = torch.zeros_like(least)
+    for exponent in colour:
+        total.add_(torch.sub(least, exponent, out=exponent).exp_())
+    share = total.reciprocal_()
+    for weight, near in zip(colour, W2 * position, strict=True):
+        weight.mul_(share).add_(near)
+    return colour
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from ssrseg.errors import BackboneError, ConfigError
 from ssrseg.method.gradcam_closed_form import (
     BlockTrace,
     BlockWeights,
-    quick_gelu_with_slope,
+    quick_gelu_with_slope_,
     trace_block,
     with_slope,
 )
@@ -306,7 +306,7 @@ class FrozenCLIP(Frozen):
             projection=self.model.visual_projection.weight,
             heads=attention.num_heads,
             eps=block.layer_norm2.eps,
-            activation=quick_gelu_with_slope if quick else with_slope(mlp.activation_fn),
+            activation=quick_gelu_with_slope_ if quick else with_slope(mlp.activation_fn),
         )
 
     def trace_last_block(self, features: ClipFeatures) -> BlockTrace:
