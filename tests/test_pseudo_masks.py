@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import csv
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -15,13 +17,14 @@ from tiny_encoders import tiny_clip, tiny_config, tiny_dino
 from torch import Tensor
 
 from ssrseg import mask_folder as module
+from ssrseg import pseudo_masks
 from ssrseg.config import Config
 from ssrseg.data.class_ids import read_class_ids, write_class_ids
 from ssrseg.data.images import read_image
 from ssrseg.data.open import open_labelled
 from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.superpixels import SuperpixelCache
-from ssrseg.errors import BackboneError, CheckpointError, ConfigError, DataError
+from ssrseg.errors import BackboneError, CheckpointError, ConfigError, DataError, OutputError
 from ssrseg.made_with import MadeWith
 from ssrseg.mask_folder import Making, open_masks
 from ssrseg.model import SSR
@@ -134,6 +137,56 @@ def test_stopped_and_started_again(
     made.clear()
     assert make_masks(folder, tmp_path / "halves", config).written == 0
     assert made == []
+
+
+def test_a_mask_is_written_while_the_next_one_is_made(
+    folder: LabelledImages, tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_masks(folder, tmp_path / "as ever", config)
+    next_one, write, choose = Event(), module.write_mask, pseudo_masks.mask_of_cam
+    written: list[str] = []
+    calls = count(1)
+
+    def waiting(path: Path, ids: Tensor, made_for: str, note: str) -> None:
+        assert next_one.wait(60), "nothing is made while this waits"
+        written.append(path.stem)
+        write(path, ids, made_for, note)
+
+    def choosing(*arguments: Any) -> Any:
+        if next(calls) == 2:
+            next_one.set()
+        return choose(*arguments)
+
+    monkeypatch.setattr(module, "write_mask", waiting)
+    monkeypatch.setattr(pseudo_masks, "mask_of_cam", choosing)
+    result = make_masks(folder, tmp_path / "waiting", config)
+    assert written == [sample.name for sample in folder.samples] and result.written == 4
+    assert contents(tmp_path / "waiting") == contents(tmp_path / "as ever")
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_mask_that_cannot_be_written_ends_the_call_and_the_others_stay(
+    folder: LabelledImages,
+    tmp_path: Path,
+    config: Config,
+    monkeypatch: pytest.MonkeyPatch,
+    last: bool,
+) -> None:
+    full, write = folder.samples[-1 if last else 1].name, module.write_mask
+
+    def refusing(path: Path, *arguments: Any) -> None:
+        if path.stem == full:
+            raise OutputError(f"{path} cannot be written")
+        write(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_mask", refusing)
+        with pytest.raises(OutputError, match=full):
+            make_masks(folder, tmp_path, config)
+    there = {path.stem for path in (tmp_path / "masks").iterdir()}
+    assert full not in there and folder.samples[0].name in there
+    result = make_masks(folder, tmp_path, config)
+    assert (result.written, result.skipped) == (4 - len(there), len(there))
 
 
 def test_what_is_done_is_known_without_the_manifest(

@@ -5,7 +5,7 @@ Neither the model nor the library of the encoders is imported before a CAM is mi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -155,8 +155,14 @@ class CamSource:
     def _path(self, sample: Sample) -> Path:
         return self._out / cams_path(sample.name)
 
-    def of(self, samples: Sequence[Sample]) -> Iterator[PhotoCams | TiledCams | Unusable]:
+    def of(
+        self, samples: Sequence[Sample], behind: Callable[..., None]
+    ) -> Iterator[PhotoCams | TiledCams | Unusable]:
         """The CAMs of samples: first those that are kept, then the others, then those in tiles.
+
+        Args:
+            behind: Told a function and its arguments, calls it while the next CAMs are made, and
+                before what it is told later. New CAMs are written by it.
 
         Raises:
             SSRError: If an encoder is needed and cannot be loaded.
@@ -184,14 +190,14 @@ class CamSource:
                 else:
                     yield _photo_cams(kept[index], cams, batch, row, kept=True)
         if missing:
-            yield from self._made(missing)
+            yield from self._made(missing, behind)
         for sample, tiling in tiled:
             try:
-                yield self._tiled(sample, tiling)
+                yield self._tiled(sample, tiling, behind)
             except DataError as error:
                 yield Unusable(sample, error)
 
-    def _tiled(self, sample: Sample, tiling: Tiling) -> TiledCams:
+    def _tiled(self, sample: Sample, tiling: Tiling, behind: Callable[..., None]) -> TiledCams:
         """CAMs of a photograph that is seen in tiles, kept or new.
 
         Raises:
@@ -209,16 +215,18 @@ class CamSource:
                 settings.max_side,
                 lambda photos: self._model.looks(photos, sample.labels),
             )
-        cams = self._keep(sample, cams_to_keep(found, self.made_with.classes), digest)
+        cams = cams_to_keep(found, self.made_with.classes)
+        behind(self._keep, sample, cams, digest)
         return TiledCams(sample, cams, tiling, digest, False)
 
-    def _keep(self, sample: Sample, cams: KeptCams, digest: str) -> KeptCams:
+    def _keep(self, sample: Sample, cams: KeptCams, digest: str) -> None:
         """Write the CAMs of a sample; ``digest`` is that of its photograph."""
         write_cams(self._path(sample), cams, self.made_with.cams_of(sample, digest))
-        return cams
 
-    def _made(self, samples: Sequence[Sample]) -> Iterator[PhotoCams | Unusable]:
-        """New CAMs; they are on the disk before they are handed out."""
+    def _made(
+        self, samples: Sequence[Sample], behind: Callable[..., None]
+    ) -> Iterator[PhotoCams | Unusable]:
+        """New CAMs."""
         from ssrseg.photo_masks import photo_masks
 
         model, sgc = self._model, self._config.sgc
@@ -235,7 +243,7 @@ class CamSource:
             found = [cams_to_keep(each, names) for each in photo_masks(model, batch)]
             for row, cams in enumerate(found):
                 sample = samples[batch.index[row]]
-                self._keep(sample, cams, batch.digests[row])
+                behind(self._keep, sample, cams, batch.digests[row])
                 yield _photo_cams(sample, cams, batch, row, kept=False)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -70,12 +72,16 @@ class Making:
     confidence: bool = False
 
 
+_WAITING = 4  # files that are made and not yet written: CAMs and masks
 _SHOWN = 8  # differences in one message
 _UNKNOWN = Change(("nothing that can be read says which",), refused=True, spares_others=False)
 
 
 class MaskFolder:
     """The masks of one call, made once each; use ``open_masks``.
+
+    A thread writes them, one after the other, while the next one is made: a disk takes its time.
+    What depends on them, as ``written`` and ``reviews`` do, is true after ``finish``.
 
     Attributes:
         todo: Samples whose mask is to be made now.
@@ -98,6 +104,8 @@ class MaskFolder:
         self.reviews: dict[str, Review] = {}
         self.failures: list[Failure] = []
         self.manifest = Manifest(out / MANIFEST, making.made_with.classes)
+        self._writer = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[object]] = deque()
 
     def look(self, samples: Sequence[Sample], *, overwrite: bool) -> None:
         """Sort samples into those to do, those done, and those that a person has corrected.
@@ -215,13 +223,53 @@ class MaskFolder:
         review: Review,
         confidence: Float[Tensor, "height width"] | RowsPng | None,
     ) -> None:
-        """Write a mask, unless it is a person's, then its line.
+        """Have a mask written, unless it is a person's, then its line.
 
         Args:
-            ids: The mask, or what has got it row by row.
+            ids: The mask; or what has got it row by row, which is written before this returns.
             photo: Digest of the photograph from before it was read.
             confidence: Written too; None = one of an earlier mask is removed.
+
+        Raises:
+            OutputError: If the disk takes nothing, of this mask or of one before.
         """
+        self.behind(self._write, sample, ids, photo, review, confidence)
+        if isinstance(ids, RowsPng):
+            self.finish()
+
+    def behind(self, call: Callable[..., object], *arguments: object) -> None:
+        """Have something done by the thread that writes, after all that it was told before.
+
+        Raises:
+            OutputError: If the disk takes nothing, of this or of something before.
+        """
+        self._waiting.append(self._writer.submit(call, *arguments))
+        self._wait(_WAITING)
+
+    def finish(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            OutputError: If the disk takes nothing.
+        """
+        self._wait(0)
+
+    def _wait(self, most: int) -> None:
+        while len(self._waiting) > most:
+            self._waiting.popleft().result()
+
+    def close(self) -> None:
+        """Wait until the thread has done what it was told; ``finish`` tells whether it could."""
+        self._writer.shutdown()
+
+    def _write(
+        self,
+        sample: Sample,
+        ids: UInt8[Tensor, "height width"] | RowsPng,
+        photo: str,
+        review: Review,
+        confidence: Float[Tensor, "height width"] | RowsPng | None,
+    ) -> None:
         made_for = self.making.made_with.mask_of(sample, photo)
         path = self.out / confidence_path(sample.name)
         if confidence is not None:
@@ -243,6 +291,7 @@ class MaskFolder:
     def stop_if_asked(self, stop: Stop) -> None:
         """Raise Interrupted between two images if somebody wants the work to end."""
         if stop.requested:
+            self.finish()
             raise stop.error(
                 f"{self.written:,} masks were written to {self.out / 'masks'} now. The same command"
                 " goes on from there."
@@ -304,7 +353,9 @@ def open_masks(
                 settings_file(out, making.made_from), making.settings + making.made_with.line()
             )
             yield folder
+            folder.finish()
         finally:
+            folder.close()
             folder.manifest.write()
             write_doubts(out, folder.reviews)
             write_failures(out, folder.failures)

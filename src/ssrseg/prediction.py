@@ -156,6 +156,7 @@ def predict(
                 masks.fail(sample, error)
             progress.advance(sample.image.name)
             masks.stop_if_asked(stop)
+        masks.finish()
         reviews = masks.reviewed()
     return PredictResult(
         out,

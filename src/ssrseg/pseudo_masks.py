@@ -141,7 +141,7 @@ def make_masks(
         until_stopped() as stop,
         steps("Pseudo masks", len(data), done=len(data) - len(masks.todo)) as progress,
     ):
-        for each in source.of(masks.todo):
+        for each in source.of(masks.todo, masks.behind):
             if isinstance(each, Unusable):
                 masks.fail(each.sample, each.error)
             elif isinstance(each, TiledCams):
@@ -165,6 +165,7 @@ def make_masks(
                 from_kept_cams += each.kept and sample.name not in masks.corrected
             progress.advance(each.sample.name)
             masks.stop_if_asked(stop)
+        masks.finish()
         absent, reviews = masks.manifest.absent(data.samples), masks.reviewed()
     return MasksResult(
         out,
