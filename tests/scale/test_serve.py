@@ -256,6 +256,7 @@ def test_what_is_refused(
 
 
 def test_requests_that_are_wrong(client: httpx2.Client, photos: list[Path]) -> None:
+    before = metric(client, 'ssrseg_errors_total{kind="address"}')
     wrong = post(client, photos[0], "?as=gif")
     assert wrong.status_code == 400 and "as: Input should be 'png', 'rle'" in wrong.json()["error"]
     wrong = post(client, photos[0], headers={"accept": "text/html"})
@@ -268,6 +269,7 @@ def test_requests_that_are_wrong(client: httpx2.Client, photos: list[Path]) -> N
     assert no_file.status_code == 400 and "There is no image" in no_file.json()["error"]
     assert client.get("/v1/segment").status_code == 405
     assert set(client.get("/nowhere").json()) == {"error"}
+    assert metric(client, 'ssrseg_errors_total{kind="address"}') == before + 2
 
 
 def test_a_body_without_a_length(client: httpx2.Client, photos: list[Path]) -> None:

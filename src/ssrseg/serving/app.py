@@ -50,21 +50,23 @@ _FAULTS = {
 def make_app(service: Service, title: str) -> FastAPI:
     """The server of a model; ``title`` says which."""
     app = FastAPI(title=f"ssrseg: {title}", description="Image in, segmentation mask out.")
-    _answer_faults(app)
+    _answer_faults(app, service)
     _add_segment(app, service)
     _add_state(app, service, title)
     return app
 
 
-def _answer_faults(app: FastAPI) -> None:
+def _answer_faults(app: FastAPI, service: Service) -> None:
     """Say what is wrong as JSON, whatever it is."""
 
     @app.exception_handler(HTTPException)
     async def known(_: Request, error: HTTPException) -> Response:
+        service.metrics.errors.labels("address").inc()  # there is none, or not by this method
         return fault(str(error.detail), error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
+        service.metrics.errors.labels("form").inc()
         first = error.errors()[0]
         return fault(f"{first['loc'][-1]}: {first['msg']}.", 400)
 
