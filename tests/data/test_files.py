@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from ssrseg.data.files import (
     atomic_write,
     content_digest,
     only_writer,
+    scratch_folder,
     sweep,
     user_path,
     write_json,
@@ -188,6 +190,27 @@ with atomic_write(Path(sys.argv[1]) / "deep" / "checkpoint.safetensors") as temp
         other.communicate("")
     assert (tmp_path / "c.txt").exists()
     assert all(path.exists() for path in own)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not tell whether a process lives")
+def test_temporary_folders_of_killed_processes_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with scratch_folder() as name:
+        parts = Path(name).name.split("-")
+        assert parts[:1] + parts[2:3] == ["ssrseg", str(os.getpid())]
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        killed = tmp_path / f"ssrseg-{parts[1]}-{gone.pid}-abc"
+        elsewhere = tmp_path / f"ssrseg-00000000-{gone.pid}-abc"
+        other = tmp_path / "ssrseg-results"
+        for folder in (killed, elsewhere, other):
+            (folder / "images").mkdir(parents=True)
+        with scratch_folder() as second:
+            assert Path(name).is_dir() and Path(second).is_dir() and not killed.exists()
+            assert elsewhere.is_dir() and other.is_dir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [elsewhere.name, other.name]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")

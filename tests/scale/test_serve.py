@@ -252,7 +252,7 @@ def test_what_is_refused(
     found = post(client, content)
     assert (found.status_code, set(found.json())) == (status, {"error"})
     assert text in found.json()["error"]
-    assert "ssrseg-serve-" not in found.text and "Traceback" not in found.text
+    assert "ssrseg-" not in found.text and "Traceback" not in found.text
 
 
 def test_requests_that_are_wrong(client: httpx2.Client, photos: list[Path]) -> None:

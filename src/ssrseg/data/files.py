@@ -7,8 +7,10 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -195,6 +197,15 @@ def sweep(folder: Path) -> None:
                 with suppress(OSError):
                     if not _is_written(found[1], int(found[2]), name) or _age(file) > _STALE:
                         file.unlink()
+
+
+def scratch_folder() -> tempfile.TemporaryDirectory[str]:
+    """A temporary folder; those of processes of this machine that were killed are removed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"ssrseg-{_HOST}-*-*"):
+        pid = folder.name.split("-")[2]
+        if pid.isdecimal() and not _is_alive(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=f"ssrseg-{_HOST}-{os.getpid()}-")
 
 
 def _is_written(host: str, pid: int, name: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from ssrseg.console import note
 from ssrseg.data.csv_lines import rows_by_name
-from ssrseg.data.files import user_path, write_text
+from ssrseg.data.files import scratch_folder, user_path, write_text
 from ssrseg.data.sample import Sample
 from ssrseg.errors import ConfigError, DataError, SSRError, counted
 from ssrseg.failures import Failure, read_failures, write_failures
@@ -115,7 +114,7 @@ def make_shard(
         assert record is not None
         return ShardResult(shard, 0, len(record.names), ())
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ssrseg-")))
+        scratch = Path(stack.enter_context(scratch_folder()))
         samples, origins = _samples(photographs, scratch / "images")
         names = tuple(sample.name for sample in samples)
         write_record(out, Record(asked, shard.number, False, made_for, names, {}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ssrseg.data.decode import UNREADABLE
-from ssrseg.data.files import content_digest
+from ssrseg.data.files import content_digest, scratch_folder
 from ssrseg.data.large import Tiling, read_header
 from ssrseg.data.sample import Sample
 from ssrseg.data.transforms import limited_size
@@ -77,7 +76,7 @@ class Service:
             self._see, limits.batch, limits.wait_ms / 1000
         )
         self._readers = ThreadPoolExecutor(_READERS, "reader")
-        self._folder = tempfile.TemporaryDirectory(prefix="ssrseg-serve-")
+        self._folder = scratch_folder()
         self._count = self._busy = 0
         self._seconds_each = 1.0  # of the model, for the photographs it saw last
         self.metrics = Metrics(lambda: len(self._model))
