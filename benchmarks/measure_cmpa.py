@@ -33,7 +33,7 @@ from ssrseg.model import SSR
 from ssrseg.paper.cam_seeds import ALPHAS, score_seeds
 from ssrseg.paper.rows import RAW, READOUTS
 from ssrseg.trained_parts import first_seed, new_alignment
-from ssrseg.training import learning_rate
+from ssrseg.training_state import learning_rate
 
 WORDS = {
     "the preset's": (),

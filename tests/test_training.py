@@ -34,8 +34,10 @@ from ssrseg.errors import CheckpointError, ConfigError, DataError, DivergenceErr
 from ssrseg.interruption import Interrupted
 from ssrseg.model import SSR, InitialCam
 from ssrseg.networks.frozen import weights_digest
-from ssrseg.training import Supervision, learning_rate, plan, train
+from ssrseg.schedule import Supervision, plan
+from ssrseg.training import train
 from ssrseg.training_log import FIELDS
+from ssrseg.training_state import learning_rate
 
 Settings = Callable[..., Config]
 
@@ -205,11 +207,11 @@ def test_a_killed_run_goes_on(
     )
     cache = tmp_path / "cache"
     train(voc, tmp_path / "straight", config, cache=cache)
-    name = "_backward" if moment == "in iteration 13" else "save_checkpoint"
+    name = "backward" if moment == "in iteration 13" else "save_checkpoint"
     original = getattr(module, name)
 
     def killing(*arguments: object, **options: object) -> object:
-        now = arguments[-1] if name == "_backward" else arguments[-1].iteration
+        now = arguments[-1] if name == "backward" else arguments[-1].iteration
         if now == 12:
             raise Killed
         return original(*arguments, **options)
@@ -391,7 +393,7 @@ def test_plan(settings: Settings) -> None:
 
 def spoil(monkeypatch: pytest.MonkeyPatch, at: int, what: str) -> None:
     """Make the loss, the gradients or the weights of one iteration nan."""
-    backward = module._backward
+    backward = module.backward
 
     def spoiled(*arguments: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         state, iteration = arguments[1], arguments[-1]
@@ -408,7 +410,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, at: int, what: str) -> None:
                 weight.data.fill_(math.inf)
         return proto, seg, rows
 
-    monkeypatch.setattr(module, "_backward", spoiled)
+    monkeypatch.setattr(module, "backward", spoiled)
 
 
 @pytest.mark.parametrize(
@@ -544,7 +546,7 @@ def test_a_signal_saves_the_iteration_and_nothing_is_lost(
     config, cache = settings("cmpa.update_every=4", *overrides), tmp_path / "cache"
     train(voc, tmp_path / "straight", config, cache=cache)
     for at in (2, 3, 9, 17):  # stopped again and again; save_every is 1000
-        signal_at(monkeypatch, "_backward", at, name)
+        signal_at(monkeypatch, "backward", at, name)
         with pytest.raises(Interrupted) as caught:
             train(voc, tmp_path / "run", config, cache=cache)
         monkeypatch.undo()
@@ -572,7 +574,7 @@ def test_a_signal_while_features_are_pooled(
     )
     cache, run = tmp_path / "cache", tmp_path / "run"
     train(voc, tmp_path / "straight", config, cache=cache)
-    signal_at(monkeypatch, "_refresh_prototypes", at, "SIGTERM")
+    signal_at(monkeypatch, "refresh_prototypes", at, "SIGTERM")
     with pytest.raises(Interrupted) as caught:
         train(voc, run, config, cache=cache)
     monkeypatch.undo()
@@ -588,7 +590,7 @@ def test_the_second_signal_stops_at_once_and_the_last_checkpoint_stays(
 ) -> None:
     config = settings("cam.mode=clip", "optim.save_every=4")
     train(voc, tmp_path / "straight", config)
-    signal_at(monkeypatch, "_backward", 6, "SIGINT", "SIGTERM")
+    signal_at(monkeypatch, "backward", 6, "SIGINT", "SIGTERM")
     with pytest.raises(Interrupted, match="Stopped by SIGTERM: at once"):
         train(voc, tmp_path / "run", config)
     monkeypatch.undo()
@@ -600,7 +602,7 @@ def test_the_second_signal_stops_at_once_and_the_last_checkpoint_stays(
 def test_a_signal_in_the_last_iteration_finishes_the_run(
     voc: LabelledImages, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    signal_at(monkeypatch, "_backward", 11, "SIGTERM")
+    signal_at(monkeypatch, "backward", 11, "SIGTERM")
     assert train(voc, tmp_path, settings("cam.mode=clip")).finished
     assert (tmp_path / "model.safetensors").is_file()
 
@@ -609,7 +611,7 @@ def test_loaders_leave_signals_to_the_run(
     voc: LabelledImages, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings("cam.mode=clip", "data.workers=2")
-    original = module._backward
+    original = module.backward
 
     def to_all(*arguments: Any) -> object:
         if arguments[-1] == 5:  # as a terminal or a scheduler does
@@ -619,7 +621,7 @@ def test_loaders_leave_signals_to_the_run(
             os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments)
 
-    monkeypatch.setattr(module, "_backward", to_all)
+    monkeypatch.setattr(module, "backward", to_all)
     with pytest.raises(Interrupted, match="6 of 12 iterations"):
         train(voc, tmp_path, config)
     monkeypatch.undo()
@@ -644,11 +646,11 @@ def test_bars_count_the_iterations_of_the_whole_run(
 def test_arguments_that_make_no_sense(stop_after: object) -> None:
     # what train calls first: typeguards of the test run would be faster
     with pytest.raises(ConfigError, match=r"stop_after = .*a number of iterations"):
-        module._check_arguments("labels", stop_after)
+        module.check_arguments("labels", stop_after)
     with pytest.raises(
         ConfigError, match=r"supervision = .none., but it is \"labels\" or \"full\""
     ):
-        module._check_arguments("none", None)
+        module.check_arguments("none", None)
 
 
 # --- what decides a run

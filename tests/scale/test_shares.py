@@ -10,7 +10,7 @@ import torch
 from ssrseg.config import OptimConfig
 from ssrseg.errors import ConfigError
 from ssrseg.processes import ALONE, Group
-from ssrseg.training import _check_shares
+from ssrseg.training_run import check_shares
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from ssrseg.training import _check_shares
     [(16, None, 4), (16, 16, 4), (16, 100, 8), (16, 2, 8), (16, 3, 1), (5, None, 1), (12, 2, 3)],
 )
 def test_batches_that_can_be_shared(batch: int, micro: int | None, processes: int) -> None:
-    _check_shares(replace(OptimConfig(), batch=batch, micro_batch=micro), processes)
+    check_shares(replace(OptimConfig(), batch=batch, micro_batch=micro), processes)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_batches_that_can_be_shared(batch: int, micro: int | None, processes: in
 )
 def test_batches_that_cannot(batch: int, micro: int | None, processes: int, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        _check_shares(replace(OptimConfig(), batch=batch, micro_batch=micro), processes)
+        check_shares(replace(OptimConfig(), batch=batch, micro_batch=micro), processes)
 
 
 def test_shares_are_every_nth_piece() -> None:
