@@ -291,10 +291,9 @@ def _say_cost(run: Run, model: SSR, photos: PhotoRates, first: int) -> None:
     optim, images = run.config.optim, counted(len(run.data), "image", "images")
     left = "what is left takes " if first else ""
     each = f" in each of {run.group.size} processes" if run.group.size > 1 else ""
-    note(
-        f"{optim.iterations:,} iterations of {optim.batch} crops for {images}:"
-        f" {left}{in_words(cost)}{each}."
-    )
+    both = f"{optim.iterations:,} iterations of {optim.batch} crops"
+    learns = both if optim.iterations else "CMPA's heads alone"
+    note(f"{learns} for {images}: {left}{in_words(cost)}{each}.")
 
 
 def _loop(

@@ -168,6 +168,9 @@ def with_features(run: Run, model: SSR) -> Run:
     optim = run.config.optim
     if optim.features == "online":
         return run
+    if optim.features == "auto" and not run.schedule.segment:  # heads alone see no crop
+        optim = replace(optim, features="online")
+        return replace(run, config=replace(run.config, optim=optim))
     choice = run.group.first(
         lambda: choose_features(run.config, model, run.data, run.supervision, run.features)
     )
