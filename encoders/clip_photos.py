@@ -339,18 +339,19 @@ class PhotoClipObjective(Objective):
         self.tokenizer = build_word_tokenizer(known_words(), LONGEST)
 
     def build_model(self) -> nn.ModuleDict:
-        """A CLIP on whitened channels of the stem that begins as Lite0, and the sigmoids' biases.
-
-        A linear map of the channels carries the teacher's features through all blocks, which begin
-        near the identity, to all three readings; and the text tower is taught its vectors of names.
-        What images show outside the few thousand photographs is kept by that more than learned.
-        """
+        """A CLIP whose text tower has learned the teacher's names, and the sigmoids' biases."""
         clip = self._new_clip()
         self._teach_texts(clip)
         bias = nn.ParameterList([nn.Parameter(torch.full((3,), -6.0))])
         return nn.ModuleDict({"clip": clip, "bias": bias})
 
     def _new_clip(self) -> CLIPModel:
+        """A CLIP on whitened channels of the stem that begins as Lite0.
+
+        A linear map of the channels carries the teacher's features through all blocks, which begin
+        near the identity, to all three readings. What images show outside the few thousand
+        photographs is kept by that, and by the vectors of names, more than learned.
+        """
         recipe = self.recipe
         clip = CLIPModel(clip_config(recipe, self.tokenizer))
         # plain attention: the fused kernel's backward pass is many times slower in bf16 on a CPU

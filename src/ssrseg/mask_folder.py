@@ -73,6 +73,7 @@ class Making:
 
 
 _WAITING = 4  # files that are made and not yet written: CAMs and masks
+_LARGE = 4_000_000  # pixels of a mask beside which no other one is made: they take memory
 _SHOWN = 8  # differences in one message
 _UNKNOWN = Change(("nothing that can be read says which",), refused=True, spares_others=False)
 
@@ -226,15 +227,17 @@ class MaskFolder:
         """Have a mask written, unless it is a person's, then its line.
 
         Args:
-            ids: The mask; or what has got it row by row, which is written before this returns.
+            ids: The mask, or what has got it row by row; that, like a large mask, is written before
+                this returns.
             photo: Digest of the photograph from before it was read.
             confidence: Written too; None = one of an earlier mask is removed.
 
         Raises:
             OutputError: If the disk takes nothing, of this mask or of one before.
+            DataError: In strict mode, if a photograph is no longer there.
         """
         self.behind(self._write, sample, ids, photo, review, confidence)
-        if isinstance(ids, RowsPng):
+        if isinstance(ids, RowsPng) or ids.numel() > _LARGE:
             self.finish()
 
     def behind(self, call: Callable[..., object], *arguments: object) -> None:
@@ -263,6 +266,19 @@ class MaskFolder:
         self._writer.shutdown()
 
     def _write(
+        self,
+        sample: Sample,
+        ids: UInt8[Tensor, "height width"] | RowsPng,
+        photo: str,
+        review: Review,
+        confidence: Float[Tensor, "height width"] | RowsPng | None,
+    ) -> None:
+        try:
+            self._write_now(sample, ids, photo, review, confidence)
+        except DataError as error:
+            self.fail(sample, error)
+
+    def _write_now(
         self,
         sample: Sample,
         ids: UInt8[Tensor, "height width"] | RowsPng,
@@ -355,12 +371,14 @@ def open_masks(
             yield folder
             folder.finish()
         finally:
-            folder.close()
-            folder.manifest.write()
-            write_doubts(out, folder.reviews)
-            write_failures(out, folder.failures)
-            if folder.written:
-                folder.remove_report()
+            try:
+                folder.close()
+            finally:  # a disk may never answer, and somebody not wait for it
+                folder.manifest.write()
+                write_doubts(out, folder.reviews)
+                write_failures(out, folder.failures)
+                if folder.written:
+                    folder.remove_report()
         if report:
             spent = time.monotonic() - start
             made = f"{counted(folder.written, 'mask', 'masks')} made in {spent:.0f} s"

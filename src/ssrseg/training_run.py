@@ -27,9 +27,7 @@ from ssrseg.data.sample import LabelledImages
 from ssrseg.data.superpixels import SuperpixelCache
 from ssrseg.errors import CheckpointError, ConfigError
 from ssrseg.failures import Failure, describe_failures, write_failures
-from ssrseg.feature_cache import (
-    choose_features,
-)
+from ssrseg.feature_cache import choose_features
 from ssrseg.manifest import FILE as MANIFEST
 from ssrseg.model import SSR
 from ssrseg.processes import Group
@@ -164,7 +162,7 @@ def with_usable_images(
 
 
 def with_features(run: Run, model: SSR) -> Run:
-    """The run with ``optim.features`` decided, which is said unless the settings decide it."""
+    """The run with ``optim.features`` decided; said where there was a choice for a decoder."""
     optim = run.config.optim
     if optim.features == "online":
         return run

@@ -14,9 +14,7 @@ from torch import Tensor
 
 from ssrseg.data.crops import CropBatch, derive_seed
 from ssrseg.data.windows import WindowBatch
-from ssrseg.feature_cache import (
-    window_features,
-)
+from ssrseg.feature_cache import window_features
 from ssrseg.losses import (
     CropPairs,
     PooledPairs,

@@ -198,17 +198,19 @@ def test_temporary_folders_of_killed_processes_are_removed(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with scratch_folder() as name:
-        parts = Path(name).name.split("-")
-        assert parts[:1] + parts[2:3] == ["ssrseg", str(os.getpid())]
+        _, host, process, *_ = Path(name).name.split("-")
+        assert process == str(os.getpid())
         gone = subprocess.Popen([sys.executable, "-c", ""])
         gone.wait()
-        killed = tmp_path / f"ssrseg-{parts[1]}-{gone.pid}-abc"
-        elsewhere = tmp_path / f"ssrseg-00000000-{gone.pid}-abc"
+        killed = tmp_path / f"ssrseg-{host}-{gone.pid}-{8 * '0'}-abc"
+        before_us = tmp_path / f"ssrseg-{host}-{process}-{8 * '0'}-abc"  # such as 1, in a container
+        elsewhere = tmp_path / f"ssrseg-{8 * '0'}-{gone.pid}-{8 * '0'}-abc"
         other = tmp_path / "ssrseg-results"
-        for folder in (killed, elsewhere, other):
+        for folder in (killed, before_us, elsewhere, other):
             (folder / "images").mkdir(parents=True)
         with scratch_folder() as second:
-            assert Path(name).is_dir() and Path(second).is_dir() and not killed.exists()
+            assert Path(name).is_dir() and Path(second).is_dir()
+            assert not killed.exists() and not before_us.exists()
             assert elsewhere.is_dir() and other.is_dir()
     assert sorted(path.name for path in tmp_path.iterdir()) == [elsewhere.name, other.name]
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from scale.cases import CASES, Case, run
-from ssrseg import training
+from ssrseg import training, training_step
 from ssrseg.checkpoint import load_checkpoint
 from ssrseg.config import Config
 from ssrseg.data.crops import CropBatch
@@ -120,7 +120,7 @@ def masks_by_twos(model: SSR, crops: CropBatch, _: InitialCam) -> Tensor:
 def test_two_processes_with_half_a_batch_each_are_one_with_all(
     world: World, by_two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: Case
 ) -> None:
-    monkeypatch.setattr(training, "online_masks", masks_by_twos)
+    monkeypatch.setattr(training_step, "online_masks", masks_by_twos)
     run(case, world.data, world.clip, world.dino, tmp_path)
     assert_alike(tmp_path / case.name, by_two / case.name)
     (machine,) = yaml.safe_load((by_two / case.name / "machine.yaml").read_text())

@@ -455,8 +455,8 @@ def figure(
     from ssrseg.paper.method_comparison import parse_rows
 
     sources = [
-        FigureSource(images, settled_precision(setup.settings(model), setup.pick_device()), model)
-        for images, (_, _, model) in zip(opened, sets, strict=True)
+        FigureSource(each, settled_precision(setup.settings(model), setup.pick_device()), model)
+        for each, (_, _, model) in zip(opened, sets, strict=True)
     ]
     options = FigureOptions(images, parse_rows(extra.row), setup.cache, setup.pick_device())
     facts = make_figure(number, sources, out, options, command=shlex.join(typed()))

@@ -28,7 +28,8 @@ os.umask(_UMASK)
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp(\..*)?")
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-_mine: set[str] = set()  # temporary files that threads of this process are writing
+_SCRATCH = re.compile(rf"(ssrseg-{_HOST}-(\d+)-[0-9a-f]{{8}})-.+")
+_mine: set[str] = set()  # temporary files and folders that threads of this process use
 _LOCK, _WRITER = ".lock", ".writer"
 _ORPHANS = 30.0  # seconds in which the loaders of a killed run notice that it is gone
 _STALE = 3600.0  # seconds after which a temporary file of another machine belongs to nobody
@@ -200,12 +201,17 @@ def sweep(folder: Path) -> None:
 
 
 def scratch_folder() -> tempfile.TemporaryDirectory[str]:
-    """A temporary folder; those of processes of this machine that were killed are removed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"ssrseg-{_HOST}-*-*"):
-        pid = folder.name.split("-")[2]
-        if pid.isdecimal() and not _is_alive(int(pid)):
+    """A temporary folder; those of processes of this machine that were killed are removed.
+
+    On Windows, where nobody tells whether a process lives, they stay.
+    """
+    for folder in Path(tempfile.gettempdir()).iterdir():
+        found = _SCRATCH.fullmatch(folder.name)
+        if found is not None and not _is_written(_HOST, int(found[2]), found[1]):
             shutil.rmtree(folder, ignore_errors=True)
-    return tempfile.TemporaryDirectory(prefix=f"ssrseg-{_HOST}-{os.getpid()}-")
+    name = f"ssrseg-{_HOST}-{os.getpid()}-{secrets.token_hex(4)}"
+    _mine.add(name)
+    return tempfile.TemporaryDirectory(prefix=f"{name}-")
 
 
 def _is_written(host: str, pid: int, name: str) -> bool:
