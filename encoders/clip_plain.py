@@ -2,7 +2,7 @@
 
 It has the teachers and lessons of ``encoders.clip_photos``, but neither the stem nor what it
 gives: the blocks begin at random, and places cannot be imagined, as that is done to the stem's
-features. It was measured (docs/photo-encoders.md), knows far less, and is not shipped.
+features. It knows far less (docs/photo-encoders.md) and is not shipped.
 """
 
 from __future__ import annotations
