@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from ssrseg.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    OutputError,
+    SSRError,
 )
 from ssrseg.model import SSR
 from ssrseg.networks.clip import PIXEL_MEAN, PIXEL_STD
@@ -239,6 +242,30 @@ def test_started_again(
     assert written == [f"2007_00000{i}.png" for i in range(3)]
     assert predict(tree / "JPEGImages", tmp_path, run).written == 0
     assert predict(tree / "JPEGImages", tmp_path, run, overwrite=True).written == 3
+
+
+def test_a_full_disk_ends_the_call_and_a_lost_photograph_only_its_own_mask(
+    run: Path, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = module.write_mask
+    error: SSRError = OutputError("the disk is full")
+
+    def refusing(path: Path, *arguments: Any) -> None:
+        if path.stem == "2007_000001":
+            raise error
+        original(path, *arguments)
+
+    monkeypatch.setattr(module, "write_mask", refusing)
+    with pytest.raises(OutputError, match="the disk is full"):
+        predict(tree / "JPEGImages", tmp_path / "full", run)
+    error = DataError("2007_000001.jpg is gone")
+    result = predict(tree / "JPEGImages", tmp_path / "gone", run)
+    assert result.written == 2
+    assert [(each.name, each.reason) for each in result.failures] == [
+        ("2007_000001", "2007_000001.jpg is gone")
+    ]
+    with pytest.raises(DataError, match="is gone"):
+        predict(tree / "JPEGImages", tmp_path / "strict", run, strict=True)
 
 
 def test_another_photograph_of_that_name_gets_another_mask(
