@@ -273,32 +273,22 @@ class MaskFolder:
         review: Review,
         confidence: Float[Tensor, "height width"] | RowsPng | None,
     ) -> None:
-        try:
-            self._write_now(sample, ids, photo, review, confidence)
-        except DataError as error:
-            self.fail(sample, error)
-
-    def _write_now(
-        self,
-        sample: Sample,
-        ids: UInt8[Tensor, "height width"] | RowsPng,
-        photo: str,
-        review: Review,
-        confidence: Float[Tensor, "height width"] | RowsPng | None,
-    ) -> None:
         made_for = self.making.made_with.mask_of(sample, photo)
         path = self.out / confidence_path(sample.name)
-        if confidence is not None:
-            write_confidence(path, confidence, made_for)
-        else:
-            with writing(path):
-                path.unlink(missing_ok=True)
-        if sample.name not in self.corrected:
-            write_mask(self.out / mask_path(sample.name), ids, made_for, review.to_text())
-            shown = ids if isinstance(ids, Tensor) else torch.from_numpy(ids.shown)[None]
-            self._list(sample, shown, photo, review)
-            self.written += 1
-            self.renewed += sample.name in self._stale
+        try:
+            if confidence is not None:
+                write_confidence(path, confidence, made_for)
+            else:
+                with writing(path):
+                    path.unlink(missing_ok=True)
+            if sample.name not in self.corrected:
+                write_mask(self.out / mask_path(sample.name), ids, made_for, review.to_text())
+                shown = ids if isinstance(ids, Tensor) else torch.from_numpy(ids.shown)[None]
+                self._list(sample, shown, photo, review)
+                self.written += 1
+                self.renewed += sample.name in self._stale
+        except DataError as error:
+            self.fail(sample, error)
 
     def reviewed(self) -> dict[str, Review]:
         """The reviews, the first to look at first."""
