@@ -23,8 +23,8 @@ from ssrseg.model import SSR
 from ssrseg.paper import provenance
 from ssrseg.paper import run_experiments as machinery
 from ssrseg.paper.cam_seeds import score_seeds
-from ssrseg.paper.experiments import Experiment, Training
-from ssrseg.paper.provenance import Measure, encoder_digests
+from ssrseg.paper.experiments import Experiment, Measure, Training
+from ssrseg.paper.provenance import encoder_digests
 from ssrseg.paper.rows import (
     AS_SET,
     CLIP_CAM,
