@@ -103,7 +103,7 @@ def main() -> None:
         for each in ("fp32", "bf16")
     ]
     name, reference = "iteration, fp32", "E11 of the batch"
-    ratios.append(Ratio(name, seconds[name], reference, seconds[reference]))
+    ratios.append(Ratio(name, seconds[name], reference, seconds[reference], 1.8))
     reference = "encoder forwards"
     ratios.append(Ratio("prediction", seconds["prediction"], reference, seconds[reference], 1.15))
     finish("train", ratios)
