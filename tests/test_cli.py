@@ -189,14 +189,28 @@ def test_help_starts_without_torch() -> None:
 )
 def test_faults_of_labels_are_said_without_torch(words: str, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("image,labels\nnone.jpg,cat\n")
+    _assert_fault_without_torch([*words.split(), "--data", "."], tmp_path)
+
+
+def test_faults_of_a_second_data_set_are_said_without_torch(tmp_path: Path) -> None:
+    voc, coco = tmp_path / "voc", tmp_path / "coco"
+    for folder in (voc, coco):
+        folder.mkdir()
+    Image.new("RGB", (32, 32)).save(voc / "one.png")
+    (voc / "labels.csv").write_text("image,labels\none.png,cat\n")
+    (coco / "labels.csv").write_text("image,labels\nnone.jpg,cat\n")
+    lists = ("--train-split", "all", "--val-split", "all")
+    _assert_fault_without_torch(
+        ["table", "1", "--data", "voc", *lists, "--coco", "coco", "--out", "out"], tmp_path
+    )
+
+
+def _assert_fault_without_torch(words: list[str], home: Path) -> None:
     done = subprocess.run(
-        [
-            *(sys.executable, "-X", "importtime", "-m", "ssrseg", *words.split()),
-            *("--data", "."),
-        ],
+        [sys.executable, "-X", "importtime", "-m", "ssrseg", *words],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=home,
     )
     assert (done.returncode, "none.jpg" in done.stderr) == (2, True), done.stderr[-500:]
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}

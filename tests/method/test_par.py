@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssrseg.method import par
 from ssrseg.method.par import pixel_adaptive_refinement, pixel_affinity
 from ssrseg.method.pseudo_mask import class_ids, class_scores
 
@@ -138,6 +139,15 @@ def test_batch_equals_one_by_one_and_inputs_are_untouched():
     torch.testing.assert_close(together, torch.cat(alone))
     assert torch.equal(image, before[0]) and torch.equal(scores.detach(), before[1])
     assert not together.requires_grad
+
+
+def test_image_by_image_without_empty_slots_is_the_batch_at_once():
+    image, scores = torch.rand(3, 3, 8, 9), torch.rand(3, 4, 8, 9)
+    scores[0, 2:] = 0
+    scores[1] = 0
+    refined = pixel_adaptive_refinement(image, scores, iterations=3)
+    assert torch.equal(refined, par._refined(image, scores, 3, par.DILATIONS))  # as on a GPU
+    assert not refined[0, 2:].any() and not refined[1].any() and refined[2].all()
 
 
 def test_sizes_must_agree(monkeypatch):

@@ -142,6 +142,15 @@ Exponents = Annotated[
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """To train on, to score CAMs and decoders on; None = no row needs them."""
+
+    train: LabelledImages | None
+    seeds: LabelledImages | None
+    val: LabelledImages | None
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class TableSetup(Setup):
@@ -164,29 +173,32 @@ class TableSetup(Setup):
     jobs: Annotated[Count, Parameter(group=SPEED)] = 1
     """Processes that train and score at once."""
 
-    def workspace(self, rows: Sequence[Experiment]) -> Workspace:
-        """The workspace, with the images that the rows need."""
-        config = self.settings()
+    def images(self, rows: Sequence[Experiment]) -> Images:
+        """The images that the rows need.
+
+        Faults of settings and labels are said here, before torch is imported.
+        """
+        self.settings()
         trained = any(row.training is not None for row in rows)
         cams = any(row.measure != "segmentation" for row in rows)
         decoders = any(row.measure == "segmentation" for row in rows)
-        needed = (
-            (self.train_split, "--train-split", trained),
-            (self.seed_split, "--seed-split", cams),
-            (self.val_split, "--val-split", decoders),
+        return Images(
+            train=self._open(self.train_split, "--train-split") if trained else None,
+            seeds=self._open(self.seed_split, "--seed-split") if cams else None,
+            val=self._open(self.val_split, "--val-split") if decoders else None,
         )
-        train, seeds, val = (
-            self._open(split, option) if wanted else None for split, option, wanted in needed
-        )
+
+    def workspace(self, images: Images) -> Workspace:
+        """Where the rows are measured, and on what."""
         from ssrseg.paper.cam_seeds import ALPHAS
         from ssrseg.paper.workspace import Workspace
 
         return Workspace(
             self.out,
-            config,
-            train=train,
-            seeds=seeds,
-            val=val,
+            self.settings(),
+            train=images.train,
+            seeds=images.seeds,
+            val=images.val,
             cache=self.cache,
             device=self.pick_device(),
             jobs=self.jobs,
@@ -285,13 +297,15 @@ def table(
         if not any(text in row.name for row in wanted):
             names = "; ".join(row.name for row in known)
             raise ConfigError(f"--rows {text}: no row has this in its name. There are: {names}.")
-    workspaces = [setup.workspace(known)]
+    setups = [setup]
     if coco is not None and number == 1:
-        workspaces.append(setup.on_coco(coco, coco_set).workspace(known))
-    # after the labels were read: both import torch
+        setups.append(setup.on_coco(coco, coco_set))
+    images = [each.images(known) for each in setups]
+    # after all labels were read: this imports torch
     from ssrseg.paper.run_experiments import run_experiments
     from ssrseg.paper.tables import paper_table
 
+    workspaces = [each.workspace(found) for each, found in zip(setups, images, strict=True)]
     for each in workspaces:
         setup.measure(wanted, each)
     found = [run_experiments(known, each, seeds=setup.seeds, collect=True) for each in workspaces]
@@ -317,7 +331,7 @@ def ablate(
     from ssrseg.paper.variations import ablation_rows
 
     wanted = ablation_rows(variations, config, measure)
-    workspace = setup.workspace(wanted)
+    workspace = setup.workspace(setup.images(wanted))
     # after the labels were read: it imports torch
     from ssrseg.paper.ablation import ablation_table, distinct_tasks
 

@@ -109,7 +109,26 @@ def pixel_adaptive_refinement(
             f"image {tuple(image.shape)} and scores {tuple(scores.shape)} need the same batch, "
             "height and width"
         )
-    affinity = pixel_affinity(image.to(scores.dtype), dilations=dilations)
+    image = image.to(scores.dtype)
+    if scores.device.type != "cpu":
+        return _refined(image, scores, iterations, dilations)
+    # One image's affinities fit a processor's cache, a batch's do not, and a score that is 0
+    # everywhere (an empty slot) stays 0.
+    result = torch.zeros_like(scores)
+    for row, (photo, maps) in enumerate(zip(image, scores, strict=True)):
+        live = maps.flatten(1).any(1)
+        if live.any():
+            result[row, live] = _refined(photo[None], maps[None, live], iterations, dilations)[0]
+    return result
+
+
+def _refined(
+    image: Float[Tensor, "batch 3 height width"],
+    scores: Float[Tensor, "batch channels height width"],
+    iterations: int,
+    dilations: Sequence[int],
+) -> Float[Tensor, "batch channels height width"]:
+    affinity = pixel_affinity(image, dilations=dilations)
     for _ in range(iterations):
         neighbours = _neighbours(scores, dilations)
         scores = neighbours[0] * affinity[0]

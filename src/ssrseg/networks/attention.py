@@ -41,17 +41,21 @@ def _attend(
         )
         return attended, None
     assert scaling is not None
-    heads, total = [], None
-    for head in range(query.shape[1]):  # one tokens x tokens map alive at a time
-        logits = query[:, head] @ key[:, head].mT * scaling
-        attention = logits.float().softmax(-1)
-        heads.append(attention.to(value.dtype) @ value[:, head])
-        seen = attention.detach()
-        total = seen.clone() if total is None else total.add_(seen)
-    assert total is not None
+    # one tokens x tokens map at a time, in the same memory: fresh memory costs more than the sums
+    batch, heads, tokens, width = query.shape
+    scaled = (query * scaling).contiguous()
+    logits = query.new_empty(batch, tokens, tokens)
+    attention = torch.empty_like(logits, dtype=torch.float32)
+    total = torch.zeros_like(attention)
+    attended = value.new_empty(batch, tokens, heads, width)
+    for head in range(heads):
+        torch.bmm(scaled[:, head], key[:, head].mT, out=logits)
+        torch.softmax(logits, -1, torch.float32, out=attention)
+        attended[:, :, head] = attention.to(value.dtype) @ value[:, head]
+        total += attention
     patches = slice(special_tokens, None)  # CLS and registers come first, and are no patches
-    kept_attention.append((total / query.shape[1])[:, patches, patches])
-    return torch.stack(heads, dim=2), None
+    kept_attention.append((total / heads)[:, patches, patches])
+    return attended, None
 
 
 AttentionInterface.register(NAME, _attend)
