@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 from random_encoders import vit_b16_clip, vit_s16_dino
-from timing import Ratio, finish, matmul_speed, medians
+from timing import Ratio, finish, medians
 from torch import Tensor
 
 from ssrseg.config import load_config
 from ssrseg.data.classes import VOC_CLASSES
+from ssrseg.device import bf16_share
 from ssrseg.method.cam import allowed_words, gradcam, word_probability
 from ssrseg.method.sgc import slic_labels
 from ssrseg.model import SSR
@@ -87,8 +88,8 @@ def main() -> None:
     ratios = [
         Ratio(name, seconds[name], "E11", seconds["E11"], limit) for name, limit in limits.items()
     ]
-    # what this processor can do: products in bf16, measured now; all else is as fast as in fp32
-    share = matmul_speed(torch.float32) / matmul_speed(torch.bfloat16)
+    # what this processor can do: products of a layer's size in bf16, measured now
+    share = bf16_share("cpu")
     reference = f"E11 x {share:.2f}, a product's share"
     ratios.append(Ratio("E11, bf16", seconds["E11, bf16"], reference, seconds["E11"] * share, 1.5))
     for classes in ("1 class", "4 classes"):

@@ -141,13 +141,20 @@ def test_batch_equals_one_by_one_and_inputs_are_untouched():
     assert not together.requires_grad
 
 
-def test_image_by_image_without_empty_slots_is_the_batch_at_once():
+def test_image_by_image_without_empty_slots_is_the_batch_at_once(monkeypatch):
     image, scores = torch.rand(3, 3, 8, 9), torch.rand(3, 4, 8, 9)
     scores[0, 2:] = 0
     scores[1] = 0
-    refined = pixel_adaptive_refinement(image, scores, iterations=3)
-    assert torch.equal(refined, par._refined(image, scores, 3, par.DILATIONS))  # as on a GPU
-    assert not refined[0, 2:].any() and not refined[1].any() and refined[2].all()
+    whole = par._refined(image, scores, 3, par.DILATIONS)  # as on a GPU
+    sizes, original = [], par._refined
+
+    def spy(photo, maps, *options):
+        sizes.append(tuple(maps.shape[:2]))
+        return original(photo, maps, *options)
+
+    monkeypatch.setattr(par, "_refined", spy)
+    torch.testing.assert_close(pixel_adaptive_refinement(image, scores, iterations=3), whole)
+    assert sizes == [(1, 2), (1, 4)]
 
 
 def test_sizes_must_agree(monkeypatch):

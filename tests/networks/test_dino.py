@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_encoders import DEPTH, REGISTERS, WIDTH, dino_model, stir, tiny_dino
-from torch import nn
+from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
 from ssrseg.errors import ConfigError
+from ssrseg.networks import attention
 from ssrseg.networks.dino import FAMILIES, FrozenDINO
 
 
@@ -157,3 +158,15 @@ def test_the_base_of_rotary_positions_belongs_to_the_digest(tmp_path: Path) -> N
     table = json.loads(file.read_text())
     file.write_text(json.dumps(table | {"rope_theta": 50.0}))
     assert FrozenDINO.load(folder).digest != before
+
+
+def test_rotary_queries_are_multiplied_in_the_precision_of_values() -> None:
+    query, key = torch.rand(2, 1, 2, 5, 4)
+    value = torch.rand(1, 2, 5, 4, dtype=torch.bfloat16)
+    kept: list[Tensor] = []
+    attention._attend(
+        nn.Identity(), query, key, value, None, scaling=0.5, kept_attention=kept, special_tokens=1
+    )
+    logits = (query.bfloat16() * 0.5) @ key.bfloat16().mT
+    torch.testing.assert_close(kept[0], logits.float().softmax(-1).mean(1)[:, 1:, 1:])
+    assert not torch.equal(logits, ((query * 0.5) @ key.mT).bfloat16())

@@ -31,6 +31,7 @@ from ssrseg.errors import ConfigError, DataError, counted
 from ssrseg.processors import processors
 
 if TYPE_CHECKING:
+    from ssrseg.config import Config
     from ssrseg.data.sample import LabelledImages
     from ssrseg.paper.experiments import Experiment
     from ssrseg.paper.results import TableReport
@@ -144,8 +145,9 @@ Exponents = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """To train on, to score CAMs and decoders on; None = no row needs them."""
+    """To train on, to score CAMs and decoders on (None = no row needs them), and the settings."""
 
+    config: Config
     train: LabelledImages | None
     seeds: LabelledImages | None
     val: LabelledImages | None
@@ -178,11 +180,12 @@ class TableSetup(Setup):
 
         Faults of settings and labels are said here, before torch is imported.
         """
-        self.settings()
+        config = self.settings()
         trained = any(row.training is not None for row in rows)
         cams = any(row.measure != "segmentation" for row in rows)
         decoders = any(row.measure == "segmentation" for row in rows)
         return Images(
+            config=config,
             train=self._open(self.train_split, "--train-split") if trained else None,
             seeds=self._open(self.seed_split, "--seed-split") if cams else None,
             val=self._open(self.val_split, "--val-split") if decoders else None,
@@ -195,7 +198,7 @@ class TableSetup(Setup):
 
         return Workspace(
             self.out,
-            self.settings(),
+            images.config,
             train=images.train,
             seeds=images.seeds,
             val=images.val,

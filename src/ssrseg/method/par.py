@@ -112,8 +112,8 @@ def pixel_adaptive_refinement(
     image = image.to(scores.dtype)
     if scores.device.type != "cpu":
         return _refined(image, scores, iterations, dilations)
-    # One image's affinities fit a processor's cache, a batch's do not, and a score that is 0
-    # everywhere (an empty slot) stays 0.
+    # One image's affinities and scores stay nearer to the processor than a batch's, and a score
+    # that is 0 everywhere (an empty slot) stays 0.
     result = torch.zeros_like(scores)
     for row, (photo, maps) in enumerate(zip(image, scores, strict=True)):
         live = maps.flatten(1).any(1)

@@ -43,6 +43,8 @@ def _attend(
     assert scaling is not None
     # one tokens x tokens map at a time, in the same memory: fresh memory costs more than the sums
     batch, heads, tokens, width = query.shape
+    # autocast does not reach products with out=, and rotary positions leave fp32
+    query, key = query.to(value.dtype), key.to(value.dtype)
     scaled = (query * scaling).contiguous()
     logits = query.new_empty(batch, tokens, tokens)
     attention = torch.empty_like(logits, dtype=torch.float32)
@@ -54,7 +56,7 @@ def _attend(
         attended[:, :, head] = attention.to(value.dtype) @ value[:, head]
         total += attention
     patches = slice(special_tokens, None)  # CLS and registers come first, and are no patches
-    kept_attention.append((total / heads)[:, patches, patches])
+    kept_attention.append(total.div_(heads)[:, patches, patches])
     return attended, None
 
 
@@ -68,6 +70,7 @@ def run_block(
     """Run a transformer block, or its attention alone; the attention implementation is ``NAME``.
 
     Args:
+        keep: Its attention is wanted; not where gradients are.
         special_tokens: CLS and registers, which stand before the patches.
         options: What else the library's block wants, such as rotary positions.
 

@@ -1,7 +1,7 @@
 """Images a second and latency of `ssrseg serve` on this machine, for 1, 4 and 16 clients.
 
-    python benchmarks/bench_serve.py PHOTOS                       # presets demo and photos
-    python benchmarks/bench_serve.py PHOTOS --worlds true         # encoders of true size, random
+    python benchmarks/measure_serve.py PHOTOS                       # presets demo and photos
+    python benchmarks/measure_serve.py PHOTOS --worlds true         # encoders of true size, random
 
 PHOTOS is a folder of photographs of one size, such as VOC's 500 x 375; others are left out. The
 decoder is untrained, for what it has learned takes no time, and there is no DenseCRF. The server is

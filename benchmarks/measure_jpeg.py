@@ -1,6 +1,6 @@
 """What it costs to notice JPEGs that end early.
 
-    python benchmarks/bench_jpeg.py FOLDER
+    python benchmarks/measure_jpeg.py FOLDER
 
 Reads the JPEGs of a folder by ``read_image`` and by Pillow alone, best of three in processor time,
 and counts those that are refused.
