@@ -236,13 +236,11 @@ def seg_loss(
     assert model.decoder is not None
     optim = model.config.optim
     with training_mode(model.decoder):
-        # F (batch, patches, width) -> logits on the grid -> logits at the masks' size
+        # F (batch, patches, width) -> logits on the grid -> L_seg at the masks' size
         kept = model.decoder.kept_channels(seeds) if seeds else None
         fused = model.decoder.fusion(features.tokens, kept)
         logits = model.decoder.segment(fused, features.grid, inside)
-        size = (pseudo_mask.shape[1], pseudo_mask.shape[2])
-        at_size = functional.interpolate(logits, size, mode="bilinear", align_corners=False)
-        loss = segmentation_loss(at_size, pseudo_mask, whole=whole)
+        loss = segmentation_loss(logits, pseudo_mask, whole=whole)
         if optim.affinity_weight:
             affinity_term = affinity_loss(
                 feature_affinity(fused),

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 
 from ssrseg.method.objective import segmentation_loss, ssr_loss
 
@@ -78,6 +79,17 @@ def test_parts_of_a_batch_add_up_to_it():
     torch.testing.assert_close(sum(addends), whole)
     mean = sum(segmentation_loss(*part) for part in parts) / 2
     assert abs(mean - whole) > 1e-2
+
+
+def test_logits_are_resized_to_the_mask_and_images_do_not_interact():
+    logits = torch.randn(3, 4, 5, 6, requires_grad=True)
+    ids = torch.randint(0, 4, (3, 11, 17)).to(torch.uint8)
+    at_size = functional.interpolate(logits, (11, 17), mode="bilinear")
+    wanted = functional.cross_entropy(at_size, ids.long(), reduction="none")
+    wanted = (wanted[ids == 0].mean() + wanted[ids > 0].mean()) / 2
+    found = segmentation_loss(logits, ids)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(*(torch.autograd.grad(each, logits)[0] for each in (found, wanted)))
 
 
 @pytest.mark.parametrize(("weight", "wanted"), [(0.1, 2.4), (0.0, 2.0), (1.0, 6.0)])
