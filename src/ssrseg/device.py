@@ -8,6 +8,7 @@ from functools import cache
 from typing import Literal
 
 import torch
+from torch.nn import functional
 
 from ssrseg.config import Config
 from ssrseg.console import note
@@ -56,7 +57,7 @@ def bf16_share(device: str) -> float:
         tries = []
         for _ in range(4):  # the first one prepares
             start = time.perf_counter()
-            (left @ right)[0, 0].item()  # which waits for a GPU
+            functional.linear(left, right)[0, 0].item()  # which waits for a GPU
             tries.append(time.perf_counter() - start)
         seconds[dtype] = min(tries)
     return seconds[torch.bfloat16] / seconds[torch.float32]
