@@ -11,8 +11,9 @@ from ssrseg.data.sample import LabelledImages, Sample
 from ssrseg.data.write_labels import write_classes_yaml, write_labels_csv
 from ssrseg.errors import DataError
 
-TEXT = st.text(min_size=1, max_size=12).filter(lambda text: text == tidy(text) != "")
-PLAIN = TEXT.filter(lambda text: text.isprintable())
+# made tidy and printable where most would have to be thrown away
+TEXT = st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=12)
+PLAIN = TEXT.map(tidy).filter(lambda text: text == tidy(text) != "" and text.isprintable())
 NAMES = PLAIN.filter(lambda name: not class_fault(name))
 PHRASES = PLAIN.filter(lambda text: "," not in text)
 
